@@ -1,0 +1,85 @@
+"""The mini model's autoencoder: diffusers' ``AutoencoderKL``, 64x64x3 to 16x16x4."""
+
+import time
+from pathlib import Path
+
+import torch
+from diffusers import AutoencoderKL
+
+from .mini_batches import SceneSet, index_batches, to_unit_range
+from .training_state import ExponentialAverage, load_training_state, save_training_state
+
+KL_WEIGHT = 1e-5
+
+
+def build_autoencoder() -> AutoencoderKL:
+    return AutoencoderKL(
+        sample_size=64,
+        latent_channels=4,
+        block_out_channels=(24, 48, 96),
+        down_block_types=("DownEncoderBlock2D",) * 3,
+        up_block_types=("UpDecoderBlock2D",) * 3,
+        layers_per_block=1,
+        norm_num_groups=12,
+        mid_block_add_attention=False,
+    )
+
+
+def train_autoencoder(
+    data: SceneSet, work_dir: Path, *, num_steps: int, batch_size: int = 32, learning_rate: float = 2e-3, seed: int = 0
+) -> AutoencoderKL:
+    """Minimise |x - x'| + (x - x')^2 + KL; returns the averaged weights with ``scaling_factor`` set from the data."""
+    torch.manual_seed(seed)
+    model = build_autoencoder()
+    parameters = dict(model.named_parameters())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+    averages = ExponentialAverage(parameters)
+    state_file = work_dir / "autoencoder.safetensors"
+    step = load_training_state(state_file, parameters, optimizer, averages)
+    started, first_step = time.monotonic(), step
+    for batch in index_batches(len(data), batch_size, seed=seed, start_step=step, num_steps=num_steps):
+        images = to_unit_range(data.images[batch])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate * min(1.0, (step + 1) / 200) * max(0.02, 1 - step / num_steps)
+        with torch.autocast("cpu", torch.bfloat16):
+            posterior = model.encode(images).latent_dist
+            reconstruction = model.decode(posterior.sample()).sample.float()
+        error = reconstruction - images
+        loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().float().mean()
+        optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        optimizer.step()
+        step += 1
+        averages.update(parameters, step)
+        if step % 50 == 0:
+            rate = (step - first_step) / (time.monotonic() - started)
+            print(f"autoencoder {step}/{num_steps} mse {error.square().mean():.5f} {rate:.2f} steps/s", flush=True)
+        if step % 500 == 0 or step == num_steps:
+            save_training_state(state_file, step, parameters, optimizer, averages)
+    with torch.no_grad():
+        for name, value in parameters.items():
+            value.copy_(averages.averages[name])
+    model.eval()
+    latents = encode_latents(model, data.images[:2000], scaled=False)
+    model.register_to_config(scaling_factor=float(1 / latents.std()))
+    return model
+
+
+@torch.no_grad()
+def encode_latents(model: AutoencoderKL, images: torch.Tensor, *, scaled: bool = True) -> torch.Tensor:
+    """Latent means ``(N, 4, 16, 16)`` float32 of uint8 images ``(N, 3, 64, 64)``."""
+    parts = [model.encode(to_unit_range(part)).latent_dist.mean for part in images.split(100)]
+    latents = torch.cat(parts)
+    return latents * model.config["scaling_factor"] if scaled else latents
+
+
+@torch.no_grad()
+def reconstruction_psnr(model: AutoencoderKL, images: torch.Tensor) -> float:
+    """Peak signal-to-noise ratio in dB of encode-decode on uint8 images, from the mean squared error over all."""
+    squared_error = 0.0
+    for part in images.split(100):
+        decoded = model.decode(model.encode(to_unit_range(part)).latent_dist.mean).sample
+        decoded = ((decoded.clamp(-1, 1) + 1) * 127.5).round()
+        squared_error += (decoded - part.float()).square().mean(dim=(1, 2, 3)).sum().item()
+    return float(10 * torch.log10(torch.tensor(255**2 / (squared_error / len(images)))))
