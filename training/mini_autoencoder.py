@@ -10,6 +10,7 @@ from .mini_batches import SceneSet, index_batches, to_unit_range
 from .training_state import ExponentialAverage, load_training_state, save_training_state
 
 KL_WEIGHT = 1e-5
+BATCH_SIZE = 32
 
 
 def build_autoencoder() -> AutoencoderKL:
@@ -25,45 +26,69 @@ def build_autoencoder() -> AutoencoderKL:
     )
 
 
-def train_autoencoder(
-    data: SceneSet, work_dir: Path, *, num_steps: int, batch_size: int = 32, learning_rate: float = 2e-3, seed: int = 0
-) -> AutoencoderKL:
-    """Minimise |x - x'| + (x - x')^2 + KL; returns the averaged weights with ``scaling_factor`` set from the data."""
+def train_autoencoder(data: SceneSet, work_dir: Path, *, num_steps: int, seed: int = 0) -> AutoencoderKL:
+    """Minimise |x - x'| + 4 (x - x')^2 + KL; returns averaged weights, ``scaling_factor`` set from the data."""
     torch.manual_seed(seed)
     model = build_autoencoder()
-    parameters = dict(model.named_parameters())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
+
+    def loss_of(images: torch.Tensor) -> torch.Tensor:
+        posterior = model.encode(images).latent_dist
+        error = model.decode(posterior.sample()).sample.float() - images
+        return error.abs().mean() + 4 * error.square().mean() + KL_WEIGHT * posterior.kl().float().mean()
+
+    _descend(
+        model, loss_of, data, work_dir / "autoencoder.safetensors", num_steps=num_steps, learning_rate=2e-3, seed=seed
+    )
+    latents = encode_latents(model, data.images[:2000], scaled=False)
+    model.register_to_config(scaling_factor=float(1 / latents.std()))
+    return model
+
+
+def refine_decoder(model: AutoencoderKL, data: SceneSet, work_dir: Path, *, num_steps: int, seed: int = 1) -> None:
+    """Train the decoder on, in place, with the encoder frozen: the latents that a denoiser knows stay as they are."""
+    model.encoder.requires_grad_(False)
+    model.quant_conv.requires_grad_(False)
+
+    def loss_of(images: torch.Tensor) -> torch.Tensor:
+        with torch.no_grad():
+            latents = model.encode(images).latent_dist.mean
+        error = model.decode(latents).sample.float() - images
+        return error.abs().mean() + 8 * error.square().mean()
+
+    _descend(
+        model, loss_of, data, work_dir / "decoder.safetensors", num_steps=num_steps, learning_rate=1e-3, seed=seed
+    )
+
+
+def _descend(
+    model, loss_of, data: SceneSet, state_file: Path, *, num_steps: int, learning_rate: float, seed: int
+) -> None:
+    """AdamW with warm-up and linear decay on what requires a gradient; leaves the averaged weights in the model."""
+    parameters = {name: value for name, value in model.named_parameters() if value.requires_grad}
+    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.0)
     averages = ExponentialAverage(parameters)
-    state_file = work_dir / "autoencoder.safetensors"
     step = load_training_state(state_file, parameters, optimizer, averages)
     started, first_step = time.monotonic(), step
-    for batch in index_batches(len(data), batch_size, seed=seed, start_step=step, num_steps=num_steps):
-        images = to_unit_range(data.images[batch])
+    for batch in index_batches(len(data), BATCH_SIZE, seed=seed, start_step=step, num_steps=num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 200) * max(0.02, 1 - step / num_steps)
         with torch.autocast("cpu", torch.bfloat16):
-            posterior = model.encode(images).latent_dist
-            reconstruction = model.decode(posterior.sample()).sample.float()
-        error = reconstruction - images
-        loss = error.abs().mean() + error.square().mean() + KL_WEIGHT * posterior.kl().float().mean()
+            loss = loss_of(to_unit_range(data.images[batch]))
         optimizer.zero_grad()
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         step += 1
         averages.update(parameters, step)
         if step % 50 == 0:
             rate = (step - first_step) / (time.monotonic() - started)
-            print(f"autoencoder {step}/{num_steps} mse {error.square().mean():.5f} {rate:.2f} steps/s", flush=True)
+            print(f"{state_file.stem} {step}/{num_steps} loss {loss.item():.5f} {rate:.2f} steps/s", flush=True)
         if step % 500 == 0 or step == num_steps:
             save_training_state(state_file, step, parameters, optimizer, averages)
     with torch.no_grad():
         for name, value in parameters.items():
             value.copy_(averages.averages[name])
     model.eval()
-    latents = encode_latents(model, data.images[:2000], scaled=False)
-    model.register_to_config(scaling_factor=float(1 / latents.std()))
-    return model
 
 
 @torch.no_grad()

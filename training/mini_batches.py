@@ -54,7 +54,9 @@ def to_unit_range(images: torch.Tensor) -> torch.Tensor:
     return images.float() / 127.5 - 1
 
 
-def index_batches(num_items: int, batch_size: int, *, seed: int, start_step: int, num_steps: int) -> Iterator[torch.Tensor]:
+def index_batches(
+    num_items: int, batch_size: int, *, seed: int, start_step: int, num_steps: int
+) -> Iterator[torch.Tensor]:
     """Random index batches for steps ``start_step … num_steps``; batch s depends on ``(seed, s)`` alone."""
     for step in range(start_step, num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)

@@ -1,0 +1,46 @@
+"""From class names to an annotated image dataset: the forward stream.
+
+Names are imported when first used, so that ``ubgen --help`` and the class lists do not wait for torch.
+"""
+
+import sys
+from importlib import import_module
+from types import ModuleType
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .generate_dataset import generate_dataset
+    from .models import load_pipeline
+    from .pipeline import UbGenPipeline
+    from .pipeline_output import UbGenOutput
+
+__all__ = ["UbGenOutput", "UbGenPipeline", "generate_dataset", "load_pipeline"]
+
+_MODULE_OF = {
+    "UbGenOutput": "pipeline_output",
+    "UbGenPipeline": "pipeline",
+    "generate_dataset": "generate_dataset",
+    "load_pipeline": "models",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULE_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f".{_MODULE_OF[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})
+
+
+class _Package(ModuleType):
+    """``generate_dataset`` is a module and the function in it: as an attribute here it is always the function."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Python binds a submodule on its package after importing it, which would hide the function
+        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package

@@ -58,7 +58,7 @@ class SceneFactors:
 
 @dataclass(frozen=True)
 class Scene:
-    """A rendered scene: ``image (64, 64, 3)`` uint8, ``mask (64, 64)`` bool, ``box`` (x0, y0, x1, y1), end exclusive."""
+    """A scene: ``image (64, 64, 3)`` uint8, ``mask (64, 64)`` bool, ``box`` (x0, y0, x1, y1), end exclusive."""
 
     image: np.ndarray
     mask: np.ndarray
@@ -130,7 +130,9 @@ def _coverage(factors: SceneFactors) -> np.ndarray:
     cos, sin = math.cos(math.radians(factors.turn)), math.sin(math.radians(factors.turn))
     cx, cy = factors.centre
     for i, ring in enumerate(_OUTLINES[factors.class_name]):
-        points = [(cx + factors.radius * (x * cos - y * sin), cy + factors.radius * (x * sin + y * cos)) for x, y in ring]
+        points = [
+            (cx + factors.radius * (x * cos - y * sin), cy + factors.radius * (x * sin + y * cos)) for x, y in ring
+        ]
         draw.polygon([(x * _SUPERSAMPLING, y * _SUPERSAMPLING) for x, y in points], fill=0 if i else 255)
     return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
 

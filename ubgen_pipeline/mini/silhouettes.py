@@ -47,7 +47,9 @@ def _cross(arm: float = 0.34) -> Ring:
 
 
 def _teardrop() -> Ring:
-    return [(0.62 * math.sin(t) * math.sin(t / 2) * 1.25, -math.cos(t)) for t in (2 * math.pi * i / 96 for i in range(96))]
+    return [
+        (0.62 * math.sin(t) * math.sin(t / 2) * 1.25, -math.cos(t)) for t in (2 * math.pi * i / 96 for i in range(96))
+    ]
 
 
 CLASS_OUTLINES: dict[str, list[Ring]] = {

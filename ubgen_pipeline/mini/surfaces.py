@@ -40,7 +40,7 @@ def _sky(rng):
 def _brick(rng):
     row = (_Y + rng.integers(10)) // 10
     column = (_X + rng.integers(16) + 8 * (row % 2)) % 16
-    mortar = ((_Y + rng.integers(10) * 0) % 10 >= 10) | (column < 2)
+    mortar = column < 2
     mortar |= np.diff(row, axis=0, append=row[-1:] + 1) > 0
     colour = _blend(0.4 + 0.4 * (_smooth_noise(rng, 24) - 0.5), (150, 58, 40), (190, 88, 62))
     colour[mortar] = (205, 190, 172)

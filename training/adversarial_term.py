@@ -1,0 +1,158 @@
+"""The adversarial term L_en (paper Eq. 5, Alg. 1): image features as a whole shall look like class names as a whole.
+
+The discriminator learns to tell text features of class names from image features, the generator to fool it. The text
+feature set against an image is of any **other** class of the whole list, drawn uniformly, so the term carries no
+information on the image's own class. Features are unnormalised.
+Shapes: B images, N classes, F feature width.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn.functional import logsigmoid
+
+from .discriminator import Discriminator
+
+ADVERSARIAL_FORMS = ("minimax", "non_saturating")
+TEXT_DRAWS = ("other_class", "batch_permutation")
+
+
+@dataclass(frozen=True)
+class AdversarialSettings:
+    """How the term is computed and its discriminator trained; defaults are the paper's, Table 5.
+
+    ``form`` and ``text_draw`` have the released code's variants (``non_saturating``, ``batch_permutation``: the first
+    B classes in random order, own class included) for comparison.
+    """
+
+    learning_rate: float = 1e-5
+    betas: tuple[float, float] = (0.0, 0.999)
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    hidden_dim: int = 256
+    activation: str = "relu"
+    form: str = "minimax"
+    text_draw: str = "other_class"
+
+
+@dataclass(frozen=True)
+class DiscriminatorReport:
+    """One discriminator update: its loss, the share of features told right (in [0, 1]), and both mean logits."""
+
+    loss: float
+    accuracy: float
+    text_logit: float
+    image_logit: float
+    grad_norm: float
+
+
+class AdversarialTerm:
+    """Owns the discriminator, its optimizer and their state.
+
+    Args:
+        text_features: ``(N, F)`` unnormalised CLIP features of all class names, in label order.
+        settings: see :class:`AdversarialSettings`.
+        seed: of the discriminator's initial weights; give every rank the same.
+        average: maps a gradient to its mean over all ranks; None on one process.
+
+    Raises:
+        ValueError: fewer than two classes, or an unknown form or draw.
+    """
+
+    def __init__(
+        self,
+        text_features: torch.Tensor,
+        settings: AdversarialSettings | None = None,
+        *,
+        seed: int = 0,
+        average: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        settings = settings or AdversarialSettings()
+        if len(text_features) < 2:
+            raise ValueError(
+                f"class_names holds {len(text_features)} class; the adversarial term sets an image against a name of "
+                "another class: give two or more classes, or set adversarial_weight to 0."
+            )
+        if settings.form not in ADVERSARIAL_FORMS:
+            raise ValueError(f"adversarial_form is {settings.form!r}; choose one of {', '.join(ADVERSARIAL_FORMS)}.")
+        if settings.text_draw not in TEXT_DRAWS:
+            raise ValueError(f"adversarial_text is {settings.text_draw!r}; choose one of {', '.join(TEXT_DRAWS)}.")
+        self.text_features = text_features.detach().float()
+        self.settings = settings
+        self.average = average
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            discriminator = Discriminator(text_features.shape[1], settings.hidden_dim, settings.activation)
+        self.discriminator = discriminator.to(text_features.device)
+        self.optimizer = torch.optim.AdamW(
+            self.discriminator.parameters(),
+            lr=settings.learning_rate,
+            betas=settings.betas,
+            weight_decay=settings.weight_decay,
+        )
+
+    def draw_text_features(self, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Text features ``(B, F)`` to set against images of ``labels (B,)``; ``generator`` is a CPU one."""
+        if self.settings.text_draw == "batch_permutation":
+            drawn = torch.randperm(len(labels), generator=generator).to(labels.device) % len(self.text_features)
+        else:
+            # 1 to N - 1 places further on, modulo N, is uniform over all classes but the own one
+            shift = torch.randint(1, len(self.text_features), (len(labels),), generator=generator)
+            drawn = (labels + shift.to(labels.device)) % len(self.text_features)
+        return self.text_features[drawn]
+
+    def generator_loss(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+        """L_en ``(B,)`` of image and text features ``(B, F)``; its gradient is for the images.
+
+        ``minimax`` is Eq. 5, log D(text) + log(1 - D(image)); ``non_saturating`` is -log D(image).
+        """
+        image_logits = self.discriminator(image_features.float())
+        if self.settings.form == "non_saturating":
+            return -logsigmoid(image_logits)
+        return logsigmoid(self.discriminator(text_features)) + logsigmoid(-image_logits)
+
+    def update_discriminator(self, image_features: torch.Tensor, text_features: torch.Tensor) -> DiscriminatorReport:
+        """One step of the discriminator on image features (taken as constants) and text features, both ``(B, F)``.
+
+        It maximises Eq. 5, which is binary cross entropy with text as 1 and image as 0.
+        """
+        with torch.enable_grad():
+            text_logits = self.discriminator(text_features)
+            image_logits = self.discriminator(image_features.detach().float())
+            loss = -(logsigmoid(text_logits).mean() + logsigmoid(-image_logits).mean())
+            # also drops what the generator's loss may have left on the discriminator
+            self.optimizer.zero_grad()
+            loss.backward()
+        parameters = list(self.discriminator.parameters())
+        if self.average is not None:
+            for parameter in parameters:
+                assert parameter.grad is not None
+                parameter.grad.copy_(self.average(parameter.grad))
+        grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
+        self.optimizer.step()
+        told_right = torch.cat([text_logits > 0, image_logits <= 0]).float().mean()
+        return DiscriminatorReport(
+            loss.item(), told_right.item(), text_logits.mean().item(), image_logits.mean().item(), grad_norm.item()
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """Weights and optimizer, for a checkpoint."""
+        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: the state is of a discriminator of other widths.
+        """
+        own = {name: value.shape for name, value in self.discriminator.state_dict().items()}
+        found = {name: value.shape for name, value in state["discriminator"].items()}
+        if own != found:
+            raise ValueError(
+                "the checkpoint's discriminator has other widths than the one configured; "
+                "resume with the clip_model and discriminator_hidden_dim it was trained with."
+            )
+        self.discriminator.load_state_dict(state["discriminator"])
+        self.optimizer.load_state_dict(state["optimizer"])

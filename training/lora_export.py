@@ -1,0 +1,44 @@
+"""The LoRA as diffusers' own file: what plain ``StableDiffusionPipeline.load_lora_weights`` reads, and the way back."""
+
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
+from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from safetensors.torch import load_file
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+def save_lora(unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default") -> Path:
+    """Write the UNet's LoRA in float32, with rank and alpha as metadata; returns the file's path."""
+    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter_name))
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
+        unet_lora_adapter_metadata=unet.peft_config[adapter_name].to_dict(),
+    )
+    return Path(folder) / LORA_FILE
+
+
+def load_lora_into(unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default") -> None:
+    """Put a saved LoRA into the adapter that ``unet`` already has, so that training goes on with it.
+
+    Raises:
+        ValueError: there is no LoRA in the folder, or it is of another rank, other layers or another model.
+    """
+    file = Path(folder) / LORA_FILE
+    if not file.is_file():
+        raise ValueError(f"{folder} holds no {LORA_FILE}; resume from a checkpoint-N folder that this trainer wrote.")
+    saved = {name.removeprefix("unet."): value for name, value in load_file(file).items()}
+    saved = convert_unet_state_dict_to_peft(saved)
+    own = get_peft_model_state_dict(unet, adapter_name=adapter_name)
+    misfits = sorted(set(own) ^ set(saved)) or [n for n, v in own.items() if v.shape != saved[n].shape]
+    if misfits:
+        raise ValueError(
+            f"the LoRA in {folder} does not fit the model configured: {len(misfits)} weights differ, first "
+            f"{misfits[0]!r}; resume with the model, lora_rank and lora_target_modules it was trained with."
+        )
+    with torch.no_grad():
+        set_peft_model_state_dict(unet, saved, adapter_name=adapter_name)

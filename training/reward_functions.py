@@ -1,0 +1,81 @@
+"""What a reward is, which ones have names, and the checks every reward's answer passes.
+
+A reward is a callable ``(images, class_names, labels, **kwargs) -> (B,)``: ``images (B, 3, H, W)`` nominally in [0, 1]
+but not clamped, because a clamp kills gradients; ``class_names`` the B names; ``labels (B,)`` integer. Of the keyword
+arguments it takes what it needs: ``image_features (B, F)`` of the trainer's CLIP, ``seeds`` and ``step``. A reward
+whose ``differentiable`` attribute is False cannot train by back-propagation.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+RewardFunction = Callable[..., torch.Tensor]
+REWARD_NAMES = ("clip_alignment", "quality")
+
+
+def reward_name(reward: RewardFunction) -> str:
+    """The name a reward is logged under: its ``__name__``, else its class's."""
+    return getattr(reward, "__name__", type(reward).__name__)
+
+
+def check_reward_weights(reward_funcs: Sequence[Any], reward_weights: Sequence[float] | None) -> list[float]:
+    """One weight per reward; None gives ones.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if reward_weights is None:
+        return [1.0] * len(reward_funcs)
+    if len(reward_weights) != len(reward_funcs):
+        raise ValueError(
+            f"reward_weights holds {len(reward_weights)} numbers for {len(reward_funcs)} reward_funcs; give one each."
+        )
+    return [float(weight) for weight in reward_weights]
+
+
+def check_differentiable(reward: RewardFunction) -> None:
+    """Raise ``ValueError`` for a reward that says it has no gradient."""
+    if not getattr(reward, "differentiable", True):
+        raise ValueError(
+            f"reward {reward_name(reward)!r} is not differentiable, so it cannot train by back-propagation; "
+            "remove it from reward_funcs."
+        )
+
+
+def call_reward(
+    reward: RewardFunction,
+    images: torch.Tensor,
+    class_names: Sequence[str],
+    labels: torch.Tensor,
+    *,
+    step: int,
+    **kwargs: Any,
+) -> torch.Tensor:
+    """The reward's ``(B,)`` values, checked.
+
+    Raises:
+        ValueError: the answer is no tensor of shape ``(B,)``, or carries no gradient though the images do.
+        FloatingPointError: a value is not finite.
+    """
+    name = reward_name(reward)
+    values = reward(images, class_names, labels, step=step, **kwargs)
+    shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
+    if shape != (len(images),):
+        raise ValueError(
+            f"reward {name!r} returned {shape} for {len(images)} images; return one number each, shape ({len(images)},)."
+        )
+    if images.requires_grad and not values.requires_grad:
+        raise ValueError(f"reward {name!r} returned values without gradient; compute them from images differentiably.")
+    check_finite(values, name, step)
+    return values
+
+
+def check_finite(values: torch.Tensor, name: str, step: int) -> None:
+    """Raise ``FloatingPointError`` naming the step and the term where a value is NaN or infinite."""
+    if not torch.isfinite(values).all():
+        raise FloatingPointError(
+            f"step {step}: {name} is not finite ({values.detach().flatten()[:4].tolist()} …); "
+            "training stopped before the weights were touched. Lower the learning rate or use a wider precision."
+        )

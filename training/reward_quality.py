@@ -1,0 +1,72 @@
+"""The reward of image quality: a five-level rating made a number (paper Eq. 7, 10, 11)."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn.functional import interpolate
+
+QUALITY_LEVELS = ("bad", "poor", "fair", "good", "excellent")
+
+
+def quality_score(level_logits: torch.Tensor) -> torch.Tensor:
+    """Q ``(B,)`` in [1, 5] of ``level_logits (B, 5)``, bad to excellent: sum of i p_i over the softmax (Eq. 10, 11)."""
+    levels = torch.arange(1, 6, device=level_logits.device, dtype=level_logits.dtype)
+    return (level_logits.softmax(dim=-1) * levels).sum(dim=-1)
+
+
+class QualityReward:
+    """Q / 5, in [0.2, 1]; L_q is one minus it (Eq. 7).
+
+    Args:
+        level_logits: images ``(B, 3, S, S)`` in [0, 1] to logits ``(B, 5)``; a module is frozen here.
+        image_size: S, to which images are resized; None leaves them as they are.
+    """
+
+    __name__ = "quality"
+    differentiable = True
+
+    def __init__(self, level_logits: Callable[[torch.Tensor], torch.Tensor], image_size: int | None = None):
+        if isinstance(level_logits, nn.Module):
+            level_logits.eval().requires_grad_(False)
+        self.level_logits = level_logits
+        self.image_size = image_size
+
+    def __call__(
+        self, images: torch.Tensor, class_names: Sequence[str], labels: torch.Tensor, **_: Any
+    ) -> torch.Tensor:
+        """Rewards ``(B,)`` of ``images (B, 3, H, W)`` nominally in [0, 1]."""
+        images = images.float()
+        if self.image_size is not None and images.shape[-2:] != (self.image_size, self.image_size):
+            images = interpolate(images, (self.image_size, self.image_size), mode="bicubic", antialias=True)
+        return quality_score(self.level_logits(images)) / 5
+
+    def to(self, device: torch.device | str) -> "QualityReward":
+        """Move the scorer, if it is a module; the reward itself is returned."""
+        if isinstance(self.level_logits, nn.Module):
+            self.level_logits.to(device)
+        return self
+
+
+def load_quality_reward(name: str) -> QualityReward:
+    """The quality reward called ``name``.
+
+    Raises:
+        ValueError: there is none of that name, or its weights are missing.
+    """
+    if name not in QUALITY_SCORERS:
+        raise ValueError(f"quality_model is {name!r}; choose one of {', '.join(QUALITY_SCORERS)}.")
+    try:
+        return QUALITY_SCORERS[name]()
+    except OSError as error:
+        raise ValueError(f"quality_model {name!r} cannot be loaded: {error}.") from error
+
+
+def _mini_quality() -> QualityReward:
+    from ubgen_pipeline.mini.quality import load_mini_quality
+
+    return QualityReward(load_mini_quality(), image_size=64)
+
+
+QUALITY_SCORERS: dict[str, Callable[[], QualityReward]] = {"mini": _mini_quality}

@@ -1,0 +1,153 @@
+"""Rebuild the mini model from nothing: autoencoder, CLIP, judges, then the denoiser on the biased world.
+
+    python training/train_mini.py                       # every stage, resuming from --work-dir
+    python training/train_mini.py --stages denoiser     # one stage
+    python training/train_mini.py --stages measure      # print the quality figures only
+
+Weights end as fp16 safetensors inside the package.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+from ubgen_pipeline.mini.classifiers import load_factor_classifier, predict_factors
+from ubgen_pipeline.mini.clip import load_mini_clip
+from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
+from ubgen_pipeline.mini.weights import save_float16
+from ubgen_training.mini_autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
+from ubgen_training.mini_batches import render_set
+from ubgen_training.mini_denoiser import assemble_pipeline, prompt_table, train_denoiser
+from ubgen_training.mini_judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
+from ubgen_training.mini_tokenizer import build_tokenizer
+
+STAGES = ("autoencoder", "judges", "denoiser", "measure")
+WORLD_BIAS = 0.95
+JUDGE_FOLDER = Path(mini_model_path()).parent / "classifier"
+
+
+def build_autoencoder_stage(settings: argparse.Namespace) -> None:
+    # background and texture vary here, so that the latents can carry every combination
+    data = render_set(20_000, bias=0.3, seed=11)
+    model = train_autoencoder(data, settings.work_dir, num_steps=settings.autoencoder_steps)
+    refine_decoder(model, data, settings.work_dir, num_steps=settings.decoder_steps)
+    model.save_pretrained(settings.work_dir / "vae")
+
+
+def build_judges_stage(settings: argparse.Namespace) -> None:
+    tokenizer, folder = build_tokenizer(), Path(mini_clip_path())
+    clip = train_clip(render_set(30_000, bias=0.0, seed=21), tokenizer, num_steps=settings.clip_steps)
+    save_float16(clip, folder / "model.safetensors")
+    tokenizer.save_pretrained(folder)
+    config = {"vocabulary_size": len(tokenizer), "context_length": tokenizer.model_max_length}
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+    # other scenes than the CLIP's, so that the judge is independent of the reward
+    judge_data = render_set(30_000, bias=0.0, seed=31)
+    classifier = train_factor_classifier(judge_data, num_steps=settings.judge_steps)
+    save_float16(classifier, JUDGE_FOLDER / "factors.safetensors")
+    scorer = train_quality_scorer(judge_data, num_steps=settings.judge_steps)
+    save_float16(scorer, JUDGE_FOLDER / "quality.safetensors")
+
+
+def build_denoiser_stage(settings: argparse.Namespace) -> None:
+    tokenizer = build_tokenizer()
+    vae = AutoencoderKL.from_pretrained(settings.work_dir / "vae").eval()
+    data = render_set(settings.denoiser_scenes, bias=WORLD_BIAS, seed=41)
+    latents = encode_latents(vae, data.images)
+    prompts = prompt_table(
+        [factors.caption for factors in data.factors], [factors.class_name for factors in data.factors], tokenizer
+    )
+    unet, text_encoder = train_denoiser(
+        latents,
+        prompts,
+        tokenizer,
+        settings.work_dir,
+        num_steps=settings.denoiser_steps,
+        max_seconds=settings.max_minutes * 60,
+    )
+    save_mini_pipeline(vae, unet, text_encoder, tokenizer)
+
+
+def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
+    """Write the shipped folder: fp16 weights under unsuffixed names."""
+    folder = Path(mini_model_path())
+    assemble_pipeline(vae.half(), unet.half(), text_encoder.half(), tokenizer).save_pretrained(folder)
+    # plain transformers would otherwise load fp16 text weights beside a float32 UNet
+    config_file = folder / "text_encoder" / "config.json"
+    config = json.loads(config_file.read_text()) | {"dtype": "float32"}
+    config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
+
+
+def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
+    """Print the figures that the documents quote."""
+    from diffusers import StableDiffusionPipeline
+
+    held_out = render_set(2000, bias=0.0, seed=99)
+    clip, _ = load_mini_clip()
+    pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), torch_dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    judged = predict_factors(held_out.images.permute(0, 2, 3, 1).numpy())
+    figures = {
+        "clip_zero_shot_accuracy": zero_shot_accuracy(clip, build_tokenizer(), held_out),
+        "classifier_accuracy_on_scenes": float((judged["class"] == held_out.labels.numpy()).mean()),
+        "autoencoder_psnr_db": reconstruction_psnr(pipeline.vae, held_out.images),
+    }
+    images, labels, started = [], [], time.monotonic()
+    for start in range(0, settings.measure_images, 50):
+        names = [CLASS_NAMES[i % len(CLASS_NAMES)] for i in range(start, start + 50)]
+        generators = [torch.Generator().manual_seed(i) for i in range(start, start + 50)]
+        images += pipeline(
+            names, num_inference_steps=50, guidance_scale=2.0, generator=generators, output_type="np"
+        ).images.tolist()
+        labels += names
+    predicted = predict_factors(np.concatenate(images), load_factor_classifier())
+    own_background = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in labels]
+    own_texture = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in labels]
+    figures |= {
+        "base_class_accuracy": float((predicted["class"] == [CLASS_NAMES.index(name) for name in labels]).mean()),
+        "base_own_background": float((predicted["background"] == own_background).mean()),
+        "base_own_texture": float((predicted["texture"] == own_texture).mean()),
+        "base_images_per_second": len(labels) / (time.monotonic() - started),
+    }
+    print(json.dumps(figures, indent=2))
+    return figures
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description="Rebuild the embedded mini model.")
+    parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
+    parser.add_argument("--work-dir", type=Path, default=Path("build/mini"), help="resumable training states")
+    parser.add_argument("--autoencoder-steps", type=int, default=3300)
+    parser.add_argument("--decoder-steps", type=int, default=2000)
+    parser.add_argument("--clip-steps", type=int, default=1500)
+    parser.add_argument("--judge-steps", type=int, default=900)
+    parser.add_argument("--denoiser-steps", type=int, default=10_000)
+    parser.add_argument("--denoiser-scenes", type=int, default=40_000)
+    parser.add_argument(
+        "--max-minutes", type=float, default=float("inf"), help="stop the denoiser early; run again to go on"
+    )
+    parser.add_argument("--measure-images", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=None)
+    settings = parser.parse_args(argv)
+    if settings.threads:
+        torch.set_num_threads(settings.threads)
+    settings.work_dir.mkdir(parents=True, exist_ok=True)
+    stages = {
+        "autoencoder": build_autoencoder_stage,
+        "judges": build_judges_stage,
+        "denoiser": build_denoiser_stage,
+        "measure": measure_stage,
+    }
+    for name in settings.stages:
+        print(f"stage {name}", flush=True)
+        stages[name](settings)
+
+
+if __name__ == "__main__":
+    main()

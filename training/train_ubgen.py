@@ -1,0 +1,100 @@
+"""Fine-tune a text-to-image model's LoRA from class names with the ubGen loss.
+
+    accelerate launch training/train_ubgen.py --config training/configs/mini.yaml --output_dir out
+    python training/train_ubgen.py --model_name_or_path mini --class_names circle star --max_steps 2
+
+Settings are those of ``UbGenConfig``, as flags or in a YAML file; ``--help`` lists them.
+"""
+
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+
+from ubgen_pipeline.class_prompts import class_prompts, load_class_names
+from ubgen_pipeline.models import load_pipeline
+from ubgen_pipeline.settings_parser import parse_settings, run_command
+from ubgen_training.clip_encoders import ClipEncoder, load_clip_encoder
+from ubgen_training.reward_clip import ClipAlignmentReward
+from ubgen_training.reward_functions import REWARD_NAMES, RewardFunction, check_reward_weights
+from ubgen_training.reward_quality import load_quality_reward
+from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.ubgen_config import UbGenConfig
+from ubgen_training.ubgen_trainer import UbGenTrainer, find_checkpoint
+
+
+def train(config: UbGenConfig) -> Path:
+    """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Raises:
+        ValueError: a setting that cannot work, found before any training.
+        FloatingPointError: a reward or the loss became NaN or infinite.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    check_reward_weights(config.reward_funcs, config.reward_weights)
+    if not config.class_names and not config.classes:
+        raise ValueError("class_names is empty; give --class_names A B ... or --classes FILE_OR_BUILT_IN_LIST.")
+    if config.class_names and config.classes:
+        raise ValueError(f"both class_names and classes ({config.classes!r}) are given; give one of them.")
+    prompts = class_prompts(load_class_names(config.class_names or str(config.classes)), config.prompt_template)
+    names = [prompt.name for prompt in prompts]
+    if len(names) < 2 and config.adversarial_weight > 0:
+        raise ValueError(
+            f"class_names holds {names!r} only; the adversarial term sets an image against a name of another class: "
+            "give two or more, or --adversarial_weight 0."
+        )
+    dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
+    pipeline = load_pipeline(
+        config.model_name_or_path, scheduler=config.scheduler, revision=config.model_revision, torch_dtype=dtype
+    )
+    texts = [prompt.prompt for prompt in prompts]
+    pipeline.check_prompt_lengths(texts, names)
+    sampler = SamplerModel(
+        pipeline,
+        texts,
+        LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
+        SamplingSettings(config.num_inference_steps, config.guidance_scale, config.height, config.width),
+        seed=config.seed,
+    )
+    needs_clip = config.adversarial_weight > 0 or "clip_alignment" in config.reward_funcs
+    encoder = load_clip_encoder(config.clip_model) if needs_clip else None
+    rewards = [build_reward(name, config, encoder, names) for name in config.reward_funcs]
+    trainer = UbGenTrainer(sampler, config, names, rewards, encoder)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return Path(str(config.output_dir))
+
+
+def build_reward(
+    name: str, config: UbGenConfig, encoder: ClipEncoder | None, class_names: list[str]
+) -> RewardFunction:
+    """The reward called ``name``; raises ``ValueError`` where there is none."""
+    if name == "clip_alignment" and encoder is not None:
+        return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
+    if name == "quality":
+        return load_quality_reward(config.quality_model)
+    raise ValueError(f"reward_funcs holds {name!r}; choose from {', '.join(REWARD_NAMES)}.")
+
+
+def check_writable(folder: str) -> None:
+    """Raise ``ValueError`` unless ``folder`` exists, or can be made, and takes files."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir {folder!r} cannot be written ({error.strerror or error}); choose another folder."
+        ) from error
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Parse, build, run, publish; a bad setting prints one line and exits with 2."""
+    run_command(lambda: train(parse_settings(UbGenConfig, sys.argv[1:] if argv is None else argv)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,145 @@
+"""The full loss L = w_en L_en + sum of w_r (1 - r) over the rewards (paper Eq. 8), with each term's own gradient norm.
+
+With the CLIP alignment and quality rewards at weights 1 and 0.1 this is the paper's L_en + L_in + 0.1 L_q.
+Each term is differentiated down to the images and its graph dropped, before the sampler's graph is walked once with
+the sum: the gradient is that of ordinary back-propagation, the peak memory is lower, and the norms come for free.
+Shapes: B images, F feature width.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from .adversarial_term import AdversarialTerm
+from .clip_encoders import ClipEncoder
+from .reward_functions import (
+    RewardFunction,
+    call_reward,
+    check_differentiable,
+    check_finite,
+    check_reward_weights,
+    reward_name,
+)
+
+
+@dataclass(frozen=True)
+class LossReport:
+    """The scalar ``loss``, differentiable through the images, and what to log under its names."""
+
+    loss: torch.Tensor
+    metrics: dict[str, float] = field(default_factory=dict)
+
+
+class UbGenLoss:
+    """Weighted rewards and, where given, the adversarial term.
+
+    Args:
+        reward_funcs: see :mod:`ubgen_training.reward_functions`.
+        reward_weights: one per reward; None gives ones. A weight of 0 only logs.
+        encoder: the CLIP whose image features the adversarial term reads and rewards may use.
+        adversarial: the adversarial term, or None.
+        adversarial_weight: its weight.
+
+    Raises:
+        ValueError: lengths differ, a reward has no gradient, names repeat, or the term lacks its encoder.
+    """
+
+    def __init__(
+        self,
+        reward_funcs: Sequence[RewardFunction],
+        reward_weights: Sequence[float] | None = None,
+        *,
+        encoder: ClipEncoder | None = None,
+        adversarial: AdversarialTerm | None = None,
+        adversarial_weight: float = 1.0,
+    ):
+        self.reward_funcs = list(reward_funcs)
+        self.reward_weights = check_reward_weights(self.reward_funcs, reward_weights)
+        for reward in self.reward_funcs:
+            check_differentiable(reward)
+        names = [reward_name(reward) for reward in self.reward_funcs]
+        if len(set(names)) != len(names):
+            raise ValueError(f"reward_funcs holds two rewards of one name among {names}; name them apart.")
+        if adversarial is not None and encoder is None:
+            raise ValueError("encoder is None, but the adversarial term reads CLIP features; give the encoder.")
+        self.encoder = encoder
+        self.adversarial = adversarial
+        self.adversarial_weight = adversarial_weight
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str],
+        labels: torch.Tensor,
+        *,
+        generator: torch.Generator,
+        seeds: Sequence[int] = (),
+        step: int = 0,
+    ) -> LossReport:
+        """The loss of ``images (B, 3, H, W)`` with ``labels (B,)``; the discriminator then takes its own step.
+
+        Args:
+            generator: a CPU generator, from which the other classes are drawn.
+            seeds: handed on to the rewards.
+            step: handed on to the rewards and named in errors.
+
+        Raises:
+            ValueError: a reward answers with a wrong shape or without gradient.
+            FloatingPointError: a term is not finite; the message names it and the step.
+        """
+        check_finite(images, "the sampled images", step)
+        pixels = images.detach().requires_grad_(True)
+        gradient = torch.zeros_like(pixels)
+        metrics: dict[str, float] = {}
+        total = images.new_zeros(())
+        with torch.enable_grad():
+            features = self.encoder.encode_images(pixels) if self.encoder is not None else None
+            for reward, weight in zip(self.reward_funcs, self.reward_weights):
+                name = reward_name(reward)
+                values = call_reward(
+                    reward, pixels, class_names, labels, step=step, image_features=features, seeds=seeds
+                )
+                term = (1 - values).mean()
+                total = total + weight * term.detach()
+                metrics[f"rewards/{name}"] = values.detach().mean().item()
+                metrics[f"reward_grad_norms/{name}"] = self._add_gradient(gradient, term, pixels, weight, name, step)
+            if self.adversarial is not None and features is not None:
+                text_features = self.adversarial.draw_text_features(labels, generator)
+                term = self.adversarial.generator_loss(features, text_features).mean()
+                check_finite(term, "the adversarial term", step)
+                total = total + self.adversarial_weight * term.detach()
+                metrics["losses/adversarial"] = term.item()
+                metrics["reward_grad_norms/adversarial"] = self._add_gradient(
+                    gradient, term, pixels, self.adversarial_weight, "the adversarial term", step
+                )
+                metrics |= self._update_discriminator(features.detach(), text_features)
+        # its value is the loss, its gradient with respect to the images is the sum of the terms' gradients
+        carrier = (images * gradient).sum()
+        return LossReport(total + carrier - carrier.detach(), metrics)
+
+    @torch.no_grad()
+    def warm_up_discriminator(
+        self, images: torch.Tensor, labels: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
+        """One step of the discriminator alone on ``images (B, 3, H, W)``; returns what to log."""
+        assert self.encoder is not None and self.adversarial is not None
+        text_features = self.adversarial.draw_text_features(labels, generator)
+        return self._update_discriminator(self.encoder.encode_images(images), text_features)
+
+    def _update_discriminator(self, features: torch.Tensor, text_features: torch.Tensor) -> dict[str, float]:
+        assert self.adversarial is not None
+        report = self.adversarial.update_discriminator(features, text_features)
+        return {f"discriminator/{name}": value for name, value in vars(report).items()}
+
+    @staticmethod
+    def _add_gradient(
+        gradient: torch.Tensor, term: torch.Tensor, pixels: torch.Tensor, weight: float, name: str, step: int
+    ) -> float:
+        if weight == 0:
+            return 0.0
+        # the features' graph is shared by several terms
+        (own,) = torch.autograd.grad(weight * term, pixels, retain_graph=True)
+        check_finite(own, f"the gradient of {name}", step)
+        gradient += own
+        return own.norm().item()

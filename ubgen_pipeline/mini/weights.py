@@ -1,0 +1,26 @@
+"""Reading the shipped weights: stored as fp16 safetensors, used as float32."""
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+
+def load_float32(model: nn.Module, file: Path) -> nn.Module:
+    """Fill ``model`` from ``file`` and return it frozen, in eval mode."""
+    tensors = load_file(file)
+    model.load_state_dict(
+        {name: value.float() if value.is_floating_point() else value for name, value in tensors.items()}
+    )
+    return model.eval().requires_grad_(False)
+
+
+def save_float16(model: nn.Module, file: Path) -> None:
+    """Write ``model``'s state with every floating-point tensor in fp16."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    tensors = {
+        name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
+        for name, value in model.state_dict().items()
+    }
+    save_file(tensors, file, metadata={"format": "pt"})

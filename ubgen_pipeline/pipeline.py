@@ -1,0 +1,290 @@
+"""``UbGenPipeline``: class names in, labelled images out. diffusers loads this file as a ``custom_pipeline`` too.
+
+That loader copies this file and the siblings it imports itself, found by a regular expression over the text. So every
+helper is imported here directly and flat, and no other module of the package is.
+"""
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import StableDiffusionPipeline
+from diffusers.utils.dynamic_modules_utils import get_relative_imports
+
+from .initial_latents import draw_latents, step_generators
+from .latent_denoising import denoising_steps
+from .pipeline_output import UbGenOutput
+from .sample_seeds import sample_seed
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+class UbGenPipeline(StableDiffusionPipeline):
+    """Draws labelled images from class names with any SD1.x or SD2.x checkpoint in diffusers layout.
+
+    Loading, LoRA, textual inversion, offloading and schedulers are those of ``StableDiffusionPipeline``. A sample is
+    set by its prompt, its seed and the settings: equal seeds give equal latents whatever the batch.
+    """
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        class_names: Sequence[str],
+        *,
+        num_images_per_class: int = 1,
+        prompts: Sequence[str] | None = None,
+        seed: int = 0,
+        seeds: Sequence[int] | None = None,
+        num_inference_steps: int = 50,
+        guidance_scale: float = 2.0,
+        negative_prompt: str | Sequence[str] | None = None,
+        height: int | None = None,
+        width: int | None = None,
+        eta: float = 0.0,
+        latents: torch.Tensor | None = None,
+        output_type: str = "pil",
+        return_dict: bool = True,
+        batch_size: int | None = None,
+        callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> UbGenOutput | tuple:
+        """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
+
+        Args:
+            class_names: the K classes; a sample's label is its class's position here. A name may occur again.
+            num_images_per_class: images of each class, at least 1; N = K x this.
+            prompts: K prompts, one per class; None takes the bare class names.
+            seed: seed of the run, in [0, 2**63); sample k of a class gets ``sample_seed(seed, class name, k)``.
+            seeds: N seeds in [0, 2**63), one per sample, instead of those.
+            num_inference_steps: denoising steps; some schedulers call the UNet more often (PNDM once more).
+            guidance_scale: classifier-free guidance; 1 or less means none.
+            negative_prompt: one text, or K texts, to guide away from; None is the empty prompt.
+            height, width: image size in pixels; None takes the model's own size.
+            eta: DDIM's noise share in [0, 1]; other schedulers ignore it.
+            latents: ``(N, C, h, w)`` standard normal noise to start from, instead of the seeds' own.
+            output_type: ``pil``, ``np``, ``pt`` or ``latent``; see :class:`UbGenOutput`.
+            return_dict: False returns the output's fields as a tuple.
+            batch_size: samples denoised together; None takes all N at once.
+            callback_on_step_end: called as ``callback(pipeline, step, timestep, {"latents": latents})`` after every
+                step of every batch; ``latents`` in the dict it returns replace the current ones.
+            cross_attention_kwargs: handed to the UNet's attention; ``{"scale": s}`` scales a loaded LoRA.
+
+        Raises:
+            ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
+        """
+        class_names = _text_list("class_names", class_names)
+        prompts = class_names if prompts is None else _text_list("prompts", prompts, length=len(class_names))
+        negative_prompt = "" if negative_prompt is None else negative_prompt
+        if isinstance(negative_prompt, str):
+            negative_prompt = [negative_prompt] * len(class_names)
+        negative_prompt = _text_list("negative_prompt", negative_prompt, length=len(class_names))
+        _check_counts(num_images_per_class=num_images_per_class, num_inference_steps=num_inference_steps)
+        if output_type not in OUTPUT_TYPES:
+            raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
+        labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]
+        seeds = _default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
+        if len(seeds) != len(labels):
+            raise ValueError(f"seeds holds {len(seeds)} for {len(labels)} samples; give one per sample.")
+        noise_shape = self.latent_shape(height, width)
+        if latents is None:
+            latents = draw_latents(seeds, noise_shape)
+        if tuple(latents.shape) != (len(labels), *noise_shape):
+            raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
+        batch_size = len(labels) if batch_size is None else batch_size
+        _check_counts(batch_size=batch_size)
+        self.check_prompt_lengths(prompts, class_names)
+
+        # diffusers' properties of the same names read these, callbacks among others
+        self._guidance_scale, self._cross_attention_kwargs = guidance_scale, cross_attention_kwargs
+        self._interrupt = False
+        device, dtype = self._execution_device, self.unet.dtype
+        lora_scale = (cross_attention_kwargs or {}).get("scale")
+        prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
+        # without guidance the loop ignores it
+        negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
+        image_batches, flags = [], []
+        for start in range(0, len(labels), batch_size):
+            rows = slice(start, start + batch_size)
+            # also clears the history that multistep schedulers keep
+            self.scheduler.set_timesteps(num_inference_steps, device=device)
+            self._num_timesteps = len(self.scheduler.timesteps)
+            steps = denoising_steps(
+                partial(self.denoiser, cross_attention_kwargs=cross_attention_kwargs),
+                self.scheduler,
+                latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma,
+                prompt_embeds[labels[rows]],
+                negative_prompt_embeds=negative_prompt_embeds[labels[rows]],
+                guidance_scale=guidance_scale,
+                generators=step_generators(seeds[rows]),
+                eta=eta,
+            )
+            # torch.compiler.disable, around this method in diffusers, hides its signature from type checkers
+            with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue]
+                for step in steps:
+                    if callback_on_step_end is not None:
+                        state = {"latents": step.latents}
+                        returned = callback_on_step_end(self, step.index, step.timestep, state) or {}
+                        if returned.get("latents", step.latents) is not step.latents:
+                            step.latents.copy_(returned["latents"])
+                    progress_bar.update()
+                    if self.interrupt:
+                        break
+            if output_type == "latent":
+                image_batches.append(step.latents)
+                continue
+            images = self.decode_latents(step.latents).clamp(0, 1)
+            images, flagged = self._blacken_flagged(images)
+            image_batches.append(images)
+            flags.extend(flagged)
+
+        images = torch.cat(image_batches)
+        if output_type != "latent":
+            # already in [0, 1], so nothing to denormalise
+            images = self.image_processor.postprocess(images, output_type, do_denormalize=[False] * len(images))
+        self.maybe_free_model_hooks()
+        output = UbGenOutput(
+            images=images,
+            labels=labels,
+            prompts=[prompts[label] for label in labels],
+            seeds=seeds,
+            nsfw_content_detected=flags or None,
+        )
+        return output if return_dict else tuple(getattr(output, name) for name in output.__dataclass_fields__)
+
+    def encode_prompts(self, prompts: Sequence[str], *, lora_scale: float | None = None) -> torch.Tensor:
+        """Text features ``(B, L, D)`` of B prompts, in the text encoder's dtype; each distinct prompt is encoded once.
+
+        Differentiable in the text encoder's weights unless the caller switched gradients off.
+        """
+        distinct = list(dict.fromkeys(prompts))
+        features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
+        return features[[distinct.index(prompt) for prompt in prompts]]
+
+    def denoiser(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        prompt_embeds: torch.Tensor,
+        cross_attention_kwargs: dict[str, Any] | None = None,
+    ) -> torch.Tensor:
+        """The UNet's prediction ``(B, C, h, w)`` (noise or velocity, as the scheduler's ``prediction_type`` says).
+
+        Args:
+            latents: ``(B, C, h, w)`` after ``scheduler.scale_model_input``.
+            timestep: ``()`` or ``(B,)``.
+            prompt_embeds: ``(B, L, D)``.
+            cross_attention_kwargs: handed to the attention processors.
+        """
+        return self.unet(
+            latents,
+            timestep,
+            encoder_hidden_states=prompt_embeds,
+            cross_attention_kwargs=cross_attention_kwargs,
+            return_dict=False,
+        )[0]
+
+    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, 3, H, W)``, nominally in [0, 1] but not clamped, so that no gradient is lost, of latents
+        ``(B, C, h, w)``."""
+        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
+        return decoded * 0.5 + 0.5
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
+
+        Raises:
+            ValueError: a size that is not a positive multiple of 8 and of the VAE's factor.
+        """
+        own = self.unet.config.sample_size
+        own_height, own_width = (own, own) if isinstance(own, int) else own
+        factor, unit = self.vae_scale_factor, max(8, self.vae_scale_factor)
+        sizes = {"height": (height, own_height), "width": (width, own_width)}
+        pixels = [own_side * factor if asked is None else asked for asked, own_side in sizes.values()]
+        for name, value in zip(sizes, pixels):
+            if value <= 0 or value % unit:
+                raise ValueError(f"{name} is {value}; give a positive multiple of {unit}.")
+        return self.unet.config.in_channels, pixels[0] // factor, pixels[1] // factor
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
+        limit = self.tokenizer.model_max_length
+        for name, prompt in zip(prompts if class_names is None else class_names, prompts, strict=True):
+            text = self.maybe_convert_prompt(prompt, self.tokenizer)
+            length = len(self.tokenizer(text, verbose=False).input_ids)
+            if length > limit:
+                raise ValueError(
+                    f"class name {name!r} gives a prompt of {length} tokens, start and end included; the model's"
+                    f" tokenizer takes {limit}. Shorten the name or its prompt."
+                )
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        """Write ``model_index.json`` with this code beside it, so that ``trust_remote_code=True`` reloads this class.
+
+        ``save_pretrained`` calls this after the weights and before it uploads.
+        """
+        if push_to_hub:
+            raise ValueError(
+                "push_to_hub is True; call push_to_hub() or save_pretrained(..., push_to_hub=True) instead."
+            )
+        super().save_config(save_directory)
+        here, folder = Path(__file__).parent, Path(save_directory)
+        for module in (Path(__file__).stem, *get_relative_imports(__file__)):
+            if (source := here / f"{module}.py").resolve() != (folder / source.name).resolve():
+                shutil.copyfile(source, folder / source.name)
+        index_file = folder / str(self.config_name)
+        index = json.loads(index_file.read_text())
+        index["_class_name"] = [Path(__file__).stem, type(self).__name__]
+        # where this model was loaded from is nobody else's business
+        index.pop("_name_or_path", None)
+        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+
+    @classmethod
+    def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
+        """diffusers' reader of ``model_index.json``, which would otherwise run the code in a folder saved above.
+
+        Whoever loads through this class has its code already: nothing from the folder needs to be trusted.
+        """
+        index = super()._dict_from_json_file(json_file)
+        if isinstance(index.get("_class_name"), list) and index["_class_name"][-1] == cls.__name__:
+            index["_class_name"] = cls.__name__
+        return index
+
+    def _blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
+        """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
+        if self.safety_checker is None:
+            return images, []
+        # the checker reads [-1, 1] and writes into what it is given
+        _, flagged = self.run_safety_checker(images * 2 - 1, images.device, images.dtype)
+        flagged = [bool(flag) for flag in flagged or []]
+        images[torch.tensor(flagged, device=images.device)] = 0
+        return images, flagged
+
+
+def _text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{argument} is {texts!r}; give a list of texts.")
+    if not texts or (length is not None and len(texts) != length):
+        wanted = "at least one" if length is None else f"{length}, one per class"
+        raise ValueError(f"{argument} holds {len(texts)} texts; give {wanted}.")
+    return list(texts)
+
+
+def _check_counts(**counts: int) -> None:
+    for argument, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
+
+
+def _default_seeds(seed: int, names: Sequence[str]) -> list[int]:
+    """A seed for each of the samples' class names; a name that occurs again counts on, so no image is drawn twice."""
+    num_seen: Counter[str] = Counter()
+    seeds = []
+    for name in names:
+        seeds.append(sample_seed(seed, name, num_seen[name]))
+        num_seen[name] += 1
+    return seeds
