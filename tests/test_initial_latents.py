@@ -10,7 +10,7 @@ SHAPE = (4, 16, 16)
 
 def test_sample_seed_is_the_same_on_every_machine():
     # a value written down once: Python's own hash() would change it from process to process
-    assert sample_seed(7, "circle", 2) == 715202798139290995
+    assert sample_seed(7, "circle", 2) == 6218475776290715592
 
 
 def test_sample_seeds_differ_by_run_class_and_index():

@@ -16,7 +16,7 @@ from safetensors.torch import save_file
 
 
 def save_state(state: Any, path: str | Path) -> None:
-    """Write ``state`` (dicts, lists, tuples, tensors, numpy arrays and JSON's scalars), replacing ``path`` in one step.
+    """Write ``state`` (dicts, lists, tuples, tensors, arrays and JSON's scalars), replacing ``path`` in one step.
 
     Raises:
         TypeError: the state holds something else.

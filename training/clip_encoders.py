@@ -80,9 +80,11 @@ def _mini_encoder() -> ClipEncoder:
     from ubgen_pipeline.mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
 
     model, tokenize = load_mini_clip()
-    return ClipEncoder(
-        model, model.encode_image, lambda texts: model.encode_text(tokenize(texts)), 64, IMAGE_MEAN, IMAGE_STD
-    )
+
+    def text_features(texts: list[str]) -> torch.Tensor:
+        return model.encode_text(tokenize(texts).to(model.logit_scale.device))
+
+    return ClipEncoder(model, model.encode_image, text_features, 64, IMAGE_MEAN, IMAGE_STD)
 
 
 def _open_clip_encoder(name: str) -> ClipEncoder:
@@ -92,12 +94,12 @@ def _open_clip_encoder(name: str) -> ClipEncoder:
     if not pretrained:
         raise ValueError(f"{name!r} names no pretrained weights")
     model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32")
-    tokenize, device_of = open_clip.get_tokenizer(architecture), model.logit_scale
+    tokenize = open_clip.get_tokenizer(architecture)
     size = model.visual.image_size
     return ClipEncoder(
         model,
         model.encode_image,
-        lambda texts: model.encode_text(tokenize(texts).to(device_of.device)),
+        lambda texts: model.encode_text(tokenize(texts).to(model.logit_scale.device)),
         size[0] if isinstance(size, tuple) else size,
         tuple(model.visual.image_mean),
         tuple(model.visual.image_std),

@@ -1,4 +1,4 @@
-"""The LoRA as diffusers' own file: what plain ``StableDiffusionPipeline.load_lora_weights`` reads, and the way back."""
+"""The LoRA as the file that plain ``StableDiffusionPipeline.load_lora_weights`` reads, and the way back."""
 
 from pathlib import Path
 

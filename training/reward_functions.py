@@ -63,9 +63,7 @@ def call_reward(
     values = reward(images, class_names, labels, step=step, **kwargs)
     shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
     if shape != (len(images),):
-        raise ValueError(
-            f"reward {name!r} returned {shape} for {len(images)} images; return one number each, shape ({len(images)},)."
-        )
+        raise ValueError(f"reward {name!r} returned {shape} for {len(images)} images; return one number each.")
     if images.requires_grad and not values.requires_grad:
         raise ValueError(f"reward {name!r} returned values without gradient; compute them from images differentiably.")
     check_finite(values, name, step)

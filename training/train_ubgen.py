@@ -8,6 +8,7 @@ Settings are those of ``UbGenConfig``, as flags or in a YAML file; ``--help`` li
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -91,10 +92,20 @@ def check_writable(folder: str) -> None:
         ) from error
 
 
-def main(argv: list[str] | None = None) -> None:
-    """Parse, build, run, publish; a bad setting prints one line and exits with 2."""
-    run_command(lambda: train(parse_settings(UbGenConfig, sys.argv[1:] if argv is None else argv)))
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
+
+    def body(argv: Sequence[str]) -> int:
+        config = parse_settings(UbGenConfig, argv, prog="train_ubgen.py", description=__doc__.splitlines()[0])
+        try:
+            print(f"LoRA saved in {train(config)}")
+        except FloatingPointError as error:
+            print(f"ubgen: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run_command(body, argv)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

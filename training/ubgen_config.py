@@ -100,7 +100,10 @@ class UbGenConfig(_BaseConfig):
         default=None, metadata={"help": "Recompute UNet and VAE activations: less memory, slower. Default: off."}
     )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
-    report_to: str | list[str] | None = field(default="none", metadata={"help": "Trackers, such as tensorboard."})
+    # the parser reads this union only in the base class's order
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="none", metadata={"help": "Trackers, such as tensorboard."}
+    )
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Not used: the columns are fixed."})
 
     def __post_init__(self) -> None:

@@ -160,7 +160,7 @@ class UbGenTrainer(_BaseTrainer):
         return (report.loss, {"images": images}) if return_outputs else report.loss
 
     def _warm_up_discriminator(self) -> None:
-        """Train the discriminator alone on the untrained generator's images, one epoch by default (paper, appendix)."""
+        """Train the discriminator alone on the untrained generator's images, by default for one epoch."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
         global_batch, num_labels = batch_size * args.world_size, len(self.train_dataset)
         num_steps = args.discriminator_warmup_steps

@@ -16,6 +16,9 @@ _STEP_NOISE_STREAM = 0x5DEECE66D1CE4E5B
 def draw_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
     """Standard normal noise ``(B, C, H, W)`` float32 on the CPU; row i is drawn from ``seeds[i]`` alone.
 
+    torch's CPU generator reads the low 32 bits of a seed, so among n samples with hashed seeds about n^2 / 2^33 pairs
+    start from the same noise: none to speak of in 10,000 samples, 200 pairs in ImageNet's 1.3 million.
+
     Args:
         seeds: B integers in [0, 2**63).
         shape: ``(C, H, W)`` of one sample's latents.

@@ -1,0 +1,39 @@
+"""The ``ubgen`` command. Subcommands are found by entry point, so each lives with what it runs."""
+
+import ast
+import sys
+from collections.abc import Sequence
+from importlib.metadata import EntryPoint, entry_points, version
+from importlib.util import find_spec
+from pathlib import Path
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``ubgen SUBCOMMAND …`` and return its exit code."""
+    argv = list(sys.argv[1:] if argv is None else argv)
+    commands = {item.name: item for item in sorted(entry_points(group="ubgen.commands"), key=lambda item: item.name)}
+    if not argv or argv[0] in ("-h", "--help"):
+        width = max(map(len, commands), default=0)
+        lines = [f"  {name:<{width}}  {_summary(item)}" for name, item in commands.items()]
+        print("usage: ubgen COMMAND [--help] ...", "", "commands:", *lines, sep="\n")
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"ubgen {version('ubgen')}")
+        return 0
+    if argv[0] not in commands:
+        print(f"ubgen: error: unknown command {argv[0]!r}; choose one of {', '.join(commands)}.", file=sys.stderr)
+        return 2
+    return commands[argv[0]].load()(argv[1:])
+
+
+def _summary(command: EntryPoint) -> str:
+    """First line of the module's docstring, read without importing it."""
+    spec = find_spec(command.module)
+    if spec is None or spec.origin is None:
+        return ""
+    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
+    return docstring.partition("\n")[0]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,183 @@
+"""A dataset folder written shard by shard, so that it can be stopped anywhere and resumed. Only this module resumes.
+
+    data/train-KKKKK-of-NNNNN.parquet    rows of one contiguous range of sample indices
+    .ubgen/manifest.json                 the settings that a resume must match, and their hash
+    .ubgen/shard-KKKKK.json              written last: the shard's statistics, and the mark that it is complete
+    README.md                            the dataset card, written when all shards are there
+
+Every file is written under a temporary name, synced and renamed. ``datasets`` does not look into ``.ubgen``.
+"""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any
+
+STATE_FOLDER = ".ubgen"
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Number of a shard and its sample indices, ``start`` to ``stop`` exclusive."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class DatasetShards:
+    """The shards of one dataset folder, and which of them are complete.
+
+    Args:
+        folder: the dataset's folder; created with the first write.
+        manifest: settings (JSON values) that decide the content; a resume must match each.
+        num_samples: rows of the whole dataset.
+        samples_per_shard: rows of each shard but the last.
+    """
+
+    def __init__(self, folder: Path | str, manifest: Mapping[str, Any], num_samples: int, samples_per_shard: int):
+        self.folder = Path(folder).expanduser()
+        self.manifest = json.loads(json.dumps(manifest))
+        starts = range(0, num_samples, samples_per_shard)
+        self.shards = [
+            Shard(number, start, min(start + samples_per_shard, num_samples)) for number, start in enumerate(starts)
+        ]
+        self._manifest_file = self.folder / STATE_FOLDER / "manifest.json"
+
+    def check(self) -> None:
+        """Raise ``ValueError`` unless the folder is new, empty, or holds this very dataset; nothing is written."""
+        if self.folder.exists() and not self.folder.is_dir():
+            raise ValueError(f"output_dir is {str(self.folder)!r}, which is a file; give a directory.")
+        if not self._manifest_file.exists():
+            data = self.folder / "data"
+            others = [item.name for item in _children(self.folder) if item.name not in (STATE_FOLDER, "data")]
+            others += [item.name for item in _children(data)]
+            if others:
+                raise ValueError(
+                    f"output_dir is {str(self.folder)!r}, which holds something else ({sorted(others)[0]!r});"
+                    " give an empty or new directory."
+                )
+            return
+        try:
+            found = json.loads(self._manifest_file.read_text(encoding="utf-8"))["settings"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{str(self._manifest_file)!r} is no manifest; give an empty or new directory."
+            ) from error
+        if settings_hash(found) != settings_hash(self.manifest):
+            names = sorted(set(found) | set(self.manifest))
+            name = next(name for name in names if found.get(name) != self.manifest.get(name))
+            raise ValueError(
+                f"output_dir is {str(self.folder)!r}, a dataset made with other settings: {name} was"
+                f" {_short(found.get(name))} there and is {_short(self.manifest.get(name))} now;"
+                " use that value to resume, or give another directory."
+            )
+
+    def open(self) -> None:
+        """Create the folder and its manifest where they are missing."""
+        self.check()
+        (self.folder / "data").mkdir(parents=True, exist_ok=True)
+        self._manifest_file.parent.mkdir(exist_ok=True)
+        if not self._manifest_file.exists():
+            content = {"hash": settings_hash(self.manifest), "settings": self.manifest}
+            self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")
+
+    def file(self, shard: Shard) -> Path:
+        """The shard's parquet file."""
+        return self.folder / "data" / f"train-{shard.number:05d}-of-{len(self.shards):05d}.parquet"
+
+    def is_complete(self, shard: Shard) -> bool:
+        """Whether the shard was committed, with a parquet file of the size it had then."""
+        try:
+            statistics = json.loads(self._mark(shard).read_text(encoding="utf-8"))
+            return self.file(shard).stat().st_size == statistics["num_bytes"]
+        except (FileNotFoundError, NotADirectoryError):
+            return False
+
+    def missing(self) -> list[Shard]:
+        """The shards still to be written."""
+        return [shard for shard in self.shards if not self.is_complete(shard)]
+
+    def is_finished(self) -> bool:
+        """Whether all shards and the card are there."""
+        return (self.folder / "README.md").is_file() and not self.missing()
+
+    def write(self, shard: Shard, rows: Iterable[Mapping[str, Any]], features: Any) -> None:
+        """Write the rows of a shard and commit it. On any failure nothing of it is left.
+
+        Args:
+            shard: one of ``shards``.
+            rows: its rows in index order, as dictionaries of the features' columns.
+            features: ``datasets.Features``.
+        """
+        from datasets.arrow_writer import ParquetWriter
+
+        num_rows = 0
+        with self._replacing(self.file(shard)) as stream:
+            writer = ParquetWriter(stream=stream, features=features)
+            for row in rows:
+                writer.write(dict(row))
+                num_rows += 1
+            writer.finalize(close_stream=False)
+        if num_rows != shard.stop - shard.start:
+            raise RuntimeError(f"shard {shard.number} got {num_rows} rows for {shard.stop - shard.start} samples")
+        digest = hashlib.sha256(self.file(shard).read_bytes()).hexdigest()
+        statistics = {
+            "start": shard.start,
+            "stop": shard.stop,
+            "num_rows": num_rows,
+            "num_bytes": self.file(shard).stat().st_size,
+            "sha256": digest,
+        }
+        self._write_text(self._mark(shard), json.dumps(statistics, indent=2) + "\n")
+
+    def finish(self, card: str) -> None:
+        """Write the card and clear what killed runs left under temporary names."""
+        for leftover in self._manifest_file.parent.glob("*.tmp"):
+            leftover.unlink(missing_ok=True)
+        self._write_text(self.folder / "README.md", card)
+
+    def _mark(self, shard: Shard) -> Path:
+        return self.folder / STATE_FOLDER / f"shard-{shard.number:05d}.json"
+
+    def _write_text(self, file: Path, text: str) -> None:
+        with self._replacing(file) as stream:
+            stream.write(text.encode("utf-8"))
+
+    @contextmanager
+    def _replacing(self, file: Path) -> Iterator[IO[bytes]]:
+        """A stream whose content becomes ``file`` at once, or not at all."""
+        # the process's number: every rank writes the manifest
+        temporary = self._manifest_file.parent / f"{file.name}.{os.getpid()}.tmp"
+        try:
+            with open(temporary, "wb") as stream:
+                yield stream
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.replace(temporary, file)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        descriptor = os.open(file.parent, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings as canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."

@@ -1,0 +1,345 @@
+"""Generate a labelled image dataset from class names, as parquet shards that ``datasets.load_dataset`` reads.
+
+``generate_dataset`` is the Python call, ``main`` the body of ``ubgen generate``. Sample i belongs to class
+i mod num_classes, so any prefix of a dataset is balanced. Under ``accelerate launch`` rank r makes shards
+r, r + world size, …; a shard's content does not depend on who made it.
+"""
+
+# ruff: noqa: RUF009 - field_help makes a dataclass field, as dataclasses.field does
+
+import dataclasses
+import hashlib
+import io
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import yaml
+
+from .class_prompts import ClassName, ClassPrompt, class_prompts, label_names, load_class_names
+from .dataset_shards import DatasetShards, Shard
+from .sample_seeds import sample_seed
+from .settings_parser import field_help, parse_settings, run_command
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+    from .pipeline import UbGenPipeline
+
+
+@dataclass(frozen=True)
+class GenerateSettings:
+    """Settings of ``ubgen generate``."""
+
+    class_names: list[str] | None = field_help("class names; or use --classes", None)
+    classes: str | None = field_help("a class file, or a built-in list: imagenet1k, imagenet100, voc, coco", None)
+    samples_per_class: int = field_help("images of each class", 10)
+    output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
+    model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
+    lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
+    revision: str | None = field_help("of the model on the Hub", None)
+    template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
+    negative_prompt: str | None = field_help("text to guide away from", None)
+    num_inference_steps: int = field_help("denoising steps", 50)
+    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
+    scheduler: str | None = field_help("ddpm, ddim, pndm, dpm++ or unipc; the model's own if not given", None)
+    height: int | None = field_help("image height in pixels; the model's own if not given", None)
+    width: int | None = field_help("image width in pixels; the model's own if not given", None)
+    seed: int = field_help("seed of the run, from 0 to 2**63 - 1", 0)
+    batch_size: int = field_help("samples denoised together; part of what a resume must match", 16)
+    samples_per_shard: int = field_help("rows of a parquet file", 256)
+    threads: int | None = field_help("CPU threads; torch's own choice if not given; a resume must match it", None)
+    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+    dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
+
+    def __post_init__(self) -> None:
+        for name in ("samples_per_class", "num_inference_steps", "batch_size", "samples_per_shard"):
+            _check_count(name, getattr(self, name))
+        for name in ("threads", "height", "width"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
+        sample_seed(self.seed, "", 0)
+        if (self.class_names is None) == (self.classes is None):
+            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
+
+    def load_classes(self) -> list[ClassName]:
+        return load_class_names(self.classes if self.classes is not None else self.class_names or [])
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be drawn; everything about it is known before a model is loaded."""
+
+    index: int
+    prompt: ClassPrompt
+    seed: int
+
+
+def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | Path, **settings: Any) -> "Dataset":
+    """Generate, or finish generating, the dataset in ``output_dir`` and return it as a ``datasets.Dataset``.
+
+    Args:
+        class_names: class names, a class file, or the name of a built-in list.
+        output_dir: the dataset's folder.
+        **settings: other fields of :class:`GenerateSettings`.
+
+    Raises:
+        ValueError: a setting out of range, an unknown model, a LoRA that does not fit, or a folder that holds
+            something else or a dataset made with other settings.
+        OSError: the folder cannot be written, or the disk is full; what was committed stays and is resumed.
+    """
+    from datasets import load_dataset
+
+    given = (
+        {"classes": str(class_names)} if isinstance(class_names, (str, Path)) else {"class_names": list(class_names)}
+    )
+    write_dataset(GenerateSettings(output_dir=str(output_dir), **given, **settings))
+    dataset = load_dataset(str(Path(output_dir).expanduser()), split="train")
+    return dataset  # pyright: ignore[reportReturnType]
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ubgen generate``: the exit code, 2 for what the user can put right."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    settings = parse_settings(
+        GenerateSettings, argv, prog="ubgen generate", description=(__doc__ or "").split("\n")[0]
+    )
+    if settings.dry_run:
+        prompts = class_prompts(settings.load_classes(), settings.template)
+        for sample in samples(settings, prompts, range(len(prompts) * settings.samples_per_class)):
+            line = {
+                "index": sample.index,
+                "class_name": sample.prompt.name,
+                "label": sample.prompt.label,
+                "prompt": sample.prompt.prompt,
+                "seed": sample.seed,
+            }
+            print(json.dumps(line))
+        return
+    write_dataset(settings)
+
+
+def samples(settings: GenerateSettings, prompts: Sequence[ClassPrompt], indices: range) -> Iterator[Sample]:
+    """The samples of those indices: classes take turns, and the seed hashes the class's key and its own count."""
+    for index in indices:
+        number, label = divmod(index, len(prompts))
+        yield Sample(index, prompts[label], sample_seed(settings.seed, prompts[label].key, number))
+
+
+def write_dataset(settings: GenerateSettings) -> None:
+    """Check everything, then write the shards that are missing and that this process has to write."""
+    if settings.output_dir is None:
+        raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
+    classes = settings.load_classes()
+    names = label_names(classes)
+    prompts = class_prompts(classes, settings.template)
+    import torch
+
+    if settings.threads is not None:
+        torch.set_num_threads(settings.threads)
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    manifest = _manifest(settings, classes, torch.get_num_threads(), device)
+    num_samples = len(prompts) * settings.samples_per_class
+    shards = DatasetShards(settings.output_dir, manifest, num_samples, settings.samples_per_shard)
+    shards.check()
+    if shards.is_finished():
+        _say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
+        return
+    own = [shard for shard in shards.missing() if shard.number % world_size == rank]
+    if own:
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        # before the folder is made: a model that does not load leaves nothing behind
+        pipeline = _load_pipeline(settings, prompts, device)
+        shards.open()
+        features = _features(names, pipeline.safety_checker is not None)
+        report = _progress(sum(shard.stop - shard.start for shard in own))
+        for shard in own:
+            shards.write(shard, _rows(settings, pipeline, prompts, shard, report), features)
+    if rank == 0:
+        while shards.missing():
+            time.sleep(0.5)
+        shards.finish(_card(settings, names, num_samples))
+        _say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
+
+
+def _load_pipeline(settings: GenerateSettings, prompts: Sequence[ClassPrompt], device: str) -> "UbGenPipeline":
+    from .models import load_pipeline
+
+    pipeline = load_pipeline(
+        settings.model,
+        lora=settings.lora,
+        scheduler=settings.scheduler,
+        revision=settings.revision,
+        device=device,
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    pipeline.check_prompt_lengths([item.prompt for item in prompts], [item.name for item in prompts])
+    pipeline.latent_shape(settings.height, settings.width)
+    return pipeline
+
+
+def _rows(
+    settings: GenerateSettings,
+    pipeline: "UbGenPipeline",
+    prompts: Sequence[ClassPrompt],
+    shard: Shard,
+    report: Callable[[int], None],
+) -> Iterator[dict[str, Any]]:
+    """The shard's rows, drawn in batches that start with the shard."""
+    for start in range(shard.start, shard.stop, settings.batch_size):
+        batch = list(samples(settings, prompts, range(start, min(start + settings.batch_size, shard.stop))))
+        output = pipeline(
+            [sample.prompt.name for sample in batch],
+            prompts=[sample.prompt.prompt for sample in batch],
+            seeds=[sample.seed for sample in batch],
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            negative_prompt=settings.negative_prompt,
+            height=settings.height,
+            width=settings.width,
+        )
+        assert not isinstance(output, tuple)
+        for position, sample in enumerate(batch):
+            png = io.BytesIO()
+            output.images[position].save(png, format="PNG")
+            row = {
+                "image": {"bytes": png.getvalue(), "path": None},
+                "label": sample.prompt.label,
+                "class_name": sample.prompt.name,
+                "prompt": sample.prompt.prompt,
+                "seed": sample.seed,
+                "index": sample.index,
+                "model": _public_name(settings.model),
+                "lora": _public_name(settings.lora),
+                "num_inference_steps": settings.num_inference_steps,
+                "guidance_scale": settings.guidance_scale,
+                "scheduler": type(pipeline.scheduler).__name__,
+                "negative_prompt": settings.negative_prompt,
+            }
+            if output.nsfw_content_detected is not None:
+                row["nsfw_content_detected"] = output.nsfw_content_detected[position]
+            yield row
+        report(len(batch))
+
+
+def _features(names: Sequence[str], has_safety_checker: bool) -> "Features":
+    from datasets import ClassLabel, Features, Image, Value
+
+    columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
+    columns |= {name: Value("string") for name in ("class_name", "prompt")}
+    columns |= {name: Value("int64") for name in ("seed", "index")}
+    columns |= {name: Value("string") for name in ("model", "lora")}
+    columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
+    columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
+    # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
+    if has_safety_checker:
+        columns["nsfw_content_detected"] = Value("bool")
+    return Features(columns)
+
+
+def _manifest(settings: GenerateSettings, classes: Sequence[ClassName], threads: int, device: str) -> dict[str, Any]:
+    """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
+    kept = dataclasses.asdict(settings)
+    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
+        del kept[name]
+    from .models import resolve_model
+
+    return {
+        **kept,
+        "class_names": [[item.name, item.class_id, item.definition] for item in classes],
+        "model": _fingerprint(resolve_model(settings.model)),
+        "lora": _fingerprint(settings.lora),
+        "threads": threads,
+        "device": device,
+        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow", "pyarrow")},
+    }
+
+
+def _fingerprint(source: str | None) -> str | None:
+    """SHA-256 of a model's or LoRA's files, for those that are here; a Hub id stands for itself."""
+    if source is None or not Path(source).expanduser().exists():
+        return source
+    path = Path(source).expanduser()
+    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
+    digest = hashlib.sha256()
+    for file in files:
+        with open(file, "rb") as stream:
+            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
+
+
+def _public_name(source: str | None) -> str | None:
+    """A model's name as it may be published: of a path on this machine, its last part only."""
+    if source is not None and Path(source).expanduser().exists():
+        return Path(source).expanduser().resolve().name
+    return source
+
+
+def _card(settings: GenerateSettings, names: Sequence[str], num_samples: int) -> str:
+    # no `configs`: datasets finds data/train-*.parquet itself, and with `configs` its cache would take two local
+    # folders of one name for the same dataset
+    metadata = {"task_categories": ["image-classification"], "tags": ["synthetic", "ubgen"]}
+    facts = {
+        "classes": list(names),
+        "samples_per_class": settings.samples_per_class,
+        "model": _public_name(settings.model),
+        "lora": _public_name(settings.lora),
+        "template": settings.template,
+        "num_inference_steps": settings.num_inference_steps,
+        "guidance_scale": settings.guidance_scale,
+        "seed": settings.seed,
+    }
+    # an indented block of JSON: no text in it can end the block or become markup
+    block = "\n".join("    " + line for line in json.dumps(facts, indent=2).splitlines())
+    return (
+        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# Generated images\n\n"
+        f"{num_samples} synthetic images of {len(names)} classes, drawn by a text-to-image model with ubgen."
+        " Labels are what the model was asked for; nobody has checked that the images show it.\n\n"
+        f"{block}\n"
+    )
+
+
+def _progress(num_images: int) -> Callable[[int], None]:
+    """A function that counts images made and reports images/s and time left on stderr."""
+    started = last = time.monotonic()
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        # a line every second is enough, in a terminal or a log
+        if now - last < 1 and done < num_images:
+            return
+        last = now
+        rate = done / max(now - started, 1e-9)
+        left = time.strftime("%H:%M:%S", time.gmtime((num_images - done) / rate))
+        _say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
+
+    return report
+
+
+def _say(text: str) -> None:
+    print(f"ubgen: {text}", file=sys.stderr, flush=True)
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

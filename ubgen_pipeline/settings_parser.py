@@ -1,0 +1,146 @@
+"""One parser for every command: a dataclass of settings, filled from flags or from ``--config FILE.yaml``."""
+
+import argparse
+import dataclasses
+import difflib
+import errno
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+import yaml
+from trl.scripts.utils import TrlParser
+
+Settings = TypeVar("Settings")
+
+
+class SettingsParser(TrlParser):
+    """TRL's parser, raising ``ValueError`` instead of leaving the process, and checking the YAML file's values too."""
+
+    def __init__(self, settings_type: Any, **kwargs: Any):
+        super().__init__([settings_type], allow_abbrev=False, **kwargs)
+        self.add_argument("--config", metavar="FILE.yaml", help="YAML file of settings; flags override it")
+
+    def error(self, message: str) -> NoReturn:
+        raise ValueError(f"{message}. See --help.")
+
+    def parse(self, argv: Sequence[str]) -> Any:
+        """Settings from ``argv``, on top of the YAML file it names, on top of the defaults.
+
+        Raises:
+            ValueError: an unknown flag or key, or a value of the wrong type.
+        """
+        finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        finder.add_argument("--config")
+        finder.error = self.error
+        if (config := finder.parse_known_args(list(argv))[0].config) is not None:
+            self._set_defaults_from(Path(config))
+        settings, *_, remaining = self.parse_args_into_dataclasses(
+            list(argv), return_remaining_strings=True, look_for_args_file=False
+        )
+        if remaining:
+            flags = [option for action in self._actions for option in action.option_strings if "_" not in option]
+            raise ValueError(f"unknown argument {remaining[0]!r}{_nearest(remaining[0], flags)}. See --help.")
+        return settings
+
+    def _set_defaults_from(self, file: Path) -> None:
+        try:
+            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+            raise ValueError(f"--config is {str(file)!r}, which could not be read as YAML: {error}") from error
+        if not isinstance(values, dict):
+            raise ValueError(f"--config is {str(file)!r}, which holds no settings; write lines `name: value`.")
+        actions = {action.dest: action for action in self._actions if action.dest not in ("config", "help")}
+        for key, value in values.items():
+            name = str(key).replace("-", "_")
+            if name not in actions:
+                raise ValueError(f"unknown key {str(key)!r} in {str(file)!r}{_nearest(name, list(actions))}.")
+            # a flag and its --no-… twin share a name
+            checked = _checked(actions[name], value, file)
+            for action in self._actions:
+                if action.dest == name:
+                    action.default, action.required = checked, False
+
+
+def parse_settings(
+    settings_type: type[Settings],
+    argv: Sequence[str] | None = None,
+    *,
+    prog: str | None = None,
+    description: str | None = None,
+) -> Settings:
+    """Settings of that dataclass from flags or ``--config FILE.yaml``; flags win. ``--help`` prints and exits.
+
+    Args:
+        settings_type: dataclass, each field with ``metadata={"help": …}``.
+        argv: the arguments after the command's name; None takes the process's own.
+        prog, description: for ``--help``.
+
+    Raises:
+        ValueError: an unknown flag or YAML key (with the nearest one that exists), or a value of the wrong type.
+    """
+    parser = SettingsParser(settings_type, prog=prog, description=description)
+    return parser.parse(sys.argv[1:] if argv is None else argv)
+
+
+def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
+    """Run a command's body and return its exit code: what a user can cause is one line on stderr and code 2.
+
+    Other exceptions are defects and keep their traceback. An interrupt returns 130, as a shell reports it.
+    """
+    try:
+        return body(sys.argv[1:] if argv is None else argv) or 0
+    except KeyboardInterrupt:
+        print("ubgen: interrupted", file=sys.stderr)
+        return 130
+    except ValueError as error:
+        print(f"ubgen: error: {error}", file=sys.stderr)
+    except OSError as error:
+        print(f"ubgen: error: {explain(error)}", file=sys.stderr)
+    return 2
+
+
+def explain(error: OSError) -> str:
+    """One line that says what the operating system refused, and what to do."""
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        return f"no space left to write{where}; free some and run the same command again: it resumes."
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"no permission to write or read{where}; choose another directory or change its permissions."
+    return f"{error.strerror or error}{where}"
+
+
+def _checked(action: argparse.Action, value: Any, file: Path) -> Any:
+    """The YAML value as the flag's own type, or ``ValueError``; a dictionary is for a field that takes one."""
+    if value is None or isinstance(value, dict):
+        return value
+    if action.nargs == "+":
+        return [_converted(action, item, file) for item in (value if isinstance(value, list) else [value])]
+    return value if isinstance(value, list) else _converted(action, value, file)
+
+
+def _converted(action: argparse.Action, value: Any, file: Path) -> Any:
+    if action.type is str and isinstance(value, bool):
+        # YAML 1.1 reads a bare yes, no, on, off as truth values
+        raise ValueError(f"{action.dest} in {str(file)!r} is read by YAML as {value}; put the text in quotes.")
+    try:
+        # numbers go through their text, so that 0.5 is refused where a whole number is due
+        converted = action.type(str(value)) if callable(action.type) else value
+    except (ValueError, TypeError, argparse.ArgumentTypeError) as error:
+        raise ValueError(f"{action.dest} in {str(file)!r} is {value!r}; {error}.") from error
+    if action.choices is not None and converted not in action.choices:
+        raise ValueError(
+            f"{action.dest} in {str(file)!r} is {value!r}; choose one of {', '.join(map(str, action.choices))}."
+        )
+    return converted
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0)
+    return f"; the nearest is {near[0]!r}" if near else ""
+
+
+def field_help(help: str, default: Any = dataclasses.MISSING) -> Any:
+    """A dataclass field with its help text; without a default it is required."""
+    return dataclasses.field(default=default, metadata={"help": help})
