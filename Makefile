@@ -1,29 +1,30 @@
-# Every target makes .venv and installs what it needs from nothing.
-PYTHON ?= python3.11
+# Every target makes .venv and installs what it needs from nothing; the stamp says that this was done.
+PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
 VENV := .venv
-RUN := $(VENV)/bin/
 STAMP := $(VENV)/.installed
+BIN := $(VENV)/bin
 
 .PHONY: demo test lint mini install
-install: $(STAMP)
-
-# torchvision first and without a version of torch: it names the torch build it was made for
-$(STAMP): pyproject.toml setup.py
-	command -v $(PYTHON) >/dev/null && $(PYTHON) -m venv $(VENV) || python3 -m venv $(VENV)
-	$(RUN)python -m pip install --quiet torchvision
-	$(RUN)python -m pip install --quiet --editable '.[dev]'
-	touch $@
 
 demo: $(STAMP)
-	$(RUN)python benchmarks/demo.py
+	$(BIN)/python benchmarks/demo.py
 
 test: $(STAMP)
-	$(RUN)python -m pytest
+	$(BIN)/python -m pytest
 
 lint: $(STAMP)
-	$(RUN)ruff check .
-	$(RUN)ruff format --check .
-	$(RUN)pyright
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
 
 mini: $(STAMP)
-	$(RUN)python training/train_mini.py
+	$(BIN)/python training/train_mini.py
+
+install: $(STAMP)
+
+# torchvision first: it names the one build of torch that it was made for, so that no other torch can slip in
+$(STAMP): pyproject.toml setup.py
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet torchvision
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $@

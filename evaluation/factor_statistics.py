@@ -1,6 +1,6 @@
 """How far a scene's factors (background, texture …) follow its class: the numbers behind the demo's table.
 
-Shapes: N samples, C classes, V values of a factor. Every array holds integers; labels lie in [0, C), factors in [0, V).
+Shapes: N samples, C classes, V values of a factor. Arrays hold integers: labels in [0, C), factors in [0, V).
 Factors are what a judge read off the images, or the truth where it is known; nothing here looks at pixels.
 """
 

@@ -1,4 +1,4 @@
-"""Reads the sources: who imports whom (the table of rooms), no pickle, no remote code, no names that hide libraries."""
+"""Reads the sources: who imports whom (the table of rooms), no pickle, no remote code, no name hiding a library."""
 
 import ast
 import sys
@@ -93,7 +93,9 @@ def test_the_checks_find_what_they_look_for():
         "m.from_pretrained('x', use_safetensors=False)\n"
     )
     assert len(unsafe_uses(bad)) == 9
-    assert not unsafe_uses(ast.parse("f(trust_remote_code=False, use_safetensors=True)\nimport torch\ntorch.tensor(1)"))
+    assert not unsafe_uses(
+        ast.parse("f(trust_remote_code=False, use_safetensors=True)\nimport torch\ntorch.tensor(1)")
+    )
     wrong_way = ast.parse("def f():\n    from ubgen_training.x import y\nfrom . import z\nimport ubgen_hub_cards")
     assert forbidden_imports(wrong_way, "ubgen_pipeline") == {"ubgen_training"}
     assert forbidden_imports(wrong_way, "evaluation") == {"ubgen_training", "ubgen_hub_cards"}

@@ -1,0 +1,147 @@
+"""The documents: marked blocks run, every flag they name exists, every link leads somewhere.
+
+A fenced block whose info string is ``python run`` or ``bash run`` is run. The blocks of one document run in order, in
+one folder that looks like the clone's root.
+"""
+
+import ast
+import os
+import re
+import shlex
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+_FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_HELP = {
+    "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
+    "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
+    "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
+    "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
+}
+
+
+class Block(NamedTuple):
+    """A fenced block of a document."""
+
+    language: str
+    is_run: bool
+    text: str
+
+
+def blocks(document: Path) -> list[Block]:
+    return [
+        Block(language, mark == "run", text) for language, mark, text in _FENCE.findall(document.read_text("utf-8"))
+    ]
+
+
+def name_of(document: Path) -> str:
+    return document.stem
+
+
+@cache
+def known_flags(command: str) -> set[str]:
+    done = subprocess.run(_HELP[command], cwd=ROOT, capture_output=True, text=True, check=True)
+    return set(re.findall(r"--[\w-]+", done.stdout))
+
+
+def named_flags(text: str) -> list[tuple[str, str]]:
+    """(command, flag) pairs of the shell lines in the text that call one of our commands."""
+    pairs = []
+    for line in text.replace("\\\n", " ").splitlines():
+        words = shlex.split(line, comments=True)
+        command = next((Path(word).name for word in words if Path(word).name in _HELP), None)
+        if command is not None:
+            start = next(i for i, word in enumerate(words) if Path(word).name == command)
+            pairs += [(command, word.partition("=")[0]) for word in words[start:] if word.startswith("--")]
+    return pairs
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_marked_blocks_run(document, tmp_path):
+    from ubgen_pipeline.mini import mini_model_path
+
+    marked = [block for block in blocks(document) if block.is_run]
+    if not marked:
+        pytest.skip("nothing marked to be run")
+    assert (Path(mini_model_path()) / "model_index.json").is_file(), "the blocks draw with the mini model: `make mini`"
+    for item in ("ubgen_pipeline", "training", "benchmarks"):
+        (tmp_path / item).symlink_to(ROOT / item)
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": path, "HF_HOME": str(tmp_path / "hf")}
+    for block in marked:
+        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        done = subprocess.run([*command, block.text], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
+
+
+def test_the_readme_opens_with_ten_lines_that_run():
+    first = blocks(DOCUMENTS[0])[0]
+    assert first.language == "python" and first.is_run
+    assert len([line for line in first.text.splitlines() if line]) <= 10
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_blocks_are_well_formed(document):
+    for block in blocks(document):
+        assert block.language in ("python", "bash"), block
+        if block.language == "python":
+            ast.parse(block.text)
+        else:
+            subprocess.run(["bash", "-n", "-c", block.text], check=True)
+    assert document.read_text("utf-8").count("```") == 2 * len(blocks(document))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_flags_exist(document):
+    for block in blocks(document):
+        if block.language == "bash":
+            for command, flag in named_flags(block.text):
+                assert flag in known_flags(command), f"{command} has no flag {flag}"
+
+
+def test_flags_are_found_in_shell_lines():
+    text = (
+        'ubgen generate --model mini --class-names a "b c"  # --not-this\nx --y\naccelerate launch --a t/demo.py --b=1'
+    )
+    assert named_flags(text) == [("generate", "--model"), ("generate", "--class-names"), ("demo.py", "--b")]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_settings_named_in_tables_and_text_exist(document):
+    """Names in backticks with an underscore are settings, functions or files of this project."""
+    sources = "\n".join(
+        file.read_text("utf-8")
+        for folder in ("ubgen_pipeline", "training", "evaluation", "benchmarks")
+        for file in (ROOT / folder).rglob("*.py")
+    )
+    prose = _FENCE.sub("", document.read_text("utf-8"))
+    for name in re.findall(r"`(?:--)?([a-z]+(?:_[a-z]+)+)(?:\(\))?`", prose):
+        # TrainingArguments' own settings are not in our sources
+        assert name in sources or name in known_flags_text("train_ubgen.py"), name
+
+
+@cache
+def known_flags_text(command: str) -> str:
+    return " ".join(known_flags(command))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_links_lead_somewhere(document):
+    for target in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
+        if "://" not in target:
+            assert (document.parent / target).is_file(), target
+
+
+def test_make_targets_named_in_documents_exist():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    text = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
+    named = set(re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", text, re.MULTILINE))
+    assert {first or second for first, second in named} <= targets
+    assert {"demo", "test", "lint", "mini"} <= targets
