@@ -70,7 +70,7 @@ def train_clip(data: SceneSet, tokenizer, *, num_steps: int, batch_size: int = 1
     return model
 
 
-def train_factor_classifier(data: SceneSet, *, num_steps: int, batch_size: int = 128, seed: int = 1) -> ConvTower:
+def train_factor_classifier(data: SceneSet, *, num_steps: int, batch_size: int = 64, seed: int = 1) -> ConvTower:
     """Cross-entropy on class, background and texture; small noise and blur keep it from reading pixel-exact cues."""
     torch.manual_seed(seed)
     model = ConvTower(sum(FACTOR_SIZES.values()))

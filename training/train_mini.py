@@ -27,7 +27,7 @@ from ubgen_training.mini_denoiser import assemble_pipeline, prompt_table, train_
 from ubgen_training.mini_judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
 from ubgen_training.mini_tokenizer import build_tokenizer
 
-STAGES = ("autoencoder", "judges", "denoiser", "measure")
+STAGES = ("autoencoder", "clip", "judges", "denoiser", "measure")
 WORLD_BIAS = 0.95
 JUDGE_FOLDER = Path(mini_model_path()).parent / "classifier"
 
@@ -40,18 +40,21 @@ def build_autoencoder_stage(settings: argparse.Namespace) -> None:
     model.save_pretrained(settings.work_dir / "vae")
 
 
-def build_judges_stage(settings: argparse.Namespace) -> None:
+def build_clip_stage(settings: argparse.Namespace) -> None:
     tokenizer, folder = build_tokenizer(), Path(mini_clip_path())
     clip = train_clip(render_set(30_000, bias=0.0, seed=21), tokenizer, num_steps=settings.clip_steps)
     save_float16(clip, folder / "model.safetensors")
     tokenizer.save_pretrained(folder)
     config = {"vocabulary_size": len(tokenizer), "context_length": tokenizer.model_max_length}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+
+def build_judges_stage(settings: argparse.Namespace) -> None:
     # other scenes than the CLIP's, so that the judge is independent of the reward
     judge_data = render_set(30_000, bias=0.0, seed=31)
     classifier = train_factor_classifier(judge_data, num_steps=settings.judge_steps)
     save_float16(classifier, JUDGE_FOLDER / "factors.safetensors")
-    scorer = train_quality_scorer(judge_data, num_steps=settings.judge_steps)
+    scorer = train_quality_scorer(judge_data, num_steps=settings.quality_steps)
     save_float16(scorer, JUDGE_FOLDER / "quality.safetensors")
 
 
@@ -125,10 +128,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("build/mini"), help="resumable training states")
     parser.add_argument("--autoencoder-steps", type=int, default=3300)
     parser.add_argument("--decoder-steps", type=int, default=2000)
-    parser.add_argument("--clip-steps", type=int, default=1500)
-    parser.add_argument("--judge-steps", type=int, default=900)
-    parser.add_argument("--denoiser-steps", type=int, default=10_000)
-    parser.add_argument("--denoiser-scenes", type=int, default=40_000)
+    parser.add_argument("--clip-steps", type=int, default=1200)
+    parser.add_argument("--judge-steps", type=int, default=2500)
+    parser.add_argument("--quality-steps", type=int, default=500)
+    parser.add_argument("--denoiser-steps", type=int, default=5500)
+    parser.add_argument("--denoiser-scenes", type=int, default=30_000)
     parser.add_argument(
         "--max-minutes", type=float, default=float("inf"), help="stop the denoiser early; run again to go on"
     )
@@ -140,6 +144,7 @@ def main(argv: list[str] | None = None) -> None:
     settings.work_dir.mkdir(parents=True, exist_ok=True)
     stages = {
         "autoencoder": build_autoencoder_stage,
+        "clip": build_clip_stage,
         "judges": build_judges_stage,
         "denoiser": build_denoiser_stage,
         "measure": measure_stage,
