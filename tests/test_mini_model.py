@@ -73,8 +73,7 @@ def test_quality_falls_with_damage(held_out):
     for severity in (0.0, 0.5, 1.0):
         damaged = damage(images, torch.full((80,), severity), torch.arange(80) % 4)
         means.append(float((scorer(damaged).softmax(dim=1) @ levels).mean()))
-    assert means[0] > 4.3 > means[1] > means[2]
-    assert means[2] < 2.5
+    assert means[0] > 4.0 > means[1] + 0.5 > means[2] + 1
 
 
 def test_autoencoder_reconstructs(held_out, shipped_pipeline):
