@@ -16,7 +16,6 @@ from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGR
 from ubgen_training.mini_autoencoder import reconstruction_psnr
 from ubgen_training.mini_batches import render_set
 from ubgen_training.mini_judges import damage, zero_shot_accuracy
-from ubgen_training.mini_tokenizer import build_tokenizer
 
 
 @pytest.fixture(scope="module")
@@ -42,8 +41,8 @@ def test_shipped_weights_are_small_half_precision_safetensors():
 
 
 def test_clip_names_unbiased_scenes(held_out):
-    model, _ = load_mini_clip()
-    assert zero_shot_accuracy(model, build_tokenizer(), held_out) >= 0.95
+    model, tokenize = load_mini_clip()
+    assert zero_shot_accuracy(model, tokenize, held_out) >= 0.95
 
 
 def test_clip_has_a_gradient_in_the_image(held_out):

@@ -1,6 +1,8 @@
 """The mini model's own training: losses against references, states that resume bit-equal."""
 
 import random
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -58,6 +60,18 @@ def test_every_word_of_the_world_is_one_token_and_unknown_text_survives():
         assert len(tokenizer.tokenize(word)) == 1, word
     assert len(tokenizer.tokenize("giraffe")) > 1
     assert tokenizer.decode(tokenizer("giraffe").input_ids, skip_special_tokens=True).strip() == "giraffe"
+
+
+def test_tokenizer_is_the_same_in_every_process():
+    program = (
+        "from ubgen_training.mini_tokenizer import build_tokenizer; "
+        "print(sorted(build_tokenizer().get_vocab().items()))"
+    )
+    seen = {
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+        for _ in range(2)
+    }
+    assert seen == {f"{sorted(build_tokenizer().get_vocab().items())}\n"}
 
 
 def test_prompt_table_holds_bare_name_caption_and_empty_prompt():

@@ -131,9 +131,8 @@ def train_quality_scorer(data: SceneSet, *, num_steps: int, batch_size: int = 12
 
 
 @torch.no_grad()
-def zero_shot_accuracy(model: open_clip.CLIP, tokenizer, data: SceneSet, template: str = "photo of {}") -> float:
-    """Share of scenes whose class name, among the ten, is nearest in the CLIP's space."""
-    tokenize = text_tokenizer(tokenizer, tokenizer.model_max_length)
+def zero_shot_accuracy(model: open_clip.CLIP, tokenize, data: SceneSet, template: str = "photo of {}") -> float:
+    """Share of scenes whose class name, among the ten, is nearest in CLIP space; ``tokenize`` makes token ids."""
     text_features = model.encode_text(tokenize([template.format(name) for name in CLASS_NAMES]), normalize=True)
     hits = 0
     for images, labels in zip(data.images.split(200), data.labels.split(200)):

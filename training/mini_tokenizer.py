@@ -17,7 +17,7 @@ VOCABULARY_SIZE = 1024
 
 
 def build_tokenizer() -> CLIPTokenizer:
-    """Learn byte-pair merges such that every word of the world is one token."""
+    """Learn byte-pair merges such that every word of the world is one token; the same ones in every process."""
     words = ["a", "photo", "of", "on", *CLASS_NAMES, *NOVEL_CLASS_NAMES, *TEXTURE_NAMES, *BACKGROUND_NAMES]
     alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
     learner = Tokenizer(BPE(end_of_word_suffix="</w>"))
@@ -29,7 +29,8 @@ def build_tokenizer() -> CLIPTokenizer:
     trainer = BpeTrainer(
         vocab_size=VOCABULARY_SIZE, initial_alphabet=alphabet, end_of_word_suffix="</w>", show_progress=False
     )
-    learner.train_from_iterator(words * 4, trainer)
+    # the learner breaks ties between equally frequent pairs at random, so no two pairs may be equally frequent
+    learner.train_from_iterator([word for i, word in enumerate(words) for _ in range(100 + i * i)], trainer)
     model = json.loads(learner.to_str())["model"]
     merges = [tuple(pair) for pair in model["merges"]]
     pieces = list(dict.fromkeys([*alphabet, *(f"{letter}</w>" for letter in alphabet), *(a + b for a, b in merges)]))

@@ -92,12 +92,12 @@ def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
     from diffusers import StableDiffusionPipeline
 
     held_out = render_set(2000, bias=0.0, seed=99)
-    clip, _ = load_mini_clip()
+    clip, tokenize = load_mini_clip()
     pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), torch_dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     judged = predict_factors(held_out.images.permute(0, 2, 3, 1).numpy())
     figures = {
-        "clip_zero_shot_accuracy": zero_shot_accuracy(clip, build_tokenizer(), held_out),
+        "clip_zero_shot_accuracy": zero_shot_accuracy(clip, tokenize, held_out),
         "classifier_accuracy_on_scenes": float((judged["class"] == held_out.labels.numpy()).mean()),
         "autoencoder_psnr_db": reconstruction_psnr(pipeline.vae, held_out.images),
     }

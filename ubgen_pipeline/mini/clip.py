@@ -30,17 +30,13 @@ def build_mini_clip(vocabulary_size: int, context_length: int) -> open_clip.CLIP
     """The untrained model: 64x64 images and token ids to features of width ``EMBED_DIM``."""
     model = open_clip.CLIP(
         embed_dim=EMBED_DIM,
-        vision_cfg={"layers": 1, "width": 64, "head_width": 32, "image_size": 64, "patch_size": 16},
-        text_cfg={
-            "context_length": context_length,
-            "vocab_size": vocabulary_size,
-            "width": 96,
-            "heads": 4,
-            "layers": 2,
-        },
+        vision_cfg=open_clip.CLIPVisionCfg(layers=1, width=64, head_width=32, image_size=64, patch_size=16),
+        text_cfg=open_clip.CLIPTextCfg(
+            context_length=context_length, vocab_size=vocabulary_size, width=96, heads=4, layers=2
+        ),
     )
     # open_clip's own towers learn too slowly at 64 pixels: they shrink the image fourfold before the first block
-    model.visual = ImageTower(EMBED_DIM)
+    model.visual = ImageTower(EMBED_DIM)  # type: ignore[assignment]
     return model
 
 

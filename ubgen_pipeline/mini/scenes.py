@@ -73,7 +73,7 @@ def _distinct_colours(rng: np.random.Generator, background: np.ndarray):
         colour = rng.integers(0, 256, 3)
         if all(np.linalg.norm(colour - other) > _MIN_CONTRAST for other in taken):
             taken.append(colour)
-    first, second = (tuple(int(channel) for channel in colour) for colour in taken[1:])
+    first, second = ((int(red), int(green), int(blue)) for red, green, blue in taken[1:])
     return first, second
 
 
@@ -114,12 +114,17 @@ def draw_factors(
         class_name=class_name,
         texture=texture,
         background=background,
-        centre=tuple(float(c) for c in rng.uniform(radius + 1, IMAGE_SIZE - radius - 1, 2)),
+        centre=_point(rng, radius + 1, IMAGE_SIZE - radius - 1),
         radius=float(radius),
         turn=float(rng.uniform(-15, 15)),
         colours=_distinct_colours(rng, BACKGROUNDS[background](np.random.default_rng(surface_seed))),
         surface_seed=surface_seed,
     )
+
+
+def _point(rng: np.random.Generator, low: float, high: float) -> tuple[float, float]:
+    x, y = rng.uniform(low, high, 2)
+    return float(x), float(y)
 
 
 def _coverage(factors: SceneFactors) -> np.ndarray:

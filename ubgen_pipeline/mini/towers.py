@@ -25,7 +25,7 @@ class ConvTower(nn.Module):
 
     def __init__(self, num_outputs: int, widths: tuple[int, ...] = (24, 48, 96, 128)):
         super().__init__()
-        blocks = [nn.Conv2d(3, widths[0], 3, 1, 1)]
+        blocks: list[nn.Module] = [nn.Conv2d(3, widths[0], 3, 1, 1)]
         for in_channels, out_channels in zip((widths[0], *widths), widths):
             blocks.append(ResidualBlock(in_channels, out_channels, stride=2))
         self.blocks = nn.Sequential(*blocks)

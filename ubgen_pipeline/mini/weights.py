@@ -1,13 +1,16 @@
 """Reading the shipped weights: stored as fp16 safetensors, used as float32."""
 
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from safetensors.torch import load_file, save_file
 from torch import nn
 
+Model = TypeVar("Model", bound=nn.Module)
 
-def load_float32(model: nn.Module, file: Path) -> nn.Module:
+
+def load_float32(model: Model, file: Path) -> Model:
     """Fill ``model`` from ``file`` and return it frozen, in eval mode."""
     tensors = load_file(file)
     model.load_state_dict(
