@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL
 
-from .mini_batches import SceneSet, index_batches, to_unit_range
+from .mini_batches import SceneSet, index_batches, mixed_precision, to_unit_range
 from .training_state import ExponentialAverage, load_training_state, save_training_state
 
 KL_WEIGHT = 1e-5
@@ -72,7 +72,7 @@ def _descend(
     for batch in index_batches(len(data), BATCH_SIZE, seed=seed, start_step=step, num_steps=num_steps):
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 200) * max(0.02, 1 - step / num_steps)
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             loss = loss_of(to_unit_range(data.images[batch]))
         optimizer.zero_grad()
         loss.backward()

@@ -61,3 +61,8 @@ def index_batches(
     for step in range(start_step, num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step)
         yield torch.randint(num_items, (batch_size,), generator=generator)
+
+
+def mixed_precision() -> torch.autocast:
+    """bfloat16 autocast where the CPU computes in it; elsewhere it is emulated, many times slower, so float32."""
+    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())

@@ -11,7 +11,7 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusi
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from .mini_batches import index_batches
+from .mini_batches import index_batches, mixed_precision
 from .training_state import ExponentialAverage, load_training_state, save_training_state
 
 TEXT_WIDTH = 96
@@ -79,7 +79,6 @@ def train_denoiser(
     learning_rate: float = 1e-3,
     max_seconds: float = float("inf"),
     seed: int = 0,
-    autocast: bool = True,
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train on scaled ``latents (N, 4, 16, 16)`` with token ids ``prompts (N, 3, L)``; returns the averaged weights.
 
@@ -112,7 +111,7 @@ def train_denoiser(
         weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 300) * max(0.03, 1 - step / num_steps)
-        with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        with mixed_precision():
             prompt_embeds = text_encoder(prompts[batch, column]).last_hidden_state
             predicted = unet(noisy, timesteps, prompt_embeds).sample.float()
         loss = ((predicted - target).square().mean(dim=(1, 2, 3)) * weight).mean()

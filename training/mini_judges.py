@@ -14,7 +14,7 @@ from ubgen_pipeline.mini.quality import QUALITY_LEVELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.mini.towers import ConvTower
 
-from .mini_batches import SceneSet, index_batches, to_unit_range
+from .mini_batches import SceneSet, index_batches, mixed_precision, to_unit_range
 from .mini_captions import draw_caption, factor_table, true_pairs
 
 
@@ -25,7 +25,7 @@ def _descend(model: nn.Module, batches, loss_of, *, name: str, num_steps: int, l
     started = time.monotonic()
     model.train()
     for step, batch in enumerate(batches, start=1):
-        with torch.autocast("cpu", torch.bfloat16):
+        with mixed_precision():
             loss = loss_of(batch)
         optimizer.zero_grad()
         loss.backward()

@@ -93,7 +93,7 @@ def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
 
     held_out = render_set(2000, bias=0.0, seed=99)
     clip, tokenize = load_mini_clip()
-    pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     judged = predict_factors(held_out.images.permute(0, 2, 3, 1).numpy())
     figures = {
@@ -105,11 +105,11 @@ def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
     for start in range(0, settings.measure_images, 50):
         names = [CLASS_NAMES[i % len(CLASS_NAMES)] for i in range(start, start + 50)]
         generators = [torch.Generator().manual_seed(i) for i in range(start, start + 50)]
-        images += pipeline(
-            names, num_inference_steps=50, guidance_scale=2.0, generator=generators, output_type="np"
-        ).images.tolist()
+        images.append(
+            pipeline(names, num_inference_steps=50, guidance_scale=2.0, generator=generators, output_type="np").images
+        )
         labels += names
-    predicted = predict_factors(np.concatenate(images), load_factor_classifier())
+    predicted = predict_factors((np.concatenate(images) * 255).round().astype(np.uint8), load_factor_classifier())
     own_background = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in labels]
     own_texture = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in labels]
     figures |= {
