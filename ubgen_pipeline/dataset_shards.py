@@ -80,8 +80,14 @@ class DatasetShards:
     def open(self) -> None:
         """Create the folder and its manifest where they are missing."""
         self.check()
-        (self.folder / "data").mkdir(parents=True, exist_ok=True)
-        self._manifest_file.parent.mkdir(exist_ok=True)
+        try:
+            (self.folder / "data").mkdir(parents=True, exist_ok=True)
+            self._manifest_file.parent.mkdir(exist_ok=True)
+        except OSError as error:
+            raise ValueError(
+                f"output_dir is {str(self.folder)!r}, which cannot be made ({error.strerror or error});"
+                " give a directory that you may write to."
+            ) from error
         if not self._manifest_file.exists():
             content = {"hash": settings_hash(self.manifest), "settings": self.manifest}
             self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")

@@ -1,0 +1,44 @@
+"""The ``ubgen`` command itself: finding subcommands, help, unknown names."""
+
+import subprocess
+import sys
+
+import pytest
+
+from ubgen_pipeline.command import main
+
+
+def test_help_lists_the_subcommands_with_a_summary(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (generate,) = [line for line in lines if line.split()[:1] == ["generate"]]
+    assert len(generate.split()) > 3
+
+
+def test_no_subcommand_prints_the_usage_and_fails(capsys):
+    assert main([]) == 2
+    assert "usage: ubgen" in capsys.readouterr().out
+
+
+def test_unknown_subcommand_names_the_known_ones(capsys):
+    assert main(["genarate"]) == 2
+    assert "unknown command 'genarate'" in (error := capsys.readouterr().err) and "generate" in error
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    name, version = capsys.readouterr().out.split()
+    assert name == "ubgen" and version[0].isdigit()
+
+
+def test_help_is_quick_for_it_imports_no_torch():
+    program = "import sys; from ubgen_pipeline.command import main; main(['--help']); print('torch' in sys.modules)"
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
+    assert printed.splitlines()[-1] == "False"
+
+
+@pytest.mark.parametrize("folder", ["/proc/ubgen", "/dev/null/ubgen"])
+def test_unwritable_folder_names_the_setting(folder, capsys):
+    flags = ["--model", "mini", "--class-names", "circle", "--num-inference-steps", "1", "--samples-per-class", "1"]
+    assert main(["generate", *flags, "--output-dir", folder]) == 2
+    assert f"output_dir is '{folder}'" in capsys.readouterr().err
