@@ -2,10 +2,20 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, DDPMScheduler
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    EDMEulerScheduler,
+    EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    HeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_pipeline.latent_denoising import denoising_steps
+from ubgen_pipeline.latent_denoising import denoising_steps, noise_levels, predicted_clean_latents
 
 NUM_STEPS = 6
 SHAPE = (2, 3, 3)
@@ -156,3 +166,98 @@ def test_bad_arguments_are_named_before_the_first_step(latents, prompt_embeds):
         denoising_steps(*arguments, gradient_steps={0, NUM_STEPS})
     with pytest.raises(ValueError, match="generators holds 1"):
         denoising_steps(*arguments, generators=step_generators([1]))
+    for outside in (-1, NUM_STEPS):
+        with pytest.raises(ValueError, match=f"stop_at is {outside}; the loop has steps 0 to 5"):
+            denoising_steps(*arguments, stop_at=outside)
+    with pytest.raises(ValueError, match=r"gradient_steps holds \[4, 5\], after stop_at = 3"):
+        denoising_steps(*arguments, gradient_steps={1, 4, 5}, stop_at=3)
+    edm = EDMEulerScheduler()
+    edm.set_timesteps(NUM_STEPS)
+    with pytest.raises(ValueError, match=r"the scheduler is EDMEulerScheduler .* no jump"):
+        denoising_steps(ToyDenoiser(), edm, latents, prompt_embeds, stop_at=3)
+
+
+VARIANCE_PRESERVING = [
+    DDPMScheduler,
+    DDIMScheduler,
+    PNDMScheduler,
+    DPMSolverMultistepScheduler,
+    UniPCMultistepScheduler,
+]
+VARIANCE_EXPLODING = [EulerDiscreteScheduler, HeunDiscreteScheduler]
+
+
+def make_jump_scheduler(kind, prediction_type="epsilon"):
+    settings = {"clip_sample": False} if kind in (DDPMScheduler, DDIMScheduler) else {}
+    # whole timesteps, whose noise level needs no interpolation
+    settings |= {"timestep_spacing": "leading"} if kind in VARIANCE_EXPLODING else {}
+    scheduler = kind(prediction_type=prediction_type, beta_start=1e-4, beta_end=0.02, **settings)
+    scheduler.set_timesteps(NUM_STEPS)
+    # DDPM draws its step noise here from the global generator
+    torch.manual_seed(0)
+    return scheduler
+
+
+def noised(kind, prediction_type, position):
+    """(scheduler, timestep, latents, a right prediction, x0), from the definitions of alpha, sigma and prediction."""
+    scheduler = make_jump_scheduler(kind, prediction_type)
+    timestep = scheduler.timesteps[position]
+    clean, noise = (draw_latents([seed], SHAPE).double() for seed in (3, 4))
+    # beta is linear from 0.0001 to 0.02 over 1,000 steps
+    signal = torch.linspace(1e-4, 0.02, 1000, dtype=torch.float64).sub(1).neg().cumprod(0)[int(timestep)]
+    root_signal, root_noise = signal.sqrt(), (1 - signal).sqrt()
+    latents = root_signal * clean + root_noise * noise
+    prediction = {"epsilon": noise, "v_prediction": root_signal * noise - root_noise * clean, "sample": clean}
+    if kind in VARIANCE_EXPLODING:
+        latents = latents / root_signal
+    return scheduler, timestep, latents, prediction[prediction_type], clean
+
+
+@pytest.mark.parametrize("position", [0, 3, 5])
+@pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction", "sample"])
+@pytest.mark.parametrize("kind", VARIANCE_PRESERVING + VARIANCE_EXPLODING)
+def test_predicted_clean_latents_of_a_right_prediction_are_the_clean_ones(kind, prediction_type, position):
+    scheduler, timestep, latents, prediction, clean = noised(kind, prediction_type, position)
+    found = predicted_clean_latents(scheduler, prediction, timestep, latents)
+    assert found.dtype == torch.float64
+    # the schedulers keep their noise schedule in single precision, divided here by an alpha down to 0.006
+    torch.testing.assert_close(found, clean, rtol=0, atol=1e-3 if position == 0 else 1e-5)
+
+
+def test_predicted_clean_latents_of_flow_matching():
+    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
+    scheduler.set_timesteps(NUM_STEPS)
+    clean, noise = (draw_latents([seed], SHAPE).double() for seed in (3, 4))
+    for position, timestep in enumerate(scheduler.timesteps):
+        sigma = scheduler.sigmas[position].double()
+        latents = (1 - sigma) * clean + sigma * noise
+        found = predicted_clean_latents(scheduler, noise - clean, timestep, latents)
+        torch.testing.assert_close(found, clean, rtol=0, atol=1e-6)
+        assert noise_levels(scheduler, timestep) == pytest.approx((1 - sigma.item(), sigma.item()), abs=1e-7)
+
+
+@pytest.mark.parametrize("kind", VARIANCE_PRESERVING + VARIANCE_EXPLODING)
+def test_a_jump_ends_the_loop_with_what_the_prediction_implies(kind, latents, prompt_embeds):
+    """Against a loop spelt out, for schedulers with a history and a noise scale too; the toy's gradient flows."""
+    toy, stop_at = ToyDenoiser(), 3
+    scheduler = make_jump_scheduler(kind)
+    start = latents * scheduler.init_noise_sigma
+    steps = list(denoising_steps(toy, scheduler, start, prompt_embeds, gradient_steps={stop_at}, stop_at=stop_at))
+    assert [step.index for step in steps] == [0, 1, 2, 3] and len(toy.calls) == 4
+    scheduler, state = make_jump_scheduler(kind), start
+    for timestep in scheduler.timesteps[:stop_at]:
+        with torch.no_grad():
+            prediction = toy(scheduler.scale_model_input(state, timestep), timestep, prompt_embeds)
+            state = scheduler.step(prediction, timestep, state, return_dict=False)[0]
+    timestep = scheduler.timesteps[stop_at]
+    prediction = toy(scheduler.scale_model_input(state, timestep), timestep, prompt_embeds)
+    signal = scheduler.alphas_cumprod[int(timestep)].double()
+    if kind in VARIANCE_EXPLODING:
+        expected = state - ((1 - signal) / signal).sqrt() * prediction
+    else:
+        expected = (state - (1 - signal).sqrt() * prediction) / signal.sqrt()
+    torch.testing.assert_close(steps[-1].latents, expected, rtol=1e-5, atol=1e-5)
+    gradients = [torch.autograd.grad(clean.square().sum(), [toy.a, toy.b]) for clean in (steps[-1].latents, expected)]
+    for got, wanted in zip(*gradients):
+        assert wanted.abs() > 1e-3
+        torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)

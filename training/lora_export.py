@@ -1,25 +1,39 @@
 """The LoRA as the file that plain ``StableDiffusionPipeline.load_lora_weights`` reads, and the way back."""
 
+import os
 from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
-from peft import get_peft_model_state_dict, set_peft_model_state_dict
+from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
+from .checkpoint_state import shard_like, whole_state
+
 LORA_FILE = "pytorch_lora_weights.safetensors"
+PARTIAL_FILE = ".partial_lora.safetensors"
 
 
-def save_lora(unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default") -> Path:
-    """Write the UNet's LoRA in float32, with rank and alpha as metadata; returns the file's path."""
-    layers = convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter_name))
-    StableDiffusionPipeline.save_lora_weights(
-        folder,
-        unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
-        unet_lora_adapter_metadata=unet.peft_config[adapter_name].to_dict(),
-    )
-    return Path(folder) / LORA_FILE
+def save_lora(
+    unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default", *, write: bool = True
+) -> Path:
+    """Write the UNet's LoRA in float32, with rank and alpha as metadata; returns the file's path.
+
+    A sharded LoRA is gathered, so every rank must call it, all but one with ``write=False``. A file of that name is
+    replaced in one step.
+    """
+    layers = whole_state(convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter_name)))
+    file = Path(folder) / LORA_FILE
+    if write:
+        StableDiffusionPipeline.save_lora_weights(
+            folder,
+            unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
+            unet_lora_adapter_metadata=unet.peft_config[adapter_name].to_dict(),
+            weight_name=PARTIAL_FILE,
+        )
+        os.replace(file.with_name(PARTIAL_FILE), file)
+    return file
 
 
 def load_lora_into(unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default") -> None:
@@ -41,4 +55,5 @@ def load_lora_into(unet: UNet2DConditionModel, folder: str | Path, adapter_name:
             f"{misfits[0]!r}; resume with the model, lora_rank and lora_target_modules it was trained with."
         )
     with torch.no_grad():
-        set_peft_model_state_dict(unet, saved, adapter_name=adapter_name)
+        for name, value in own.items():
+            value.copy_(shard_like(saved[name].to(value.dtype), value))

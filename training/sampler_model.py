@@ -5,7 +5,7 @@ a registered module; the VAE and the text features are frozen and stay out of th
 Shapes: B samples, N classes, L tokens, D text width, H x W pixels.
 """
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,11 +13,17 @@ import torch
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig
 from torch import nn
+from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_pipeline.latent_denoising import denoising_steps
+from ubgen_pipeline.latent_denoising import Denoiser, DenoisingStep, denoising_steps
 from ubgen_pipeline.pipeline import UbGenPipeline
+
+from .gradient_steps import GradientPlan
+from .reference_distance import ReferenceDistance
+
+TRAIN_METHODS = ("lora", "full")
 
 
 @dataclass(frozen=True)
@@ -31,12 +37,18 @@ class LoraSettings:
 
 @dataclass(frozen=True)
 class SamplingSettings:
-    """How training samples are drawn; sizes are in pixels, None takes the model's own."""
+    """How training samples are drawn; sizes are in pixels, None takes the model's own; ``eta`` is DDIM's noise share.
+
+    ``decode_batch_size`` images are decoded at a time, and decoded once more in the backward pass instead of keeping
+    the VAE's activations; the gradient is the same. None decodes the whole batch at once and keeps them.
+    """
 
     num_inference_steps: int = 50
     guidance_scale: float = 2.0
     height: int | None = None
     width: int | None = None
+    decode_batch_size: int | None = None
+    eta: float = 0.0
 
 
 class SamplerModel(nn.Module):
@@ -48,9 +60,11 @@ class SamplerModel(nn.Module):
         lora: see :class:`LoraSettings`.
         sampling: see :class:`SamplingSettings`.
         seed: of the LoRA's initial weights.
+        train_method: ``lora``, or ``full``: every weight of the UNet is trained, in float32, and there is no adapter.
 
     Raises:
-        ValueError: a rank below 1, or target modules the UNet does not have.
+        ValueError: an unknown method, a rank or ``decode_batch_size`` below 1, or target modules the UNet does not
+            have.
     """
 
     def __init__(
@@ -61,11 +75,15 @@ class SamplerModel(nn.Module):
         sampling: SamplingSettings | None = None,
         *,
         seed: int = 0,
+        train_method: str = "lora",
     ):
         super().__init__()
+        check_train_method(train_method)
         lora, self.sampling = lora or LoraSettings(), sampling or SamplingSettings()
         if lora.rank < 1:
             raise ValueError(f"lora_rank is {lora.rank}; choose 1 or more.")
+        if self.sampling.decode_batch_size is not None and self.sampling.decode_batch_size < 1:
+            raise ValueError(f"decode_batch_size is {self.sampling.decode_batch_size}; choose 1 or more, or None.")
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
         self.pipeline = pipeline
@@ -75,7 +93,17 @@ class SamplerModel(nn.Module):
             self.negative_prompt_embeds = pipeline.encode_prompts([""])
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
-        self.unet = pipeline.unet.requires_grad_(False)
+        self.train_method = train_method
+        self.unet = pipeline.unet.requires_grad_(train_method == "full")
+        if train_method == "lora":
+            self._add_lora(lora, seed)
+        # the base may be 16-bit; updates at these learning rates would vanish in 16-bit weights
+        cast_training_params(self.unet, torch.float32)
+        if train_method == "full":
+            self.prompt_embeds = self.prompt_embeds.float()
+            self.negative_prompt_embeds = self.negative_prompt_embeds.float()
+
+    def _add_lora(self, lora: LoraSettings, seed: int) -> None:
         lora_config = LoraConfig(
             r=lora.rank,
             lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
@@ -85,36 +113,84 @@ class SamplerModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet.add_adapter(lora_config)
-        # the base may be 16-bit; updates at these learning rates would vanish in a 16-bit LoRA
-        cast_training_params(self.unet, torch.float32)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of one rollout, which gradient positions refer to; some schedulers take more than were asked for."""
+        self.pipeline.scheduler.set_timesteps(self.sampling.num_inference_steps)
+        return len(self.pipeline.scheduler.timesteps)
 
     def forward(
-        self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: Collection[int] | None = None
-    ) -> torch.Tensor:
+        self,
+        labels: torch.Tensor,
+        seeds: Sequence[int],
+        gradient_plan: GradientPlan | None = None,
+        *,
+        with_distance: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
         """Images ``(B, 3, H, W)`` float32, nominally in [0, 1] and not clamped.
 
         Args:
             labels: ``(B,)`` positions in the prompts.
             seeds: B integers in [0, 2**63): the noise, initial and of every step.
-            gradient_steps: positions of the steps whose UNet calls carry gradient; None is all of them.
+            gradient_plan: which UNet calls carry gradient, and whether sampling stops early; None: all, to the end.
+            with_distance: also return the distance ``(B,)`` to the model without its adapter at those calls; see
+                :mod:`ubgen_training.reference_distance`.
+
+        Raises:
+            ValueError: the plan does not fit the steps; see :func:`denoising_steps`.
+        """
+        denoiser = self.pipeline.denoiser
+        if with_distance:
+            denoiser = ReferenceDistance(denoiser, self.unet, self.sampling.guidance_scale)
+        for step in self.denoise(labels, seeds, gradient_plan, denoiser):
+            latents = step.latents
+        images = self.decode(latents)
+        return (images, denoiser.mean()) if isinstance(denoiser, ReferenceDistance) else images
+
+    def denoise(
+        self,
+        labels: torch.Tensor,
+        seeds: Sequence[int],
+        gradient_plan: GradientPlan | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
+
+        ``denoiser`` stands in for the pipeline's; None takes that.
         """
         scheduler, device = self.pipeline.scheduler, self.unet.device
         scheduler.set_timesteps(self.sampling.num_inference_steps, device=device)
         labels = labels.to(self.prompt_embeds.device)
         latents = draw_latents(seeds, self.latent_shape).to(device) * scheduler.init_noise_sigma
-        steps = denoising_steps(
-            self.pipeline.denoiser,
+        return denoising_steps(
+            denoiser or self.pipeline.denoiser,
             scheduler,
             latents,
             self.prompt_embeds[labels],
             negative_prompt_embeds=self.negative_prompt_embeds.expand(len(labels), -1, -1),
             guidance_scale=self.sampling.guidance_scale,
             generators=step_generators(seeds),
-            gradient_steps=gradient_steps,
+            gradient_steps=None if gradient_plan is None else gradient_plan.steps,
+            detach_inputs=gradient_plan is not None and gradient_plan.detach_inputs,
+            stop_at=None if gradient_plan is None else gradient_plan.stop_at,
+            eta=self.sampling.eta,
         )
-        for step in steps:
-            latents = step.latents
-        return self.pipeline.decode_latents(latents).float()
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, 3, H, W)`` float32 of ``latents (B, C, h, w)``, in micro-batches where the settings say so.
+
+        A micro-batch is one checkpoint: the backward pass decodes it again and drops its activations before it
+        turns to the next. The sampler's own graph is walked once, after all of them.
+        """
+        if self.sampling.decode_batch_size is None:
+            return self.pipeline.decode_latents(latents).float()
+        images = [
+            # the VAE's decoder draws nothing, so there is no random state to restore
+            checkpoint(self.pipeline.decode_latents, rows, use_reentrant=False, preserve_rng_state=False)
+            for rows in latents.split(self.sampling.decode_batch_size)
+        ]
+        return torch.cat(images).float()
 
     def activation_checkpointing_enable(self, **_: Any) -> None:
         """Recompute UNet and VAE activations in the backward pass instead of keeping them; options are not used."""
@@ -132,3 +208,9 @@ class SamplerModel(nn.Module):
         self.prompt_embeds = fn(self.prompt_embeds)
         self.negative_prompt_embeds = fn(self.negative_prompt_embeds)
         return self
+
+
+def check_train_method(train_method: str) -> None:
+    """Raise ``ValueError`` unless it is one of ``TRAIN_METHODS``."""
+    if train_method not in TRAIN_METHODS:
+        raise ValueError(f"train_method is {train_method!r}; choose one of {', '.join(TRAIN_METHODS)}.")

@@ -4,6 +4,7 @@ Shapes: B samples, C latent channels, H x W latent size, L tokens, D width of th
 """
 
 import inspect
+import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -11,15 +12,21 @@ from typing import Any
 import torch
 
 Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
 @dataclass(frozen=True)
 class DenoisingStep:
-    """One finished step: its position in the loop, the timestep it left, and ``latents (B, C, H, W)`` after it."""
+    """One finished step: its position in the loop, the timestep it left, ``latents (B, C, H, W)`` after it, and the
+    guided ``prediction (B, C, H, W)`` that took it there.
+
+    After a jump (``stop_at``) the latents are the predicted clean ones.
+    """
 
     index: int
     timestep: torch.Tensor
     latents: torch.Tensor
+    prediction: torch.Tensor
 
 
 def denoising_steps(
@@ -33,6 +40,8 @@ def denoising_steps(
     timesteps: torch.Tensor | None = None,
     generators: list[torch.Generator] | None = None,
     gradient_steps: Collection[int] | None = None,
+    detach_inputs: bool = False,
+    stop_at: int | None = None,
     eta: float = 0.0,
 ) -> Iterator[DenoisingStep]:
     """Iterate from noise to clean latents, one scheduler step at a time.
@@ -52,10 +61,15 @@ def denoising_steps(
         gradient_steps: positions (0 ... T-1) of the steps where the denoiser runs in the caller's grad mode. At all
             others it runs under ``no_grad`` and its prediction is a constant; the scheduler's arithmetic carries
             gradient through every step. None: the caller's grad mode everywhere.
+        detach_inputs: the latents that the denoiser reads are constants, so that no gradient passes through one call
+            into another (DRTune, Wu et al. 2024); the scheduler's arithmetic still carries it.
+        stop_at: position after whose denoiser call the loop jumps to the predicted clean latents and ends (ReFL, Xu
+            et al. 2023); None walks to the end.
         eta: DDIM's noise share in [0, 1]; other schedulers ignore it.
 
     Raises:
-        ValueError: guidance without negative embeddings, generators not B, or a gradient step outside the loop.
+        ValueError: guidance without negative embeddings, generators not B, a gradient step or ``stop_at`` outside the
+            loop, a gradient step after ``stop_at``, or a scheduler from which no jump is known.
     """
     timesteps = scheduler.timesteps if timesteps is None else timesteps
     assert timesteps is not None
@@ -69,6 +83,12 @@ def denoising_steps(
     outside = sorted(set(gradient_steps or ()) - set(range(len(timesteps))))
     if outside:
         raise ValueError(f"gradient_steps holds {outside}; the loop has steps 0 to {len(timesteps) - 1}.")
+    if stop_at is not None:
+        if not 0 <= stop_at < len(timesteps):
+            raise ValueError(f"stop_at is {stop_at}; the loop has steps 0 to {len(timesteps) - 1}.")
+        if late := sorted(step for step in gradient_steps or () if step > stop_at):
+            raise ValueError(f"gradient_steps holds {late}, after stop_at = {stop_at}; leave them out or stop later.")
+        check_jump(scheduler)
     return _steps(
         denoiser,
         scheduler,
@@ -80,6 +100,8 @@ def denoising_steps(
         timesteps,
         _step_arguments(scheduler, generators, eta),
         gradient_steps,
+        detach_inputs,
+        stop_at,
     )
 
 
@@ -92,19 +114,104 @@ def _steps(
     timesteps: torch.Tensor,
     step_arguments: dict[str, Any],
     gradient_steps: Collection[int] | None,
+    detach_inputs: bool,
+    stop_at: int | None,
 ) -> Iterator[DenoisingStep]:
-    guided = guidance_scale > 1
     for index, timestep in enumerate(timesteps):
         carries_gradient = gradient_steps is None or index in gradient_steps
         # the grad mode is set around the denoiser only: it must not leak to the caller at the yield
         with torch.set_grad_enabled(torch.is_grad_enabled() and carries_gradient):
-            model_input = torch.cat([latents] * 2) if guided else latents
-            prediction = denoiser(scheduler.scale_model_input(model_input, timestep), timestep, prompt_embeds)
-            if guided:
-                unconditional, conditional = prediction.chunk(2)
-                prediction = unconditional + guidance_scale * (conditional - unconditional)
+            model_input = latents.detach() if detach_inputs else latents
+            model_input = scheduler.scale_model_input(model_input, timestep)
+            prediction = guided_prediction(denoiser, model_input, timestep, prompt_embeds, guidance_scale)
+        if index == stop_at:
+            clean = predicted_clean_latents(scheduler, prediction, timestep, latents)
+            yield DenoisingStep(index, timestep, clean, prediction)
+            return
         latents = scheduler.step(prediction, timestep, latents, return_dict=False, **step_arguments)[0]
-        yield DenoisingStep(index, timestep, latents)
+        yield DenoisingStep(index, timestep, latents, prediction)
+
+
+def guided_prediction(
+    denoiser: Denoiser,
+    latents: torch.Tensor,
+    timestep: torch.Tensor,
+    prompt_embeds: torch.Tensor,
+    guidance_scale: float,
+) -> torch.Tensor:
+    """The denoiser's prediction ``(B, C, H, W)`` under classifier-free guidance.
+
+    Args:
+        denoiser: as in :func:`denoising_steps`.
+        latents: ``(B, C, H, W)`` after ``scheduler.scale_model_input``.
+        timestep: ``()``, or ``(B,)`` where samples are at different steps.
+        prompt_embeds: ``(2B, L, D)``, unconditional half first, where ``guidance_scale`` > 1; else ``(B, L, D)``.
+        guidance_scale: w; 1 or less means none.
+    """
+    if guidance_scale <= 1:
+        return denoiser(latents, timestep, prompt_embeds)
+    timestep = torch.cat([timestep] * 2) if timestep.ndim else timestep
+    unconditional, conditional = denoiser(torch.cat([latents] * 2), timestep, prompt_embeds).chunk(2)
+    return unconditional + guidance_scale * (conditional - unconditional)
+
+
+def predicted_clean_latents(
+    scheduler: Any, prediction: torch.Tensor, timestep: torch.Tensor, latents: torch.Tensor
+) -> torch.Tensor:
+    """x0 ``(B, C, H, W)`` implied by the denoiser's ``prediction`` on ``latents``, both ``(B, C, H, W)``.
+
+    With x = alpha x0 + sigma noise, the noise is given (``epsilon``; Ho et al. 2020, Eq. 15), or the velocity
+    (``v_prediction``; Salimans and Ho 2022, appendix D: that of x / s, s^2 = alpha^2 + sigma^2, which is x itself for
+    a variance-preserving scheduler), or x0 (``sample``), or noise - x0 (``flow_prediction``; Lipman et al. 2023).
+    Nothing is clipped or thresholded: the latents of a VAE have no fixed range.
+
+    Args:
+        scheduler: a diffusers scheduler that passes :func:`check_jump`.
+        prediction: after guidance.
+        timestep: ``()``, one of ``scheduler.timesteps``.
+        latents: as the scheduler's ``step`` takes them, before ``scale_model_input``.
+    """
+    kind = _prediction_type(scheduler)
+    if kind == "sample":
+        return prediction
+    alpha, sigma = noise_levels(scheduler, timestep)
+    if kind == "epsilon":
+        return (latents - sigma * prediction) / alpha
+    if kind == "v_prediction":
+        size = math.hypot(alpha, sigma)
+        return (alpha / size * latents - sigma * prediction) / size
+    return latents - sigma * prediction
+
+
+def noise_levels(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
+    """(alpha, sigma) of x = alpha x0 + sigma noise at ``timestep ()``, one of ``scheduler.timesteps``.
+
+    They are read off the scheduler's own noising of (x0, noise) = (1, 0) and (0, 1), the one public interface that
+    variance-preserving, variance-exploding and flow schedulers share.
+    """
+    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
+    timesteps = timestep.detach().cpu().reshape(1)
+    if hasattr(scheduler, "add_noise"):
+        return scheduler.add_noise(one, zero, timesteps).item(), scheduler.add_noise(zero, one, timesteps).item()
+    return scheduler.scale_noise(one, timesteps, zero).item(), scheduler.scale_noise(zero, timesteps, one).item()
+
+
+def check_jump(scheduler: Any) -> None:
+    """Raise ``ValueError`` unless :func:`predicted_clean_latents` knows this scheduler and its prediction type."""
+    kind = _prediction_type(scheduler)
+    # EDM schedulers scale the prediction before it means any of these
+    can_noise = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
+    if kind not in PREDICTION_TYPES or not can_noise or hasattr(scheduler, "precondition_outputs"):
+        raise ValueError(
+            f"the scheduler is {type(scheduler).__name__} with prediction_type {kind!r}, from which no jump to the "
+            f"predicted clean latents is known; use a gradient strategy that walks to the end, or a scheduler with "
+            f"add_noise and one of {', '.join(PREDICTION_TYPES)}."
+        )
+
+
+def _prediction_type(scheduler: Any) -> str:
+    # flow-matching schedulers know no other prediction and do not name it
+    return scheduler.config.get("prediction_type", "flow_prediction")
 
 
 def _step_arguments(scheduler: Any, generators: list[torch.Generator] | None, eta: float) -> dict[str, Any]:

@@ -1,0 +1,215 @@
+"""Peak memory, time and gradient of each gradient strategy, side by side.
+
+    python benchmarks/gradient_strategies.py --steps 20 --batch-size 4 --repeats 5
+
+Each strategy runs in a process of its own, on the same class labels and noise: a training step is one rollout of the
+sampler with a rank-16 LoRA at its initial weights, the rewards clip_alignment and quality of the mini world, and the
+way back. The cosine compares a step's LoRA gradient with that of `full`, and is the mean over the repeats.
+"""
+
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from ubgen_pipeline.initial_latents import sample_seed
+from ubgen_pipeline.mini.scenes import CLASS_NAMES
+from ubgen_pipeline.models import load_pipeline
+from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_training.gradient_steps import GRADIENT_STRATEGIES, gradient_strategy
+from ubgen_training.reward_clip import ClipAlignmentReward
+from ubgen_training.reward_quality import load_quality_reward
+from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.ubgen_loss import UbGenLoss
+
+FORWARD_ONLY = "no_gradient"
+LORA_RANK = 16
+
+
+@dataclass(frozen=True)
+class BenchmarkSettings:
+    """Settings of the benchmark."""
+
+    steps: int = field_help("sampling steps", 20)
+    gradient_steps: int = field_help("K of the strategies that have one; `steps` lists as many, from the noisiest", 5)
+    batch_size: int = field_help("images per step", 4)
+    repeats: int = field_help("measured steps of each strategy, after one that is not", 3)
+    strategies: list[str] | None = field_help("some of the strategies only; not given: all", None)
+    model: str = field_help("mini, a folder or a Hub id", "mini")
+    scheduler: str = field_help("sampling schedule", "ddpm")
+    guidance_scale: float = field_help("classifier-free guidance", 2.0)
+    micro_batch_size: int | None = field_help("images decoded and rewarded together; not given: all", None)
+    activation_checkpointing: bool = field_help("recompute the activations of UNet and VAE", False)
+    seed: int = field_help("seed of the noise and of the strategies' draws", 0)
+    device: str = field_help("cpu or cuda; auto takes a GPU where there is one", "auto")
+    json: str | None = field_help("file that takes settings and rows as JSON", None)
+    worker_folder: str | None = field_help("of the benchmark's own processes: measure here, write there", None)
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "batch_size", "repeats"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
+        for name in self.strategies or ():
+            if name != FORWARD_ONLY:
+                gradient_strategy(name)(self.steps, self.gradient_steps, torch.Generator(), **self.strategy_settings)
+
+    @property
+    def strategy_settings(self) -> dict[str, Any]:
+        """What the strategies beyond K need."""
+        return {"step_list": range(self.gradient_steps)}
+
+
+class Row(NamedTuple):
+    """One line of the table: peak memory in bytes, median seconds per step, cosine in [-1, 1] or None."""
+
+    strategy: str
+    peak_bytes: int
+    seconds: float
+    cosine: float | None
+
+
+def measure(settings: BenchmarkSettings, strategy: str, folder: Path) -> None:
+    """Run the strategy in this process; writes ``gradients.safetensors`` and ``measured.json`` into ``folder``."""
+    device = settings.device
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    sampler, loss = build(settings, device)
+    parameters = [p for p in sampler.parameters() if p.requires_grad]
+    seconds, gradients = [], {}
+    for repeat in range(settings.repeats + 1):
+        labels = (torch.arange(settings.batch_size, device=device) + repeat) % len(CLASS_NAMES)
+        seeds = [sample_seed(settings.seed, str(repeat), index) for index in range(settings.batch_size)]
+        generator = torch.Generator().manual_seed(sample_seed(settings.seed, "strategy", repeat))
+        start = time.perf_counter()
+        if strategy == FORWARD_ONLY:
+            with torch.no_grad():
+                sampler(labels, seeds)
+        else:
+            plan = gradient_strategy(strategy)(
+                sampler.num_steps, settings.gradient_steps, generator, **settings.strategy_settings
+            )
+            names = [CLASS_NAMES[label] for label in labels.tolist()]
+            report = loss(sampler(labels, seeds, plan), names, labels, generator=generator, seeds=seeds)
+            report.loss.backward()
+            gradients[str(repeat)] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).cpu()
+            sampler.zero_grad(set_to_none=True)
+        if device != "cpu":
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    save_file(gradients, folder / "gradients.safetensors")
+    measured = {"peak_bytes": peak_bytes(device), "seconds": statistics.median(seconds[1:])}
+    (folder / "measured.json").write_text(json.dumps(measured))
+
+
+def build(settings: BenchmarkSettings, device: str) -> tuple[SamplerModel, UbGenLoss]:
+    """The sampler with its LoRA, and the loss, on ``device``."""
+    sampling = SamplingSettings(settings.steps, settings.guidance_scale, decode_batch_size=settings.micro_batch_size)
+    pipeline = load_pipeline(settings.model, scheduler=settings.scheduler)
+    sampler = SamplerModel(pipeline, CLASS_NAMES, LoraSettings(LORA_RANK), sampling).to(device)
+    if settings.activation_checkpointing:
+        sampler.activation_checkpointing_enable()
+    encoder = load_clip_encoder("mini").to(device)
+    rewards = [ClipAlignmentReward(encoder, CLASS_NAMES), load_quality_reward("mini").to(device)]
+    return sampler, UbGenLoss(rewards, [1.0, 0.1], encoder=encoder, micro_batch_size=settings.micro_batch_size)
+
+
+def peak_bytes(device: str) -> int:
+    """Peak of this process so far: of the GPU's memory that torch held, on the CPU of the resident set."""
+    if device != "cpu":
+        return torch.cuda.max_memory_allocated()
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux KiB
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def run_benchmark(settings: BenchmarkSettings) -> list[Row]:
+    """Measure each strategy in a fresh process; ``full`` is always among them, for the cosines.
+
+    Raises:
+        RuntimeError: a process failed; its own message stands above.
+    """
+    wanted = list(settings.strategies or (FORWARD_ONLY, *GRADIENT_STRATEGIES))
+    wanted = [name if name == FORWARD_ONLY else gradient_strategy(name).__name__ for name in wanted]
+    names = wanted if "full" in wanted else [*wanted, "full"]
+    measured, gradients = {}, {}
+    with tempfile.TemporaryDirectory() as scratch:
+        for name in names:
+            folder = Path(scratch) / name
+            folder.mkdir()
+            flags = flags_of(replace(settings, strategies=[name], json=None, worker_folder=str(folder)))
+            if subprocess.run([sys.executable, __file__, *flags]).returncode != 0:
+                raise RuntimeError(f"measuring {name} failed")
+            measured[name] = json.loads((folder / "measured.json").read_text())
+            gradients[name] = load_file(folder / "gradients.safetensors")
+    rows = [Row(name, **measured[name], cosine=mean_cosine(gradients[name], gradients["full"])) for name in names]
+    if settings.json is not None:
+        report = {"settings": asdict(settings), "torch": torch.__version__, "rows": [row._asdict() for row in rows]}
+        Path(settings.json).write_text(json.dumps(report, indent=2) + "\n")
+    return rows
+
+
+def flags_of(settings: BenchmarkSettings) -> list[str]:
+    """The command line that gives these settings."""
+    flags = []
+    for name, value in asdict(settings).items():
+        if value is not None:
+            flags += [f"--{name}", *(value if isinstance(value, list) else [str(value)])]
+    return flags
+
+
+def mean_cosine(own: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> float | None:
+    """Mean over the repeats of the cosine between two runs' gradients; None where one has none.
+
+    The first repeat counts too: its time is not representative, its gradient is.
+    """
+    if not own:
+        return None
+    cosines = [torch.cosine_similarity(own[key].double(), other[key].double(), dim=0) for key in own]
+    return torch.stack(cosines).mean().item()
+
+
+def table(rows: Sequence[Row]) -> str:
+    """The rows as text."""
+    lines = [f"{'strategy':<14}{'peak memory':>14}{'s per step':>12}{'cosine with full':>19}"]
+    for row in rows:
+        cosine = "-" if row.cosine is None else f"{row.cosine:.3f}"
+        lines.append(f"{row.strategy:<14}{row.peak_bytes / 1e6:>11.0f} MB{row.seconds:>12.2f}{cosine:>19}")
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; 2 for a bad setting, 1 when a process failed."""
+
+    def body(argv: Sequence[str]) -> int:
+        settings = parse_settings(
+            BenchmarkSettings,
+            argv,
+            prog="gradient_strategies.py",
+            description=(__doc__ or "").partition("\n")[0],
+        )
+        if settings.worker_folder is not None:
+            measure(settings, (settings.strategies or ["full"])[0], Path(settings.worker_folder))
+            return 0
+        try:
+            print(table(run_benchmark(settings)))
+        except RuntimeError as error:
+            print(f"ubgen: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run_command(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
