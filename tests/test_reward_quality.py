@@ -39,5 +39,5 @@ def test_images_are_resized_to_the_scorers_size():
 
 
 def test_unknown_scorer_is_named():
-    with pytest.raises(ValueError, match="quality_model is 'best'"):
+    with pytest.raises(ValueError, match="quality_model 'best' cannot be loaded"):
         load_quality_reward("best")

@@ -3,6 +3,8 @@
 The discriminator learns to tell text features of class names from image features, the generator to fool it. The text
 feature set against an image is of any **other** class of the whole list, drawn uniformly, so the term carries no
 information on the image's own class. Features are unnormalised.
+Two options against a discriminator that wins outright, neither in the paper: instance noise on all features it sees
+(arXiv 1610.04490) and the R1 penalty (arXiv 1801.04406).
 Shapes: B images, N classes, F feature width.
 """
 
@@ -13,7 +15,7 @@ from typing import Any
 import torch
 from torch.nn.functional import logsigmoid
 
-from .discriminator import Discriminator
+from .discriminator import Discriminator, gradient_penalty
 
 ADVERSARIAL_FORMS = ("minimax", "non_saturating")
 TEXT_DRAWS = ("other_class", "batch_permutation")
@@ -24,28 +26,40 @@ class AdversarialSettings:
     """How the term is computed and its discriminator trained; defaults are the paper's, Table 5.
 
     ``form`` and ``text_draw`` have the released code's variants (``non_saturating``, ``batch_permutation``: the first
-    B classes in random order, own class included) for comparison.
+    B classes in random order, own class included) for comparison; so has the discriminator's own form.
+
+    Args:
+        hidden_dim, activation: of the discriminator; None takes those of ``discriminator_form``.
+        noise: standard deviation of the instance noise, in units of the features.
+        noise_steps: discriminator updates, warm-up included, over which the noise falls linearly to 0; None keeps it.
+        r1: weight γ of the R1 penalty on the discriminator's gradient at text features.
     """
 
     learning_rate: float = 1e-5
     betas: tuple[float, float] = (0.0, 0.999)
     weight_decay: float = 0.01
     max_grad_norm: float = 1.0
-    hidden_dim: int = 256
-    activation: str = "relu"
+    discriminator_form: str = "paper"
+    hidden_dim: int | None = None
+    activation: str | None = None
+    noise: float = 0.0
+    noise_steps: int | None = None
+    r1: float = 0.0
     form: str = "minimax"
     text_draw: str = "other_class"
 
 
 @dataclass(frozen=True)
 class DiscriminatorReport:
-    """One discriminator update: its loss, the share of features told right (in [0, 1]), and both mean logits."""
+    """One discriminator update: its loss without penalty, the share of features told right (in [0, 1]), both mean
+    logits, and the R1 penalty with its weight."""
 
     loss: float
     accuracy: float
     text_logit: float
     image_logit: float
     grad_norm: float
+    r1_penalty: float
 
 
 class AdversarialTerm:
@@ -58,7 +72,7 @@ class AdversarialTerm:
         average: maps a gradient to its mean over all ranks; None on one process.
 
     Raises:
-        ValueError: fewer than two classes, or an unknown form or draw.
+        ValueError: fewer than two classes, an unknown form or draw, or a negative noise or R1 weight.
     """
 
     def __init__(
@@ -79,12 +93,20 @@ class AdversarialTerm:
             raise ValueError(f"adversarial_form is {settings.form!r}; choose one of {', '.join(ADVERSARIAL_FORMS)}.")
         if settings.text_draw not in TEXT_DRAWS:
             raise ValueError(f"adversarial_text is {settings.text_draw!r}; choose one of {', '.join(TEXT_DRAWS)}.")
+        for name, value in (("discriminator_noise", settings.noise), ("discriminator_r1", settings.r1)):
+            if value < 0:
+                raise ValueError(f"{name} is {value}; choose 0 or more.")
+        if settings.noise_steps is not None and settings.noise_steps < 1:
+            raise ValueError(f"discriminator_noise_steps is {settings.noise_steps}; choose 1 or more.")
         self.text_features = text_features.detach().float()
         self.settings = settings
         self.average = average
+        self.num_updates = 0
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
-            discriminator = Discriminator(text_features.shape[1], settings.hidden_dim, settings.activation)
+            discriminator = Discriminator(
+                text_features.shape[1], settings.hidden_dim, settings.activation, settings.discriminator_form
+            )
         self.discriminator = discriminator.to(text_features.device)
         self.optimizer = torch.optim.AdamW(
             self.discriminator.parameters(),
@@ -103,28 +125,46 @@ class AdversarialTerm:
             drawn = (labels + shift.to(labels.device)) % len(self.text_features)
         return self.text_features[drawn]
 
-    def generator_loss(self, image_features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
+    @property
+    def noise_std(self) -> float:
+        """The instance noise's standard deviation at this number of discriminator updates."""
+        if self.settings.noise_steps is None:
+            return self.settings.noise
+        return self.settings.noise * max(0.0, 1 - self.num_updates / self.settings.noise_steps)
+
+    def generator_loss(
+        self, image_features: torch.Tensor, text_features: torch.Tensor, generator: torch.Generator | None = None
+    ) -> torch.Tensor:
         """L_en ``(B,)`` of image and text features ``(B, F)``; its gradient is for the images.
 
         ``minimax`` is Eq. 5, log D(text) + log(1 - D(image)); ``non_saturating`` is -log D(image).
+        The instance noise, if any, is drawn from ``generator``, a CPU one.
         """
-        image_logits = self.discriminator(image_features.float())
+        image_logits = self.discriminator(self._add_noise(image_features.float(), generator))
         if self.settings.form == "non_saturating":
             return -logsigmoid(image_logits)
-        return logsigmoid(self.discriminator(text_features)) + logsigmoid(-image_logits)
+        return logsigmoid(self.discriminator(self._add_noise(text_features, generator))) + logsigmoid(-image_logits)
 
-    def update_discriminator(self, image_features: torch.Tensor, text_features: torch.Tensor) -> DiscriminatorReport:
+    def update_discriminator(
+        self, image_features: torch.Tensor, text_features: torch.Tensor, generator: torch.Generator | None = None
+    ) -> DiscriminatorReport:
         """One step of the discriminator on image features (taken as constants) and text features, both ``(B, F)``.
 
-        It maximises Eq. 5, which is binary cross entropy with text as 1 and image as 0.
+        It maximises Eq. 5, which is binary cross entropy with text as 1 and image as 0, less the R1 penalty.
+        The instance noise, if any, is drawn from ``generator``, a CPU one.
         """
+        image_features = self._add_noise(image_features.detach().float(), generator)
+        text_features = self._add_noise(text_features, generator)
         with torch.enable_grad():
             text_logits = self.discriminator(text_features)
-            image_logits = self.discriminator(image_features.detach().float())
+            image_logits = self.discriminator(image_features)
             loss = -(logsigmoid(text_logits).mean() + logsigmoid(-image_logits).mean())
+            penalty = torch.zeros_like(loss)
+            if self.settings.r1:
+                penalty = self.settings.r1 * gradient_penalty(self.discriminator, text_features)
             # also drops what the generator's loss may have left on the discriminator
             self.optimizer.zero_grad()
-            loss.backward()
+            (loss + penalty).backward()
         parameters = list(self.discriminator.parameters())
         if self.average is not None:
             for parameter in parameters:
@@ -132,14 +172,30 @@ class AdversarialTerm:
                 parameter.grad.copy_(self.average(parameter.grad))
         grad_norm = torch.nn.utils.clip_grad_norm_(parameters, self.settings.max_grad_norm)
         self.optimizer.step()
+        self.num_updates += 1
         told_right = torch.cat([text_logits > 0, image_logits <= 0]).float().mean()
         return DiscriminatorReport(
-            loss.item(), told_right.item(), text_logits.mean().item(), image_logits.mean().item(), grad_norm.item()
+            loss.item(),
+            told_right.item(),
+            text_logits.mean().item(),
+            image_logits.mean().item(),
+            grad_norm.item(),
+            penalty.item(),
         )
 
+    def _add_noise(self, features: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
+        # drawing nothing where there is no noise leaves the batch's other draws as they are
+        if not self.noise_std:
+            return features
+        return features + self.noise_std * torch.randn(features.shape, generator=generator).to(features.device)
+
     def state_dict(self) -> dict[str, Any]:
-        """Weights and optimizer, for a checkpoint."""
-        return {"discriminator": self.discriminator.state_dict(), "optimizer": self.optimizer.state_dict()}
+        """Weights, optimizer and the number of updates, for a checkpoint."""
+        return {
+            "discriminator": self.discriminator.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "num_updates": self.num_updates,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave.
@@ -152,7 +208,8 @@ class AdversarialTerm:
         if own != found:
             raise ValueError(
                 "the checkpoint's discriminator has other widths than the one configured; "
-                "resume with the clip_model and discriminator_hidden_dim it was trained with."
+                "resume with the clip_model, discriminator_form and discriminator_hidden_dim it was trained with."
             )
         self.discriminator.load_state_dict(state["discriminator"])
         self.optimizer.load_state_dict(state["optimizer"])
+        self.num_updates = state["num_updates"]

@@ -5,9 +5,16 @@ from dataclasses import dataclass
 
 import torch
 from torch import nn
-from torch.nn.functional import interpolate
+
+from .clip_preprocessing import (
+    ImagePreprocessing,
+    Preprocessing,
+    open_clip_preprocessing,
+    transformers_preprocessing,
+)
 
 OPEN_CLIP_PREFIX = "open_clip:"
+OPEN_CLIP_SOURCES = ("local-dir:", "hf-hub:")
 
 
 @dataclass(frozen=True)
@@ -16,26 +23,20 @@ class ClipEncoder:
 
     Args:
         model: the CLIP module, moved by :meth:`to`.
-        image_features: normalised pixels ``(B, 3, S, S)`` to features ``(B, F)``.
+        preprocess: images ``(B, 3, H, W)`` in [0, 1] to what ``image_features`` reads, as the model's own image
+            processor makes it.
+        image_features: keyword arguments, ``pixel_values`` first of all, to features ``(B, F)``.
         text_features: texts to features ``(N, F)``.
-        image_size: S.
-        mean, std: of each colour channel, for pixels in [0, 1].
     """
 
     model: nn.Module
-    image_features: Callable[[torch.Tensor], torch.Tensor]
+    preprocess: Preprocessing
+    image_features: Callable[..., torch.Tensor]
     text_features: Callable[[list[str]], torch.Tensor]
-    image_size: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Unnormalised features ``(B, F)`` of ``images (B, 3, H, W)`` nominally in [0, 1]; differentiable."""
-        images = images.float()
-        if images.shape[-2:] != (self.image_size, self.image_size):
-            images = interpolate(images, (self.image_size, self.image_size), mode="bicubic", antialias=True)
-        mean, std = (images.new_tensor(values).view(1, -1, 1, 1) for values in (self.mean, self.std))
-        return self.image_features((images - mean) / std)
+        return self.image_features(**self.preprocess(images))
 
     @torch.no_grad()
     def encode_texts(self, texts: Sequence[str], batch_size: int = 256) -> torch.Tensor:
@@ -53,11 +54,13 @@ def load_clip_encoder(name: str) -> ClipEncoder:
     """The CLIP called ``name``.
 
     Args:
-        name: ``mini``; a transformers model id or folder such as ``openai/clip-vit-large-patch14``; or
-            ``open_clip:ARCHITECTURE/PRETRAINED`` such as ``open_clip:ViT-B-32/laion2b_s34b_b79k``.
+        name: ``mini``; a transformers model id or folder of a CLIP, SigLIP or SigLIP 2, such as
+            ``openai/clip-vit-large-patch14`` or ``google/siglip-base-patch16-224``; or an open_clip model:
+            ``open_clip:ARCHITECTURE/PRETRAINED`` (``open_clip:ViT-B-32/laion2b_s34b_b79k``),
+            ``open_clip:hf-hub:ORGANISATION/MODEL``, or ``open_clip:local-dir:FOLDER``.
 
     Raises:
-        ValueError: it is unknown or cannot be loaded.
+        ValueError: it is unknown, cannot be loaded, or has an image processor without gradient.
     """
     try:
         if name == "mini":
@@ -69,7 +72,7 @@ def load_clip_encoder(name: str) -> ClipEncoder:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"clip_model {name!r} cannot be loaded ({first_line}); give 'mini', a transformers CLIP such as "
+            f"clip_model {name!r} cannot be loaded ({first_line}); give 'mini', a transformers CLIP or SigLIP such as "
             "'openai/clip-vit-large-patch14' or its folder, or 'open_clip:ViT-B-32/laion2b_s34b_b79k'."
         ) from error
     encoder.model.eval().requires_grad_(False)
@@ -84,45 +87,54 @@ def _mini_encoder() -> ClipEncoder:
     def text_features(texts: list[str]) -> torch.Tensor:
         return model.encode_text(tokenize(texts).to(model.logit_scale.device))
 
-    return ClipEncoder(model, model.encode_image, text_features, 64, IMAGE_MEAN, IMAGE_STD)
+    preprocess = ImagePreprocessing(64, 64, tuple(IMAGE_MEAN), tuple(IMAGE_STD), resize_mode="squash")
+    return ClipEncoder(model, preprocess, lambda pixel_values: model.encode_image(pixel_values), text_features)
 
 
 def _open_clip_encoder(name: str) -> ClipEncoder:
     import open_clip
 
-    architecture, _, pretrained = name.partition("/")
-    if not pretrained:
-        raise ValueError(f"{name!r} names no pretrained weights")
-    model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32")
+    if name.startswith(OPEN_CLIP_SOURCES):
+        architecture, pretrained = name, None
+    else:
+        architecture, _, pretrained = name.partition("/")
+        if not pretrained:
+            raise ValueError(f"{name!r} names no pretrained weights")
+    model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32", require_pretrained=True)
     tokenize = open_clip.get_tokenizer(architecture)
-    size = model.visual.image_size
+    # not normalising is said, because CoCa's default is to do it
     return ClipEncoder(
         model,
-        model.encode_image,
-        lambda texts: model.encode_text(tokenize(texts).to(model.logit_scale.device)),
-        size[0] if isinstance(size, tuple) else size,
-        tuple(model.visual.image_mean),
-        tuple(model.visual.image_std),
+        open_clip_preprocessing(model.visual.preprocess_cfg),
+        lambda pixel_values: model.encode_image(pixel_values, normalize=False),
+        lambda texts: model.encode_text(tokenize(texts).to(model.logit_scale.device), normalize=False),
     )
 
 
 def _transformers_encoder(name: str) -> ClipEncoder:
-    from transformers import CLIPModel, CLIPTokenizer
-    from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
+    from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model = CLIPModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
-    tokenizer = CLIPTokenizer.from_pretrained(name)
+    model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
+        raise ValueError(f"{type(model).__name__} has no image and text features in one space")
+    preprocess = transformers_preprocessing(AutoImageProcessor.from_pretrained(name))
+    tokenizer = AutoTokenizer.from_pretrained(name)
+    # SigLIP reads lower case, padded to full length; its features are of the last position
+    siglip = model.config.model_type.startswith("siglip")
 
     def text_features(texts: list[str]) -> torch.Tensor:
-        length = model.config.text_config.max_position_embeddings
-        encoded = tokenizer(texts, padding=True, truncation=True, max_length=length, return_tensors="pt")
-        return model.get_text_features(**encoded.to(model.device)).pooler_output
+        encoded = tokenizer(
+            [text.lower() for text in texts] if siglip else texts,
+            padding="max_length" if siglip else True,
+            truncation=True,
+            max_length=model.config.text_config.max_position_embeddings,
+            return_tensors="pt",
+        )
+        inputs = {key: encoded[key].to(model.device) for key in ("input_ids", "attention_mask") if key in encoded}
+        return model.get_text_features(**inputs).pooler_output
 
-    return ClipEncoder(
-        model,
-        lambda pixels: model.get_image_features(pixel_values=pixels).pooler_output,
-        text_features,
-        model.config.vision_config.image_size,
-        tuple(OPENAI_CLIP_MEAN),
-        tuple(OPENAI_CLIP_STD),
-    )
+    def image_features(**inputs: torch.Tensor) -> torch.Tensor:
+        # masks and shapes are made on the CPU whatever the images' device
+        return model.get_image_features(**{key: value.to(model.device) for key, value in inputs.items()}).pooler_output
+
+    return ClipEncoder(model, preprocess, image_features, text_features)

@@ -21,6 +21,8 @@ class ClipAlignmentReward:
         pairing: ``matching`` as in the paper, or ``all``: an image's mean similarity to every description in the
             batch, as the released code has it, for comparison.
 
+    With ``all`` a value depends on the whole batch, and the reward says so by ``reads_whole_batch``.
+
     Raises:
         ValueError: unknown ``pairing``, or a ``prompt`` without ``{name}``.
     """
@@ -41,6 +43,7 @@ class ClipAlignmentReward:
             raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
         self.encoder = encoder
         self.pairing = pairing
+        self.reads_whole_batch = pairing == "all"
         self.text_features = encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
 
     def __call__(

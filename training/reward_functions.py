@@ -3,7 +3,8 @@
 A reward is a callable ``(images, class_names, labels, **kwargs) -> (B,)``: ``images (B, 3, H, W)`` nominally in [0, 1]
 but not clamped, because a clamp kills gradients; ``class_names`` the B names; ``labels (B,)`` integer. Of the keyword
 arguments it takes what it needs: ``image_features (B, F)`` of the trainer's CLIP, ``seeds`` and ``step``. A reward
-whose ``differentiable`` attribute is False cannot train by back-propagation.
+whose ``differentiable`` attribute is False cannot train by back-propagation. One whose values depend on the other
+images of the batch sets ``reads_whole_batch``, so that it is not called on micro-batches.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,12 +13,16 @@ from typing import Any
 import torch
 
 RewardFunction = Callable[..., torch.Tensor]
-REWARD_NAMES = ("clip_alignment", "quality")
 
 
 def reward_name(reward: RewardFunction) -> str:
     """The name a reward is logged under: its ``__name__``, else its class's."""
     return getattr(reward, "__name__", type(reward).__name__)
+
+
+def reads_whole_batch(reward: RewardFunction) -> bool:
+    """Whether the reward's values depend on the other images of the batch, which it says by that attribute."""
+    return getattr(reward, "reads_whole_batch", False)
 
 
 def check_reward_weights(reward_funcs: Sequence[Any], reward_weights: Sequence[float] | None) -> list[float]:

@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.functional import interpolate
 
+from .reward_functions import RewardFunction
+
 QUALITY_LEVELS = ("bad", "poor", "fair", "good", "excellent")
 
 
@@ -49,18 +51,35 @@ class QualityReward:
         return self
 
 
-def load_quality_reward(name: str) -> QualityReward:
+def load_quality_reward(name: str, dtype: torch.dtype = torch.float32) -> RewardFunction:
     """The quality reward called ``name``.
 
+    Args:
+        name: ``mini``; Q-Align, as in :func:`ubgen_training.qalign_score.load_qalign`; or the Hub id or folder of any
+            other image-text-to-text model of transformers.
+        dtype: of training. A language model is loaded in bfloat16 where it is a 16-bit one: float16 has too little
+            range for the gradient through so many layers. Q-Align brings its gradient into range and, unless
+            this is bfloat16, chooses by the device. The mini scorer is float32.
+
     Raises:
-        ValueError: there is none of that name, or its weights are missing.
+        ValueError: it is unknown, its weights are missing, or it cannot rate images in five levels.
     """
-    if name not in QUALITY_SCORERS:
-        raise ValueError(f"quality_model is {name!r}; choose one of {', '.join(QUALITY_SCORERS)}.")
+    from .qalign_checkpoint import is_qalign
+
+    if name != "mini" and is_qalign(name):
+        from .qalign_score import load_qalign
+
+        return load_qalign(name, dtype=torch.bfloat16 if dtype == torch.bfloat16 else None)
     try:
-        return QUALITY_SCORERS[name]()
-    except OSError as error:
-        raise ValueError(f"quality_model {name!r} cannot be loaded: {error}.") from error
+        if name == "mini":
+            return _mini_quality()
+        return _language_model_quality(name, torch.float32 if dtype == torch.float32 else torch.bfloat16)
+    except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
+        first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise ValueError(
+            f"quality_model {name!r} cannot be loaded ({first_line}); give 'mini', or the Hub id or folder of an "
+            "image-text-to-text model of transformers."
+        ) from error
 
 
 def _mini_quality() -> QualityReward:
@@ -69,4 +88,7 @@ def _mini_quality() -> QualityReward:
     return QualityReward(load_mini_quality(), image_size=64)
 
 
-QUALITY_SCORERS: dict[str, Callable[[], QualityReward]] = {"mini": _mini_quality}
+def _language_model_quality(name: str, dtype: torch.dtype) -> QualityReward:
+    from .five_level_quality import load_five_level_quality
+
+    return QualityReward(load_five_level_quality(name, dtype))

@@ -3,6 +3,7 @@
 With the CLIP alignment and quality rewards at weights 1 and 0.1 this is the paper's L_en + L_in + 0.1 L_q.
 Each term is differentiated down to the images and its graph dropped, before the sampler's graph is walked once with
 the sum: the gradient is that of ordinary back-propagation, the peak memory is lower, and the norms come for free.
+Micro-batches lower it further: some images at a time go through the encoder and the rewards, and back.
 Shapes: B images, F feature width.
 """
 
@@ -13,12 +14,14 @@ import torch
 
 from .adversarial_term import AdversarialTerm
 from .clip_encoders import ClipEncoder
+from .micro_batches import MicroBatch, MicroBatches
 from .reward_functions import (
     RewardFunction,
     call_reward,
     check_differentiable,
     check_finite,
     check_reward_weights,
+    reads_whole_batch,
     reward_name,
 )
 
@@ -40,6 +43,8 @@ class UbGenLoss:
         encoder: the CLIP whose image features the adversarial term reads and rewards may use.
         adversarial: the adversarial term, or None.
         adversarial_weight: its weight.
+        micro_batch_size: images that the encoder and the rewards take at a time; None is the whole batch. A reward
+            that says ``reads_whole_batch`` always takes it whole.
 
     Raises:
         ValueError: lengths differ, a reward has no gradient, names repeat, or the term lacks its encoder.
@@ -53,6 +58,7 @@ class UbGenLoss:
         encoder: ClipEncoder | None = None,
         adversarial: AdversarialTerm | None = None,
         adversarial_weight: float = 1.0,
+        micro_batch_size: int | None = None,
     ):
         self.reward_funcs = list(reward_funcs)
         self.reward_weights = check_reward_weights(self.reward_funcs, reward_weights)
@@ -66,6 +72,7 @@ class UbGenLoss:
         self.encoder = encoder
         self.adversarial = adversarial
         self.adversarial_weight = adversarial_weight
+        self.micro_batch_size = micro_batch_size
 
     def __call__(
         self,
@@ -89,31 +96,51 @@ class UbGenLoss:
             FloatingPointError: a term is not finite; the message names it and the step.
         """
         check_finite(images, "the sampled images", step)
-        pixels = images.detach().requires_grad_(True)
-        gradient = torch.zeros_like(pixels)
+        encode = None if self.encoder is None else self.encoder.encode_images
+        batch = MicroBatches(images, self.micro_batch_size, encode)
+        weighted = list(zip(self.reward_funcs, self.reward_weights))
+        values: dict[str, list[torch.Tensor]] = {reward_name(reward): [] for reward in self.reward_funcs}
         metrics: dict[str, float] = {}
         total = images.new_zeros(())
+        text_features = None
+
+        def differentiate(reward: RewardFunction, weight: float, part: MicroBatch) -> None:
+            name, rows = reward_name(reward), part.rows
+            inputs = {"image_features": part.features, "seeds": seeds[rows]}
+            part_values = call_reward(reward, part.pixels, class_names[rows], labels[rows], step=step, **inputs)
+            values[name].append(part_values.detach())
+            if weight != 0:
+                batch.differentiate(name, weight * (1 - part_values).sum() / len(images), part)
+
         with torch.enable_grad():
-            features = self.encoder.encode_images(pixels) if self.encoder is not None else None
-            for reward, weight in zip(self.reward_funcs, self.reward_weights):
-                name = reward_name(reward)
-                values = call_reward(
-                    reward, pixels, class_names, labels, step=step, image_features=features, seeds=seeds
-                )
-                term = (1 - values).mean()
-                total = total + weight * term.detach()
-                metrics[f"rewards/{name}"] = values.detach().mean().item()
-                metrics[f"reward_grad_norms/{name}"] = self._add_gradient(gradient, term, pixels, weight, name, step)
-            if self.adversarial is not None and features is not None:
+            for reward, weight in weighted:
+                if reads_whole_batch(reward):
+                    differentiate(reward, weight, batch.whole())
+            if self.adversarial is not None and batch.features is not None:
                 text_features = self.adversarial.draw_text_features(labels, generator)
-                term = self.adversarial.generator_loss(features, text_features).mean()
+                term = self.adversarial.generator_loss(batch.features, text_features, generator).mean()
                 check_finite(term, "the adversarial term", step)
                 total = total + self.adversarial_weight * term.detach()
                 metrics["losses/adversarial"] = term.item()
-                metrics["reward_grad_norms/adversarial"] = self._add_gradient(
-                    gradient, term, pixels, self.adversarial_weight, "the adversarial term", step
-                )
-                metrics |= self._update_discriminator(features.detach(), text_features)
+                if self.adversarial_weight != 0:
+                    batch.differentiate("adversarial", self.adversarial_weight * term, batch.whole())
+            for part in batch:
+                for reward, weight in weighted:
+                    if not reads_whole_batch(reward):
+                        differentiate(reward, weight, part)
+        for reward, weight in weighted:
+            mean = torch.cat(values[reward_name(reward)]).mean()
+            total = total + weight * (1 - mean)
+            metrics[f"rewards/{reward_name(reward)}"] = mean.item()
+        gradient = torch.zeros_like(batch.pixels)
+        for name in (*values, *(["adversarial"] if self.adversarial is not None else [])):
+            own = batch.gradient(name)
+            check_finite(own, f"the gradient of {name}", step)
+            metrics[f"reward_grad_norms/{name}"] = own.norm().item()
+            gradient += own
+        # only now, when all terms are known to be finite
+        if batch.features is not None and text_features is not None:
+            metrics |= self._update_discriminator(batch.features.detach(), text_features, generator)
         # its value is the loss, its gradient with respect to the images is the sum of the terms' gradients
         carrier = (images * gradient).sum()
         return LossReport(total + carrier - carrier.detach(), metrics)
@@ -125,21 +152,11 @@ class UbGenLoss:
         """One step of the discriminator alone on ``images (B, 3, H, W)``; returns what to log."""
         assert self.encoder is not None and self.adversarial is not None
         text_features = self.adversarial.draw_text_features(labels, generator)
-        return self._update_discriminator(self.encoder.encode_images(images), text_features)
+        return self._update_discriminator(self.encoder.encode_images(images), text_features, generator)
 
-    def _update_discriminator(self, features: torch.Tensor, text_features: torch.Tensor) -> dict[str, float]:
+    def _update_discriminator(
+        self, features: torch.Tensor, text_features: torch.Tensor, generator: torch.Generator
+    ) -> dict[str, float]:
         assert self.adversarial is not None
-        report = self.adversarial.update_discriminator(features, text_features)
+        report = self.adversarial.update_discriminator(features, text_features, generator)
         return {f"discriminator/{name}": value for name, value in vars(report).items()}
-
-    @staticmethod
-    def _add_gradient(
-        gradient: torch.Tensor, term: torch.Tensor, pixels: torch.Tensor, weight: float, name: str, step: int
-    ) -> float:
-        if weight == 0:
-            return 0.0
-        # the features' graph is shared by several terms
-        (own,) = torch.autograd.grad(weight * term, pixels, retain_graph=True)
-        check_finite(own, f"the gradient of {name}", step)
-        gradient += own
-        return own.norm().item()

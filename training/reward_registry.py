@@ -1,0 +1,154 @@
+"""Rewards by name, by pyiqa metric, or by import path, built from a trainer's settings."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+
+import torch
+
+from .clip_encoders import ClipEncoder
+from .reward_clip import ClipAlignmentReward
+from .reward_functions import RewardFunction, call_reward, check_differentiable, reward_name
+from .reward_jpeg_size import JpegSizeReward
+from .reward_pyiqa import PyiqaReward
+from .reward_quality import load_quality_reward
+from .sampler_config import SamplerConfig
+
+PYIQA_PREFIX = "pyiqa:"
+# in (0, 1) and not flat, as images are; a black one would give some rewards no gradient
+PROBE_RANGE = (0.2, 0.8)
+
+
+def build_reward(
+    name: str, config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]
+) -> RewardFunction:
+    """The reward called ``name``.
+
+    Args:
+        name: one of ``REWARDS``; ``pyiqa:METRIC``; or ``package.module:attribute``, a reward as described in
+            :mod:`ubgen_training.reward_functions` or a class of such, which is then made without arguments. Modules
+            in the current folder are found.
+        config: holds the settings of the named rewards.
+        encoder: the CLIP of ``clip_alignment``; see :func:`needs_clip_encoder`.
+        class_names: all names, in label order.
+
+    Raises:
+        ValueError: there is none of that name, or it cannot be built or called.
+    """
+    if name in REWARDS:
+        return REWARDS[name](config, encoder, class_names)
+    if name.startswith(PYIQA_PREFIX):
+        return PyiqaReward(name.removeprefix(PYIQA_PREFIX))
+    if ":" in name:
+        return _import_reward(name)
+    raise ValueError(
+        f"reward_funcs holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
+        "such as package.module:attribute."
+    )
+
+
+def needs_clip_encoder(reward_funcs: Sequence[str]) -> bool:
+    """Whether one of the rewards called so reads the features of ``clip_model``."""
+    return "clip_alignment" in reward_funcs
+
+
+def probe_rewards(
+    reward_funcs: Sequence[RewardFunction],
+    class_names: Sequence[str],
+    *,
+    height: int,
+    width: int,
+    encoder: ClipEncoder | None = None,
+    device: torch.device | str = "cpu",
+    differentiable: bool = True,
+) -> None:
+    """Call each reward once on two images of noise, before any sampling, so that a faulty one is found at once.
+
+    Args:
+        class_names: all names, in label order.
+        height, width: of the images that the sampler will give.
+        encoder: gives the rewards' ``image_features``; None gives them None.
+        differentiable: whether the rewards must have a gradient.
+
+    Raises:
+        ValueError: a reward answers with a wrong shape or, where one is needed, without gradient.
+        FloatingPointError: a value is not finite.
+    """
+    low, high = PROBE_RANGE
+    noise = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
+    images = (low + (high - low) * noise).to(device).requires_grad_(differentiable)
+    labels = torch.tensor([0, len(class_names) - 1], device=device)
+    names = [class_names[0], class_names[-1]]
+    with torch.set_grad_enabled(differentiable):
+        features = encoder.encode_images(images) if encoder is not None else None
+        for reward in reward_funcs:
+            if differentiable:
+                check_differentiable(reward)
+            values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=(0, 1))
+            if differentiable:
+                _check_gradient(reward_name(reward), values, images)
+
+
+def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> None:
+    (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise ValueError(
+            f"reward {name!r} has no gradient with respect to the images; compute it from them differentiably."
+        )
+    if not torch.isfinite(gradient).all():
+        raise FloatingPointError(f"the gradient of reward {name!r} is not finite on an image of noise; correct it.")
+
+
+def _import_reward(path: str) -> RewardFunction:
+    module_name, _, attribute = path.partition(":")
+    # a script's own folder is searched, but not the one it is run in
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        reward = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            reward = getattr(reward, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"reward_funcs holds {path!r}, which cannot be imported ({error}); give package.module:attribute of an "
+            "installed package or of a module in the current folder."
+        ) from error
+    if inspect.isclass(reward):
+        try:
+            reward = reward()
+        except TypeError as error:
+            raise ValueError(
+                f"reward_funcs holds {path!r}, a class that cannot be made without arguments ({error}); give a "
+                "function or an object that is ready to be called."
+            ) from error
+    if not callable(reward):
+        raise ValueError(f"reward_funcs holds {path!r}, which is {type(reward).__name__} and cannot be called.")
+    try:
+        inspect.signature(reward).bind((), (), (), image_features=None, seeds=(), step=0)
+    except TypeError as error:
+        raise ValueError(
+            f"reward_funcs holds {path!r}, which cannot be called as a reward ({error}); "
+            "define it as f(images, class_names, labels, **kwargs)."
+        ) from error
+    return reward
+
+
+def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    if encoder is None:
+        raise ValueError("reward_funcs holds 'clip_alignment', but no CLIP encoder was loaded; set clip_model.")
+    return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
+
+
+def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
+    return load_quality_reward(config.quality_model, dtype)
+
+
+REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], RewardFunction]] = {
+    "clip_alignment": _clip_alignment,
+    "quality": _quality,
+    "jpeg_size": lambda *_: JpegSizeReward(),
+    "jpeg_incompressibility": lambda *_: JpegSizeReward(incompressible=True),
+}
