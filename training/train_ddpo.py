@@ -1,0 +1,68 @@
+"""Fine-tune a text-to-image model's LoRA from class names by policy gradient, with any rewards.
+
+    accelerate launch training/train_ddpo.py --config training/configs/mini_ddpo.yaml --output_dir out
+    python training/train_ddpo.py --class_names circle star --reward_funcs jpeg_size --num_inference_steps 10
+
+Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lists them.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ubgen_pipeline.settings_parser import parse_settings, run_command
+from ubgen_training.checkpoint_folders import find_checkpoint
+from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_training.ddpo_config import DDPOConfig
+from ubgen_training.ddpo_trainer import DDPOTrainer
+from ubgen_training.policy_sampler import PolicySampler
+from ubgen_training.reward_functions import check_reward_weights
+from ubgen_training.reward_registry import build_reward, needs_clip_encoder
+from ubgen_training.sampler_model import SamplingSettings
+from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
+
+
+def train(config: DDPOConfig) -> Path:
+    """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Raises:
+        ValueError: a setting that cannot work, found before any training.
+        FloatingPointError: a reward or the loss became NaN or infinite.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    check_reward_weights(config.reward_funcs, config.reward_weights)
+    prompts = load_prompts(config)
+    names = [prompt.name for prompt in prompts]
+    reward_names = [*config.reward_funcs, *config.heldout_reward_funcs]
+    encoder = load_clip_encoder(config.clip_model) if needs_clip_encoder(reward_names) else None
+    rewards = [build_reward(name, config, encoder, names) for name in config.reward_funcs]
+    heldout = [build_reward(name, config, encoder, names) for name in config.heldout_reward_funcs]
+    sampling = SamplingSettings(
+        config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
+    )
+    sampler = build_sampler(config, prompts, PolicySampler, sampling, log_probability=config.log_probability)
+    trainer = DDPOTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return Path(str(config.output_dir))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
+
+    def body(argv: Sequence[str]) -> int:
+        config = parse_settings(DDPOConfig, argv, prog="train_ddpo.py", description=__doc__.splitlines()[0])
+        try:
+            print(f"LoRA saved in {train(config)}")
+        except FloatingPointError as error:
+            print(f"ubgen: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run_command(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
