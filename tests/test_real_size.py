@@ -14,7 +14,7 @@ from datasets import load_dataset
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
-from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
+from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).parents[1]
 MEMORY_LIMIT = 16 * 10**9
@@ -111,6 +111,7 @@ def clip(tmp_path_factory) -> Iterator[Path]:
     assert 427e6 < model.num_parameters() < 429e6
     model.half().save_pretrained(folder)
     build_tokenizer().save_pretrained(folder)
+    CLIPImageProcessor().save_pretrained(folder)
     del model
     yield folder
     shutil.rmtree(folder)
@@ -153,6 +154,7 @@ def test_one_training_step_and_one_generation_fit(sd15, clip, tmp_path):
         "max_steps": 1,
         "discriminator_warmup_steps": 1,
         "learning_rate": 1e-3,
+        "num_samples_per_class": 1,
     }
     command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--class_names", "tench", "goldfish"]
     for name, value in flags.items():

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 
 def save_state(state: Any, path: str | Path) -> None:
@@ -39,6 +40,39 @@ def load_state(path: str | Path) -> Any:
         if "structure" not in metadata:
             raise ValueError(f"{path} holds no saved state; resume from a checkpoint that this trainer wrote.")
         return _rebuild(json.loads(metadata["structure"]), file)
+
+
+def whole_state(state: Any) -> Any:
+    """``state`` with every sharded tensor gathered into a whole one; every rank must call it, with the same state."""
+    if isinstance(state, dict):
+        return {key: whole_state(value) for key, value in state.items()}
+    if isinstance(state, (list, tuple)):
+        return type(state)(whole_state(value) for value in state)
+    return state.full_tensor() if isinstance(state, DTensor) else state
+
+
+def shard_like(whole: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """``whole`` on the device of ``reference`` and, where that is sharded, cut the same way; equal on every rank."""
+    whole = whole.to(reference.device)
+    if not isinstance(reference, DTensor):
+        return whole
+    # no rank sends: all have read the same file
+    return distribute_tensor(whole, reference.device_mesh, reference.placements, src_data_rank=None)
+
+
+def load_optimizer_state(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Load an optimizer's state of whole tensors, cut as its parameters are."""
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    cut = {
+        index: {
+            name: shard_like(value, parameters[index])
+            if isinstance(value, torch.Tensor) and value.shape == parameters[index].shape
+            else value
+            for name, value in entry.items()
+        }
+        for index, entry in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": cut})
 
 
 def random_state() -> dict[str, Any]:

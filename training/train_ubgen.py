@@ -16,13 +16,13 @@ import torch
 from ubgen_pipeline.class_prompts import class_prompts, load_class_names
 from ubgen_pipeline.models import load_pipeline
 from ubgen_pipeline.settings_parser import parse_settings, run_command
-from ubgen_training.clip_encoders import ClipEncoder, load_clip_encoder
-from ubgen_training.reward_clip import ClipAlignmentReward
-from ubgen_training.reward_functions import REWARD_NAMES, RewardFunction, check_reward_weights
-from ubgen_training.reward_quality import load_quality_reward
+from ubgen_training.checkpoint_folders import find_checkpoint
+from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_training.reward_functions import check_reward_weights
+from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
 from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
 from ubgen_training.ubgen_config import UbGenConfig
-from ubgen_training.ubgen_trainer import UbGenTrainer, find_checkpoint
+from ubgen_training.ubgen_trainer import UbGenTrainer
 
 
 def train(config: UbGenConfig) -> Path:
@@ -56,28 +56,29 @@ def train(config: UbGenConfig) -> Path:
         pipeline,
         texts,
         LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
-        SamplingSettings(config.num_inference_steps, config.guidance_scale, config.height, config.width),
+        SamplingSettings(
+            config.num_inference_steps,
+            config.guidance_scale,
+            config.height,
+            config.width,
+            config.reward_micro_batch_size,
+        ),
         seed=config.seed,
+        train_method=config.train_method,
     )
-    needs_clip = config.adversarial_weight > 0 or "clip_alignment" in config.reward_funcs
+    needs_clip = config.adversarial_weight > 0 or needs_clip_encoder(
+        [*config.reward_funcs, *config.heldout_reward_funcs]
+    )
     encoder = load_clip_encoder(config.clip_model) if needs_clip else None
     rewards = [build_reward(name, config, encoder, names) for name in config.reward_funcs]
-    trainer = UbGenTrainer(sampler, config, names, rewards, encoder)
+    heldout = [build_reward(name, config, encoder, names) for name in config.heldout_reward_funcs]
+    trainer = UbGenTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
+    height, width = (side * pipeline.vae_scale_factor for side in sampler.latent_shape[-2:])
+    probe_rewards(rewards, names, height=height, width=width, encoder=encoder, device=config.device)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     return Path(str(config.output_dir))
-
-
-def build_reward(
-    name: str, config: UbGenConfig, encoder: ClipEncoder | None, class_names: list[str]
-) -> RewardFunction:
-    """The reward called ``name``; raises ``ValueError`` where there is none."""
-    if name == "clip_alignment" and encoder is not None:
-        return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
-    if name == "quality":
-        return load_quality_reward(config.quality_model)
-    raise ValueError(f"reward_funcs holds {name!r}; choose from {', '.join(REWARD_NAMES)}.")
 
 
 def check_writable(folder: str) -> None:

@@ -5,8 +5,6 @@ i mod num_classes, so any prefix of a dataset is balanced. Under ``accelerate la
 r, r + world size, …; a shard's content does not depend on who made it.
 """
 
-# ruff: noqa: RUF009 - field_help makes a dataclass field, as dataclasses.field does
-
 import dataclasses
 import hashlib
 import io
