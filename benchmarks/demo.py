@@ -47,12 +47,13 @@ class DemoSettings:
 
     output_dir: str = field_help("folder for the LoRA, the datasets and the picture", "demo")
     training_config: str = field_help("training settings", str(ROOT / "training" / "configs" / "mini.yaml"))
-    max_steps: int = field_help("generator updates; 0 skips the training and takes the shipped LoRA only", 15)
-    samples_per_class: int = field_help("images of each class and dataset", 10)
+    max_steps: int = field_help("generator updates; 0 skips the training and takes the shipped LoRA only", 20)
+    samples_per_class: int = field_help("images of each class and dataset", 8)
     num_inference_steps: int = field_help("denoising steps of the datasets", 50)
     seed: int = field_help("seed of the training and of the datasets", 0)
     threads: int | None = field_help("CPU threads of every command; torch's own choice if not given", None)
     shipped_lora: bool = field_help("measure the longer-trained LoRA of the package too, where there is one", True)
+    loras: list[str] | None = field_help("more LoRAs to measure, files or folders", None)
 
     def __post_init__(self) -> None:
         for name, least in (("max_steps", 0), ("samples_per_class", 1), ("num_inference_steps", 1)):
@@ -88,6 +89,7 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         loras["tuned"] = train(settings, folder / "lora")
     if settings.shipped_lora and SHIPPED_LORA.is_file():
         loras["tuned (shipped)"] = SHIPPED_LORA
+    loras |= {lora: Path(lora) for lora in settings.loras or []}
     datasets, rows = {}, []
     for name, lora in loras.items():
         target = folder / re.sub(r"\W+", "-", name).strip("-")
@@ -200,12 +202,13 @@ def reference_row(num_images: int, bias: float) -> Row:
 def table(rows: Sequence[Row], num_images: int) -> str:
     """The rows as text."""
     columns = ("", "class accuracy", "own background", "own texture", "background entropy", "images/s")
-    lines = [f"{columns[0]:<18}" + "".join(f"{name:>20}" for name in columns[1:])]
+    width = 2 + max(len(row.name) for row in rows)
+    lines = [f"{columns[0]:<{width}}" + "".join(f"{name:>20}" for name in columns[1:])]
     for row in rows:
         entropy, rate = f"{row.background_entropy:.2f} bits", row.images_per_second
         shares = (f"{share:.1%}" for share in row[1:4])
         cells = [*shares, entropy, "-" if rate is None else f"{rate:.2f}"]
-        lines.append(f"{row.name:<18}" + "".join(f"{cell:>20}" for cell in cells))
+        lines.append(f"{row.name:<{width}}" + "".join(f"{cell:>20}" for cell in cells))
     error = 2 * math.sqrt(0.25 / num_images)
     lines.append(f"{num_images} images each; two standard errors of a share are at most {error:.1%}.")
     return "\n".join(lines)

@@ -65,4 +65,9 @@ def index_batches(
 
 def mixed_precision() -> torch.autocast:
     """bfloat16 autocast where the CPU computes in it; elsewhere it is emulated, many times slower, so float32."""
-    return torch.autocast("cpu", torch.bfloat16, enabled=torch.ops.mkldnn._is_mkldnn_bf16_supported())
+    return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16())
+
+
+def computes_in_bfloat16() -> bool:
+    """Whether this CPU has instructions for bfloat16."""
+    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

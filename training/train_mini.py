@@ -1,4 +1,4 @@
-"""Rebuild the mini model from nothing: autoencoder, CLIP, judges, then the denoiser on the biased world.
+"""Rebuild the mini model from nothing: autoencoder, CLIP, judges, the denoiser on the biased world, then its LoRA.
 
     python training/train_mini.py                       # every stage, resuming from --work-dir
     python training/train_mini.py --stages denoiser     # one stage
@@ -15,21 +15,28 @@ from pathlib import Path
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 from ubgen_pipeline.mini.classifiers import load_factor_classifier, predict_factors
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 from ubgen_pipeline.mini.weights import save_float16
+from ubgen_pipeline.settings_parser import parse_settings
+from ubgen_training.checkpoint_folders import newest_checkpoint
 from ubgen_training.mini_autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
-from ubgen_training.mini_batches import render_set
+from ubgen_training.mini_batches import computes_in_bfloat16, render_set
 from ubgen_training.mini_denoiser import assemble_pipeline, prompt_table, train_denoiser
 from ubgen_training.mini_judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
 from ubgen_training.mini_tokenizer import build_tokenizer
+from ubgen_training.train_ubgen import train
+from ubgen_training.ubgen_config import UbGenConfig
 
-STAGES = ("autoencoder", "clip", "judges", "denoiser", "measure")
+STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "measure")
 WORLD_BIAS = 0.95
 JUDGE_FOLDER = Path(mini_model_path()).parent / "classifier"
+LORA_FILE = Path(mini_model_path()).parent / "lora" / "pytorch_lora_weights.safetensors"
 
 
 def build_autoencoder_stage(settings: argparse.Namespace) -> None:
@@ -87,6 +94,22 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+def build_lora_stage(settings: argparse.Namespace) -> None:
+    """The LoRA that ships: ``training/configs/mini.yaml``, resumed from the work folder, rounded to fp16."""
+    output_dir = settings.work_dir / "lora"
+    argv = ["--config", str(Path(__file__).parent / "configs" / "mini.yaml"), "--output_dir", str(output_dir)]
+    argv += ["--max_steps", str(settings.lora_steps), "--use_cpu", "true"]
+    argv += ["--bf16", str(computes_in_bfloat16()).lower()]
+    if newest_checkpoint(output_dir) is not None:
+        argv += ["--resume_from_checkpoint", "last"]
+    train(parse_settings(UbGenConfig, argv, prog="train_mini.py"))
+    LORA_FILE.parent.mkdir(exist_ok=True)
+    # its metadata hold the alpha
+    with safe_open(output_dir / LORA_FILE.name, "pt") as trained:
+        weights = {name: trained.get_tensor(name).half() for name in trained.keys()}  # noqa: SIM118 - no mapping
+        save_file(weights, LORA_FILE, metadata=trained.metadata())
+
+
 def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
     """Print the figures that the documents quote."""
     from diffusers import StableDiffusionPipeline
@@ -132,6 +155,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge-steps", type=int, default=2500)
     parser.add_argument("--quality-steps", type=int, default=500)
     parser.add_argument("--denoiser-steps", type=int, default=5500)
+    parser.add_argument("--lora-steps", type=int, default=150)
     parser.add_argument("--denoiser-scenes", type=int, default=30_000)
     parser.add_argument(
         "--max-minutes", type=float, default=float("inf"), help="stop the denoiser early; run again to go on"
@@ -147,6 +171,7 @@ def main(argv: list[str] | None = None) -> None:
         "clip": build_clip_stage,
         "judges": build_judges_stage,
         "denoiser": build_denoiser_stage,
+        "lora": build_lora_stage,
         "measure": measure_stage,
     }
     for name in settings.stages:
