@@ -1,7 +1,9 @@
 """The ``ubgen`` command itself: finding subcommands, help, unknown names."""
 
+import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +44,17 @@ def test_unwritable_folder_names_the_setting(folder, capsys):
     flags = ["--model", "mini", "--class-names", "circle", "--num-inference-steps", "1", "--samples-per-class", "1"]
     assert main(["generate", *flags, "--output-dir", folder]) == 2
     assert f"output_dir is '{folder}'" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    flags = ["generate", "--dry-run", "--classes", "voc", "--samples-per-class", "5000"]
+    command = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ubgen")), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(command.stdout.readline())["class_name"] == "aeroplane"
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    assert command.wait(60) == 141

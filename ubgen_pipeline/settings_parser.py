@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -96,6 +97,10 @@ def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str]
         return 130
     except ValueError as error:
         print(f"ubgen: error: {error}", file=sys.stderr)
+    except BrokenPipeError:
+        # the reader of our output, such as `head`, has seen enough; what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except OSError as error:
         print(f"ubgen: error: {explain(error)}", file=sys.stderr)
     return 2
