@@ -1,9 +1,10 @@
 """Trains the mini layout in runs of a few updates: called by tests, or launched by them in several processes.
 
-    torchrun --nproc_per_node 2 tests/training_worker.py JOBS.json
+    accelerate launch --config_file training/configs/accelerate/ddp.yaml --num_processes 2 \\
+        tests/training_worker.py JOBS.json
 
 ``JOBS.json`` holds ``launcher`` (ddp or fsdp2, both on the CPU over gloo) and ``runs``, one set of arguments of
-:func:`run` each.
+:func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` for fsdp2.
 """
 
 import json
@@ -19,28 +20,43 @@ from transformers import TrainerCallback
 from ubgen_pipeline.models import load_pipeline
 from ubgen_training import trainer_checkpoints
 from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_training.ddpo_config import DDPOConfig
+from ubgen_training.ddpo_trainer import DDPOTrainer
+from ubgen_training.policy_sampler import PolicySampler
 from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
 from ubgen_training.ubgen_config import UbGenConfig
 from ubgen_training.ubgen_trainer import UbGenTrainer
 
 NAMES = ["circle", "star", "ring"]
-# 18 labels; 2 x 2 of them a process and update, and an odd batch is left at the end of an epoch
 SETTINGS = {
-    "num_inference_steps": 2,
-    "num_gradient_steps": 1,
     "guidance_scale": 2.0,
     "reward_weights": [1.0],
     "reward_funcs": ["brightness"],
-    "discriminator_warmup_steps": 2,
     "per_device_train_batch_size": 2,
     "gradient_accumulation_steps": 2,
-    "class_repeats": 6,
     "lora_rank": 2,
     "learning_rate": 1e-2,
     "save_steps": 1,
     "logging_steps": 2,
     "seed": 3,
     "disable_tqdm": True,
+}
+# 18 labels; 2 x 2 of them a process and update, and an odd batch is left at the end of an epoch
+UBGEN_SETTINGS = {
+    "num_inference_steps": 2,
+    "num_gradient_steps": 1,
+    "discriminator_warmup_steps": 2,
+    "class_repeats": 6,
+}
+# a rollout lasts for 4 updates, 2 of each inner epoch; one sample draws two of the three steps that add noise
+DDPO_SETTINGS = {
+    "num_inference_steps": 4,
+    "num_trained_steps": 2,
+    "rollout_size": 4,
+    "num_inner_epochs": 2,
+    "statistics_window": 4,
+    "statistics_min_count": 2,
+    "kl_weight": 0.1,
 }
 
 
@@ -67,20 +83,25 @@ class KillInsideAccumulation(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, **settings):
-    """A trainer on ``model``'s folder; with ``clip``, a CLIP's folder, it has the adversarial term."""
-    settings = {**SETTINGS, "use_cpu": True, "adversarial_weight": 0.5 if clip else 0.0, **settings}
-    config = UbGenConfig(output_dir=str(output_dir), **settings)
-    sampler = SamplerModel(
-        load_pipeline(model, scheduler="ddpm"),
+def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kind="ubgen", **settings):
+    """A trainer of that kind on ``model``'s folder; with ``clip``, a CLIP's folder, it has the adversarial term."""
+    settings = {"use_cpu": True, "output_dir": str(output_dir), **SETTINGS, **settings}
+    if kind == "ubgen":
+        config = UbGenConfig(**{"adversarial_weight": 0.5 if clip else 0.0, **UBGEN_SETTINGS, **settings})
+        sampler_type, trainer_type, eta = SamplerModel, UbGenTrainer, 0.0
+    else:
+        config = DDPOConfig(**{**DDPO_SETTINGS, **settings})
+        sampler_type, trainer_type, eta = PolicySampler, DDPOTrainer, config.eta
+    sampler = sampler_type(
+        load_pipeline(model, scheduler=config.scheduler),
         NAMES,
         LoraSettings(config.lora_rank),
-        SamplingSettings(config.num_inference_steps, config.guidance_scale),
+        SamplingSettings(config.num_inference_steps, config.guidance_scale, eta=eta),
         seed=config.seed,
         train_method=config.train_method,
     )
     encoder = load_clip_encoder(str(clip)) if clip else None
-    return UbGenTrainer(sampler, config, NAMES, reward or BrightnessReward(), encoder, callbacks=callbacks)
+    return trainer_type(sampler, config, NAMES, reward or BrightnessReward(), encoder, callbacks=callbacks)
 
 
 def run(model, output_dir, clip=None, resume=None, kill_inside_step=None, kill_at_checkpoint=None, **settings):
@@ -108,8 +129,8 @@ def main(file):
     settings = {"use_cpu": True}
     if jobs["launcher"] == "fsdp2":
         # accelerate shards on accelerators only; told that the CPUs are some, it runs the same code over gloo
-        PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
         settings = {"use_cpu": False, "dataloader_pin_memory": False}
+        PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
     for arguments in jobs["runs"]:
         trainer = run(**settings, **arguments)
         # a launcher that silently starts one process, or shards nothing, must not pass
