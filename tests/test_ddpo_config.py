@@ -48,6 +48,7 @@ def test_inner_epochs_multiply_the_updates():
         ({"advantage_clip": -1.0}, "advantage_clip is -1.0"),
         ({"kl_weight": -0.1}, "kl_weight is -0.1"),
         ({"kl_weight": float("nan")}, "kl_weight is nan"),
+        ({"kl_weight": 0.1, "train_method": "full"}, "kl_weight is 0.1, but train_method is 'full'"),
         ({"statistics_min_count": 64}, "statistics_min_count is 64"),
     ],
 )

@@ -1,6 +1,5 @@
 """Interrupted and resumed training against training without a stop, bit for bit, and what may not be resumed."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -8,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from checkpoint_equality import assert_equal_checkpoints
 from safetensors.torch import load_file
 from tiny_clip import build_tiny_clip
 from training_worker import build_trainer, run
@@ -31,24 +31,6 @@ def straight(random_mini_model, clip_folder, tmp_path_factory):
     folder = tmp_path_factory.mktemp("straight")
     run(random_mini_model, folder, clip_folder, max_steps=LAST)
     return folder
-
-
-def safetensors_content(file):
-    """Header and all bytes of the tensors; the order of the header's metadata is not fixed."""
-    data = file.read_bytes()
-    end = 8 + int.from_bytes(data[:8], "little")
-    return json.loads(data[8:end]), data[end:]
-
-
-def assert_equal_checkpoints(own, other):
-    """All tensors of all files, all random states, and the losses logged."""
-    names = {file.name for file in own.glob("*.safetensors")}
-    assert names == {file.name for file in other.glob("*.safetensors")}
-    assert {"optimizer.safetensors", "extra_state.safetensors", "rank_state_0.safetensors"} < names
-    for name in names:
-        assert safetensors_content(own / name) == safetensors_content(other / name), name
-    histories = [json.loads((folder / "trainer_state.json").read_text())["log_history"] for folder in (own, other)]
-    assert histories[0] == histories[1] and len(histories[0]) > 2
 
 
 @pytest.mark.parametrize("step", range(1, LAST))

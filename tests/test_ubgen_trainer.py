@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -31,11 +32,10 @@ FAST = [
 ]
 
 
-def _run(*flags, check=True):
+def _run(*flags, check=True, launcher=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(SCRIPT), *map(str, flags)], capture_output=True, text=True, env=environment, timeout=300
-    )
+    command = [sys.executable, *launcher, str(SCRIPT), *map(str, flags)]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
 
@@ -60,13 +60,14 @@ def straight(common, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resumed(common, straight, tmp_path_factory):
-    """One update, then a second process from the last complete checkpoint to the third."""
+    """Another process, started by accelerate, from the last complete checkpoint to the third update."""
     folder = tmp_path_factory.mktemp("resumed")
-    _run(*common, "--max_steps", 1, "--output_dir", folder)
+    shutil.copytree(straight[0] / "checkpoint-1", folder / "checkpoint-1")
     # a checkpoint cut short by a kill: newer, without the trainer's state
     (folder / "checkpoint-2").mkdir()
     (folder / "checkpoint-2" / LORA).write_bytes(b"")
-    _run(*common, "--max_steps", 3, "--output_dir", folder, "--resume_from_checkpoint", "last")
+    flags = ["--max_steps", 3, "--output_dir", folder, "--resume_from_checkpoint", "last"]
+    _run(*common, *flags, launcher=["-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1"])
     return folder
 
 
@@ -129,7 +130,7 @@ def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_min
     with torch.no_grad():
         seen = sampler(torch.tensor([1, 2]), [5, 6]).clamp(0, 1)
     base, tuned = _plain_images(random_mini_model), _plain_images(random_mini_model, folder)
-    assert (tuned - seen).abs().max() < 1e-4
+    assert (tuned - seen).abs().max() < 1e-5
     assert (tuned - base).abs().max() > 1e-2
 
 
@@ -239,37 +240,6 @@ def test_noise_depends_on_the_rank(random_mini_model, tmp_path):
         finally:
             del trainer.args.__class__.process_index
     assert not torch.equal(*draws)
-
-
-def _run_two_processes(*flags):
-    environment = os.environ | {"OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "29617"]
-    done = subprocess.run(
-        [*command, str(SCRIPT), *map(str, flags)], capture_output=True, text=True, env=environment, timeout=300
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
-
-
-def test_two_processes_resume_bit_equal_and_differ_from_one(common, straight, tmp_path):
-    _run_two_processes(*common, "--max_steps", 2, "--output_dir", tmp_path / "straight")
-    _run_two_processes(*common, "--max_steps", 1, "--output_dir", tmp_path / "resumed")
-    last = ["--resume_from_checkpoint", "last"]
-    _run_two_processes(*common, "--max_steps", 2, "--output_dir", tmp_path / "resumed", *last)
-    # one per rank: there really were two
-    assert len(list((tmp_path / "straight" / "checkpoint-2").glob("rank_state_*.safetensors"))) == 2
-    for file in (LORA, "extra_state.safetensors"):
-        checkpoints = [folder / "checkpoint-2" / file for folder in (tmp_path / "straight", tmp_path / "resumed")]
-        own, other, alone = (load_file(file) for file in (*checkpoints, straight[0] / "checkpoint-2" / file))
-        assert all(torch.equal(own[name], other[name]) for name in own)
-        assert any(not torch.equal(own[name], alone[name]) for name in own)
-
-
-def test_accelerate_launches_the_script(common, tmp_path):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", str(SCRIPT)]
-    flags = [*common, "--max_steps", "1", "--save_strategy", "no", "--output_dir", str(tmp_path)]
-    done = subprocess.run([*command, *flags], capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert (tmp_path / LORA).is_file()
 
 
 def test_configs_parse_and_sd15_is_table_5():

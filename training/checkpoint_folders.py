@@ -109,7 +109,8 @@ def check_same_run(folder: Path, settings_file: str, settings: Mapping[str, Any]
         folder: a complete checkpoint.
         settings_file: the file in it with the settings it was made with.
         settings: those of now that must be the same; one that the file does not know is let pass.
-        facts: the part of the manifest that must be the same: ``model`` and ``class_names``.
+        facts: the part of the manifest that must be the same: ``model``, ``class_names`` and, where given, the names
+            of the ``rewards``, which a trainer that is built in Python takes apart from its settings.
 
     Raises:
         ValueError: it is another trainer's, of another model, of other classes, or of other settings; they are named.
@@ -128,6 +129,11 @@ def check_same_run(folder: Path, settings_file: str, settings: Mapping[str, Any]
         raise ValueError(
             f"{folder} was trained on {len(manifest['class_names'])} other class names or another order; resume with "
             "the same class_names or classes."
+        )
+    if manifest.get("rewards", facts.get("rewards")) != facts.get("rewards"):
+        raise ValueError(
+            f"{folder} was trained on the rewards {manifest.get('rewards')}, and reward_funcs now holds "
+            f"{facts.get('rewards')}; resume with the same ones, in the same order."
         )
     if manifest["model"] != facts["model"]:
         raise ValueError(

@@ -117,6 +117,11 @@ class DDPOConfig(SamplerConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; choose a number above 0.")
         if not 0 <= self.kl_weight < math.inf:
             raise ValueError(f"kl_weight is {self.kl_weight}; choose 0 or more.")
+        if self.kl_weight > 0 and self.train_method != "lora":
+            raise ValueError(
+                f"kl_weight is {self.kl_weight}, but train_method is {self.train_method!r}, which leaves no untrained "
+                "model to compare with; choose lora, or set kl_weight to 0."
+            )
         if self.log_probability not in REDUCTIONS:
             raise ValueError(f"log_probability is {self.log_probability!r}; choose {' or '.join(REDUCTIONS)}.")
         if self.advantages not in ADVANTAGES:

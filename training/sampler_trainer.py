@@ -18,7 +18,7 @@ from ubgen_pipeline.initial_latents import SEED_LIMIT, sample_seed
 from .clip_encoders import ClipEncoder
 from .lora_average import LoraAverage
 from .reward_alarm import RewardAlarm
-from .reward_functions import RewardFunction, check_reward_weights
+from .reward_functions import RewardFunction, check_reward_weights, reward_name
 from .reward_guards import RewardGuards, default_interval
 from .sample_grid import FixedSamples
 from .sampler_config import SamplerConfig
@@ -138,6 +138,10 @@ class SamplerTrainer(CheckpointingTrainer):
         """The mean of each list over its values and all ranks; every rank must hold the same names."""
         means = torch.tensor([sum(values) / len(values) for values in metrics.values()], device=self.args.device)
         return dict(zip(metrics, self.accelerator.reduce(means, reduction="mean").tolist()))
+
+    def run_facts(self) -> dict[str, Any]:
+        """The base's, and the names of the rewards."""
+        return {**super().run_facts(), "rewards": [reward_name(reward) for reward in self.reward_funcs]}
 
     def extra_state(self) -> dict[str, Any]:
         """The base's, with the average of the LoRA and what the alarm has seen."""

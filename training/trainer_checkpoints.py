@@ -70,12 +70,17 @@ class CheckpointingTrainer(_BaseTrainer):
 
         Raises:
             ValueError: there is no complete checkpoint, or it is of another model or other settings.
-            FloatingPointError: a loss, reward or gradient is not finite.
+            FloatingPointError: a loss, reward or gradient is not finite; names the step and the last good checkpoint.
         """
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         if checkpoint is not None:
             self._check_resumable(Path(checkpoint))
-        return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        try:
+            return super().train(resume_from_checkpoint=checkpoint, **kwargs)
+        except FloatingPointError as error:
+            newest = newest_checkpoint(str(self.args.output_dir))
+            last = f"The last good checkpoint is {newest}." if newest else "There is no checkpoint yet."
+            raise FloatingPointError(f"{error} {last}") from error
 
     def extra_state(self) -> dict[str, Any]:
         """State of the run beyond model, optimizer and schedule; called on every rank, written by the first."""
@@ -96,14 +101,9 @@ class CheckpointingTrainer(_BaseTrainer):
         """Restore what :meth:`rank_state` gave."""
         restore_random_state(state["random"])
         self._tr_loss.copy_(state["running_loss"])
+        # the base's mean over this call's updates must not count the losses of earlier ones
+        self._total_loss_scalar -= state["running_loss"].item()
         self._globalstep_last_logged = state["last_logged_step"]
-
-    def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
-        """The base's step; a number that is not finite ends the run and names the last good checkpoint."""
-        try:
-            return super().training_step(model, inputs, num_items_in_batch)
-        except FloatingPointError as error:
-            raise FloatingPointError(f"{error} {self._last_good_checkpoint()}") from error
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained weights and the settings; every rank must call it."""
@@ -121,13 +121,9 @@ class CheckpointingTrainer(_BaseTrainer):
         if not scaled and not torch.isfinite(torch.as_tensor(grad_norm)):
             raise FloatingPointError(
                 f"step {self.state.global_step}: the gradient of the weights is not finite; training stopped before "
-                f"they were touched. Lower the learning rate or use a wider precision. {self._last_good_checkpoint()}"
+                "they were touched. Lower the learning rate or use a wider precision."
             )
         return grad_norm
-
-    def _last_good_checkpoint(self) -> str:
-        newest = newest_checkpoint(str(self.args.output_dir))
-        return f"The last good checkpoint is {newest}." if newest else "There is no checkpoint yet."
 
     def _check_resumable(self, checkpoint: Path) -> None:
         manifest = read_manifest(checkpoint)
@@ -137,7 +133,7 @@ class CheckpointingTrainer(_BaseTrainer):
                 f"resume_from_checkpoint is {str(checkpoint)!r}, but {reason} cannot be resumed from; "
                 "launch with DDP or FSDP2 and checkpoints that hold the optimizer."
             )
-        check_same_run(checkpoint, self.settings_file, self.args.settings_to_resume_with(), self._run_facts())
+        check_same_run(checkpoint, self.settings_file, self.args.settings_to_resume_with(), self.run_facts())
         if manifest["num_processes"] != self.args.world_size:
             warnings.warn(
                 f"{checkpoint} was written by {manifest['num_processes']} processes and goes on with "
@@ -145,7 +141,8 @@ class CheckpointingTrainer(_BaseTrainer):
                 stacklevel=3,
             )
 
-    def _run_facts(self) -> dict[str, Any]:
+    def run_facts(self) -> dict[str, Any]:
+        """What a resumed run must share beyond its settings; goes into the checkpoint's manifest."""
         return {"model": self._fingerprint, "class_names": self.class_names}
 
     def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
@@ -167,7 +164,7 @@ class CheckpointingTrainer(_BaseTrainer):
                 "step": self.state.global_step,
                 "num_processes": self.args.world_size,
                 "resumable": not self.args.save_only_model,
-                **self._run_facts(),
+                **self.run_facts(),
             }
             commit_checkpoint(folder, facts)
             rotate_checkpoints(str(self.args.output_dir), save_total_limit=self.args.save_total_limit)

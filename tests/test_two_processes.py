@@ -1,0 +1,178 @@
+"""Two processes on the CPU over gloo, through the launch files: resume bit for bit under DDP, FSDP2 and two nodes.
+
+Each launch trains several runs one after another, because starting Python costs more than the runs.
+"""
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from checkpoint_equality import assert_equal_checkpoints
+from safetensors.torch import load_file
+from tiny_clip import build_tiny_clip
+from training_worker import run
+
+from ubgen_training.checkpoint_folders import newest_checkpoint
+from ubgen_training.checkpoint_state import load_state
+
+WORKER = Path(__file__).with_name("training_worker.py")
+CONFIGS = WORKER.parents[1] / "training" / "configs" / "accelerate"
+LORA = "pytorch_lora_weights.safetensors"
+UBGEN_LAST, DDPO_LAST = 3, 6
+
+
+@pytest.fixture(scope="module")
+def clip_folder(tmp_path_factory):
+    return build_tiny_clip(tmp_path_factory.mktemp("clip"))
+
+
+def _start(jobs, config, runs, *flags):
+    """Launch ``runs`` with one of the launch files; returns the process."""
+    launcher = "fsdp2" if config == "fsdp2" else "ddp"
+    jobs.write_text(json.dumps({"launcher": launcher, "runs": runs}))
+    device = {"ACCELERATE_TORCH_DEVICE": "cpu"} if launcher == "fsdp2" else {"ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    return subprocess.Popen(
+        [*command, "--num_processes", "2", *flags, str(WORKER), str(jobs)],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | device,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def _finish(*processes):
+    """Exit codes and outputs."""
+    outputs = [process.communicate(timeout=300)[0] for process in processes]
+    return [process.returncode for process in processes], "\n".join(output[-4000:] for output in outputs)
+
+
+@pytest.fixture(scope="module")
+def ddp(random_mini_model, clip_folder, tmp_path_factory):
+    """Both trainers without a stop; then one of each that a kill of the second process ends inside an update."""
+    folder = tmp_path_factory.mktemp("ddp")
+    ubgen = {"model": random_mini_model, "clip": clip_folder, "max_steps": UBGEN_LAST}
+    ddpo = {"model": random_mini_model, "kind": "ddpo", "max_steps": DDPO_LAST}
+    runs = [
+        {**ubgen, "output_dir": str(folder / "ubgen")},
+        {**ddpo, "output_dir": str(folder / "ddpo")},
+        {**ubgen, "output_dir": str(folder / "killed"), "kill_inside_step": 1},
+    ]
+    codes, output = _finish(_start(folder / "jobs.json", "ddp", runs))
+    assert codes != [0], "the kill was survived"
+    assert newest_checkpoint(folder / "ddpo") == folder / "ddpo" / f"checkpoint-{DDPO_LAST}", output
+    assert newest_checkpoint(folder / "killed") == folder / "killed" / "checkpoint-1", output
+    return folder
+
+
+@pytest.fixture(scope="module")
+def resumed_on_two_nodes(ddp, random_mini_model, clip_folder, tmp_path_factory):
+    """The killed run, and cut ones from other updates, taken up by two launches that stand for two machines."""
+    folder = tmp_path_factory.mktemp("nodes")
+    ubgen = {"model": random_mini_model, "clip": clip_folder, "max_steps": UBGEN_LAST, "resume": "last"}
+    ddpo = {"model": random_mini_model, "kind": "ddpo", "max_steps": DDPO_LAST, "resume": "last"}
+    shutil.copytree(ddp / "ubgen" / "checkpoint-2", folder / "ubgen" / "checkpoint-2")
+    runs = [{**ubgen, "output_dir": str(ddp / "killed")}, {**ubgen, "output_dir": str(folder / "ubgen")}]
+    # in the first inner epoch, in the second, and between two rollouts
+    for step in (1, 3, 4):
+        shutil.copytree(ddp / "ddpo" / f"checkpoint-{step}", folder / f"ddpo_{step}" / f"checkpoint-{step}")
+        runs.append({**ddpo, "output_dir": str(folder / f"ddpo_{step}")})
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    flags = [("--machine_rank", str(rank), "--main_process_port", port) for rank in (0, 1)]
+    # one worker on each "machine"
+    nodes = [_start(folder / f"jobs_{i}.json", "multi_node", runs, *own) for i, own in enumerate(flags)]
+    codes, output = _finish(*nodes)
+    assert codes == [0, 0], output
+    return folder
+
+
+def test_a_killed_run_of_two_processes_resumes_bit_equal(ddp, resumed_on_two_nodes):
+    last = f"checkpoint-{UBGEN_LAST}"
+    assert_equal_checkpoints(ddp / "killed" / last, ddp / "ubgen" / last, num_ranks=2)
+
+
+def test_ubgen_resumes_bit_equal_on_two_nodes(ddp, resumed_on_two_nodes):
+    last = f"checkpoint-{UBGEN_LAST}"
+    assert_equal_checkpoints(resumed_on_two_nodes / "ubgen" / last, ddp / "ubgen" / last, num_ranks=2)
+
+
+@pytest.mark.parametrize("step", [1, 3, 4])
+def test_ddpo_resumes_bit_equal_on_two_nodes(ddp, resumed_on_two_nodes, step):
+    last = f"checkpoint-{DDPO_LAST}"
+    assert_equal_checkpoints(resumed_on_two_nodes / f"ddpo_{step}" / last, ddp / "ddpo" / last, num_ranks=2)
+
+
+def test_ranks_draw_different_noise_and_split_the_labels(ddp):
+    first, second = (json.loads((ddp / "ubgen" / f"seen_{rank}.json").read_text()) for rank in (0, 1))
+    seeds = [seed for rank in (first, second) for labels, own in rank for seed in own if len(labels) == 2]
+    trained = [own for _, own in first[1:-1]]
+    assert trained and not set(map(tuple, trained)) & {tuple(own) for _, own in second[1:-1]}
+    assert seeds
+
+
+def test_the_classes_statistics_hold_the_rewards_of_both_ranks(ddp):
+    folder = ddp / "ddpo" / f"checkpoint-{DDPO_LAST}"
+    windows = load_state(folder / "extra_state.safetensors")["statistics"]["rewards"]
+    # two rollouts of four samples on each of two ranks, three classes, windows of four
+    assert sorted(windows) == [0, 1, 2] and sum(map(len, windows.values())) == 12
+    # the ranks' own parts of the rollout that goes on differ
+    rollouts = [load_state(folder / f"rank_state_{rank}.safetensors")["rollout"] for rank in (0, 1)]
+    assert not torch.equal(rollouts[0]["latents"], rollouts[1]["latents"])
+    both = torch.cat([rollout["labels"] for rollout in rollouts])
+    # eight consecutive places of shuffled passes over three classes
+    assert sorted(both.bincount(minlength=3).tolist()) in ([2, 3, 3], [2, 2, 4])
+
+
+@pytest.fixture(scope="module")
+def fsdp2(random_mini_model, clip_folder, tmp_path_factory):
+    """Sharded: the LoRA and the whole UNet, each straight and resumed."""
+    folder = tmp_path_factory.mktemp("fsdp2")
+    runs = []
+    for name, own in (
+        ("lora", {"clip": clip_folder}),
+        ("full", {"train_method": "full", "learning_rate": 1e-4}),
+        ("ddpo", {"kind": "ddpo", "reward_funcs": ["brightness"]}),
+    ):
+        arguments = {"model": random_mini_model, "max_steps": 2, **own}
+        runs += [
+            {**arguments, "output_dir": str(folder / name)},
+            {**arguments, "output_dir": str(folder / f"{name}_resumed"), "max_steps": 1},
+            {**arguments, "output_dir": str(folder / f"{name}_resumed"), "resume": "last"},
+        ]
+    codes, output = _finish(_start(folder / "jobs.json", "fsdp2", runs))
+    assert codes == [0], output
+    return folder
+
+
+@pytest.mark.parametrize("name", ["lora", "full", "ddpo"])
+def test_fsdp2_resumes_bit_equal(fsdp2, name):
+    checkpoints = [fsdp2 / folder / "checkpoint-2" for folder in (name, f"{name}_resumed")]
+    assert_equal_checkpoints(*checkpoints, num_ranks=2)
+
+
+def test_fsdp2_trains_what_ddp_trains(fsdp2, ddp):
+    """Sharding changes where the weights are, not what is computed."""
+    own, other = (load_file(folder / "checkpoint-2" / LORA) for folder in (fsdp2 / "lora", ddp / "ubgen"))
+    start = load_file(ddp / "ubgen" / "checkpoint-1" / LORA)
+    assert own.keys() == other.keys()
+    moved = max((other[name] - start[name]).abs().max().item() for name in own)
+    apart = max((own[name] - other[name]).abs().max().item() for name in own)
+    assert apart < 0.05 * moved
+
+
+def test_a_checkpoint_of_two_processes_warns_on_one_and_refuses_half_a_rollout(ddp, random_mini_model, tmp_path):
+    shutil.copytree(ddp / "ubgen" / "checkpoint-2", tmp_path / "checkpoint-2")
+    with pytest.warns(UserWarning, match="written by 2 processes and goes on with 1"):
+        run(random_mini_model, tmp_path, str(_clip_of(ddp)), max_steps=3, resume="last")
+
+
+def _clip_of(folder):
+    return next(run["clip"] for run in json.loads((folder / "jobs.json").read_text())["runs"] if "clip" in run)
