@@ -119,6 +119,24 @@ def test_group_advantages_compare_samples_of_one_class(random_mini_model, tmp_pa
     assert not torch.equal(rollout.latents[0], rollout.latents[1])
 
 
+def test_a_reward_without_gradient_rises(random_mini_model, tmp_path):
+    """On samples of the same noise before and after."""
+    settings = {
+        **{**RUN, "max_steps": 5, "save_strategy": "no", "heldout_steps": 5, "num_sample_classes": 3},
+        **{"num_samples_per_class": 4, "num_inference_steps": 2, "num_trained_steps": 1, "num_inner_epochs": 1},
+        **{"rollout_size": 32, "per_device_train_batch_size": 32, "gradient_accumulation_steps": 1, "lora_rank": 4},
+        **{"statistics_window": 64, "clip_range": 1e-2, "kl_weight": 0.0, "max_grad_norm": 1.0, "guidance_scale": 1.0},
+        "learning_rate": 2e-3,
+    }
+    reward = ByteBrightness()
+    trainer = build_trainer(random_mini_model, tmp_path, None, reward, **settings)
+    trainer.train()
+    curve = [entry["fixed_samples/brightness"] for entry in trainer.state.log_history if "loss" not in entry][:2]
+    drawn = [values for labels, values in reward.seen if len(labels) == 32]
+    assert curve[1] > curve[0] + np.std(drawn[0])
+    assert np.mean(drawn[-1]) > np.mean(drawn[0])
+
+
 @pytest.mark.parametrize("step", range(1, LAST))
 def test_resume_from_any_step_is_bit_equal(straight, random_mini_model, tmp_path, step):
     """In either inner epoch, and between two rollouts; statistics, rollout and moments are in the checkpoint."""
