@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from transformers.integrations import get_available_reporting_integrations
 from trl.trainer.base_config import _BaseConfig
 
 from .lora_average import check_average_decay
@@ -168,7 +169,7 @@ class SamplerConfig(_BaseConfig):
     logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
     # the parser reads this union only in the base class's order
     report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="none", metadata={"help": "Trackers, such as tensorboard."}
+        default="none", metadata={"help": "Trackers, such as tensorboard, wandb or trackio; they get the grids, too."}
     )
     remove_unused_columns: bool | None = field(default=False, metadata={"help": "Not used: the columns are fixed."})
 
@@ -197,6 +198,12 @@ class SamplerConfig(_BaseConfig):
         if self.reward_weights is None:
             self.reward_weights = [0.1 if name == "quality" else 1.0 for name in self.reward_funcs]
         super().__post_init__()
+        installed = get_available_reporting_integrations()
+        if missing := [name for name in self.report_to or [] if name not in installed]:
+            raise ValueError(
+                f"report_to holds {missing}, unknown or not installed; install it, or choose from "
+                f"{', '.join(['none', *installed])}."
+            )
 
     @property
     def images_per_update(self) -> float:
