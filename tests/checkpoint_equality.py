@@ -18,7 +18,7 @@ def assert_equal_checkpoints(own, other, num_ranks=1):
 
 
 def safetensors_content(file):
-    """Header and all bytes of the tensors; the order of the header's metadata is not fixed."""
+    """Header and all bytes of the tensors; safetensors does not fix the order of the header's metadata."""
     data = file.read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     return json.loads(data[8:end]), data[end:]

@@ -39,8 +39,7 @@ def _start(jobs, config, runs, *flags):
     device = {"ACCELERATE_TORCH_DEVICE": "cpu"} if launcher == "fsdp2" else {"ACCELERATE_USE_CPU": "true"}
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     return subprocess.Popen(
-        # sums round differently with the number of threads, which the launcher derives from the processes per machine
-        [*command, "--num_processes", "2", "--num_cpu_threads_per_process", "1", *flags, str(WORKER), str(jobs)],
+        [*command, "--num_processes", "2", *flags, str(WORKER), str(jobs)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | device,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -26,10 +26,13 @@ def save_lora(
     layers = whole_state(convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter_name)))
     file = Path(folder) / LORA_FILE
     if write:
+        settings = unet.peft_config[adapter_name].to_dict()
+        # a set's order changes from process to process, and equal weights should give equal files
+        settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
         StableDiffusionPipeline.save_lora_weights(
             folder,
             unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
-            unet_lora_adapter_metadata=unet.peft_config[adapter_name].to_dict(),
+            unet_lora_adapter_metadata=settings,
             weight_name=PARTIAL_FILE,
         )
         os.replace(file.with_name(PARTIAL_FILE), file)
