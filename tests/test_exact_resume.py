@@ -11,6 +11,7 @@ from checkpoint_equality import assert_equal_checkpoints
 from safetensors.torch import load_file
 from tiny_clip import build_tiny_clip
 from training_worker import build_trainer, run
+from transformers import Trainer
 
 from ubgen_training import trainer_checkpoints
 from ubgen_training.checkpoint_folders import MANIFEST_FILE, find_checkpoint, newest_checkpoint
@@ -136,6 +137,19 @@ def test_saving_the_weights_alone_cannot_be_resumed(random_mini_model, tmp_path)
     run(random_mini_model, tmp_path, max_steps=1, save_only_model=True)
     with pytest.raises(ValueError, match="save_only_model"):
         build_trainer(random_mini_model, tmp_path, max_steps=2).train(resume_from_checkpoint="last")
+
+
+def test_deepspeed_with_checkpoints_to_resume_from_is_refused(random_mini_model, tmp_path, monkeypatch):
+    """Its optimizer state could only be written as pickles."""
+    base = Trainer.create_accelerator_and_postprocess
+
+    def with_deepspeed(self):
+        base(self)
+        self.is_deepspeed_enabled = True
+
+    monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", with_deepspeed)
+    with pytest.raises(ValueError, match="save_strategy is 'steps' under DeepSpeed.*set save_only_model"):
+        build_trainer(random_mini_model, tmp_path, max_steps=1)
 
 
 def test_a_nan_names_the_step_the_reward_and_the_last_good_checkpoint(random_mini_model, tmp_path):

@@ -34,9 +34,10 @@ def clip_folder(tmp_path_factory):
 
 def _start(jobs, config, runs, *flags):
     """Launch ``runs`` with one of the launch files; returns the process."""
-    launcher = "fsdp2" if config == "fsdp2" else "ddp"
+    launcher = {"multi_node": "ddp", "deepspeed_zero2": "deepspeed"}.get(config, config)
     jobs.write_text(json.dumps({"launcher": launcher, "runs": runs}))
-    device = {"ACCELERATE_TORCH_DEVICE": "cpu"} if launcher == "fsdp2" else {"ACCELERATE_USE_CPU": "true"}
+    sharded = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
+    device = {"ACCELERATE_USE_CPU": "true"} if launcher == "ddp" else sharded
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     return subprocess.Popen(
         [*command, "--num_processes", "2", *flags, str(WORKER), str(jobs)],
@@ -163,7 +164,21 @@ def test_fsdp2_resumes_bit_equal(fsdp2, name):
 
 def test_fsdp2_trains_what_ddp_trains(fsdp2, ddp):
     """Sharding changes where the weights are, not what is computed."""
-    own, other = (load_file(folder / "checkpoint-2" / LORA) for folder in (fsdp2 / "lora", ddp / "ubgen"))
+    assert_same_training(fsdp2 / "lora", ddp)
+
+
+def test_deepspeed_trains_what_ddp_trains(ddp, random_mini_model, clip_folder, tmp_path):
+    pytest.importorskip("deepspeed")
+    arguments = {"model": random_mini_model, "clip": clip_folder, "max_steps": 2, "save_only_model": True}
+    runs = [{**arguments, "output_dir": str(tmp_path)}]
+    codes, output = _finish(_start(tmp_path / "jobs.json", "deepspeed_zero2", runs))
+    assert codes == [0], output
+    assert_same_training(tmp_path, ddp)
+
+
+def assert_same_training(folder, ddp):
+    """After two updates the LoRA is that of DDP, to what rounding makes of it."""
+    own, other = (load_file(run / "checkpoint-2" / LORA) for run in (folder, ddp / "ubgen"))
     start = load_file(ddp / "ubgen" / "checkpoint-1" / LORA)
     assert own.keys() == other.keys()
     moved = max((other[name] - start[name]).abs().max().item() for name in own)

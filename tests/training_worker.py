@@ -3,8 +3,8 @@
     accelerate launch --config_file training/configs/accelerate/ddp.yaml --num_processes 2 \\
         tests/training_worker.py JOBS.json
 
-``JOBS.json`` holds ``launcher`` (ddp or fsdp2, both on the CPU over gloo) and ``runs``, one set of arguments of
-:func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` for fsdp2.
+``JOBS.json`` holds ``launcher`` (ddp, fsdp2 or deepspeed, all on the CPU over gloo) and ``runs``, one set of arguments
+of :func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` for others.
 """
 
 import json
@@ -127,7 +127,7 @@ def run(model, output_dir, clip=None, resume=None, kill_inside_step=None, kill_a
 def main(file):
     jobs = json.loads(Path(file).read_text())
     settings = {"use_cpu": True}
-    if jobs["launcher"] == "fsdp2":
+    if jobs["launcher"] != "ddp":
         # accelerate shards on accelerators only; told that the CPUs are some, it runs the same code over gloo
         settings = {"use_cpu": False, "dataloader_pin_memory": False}
         PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
@@ -136,6 +136,7 @@ def main(file):
         # a launcher that silently starts one process, or shards nothing, must not pass
         assert trainer.args.world_size == 2
         assert trainer.is_fsdp_enabled == (jobs["launcher"] == "fsdp2")
+        assert trainer.is_deepspeed_enabled == (jobs["launcher"] == "deepspeed")
 
 
 if __name__ == "__main__":
