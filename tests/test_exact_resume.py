@@ -148,7 +148,7 @@ def test_deepspeed_with_checkpoints_to_resume_from_is_refused(random_mini_model,
         self.is_deepspeed_enabled = True
 
     monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", with_deepspeed)
-    with pytest.raises(ValueError, match="save_strategy is 'steps' under DeepSpeed.*set save_only_model"):
+    with pytest.raises(ValueError, match=r"save_strategy is 'steps' under DeepSpeed.*set save_only_model"):
         build_trainer(random_mini_model, tmp_path, max_steps=1)
 
 

@@ -4,7 +4,7 @@
         tests/training_worker.py JOBS.json
 
 ``JOBS.json`` holds ``launcher`` (ddp, fsdp2 or deepspeed, all on the CPU over gloo) and ``runs``, one set of arguments
-of :func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` for others.
+of :func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` else.
 """
 
 import json
