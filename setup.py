@@ -15,7 +15,7 @@ setup(
     package_dir=PACKAGE_FOLDERS,
     package_data={
         "ubgen_pipeline.mini": ["model/**/*", "clip/*", "classifier/*", "lora/*"],
-        "ubgen_training": ["configs/*.yaml"],
+        "ubgen_training": ["configs/*.yaml", "configs/accelerate/*.yaml"],
         "ubgen_hub_cards": ["*.md.jinja"],
     },
 )
