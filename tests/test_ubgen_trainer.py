@@ -83,7 +83,7 @@ def test_resumed_weights_are_bit_equal(straight, resumed):
 def test_nothing_is_pickled_and_no_token_is_written(straight, resumed):
     for folder in (straight[0], resumed):
         files = [file for file in folder.rglob("*") if file.is_file()]
-        assert {file.suffix for file in files} <= {".safetensors", ".json", ".png"}
+        assert {file.suffix for file in files} <= {".safetensors", ".json", ".png", ".md"}
         assert files
 
 

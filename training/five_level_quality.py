@@ -12,6 +12,7 @@ import copy
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -199,14 +200,16 @@ def find_level_tokens(tokenizer: Any, prompt: str) -> list[int]:
 
 
 def load_five_level_quality(name: str, dtype: torch.dtype = torch.float32) -> FiveLevelQuality:
-    """The image-text-to-text model called ``name``, a Hub id or folder, run with fused attention.
+    """The image-text-to-text model called ``name``, a Hub id or ``id@revision`` or a folder, run with fused attention.
 
     Raises:
         ValueError: it cannot be loaded, or used for this.
     """
     from transformers import AutoModelForImageTextToText, AutoProcessor
 
+    repository, _, revision = (name, "", "") if Path(name).is_dir() else name.partition("@")
+    source = {"pretrained_model_name_or_path": repository, "revision": revision or "main"}
     model = AutoModelForImageTextToText.from_pretrained(
-        name, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
+        **source, dtype=dtype, attn_implementation="sdpa", use_safetensors=True
     )
-    return FiveLevelQuality(model, AutoProcessor.from_pretrained(name))
+    return FiveLevelQuality(model, AutoProcessor.from_pretrained(**source))

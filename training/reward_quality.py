@@ -55,8 +55,8 @@ def load_quality_reward(name: str, dtype: torch.dtype = torch.float32) -> Reward
     """The quality reward called ``name``.
 
     Args:
-        name: ``mini``; Q-Align, as in :func:`ubgen_training.qalign_score.load_qalign`; or the Hub id or folder of any
-            other image-text-to-text model of transformers.
+        name: ``mini``; Q-Align, as in :func:`ubgen_training.qalign_score.load_qalign`; or the Hub id, with
+            ``@revision`` if need be, or folder of any other image-text-to-text model of transformers.
         dtype: of training. A language model is loaded in bfloat16 where it is a 16-bit one: float16 has too little
             range for the gradient through so many layers. Q-Align brings its gradient into range and, unless
             this is bfloat16, chooses by the device. The mini scorer is float32.
@@ -77,8 +77,9 @@ def load_quality_reward(name: str, dtype: torch.dtype = torch.float32) -> Reward
     except (OSError, ValueError, KeyError, RuntimeError, ImportError, AttributeError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"quality_model {name!r} cannot be loaded ({first_line}); give 'mini', or the Hub id or folder of an "
-            "image-text-to-text model of transformers."
+            f"quality_model {name!r} cannot be loaded ({first_line}); give 'mini', or the Hub id or folder of Q-Align "
+            "or of another image-text-to-text model of transformers. Where the Hub cannot be reached, fetch the model "
+            f"elsewhere, as with `hf download {name.partition('@')[0]}`, and give its folder."
         ) from error
 
 

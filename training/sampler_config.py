@@ -117,7 +117,10 @@ class SamplerConfig(_BaseConfig):
     )
     quality_model: str = field(
         default="mini",
-        metadata={"help": "Scorer of the quality reward: mini, or an image-text-to-text model's id or folder."},
+        metadata={
+            "help": "Scorer of the quality reward: mini, or the id or folder of Q-Align (q-future/one-align) or "
+            "of another image-text-to-text model."
+        },
     )
 
     sample_steps: int | None = field(

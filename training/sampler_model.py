@@ -115,6 +115,12 @@ class SamplerModel(nn.Module):
             self.unet.add_adapter(lora_config)
 
     @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        height, width = (side * self.pipeline.vae_scale_factor for side in self.latent_shape[-2:])
+        return height, width
+
+    @property
     def num_steps(self) -> int:
         """Steps of one rollout, which gradient positions refer to; some schedulers take more than were asked for."""
         self.pipeline.scheduler.set_timesteps(self.sampling.num_inference_steps)

@@ -17,8 +17,9 @@ from ubgen_training.ddpo_config import DDPOConfig
 from ubgen_training.ddpo_trainer import DDPOTrainer
 from ubgen_training.policy_sampler import PolicySampler
 from ubgen_training.reward_functions import check_reward_weights
-from ubgen_training.reward_registry import build_reward, needs_clip_encoder
+from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
 from ubgen_training.sampler_model import SamplingSettings
+from ubgen_training.training_card import write_training_card
 from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
 
 
@@ -43,10 +44,20 @@ def train(config: DDPOConfig) -> Path:
     )
     sampler = build_sampler(config, prompts, PolicySampler, sampling, log_probability=config.log_probability)
     trainer = DDPOTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
+    height, width = sampler.image_size
+    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
+    probe_rewards([*rewards, *heldout], names, **probe, differentiable=False)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
+    write_training_card(trainer, prompts, card_method(config))
     return Path(str(config.output_dir))
+
+
+def card_method(config: DDPOConfig) -> str:
+    """A sentence of Markdown on how ``config`` trains, for the model card."""
+    against = "others of their group" if config.advantages == "group" else "recent ones of their class"
+    return f"Weights trained by policy gradient (DDPO) on the rewards below, samples being held against {against}."
 
 
 def main(argv: Sequence[str] | None = None) -> int:

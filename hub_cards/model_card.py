@@ -1,0 +1,164 @@
+"""The card of a trained model, made from what was run: Markdown with metadata, beside the weights.
+
+Class names, prompts and settings are user text; see :mod:`ubgen_hub_cards.card_text`.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .card_text import is_hub_id, markdown_text, public_source, python_literal, without_tokens
+
+CARD_FILE = "README.md"
+TEMPLATE = "model_card.md.jinja"
+MOST_NAMES = 40
+NUM_PARTS = 5
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A figure on the fixed samples at the first and at the last evaluation."""
+
+    name: str
+    before: float
+    after: float
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A figure's mean over each of up to ``NUM_PARTS`` equal parts of the updates; see :func:`curve_of`."""
+
+    name: str
+    parts: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """What was run.
+
+    Args:
+        base_model: ``mini``, a folder or a Hub id; a folder is not named in the card.
+        train_method: ``lora`` or ``full``.
+        method: one sentence of Markdown, of the trainer's own: how the weights were trained.
+        class_names: all, in label order.
+        prompt: an example, for the code.
+        num_inference_steps, guidance_scale: as trained with, for the code.
+        num_updates: of the weights.
+        settings: names and values; values that are paths are left out of the card.
+        texts: settings that are free text and may hold anything.
+        evaluations, curves: tables of figures.
+        alarms: updates at which the alarm was raised.
+        grids: pictures of the fixed samples, as paths relative to the card; one class a row.
+        grid_classes: the classes of the rows.
+        versions: of the libraries.
+        device: what it ran on, in words.
+        tags: beside those of every card.
+    """
+
+    base_model: str
+    train_method: str
+    method: str
+    class_names: Sequence[str]
+    prompt: str
+    num_inference_steps: int
+    guidance_scale: float
+    num_updates: int
+    settings: Mapping[str, object]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    evaluations: Sequence[Evaluation] = ()
+    curves: Sequence[Curve] = ()
+    alarms: Sequence[int] = ()
+    grids: Sequence[str] = ()
+    grid_classes: Sequence[str] = ()
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = "CPU"
+    tags: Sequence[str] = ()
+
+
+def curve_of(name: str, values: Sequence[float]) -> Curve:
+    """The means over up to ``NUM_PARTS`` parts of ``values``, one or more, which follow each other in time."""
+    count = min(NUM_PARTS, len(values))
+    bounds = [part * len(values) // count for part in range(count + 1)]
+    parts = [values[start:stop] for start, stop in pairwise(bounds)]
+    return Curve(name, tuple(sum(part) / len(part) for part in parts))
+
+
+def model_metadata(facts: ModelFacts) -> ModelCardData:
+    """The card's metadata; only a model on the Hub is named as the base."""
+    is_on_hub = is_hub_id(facts.base_model)
+    more: dict[str, Any] = {"license": "apache-2.0"}
+    if facts.base_model != "mini":
+        more = {"license": "other", "license_name": "that-of-the-base-model"}
+    if is_on_hub:
+        more["license_link"] = f"https://huggingface.co/{facts.base_model}"
+        more["base_model_relation"] = "adapter" if facts.train_method == "lora" else "finetune"
+    return ModelCardData(
+        base_model=facts.base_model if is_on_hub else None,
+        library_name="diffusers",
+        pipeline_tag="text-to-image",
+        tags=list(dict.fromkeys(["ubgen", "text-to-image", "synthetic-data", *facts.tags])),
+        **more,
+    )
+
+
+def render_model_card(facts: ModelFacts) -> str:
+    """The card's Markdown, metadata first.
+
+    Raises:
+        ValueError: a grid's path is not inside the card's folder.
+    """
+    for grid in facts.grids:
+        if Path(grid).is_absolute() or ".." in Path(grid).parts or not all(c.isalnum() or c in "/_.-" for c in grid):
+            raise ValueError(f"grids holds {grid!r}; give plain paths relative to the card's folder.")
+    environment = Environment(
+        loader=PackageLoader("ubgen_hub_cards", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # the output is Markdown; every value that is not ours passes one of the filters
+        autoescape=False,
+    )
+    environment.filters |= {"text": markdown_text, "literal": python_literal, "figure": _figure}
+    card = environment.get_template(TEMPLATE).render(
+        facts=facts,
+        metadata=model_metadata(facts).to_yaml(),
+        base_model=public_source(facts.base_model),
+        is_on_hub=is_hub_id(facts.base_model),
+        settings={name: _setting(value) for name, value in facts.settings.items() if value is not None},
+        names=facts.class_names[:MOST_NAMES],
+    )
+    return without_tokens(card)
+
+
+def write_model_card(facts: ModelFacts, folder: str | Path) -> Path:
+    """Write the card as ``README.md`` into ``folder``, replacing one that is there; returns its path.
+
+    Raises:
+        ValueError: a fact cannot be rendered.
+    """
+    card, file = render_model_card(facts), Path(folder) / CARD_FILE
+    # the Hub's own reader must find the metadata again
+    assert ModelCard(card, ignore_metadata_errors=False).data.to_dict() == model_metadata(facts).to_dict()
+    partial = file.with_name(f".{CARD_FILE}.partial")
+    partial.write_text(card, encoding="utf-8")
+    os.replace(partial, file)
+    return file
+
+
+def _setting(value: object) -> str:
+    if isinstance(value, (list, tuple)):
+        return ", ".join(_setting(item) for item in value)
+    if isinstance(value, Mapping):
+        return ", ".join(f"{key}: {_setting(item)}" for key, item in value.items())
+    return public_source(value) if isinstance(value, str) else str(value)
+
+
+def _figure(value: float) -> str:
+    return f"{value:.4g}"
