@@ -11,6 +11,8 @@ _HARMLESS = re.compile(r"[^\W_]|[ ,'\-]")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 # an id on the Hub, with a prefix that names the library and a revision
 _PUBLIC_SOURCE = re.compile(r"(?:[\w.-]+:)*" + _HUB_ID.pattern + r"(?:@[\w./-]+)?", re.ASCII)
+# names and numbers, which read best as code
+_NAME = re.compile(r"[\w.:/ ,+@-]+", re.ASCII)
 _TOKEN = re.compile(r"hf(?:_|&#95;)[A-Za-z0-9]{8,}")
 
 
@@ -35,6 +37,12 @@ def markdown_text(value: object) -> str:
         else f"&#{ord(char)};"
         for i, char in enumerate(line)
     )
+
+
+def markdown_code(value: object) -> str:
+    """``str(value)`` as Markdown, or as a cell of a table: as code where it is made of names and numbers only."""
+    line = plain_line(str(value))
+    return f"`{line}`" if _NAME.fullmatch(line) else markdown_text(line)
 
 
 def python_literal(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_text, public_source, python_literal, without_tokens
+from .card_text import is_hub_id, markdown_code, markdown_text, public_source, python_literal, without_tokens
 
 CARD_FILE = "README.md"
 TEMPLATE = "model_card.md.jinja"
@@ -125,7 +125,7 @@ def render_model_card(facts: ModelFacts) -> str:
         # the output is Markdown; every value that is not ours passes one of the filters
         autoescape=False,
     )
-    environment.filters |= {"text": markdown_text, "literal": python_literal, "figure": _figure}
+    environment.filters |= {"text": markdown_text, "code": markdown_code, "literal": python_literal, "figure": _figure}
     card = environment.get_template(TEMPLATE).render(
         facts=facts,
         metadata=model_metadata(facts).to_yaml(),

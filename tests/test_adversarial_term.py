@@ -8,6 +8,7 @@ import torch
 
 from ubgen_training.adversarial_term import AdversarialSettings, AdversarialTerm
 from ubgen_training.checkpoint_state import load_state, save_state
+from ubgen_training.discriminator import gradient_penalty
 
 
 def _term(num_classes=5, width=4, **kwargs):
@@ -130,3 +131,83 @@ def test_one_class_and_unknown_switches_are_named():
         _term(form="hinge")
     with pytest.raises(ValueError, match="adversarial_text is 'any'"):
         _term(text_draw="any")
+
+
+def test_forms_by_name_reach_the_discriminator():
+    paper, released = (_term(discriminator_form=form).discriminator.layers for form in ("paper", "released"))
+    assert (paper[0].out_features, released[0].out_features) == (256, 3)
+    assert (type(paper[1]).__name__, type(released[1]).__name__) == ("ReLU", "LeakyReLU")
+
+
+def test_instance_noise_falls_linearly_with_the_updates_and_then_stays_away():
+    term, generator = _term(noise=2.0, noise_steps=4), torch.Generator().manual_seed(0)
+    images, texts = torch.randn(3, 4), torch.randn(3, 4)
+    stds = []
+    for _ in range(6):
+        stds.append(term.noise_std)
+        term.update_discriminator(images, texts, generator)
+    assert stds == [2.0, 1.5, 1.0, 0.5, 0.0, 0.0]
+    # without noise nothing is drawn, so that the rest of the batch's draws stay the same
+    before = generator.get_state()
+    term.update_discriminator(images, texts, generator)
+    assert torch.equal(generator.get_state(), before)
+    assert _term(noise=2.0).noise_std == 2.0
+
+
+def test_instance_noise_has_its_deviation_and_reaches_every_feature():
+    images, texts = torch.zeros(5000, 4), torch.ones(5000, 4)
+    seen = []
+    term = _term(noise=0.5)
+    term.discriminator.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].detach()))
+    term.update_discriminator(images, texts, torch.Generator().manual_seed(0))
+    term.generator_loss(images, texts, torch.Generator().manual_seed(1))
+    assert len(seen) == 4
+    for features, mean in zip(seen, (1, 0, 0, 1)):
+        # 20,000 draws: a tenth of a deviation is 14 standard errors of the mean
+        assert features.mean().item() == pytest.approx(mean, abs=0.05)
+        assert features.std().item() == pytest.approx(0.5, abs=0.02)
+    assert len({features.sub(features.round()).sum().item() for features in seen}) == 4
+
+
+def test_the_penalty_is_part_of_the_step_and_not_of_the_loss():
+    images, texts = torch.randn(6, 4), torch.randn(6, 4)
+    plain, penalised = _term(learning_rate=1e-2), _term(learning_rate=1e-2, r1=10.0)
+    first, second = (term.update_discriminator(images, texts) for term in (plain, penalised))
+    assert first.loss == second.loss and first.r1_penalty == 0 < second.r1_penalty
+    for _ in range(100):
+        first, second = (term.update_discriminator(images, texts) for term in (plain, penalised))
+    # it holds the gradient at text features down
+    with torch.enable_grad():
+        steep, flat = (gradient_penalty(term.discriminator, texts).item() for term in (plain, penalised))
+    assert flat < 0.5 * steep
+
+
+def test_a_resumed_term_goes_on_with_its_noise(tmp_path):
+    images, texts = torch.randn(4, 3, 4), torch.randn(4, 3, 4)
+    settings = {"noise": 1.0, "noise_steps": 8, "r1": 1.0}
+    straight, first, second = (_term(**settings) for _ in range(3))
+
+    def update(term, step):
+        return term.update_discriminator(images[step], texts[step], torch.Generator().manual_seed(step))
+
+    for step in range(2):
+        update(straight, step), update(first, step)
+    save_state(first.state_dict(), tmp_path / "adversarial.safetensors")
+    second.load_state_dict(load_state(tmp_path / "adversarial.safetensors"))
+    assert second.noise_std == 0.75
+    for step in range(2, 4):
+        assert update(straight, step) == update(second, step)
+
+
+@pytest.mark.parametrize(
+    "setting, named",
+    [
+        ({"noise": -1.0}, "discriminator_noise is -1.0"),
+        ({"noise_steps": 0}, "discriminator_noise_steps is 0"),
+        ({"r1": -1.0}, "discriminator_r1 is -1.0"),
+        ({"discriminator_form": "mine"}, "discriminator_form is 'mine'"),
+    ],
+)
+def test_options_out_of_range_are_named(setting, named):
+    with pytest.raises(ValueError, match=named):
+        _term(**setting)

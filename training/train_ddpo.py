@@ -57,7 +57,10 @@ def train(config: DDPOConfig) -> Path:
 def card_method(config: DDPOConfig) -> str:
     """A sentence of Markdown on how ``config`` trains, for the model card."""
     against = "others of their group" if config.advantages == "group" else "recent ones of their class"
-    return f"Weights trained by policy gradient (DDPO) on the rewards below, samples being held against {against}."
+    return (
+        "Weights trained by policy gradient ([DDPO](https://arxiv.org/abs/2305.13301)) on the rewards below, samples "
+        f"being held against {against}."
+    )
 
 
 def main(argv: Sequence[str] | None = None) -> int:

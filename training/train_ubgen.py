@@ -68,10 +68,12 @@ def train(config: UbGenConfig) -> Path:
 
 def card_method(config: UbGenConfig) -> str:
     """A sentence of Markdown on how ``config`` trains, for the model card."""
-    terms = "the rewards below" if config.adversarial_weight == 0 else "the rewards and the adversarial term below"
+    adversarial = "" if config.adversarial_weight == 0 else " and an adversarial term"
+    strategy = gradient_strategy(config.gradient_strategy).__name__
     return (
-        f"Weights trained by back-propagating {terms} through the sampler, at the steps that the strategy "
-        f"`{gradient_strategy(config.gradient_strategy).__name__}` chooses."
+        f"Weights trained with [ubGen's method](https://arxiv.org/abs/2412.10831): the rewards below{adversarial} "
+        f"back-propagated through the sampling steps that the strategy `{strategy}` chooses. It aims at images of the "
+        "classes with less of the bias of backgrounds, textures and contexts."
     )
 
 

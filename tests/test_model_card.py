@@ -1,0 +1,182 @@
+"""The model card: metadata that the Hub reads, facts as run, and user text that stays text."""
+
+import ast
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+
+from ubgen_hub_cards.card_text import LOCAL_SOURCE, markdown_code, markdown_text, public_source, python_literal
+from ubgen_hub_cards.model_card import Evaluation, ModelFacts, curve_of, render_model_card, write_model_card
+
+# made in parts, so that no scanner takes it for a real one
+TOKEN = "hf_" + "aB3" * 11 + "x"
+HOSTILE = [
+    "---\nlicense: mit\n---",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "| a | b |",
+    "[click](javascript:alert(1))",
+    "![](https://example.com/x.png)",
+    "```\n# Title",
+    "`code` **bold** _it_ ~~no~~ $x$ @someone",
+    "{{ facts }} {% raw %}",
+    "</details>",
+    '"); import os; os.system("x") #',
+    "'''\n\"\"\"",
+    "../../etc/passwd",
+    "https://evil.example www.evil.example",
+    "\u202eright to left\u0000\u2028",
+    "&lt;b&gt; &amp;",
+    "key: [value] # comment",
+    TOKEN,
+]
+FACTS = ModelFacts(
+    base_model="stable-diffusion-v1-5/stable-diffusion-v1-5",
+    train_method="lora",
+    method="Weights trained.",
+    class_names=["tench", "St. Bernard", "jack-o'-lantern"],
+    prompt="tench",
+    num_inference_steps=50,
+    guidance_scale=2.0,
+    num_updates=96,
+    settings={"learning_rate": 2e-5, "reward_funcs": ["clip_alignment", "quality"], "nothing": None},
+    texts={"prompt_template": "{name}"},
+    evaluations=[Evaluation("heldout/diversity", 0.5, 0.25)],
+    curves=[curve_of("loss", [1.0, 2.0, 3.0]), curve_of("rewards/quality", list(range(10)))],
+    grids=["samples/step_000000.png", "samples/step_000096.png"],
+    grid_classes=["tench"],
+    versions={"torch": "2.14.0"},
+    device="8 x GPU",
+    tags=("lora", "ubgen"),
+)
+
+
+def rendered(card: str) -> str:
+    """The text that a reader of the Markdown sees, as far as character references go."""
+    return re.sub(r"&#(\d+);", lambda found: chr(int(found[1])), card)
+
+
+def test_metadata_is_read_by_the_hubs_own_reader(tmp_path):
+    file = write_model_card(FACTS, tmp_path)
+    assert sorted(tmp_path.iterdir()) == [file] and file.name == "README.md"
+    data = ModelCard.load(file).data
+    assert data.base_model == FACTS.base_model
+    assert data.library_name == "diffusers" and data.pipeline_tag == "text-to-image"
+    assert data.license == "other" and data.license_link.endswith(FACTS.base_model)
+    assert data.base_model_relation == "adapter"
+    assert data.tags == ["ubgen", "text-to-image", "synthetic-data", "lora"]
+
+
+def test_facts_stand_in_the_card():
+    card = render_model_card(FACTS)
+    assert "| `heldout/diversity` | 0.5 | 0.25 |" in card
+    assert "| `loss` | 1 | 2 | 3 |  |  |" in card
+    assert "| `rewards/quality` | 0.5 | 2.5 | 4.5 | 6.5 | 8.5 |" in card
+    assert "96 updates, on 8 x GPU." in card and "`torch`" not in card and "torch 2.14.0" in card
+    assert "| `reward_funcs` | `clip_alignment, quality` |" in card and "nothing" not in card
+    assert "![Samples, before training](samples/step_000000.png)" in card
+    assert "tench; St. Bernard; jack-o'-lantern." in card
+    assert "alarm was raised" not in card
+    assert "after update 40, 60" in render_model_card(replace(FACTS, alarms=[40, 60]))
+
+
+def test_every_table_has_as_many_cells_in_each_row():
+    for table in re.findall(r"(?:^\|.*\|$\n)+", render_model_card(FACTS), re.MULTILINE):
+        assert len({row.count("|") for row in table.splitlines()}) == 1, table
+
+
+def test_long_class_lists_are_cut_and_counted():
+    card = render_model_card(replace(FACTS, class_names=[f"class {n}" for n in range(1000)]))
+    assert "saw 1000 class names" in card and "(the first 40 of 1000)" in card and "class 40" not in card
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_hostile_text_stays_text(name, tmp_path):
+    harmless = render_model_card(replace(FACTS, class_names=["x"], prompt="x", grid_classes=["x"], texts={"t": "x"}))
+    facts = replace(FACTS, class_names=[name], prompt=name, grid_classes=[name], texts={"t": name})
+    card = write_model_card(facts, tmp_path).read_text(encoding="utf-8")
+    assert ModelCard(card).data.to_dict() == ModelCard(harmless).data.to_dict()
+    assert yaml.safe_load(card.split("---")[1])["license"] == "other"
+    # the same structure: what opens HTML, links, code, headings and cells occurs as often as with a plain name
+    # outside of code, whose own ends are checked by the number of lines and by the characters that it may hold
+    code = r"^```python.*?^```$|`[\w.:/ ,+@-]+`"
+    outside, plain = (re.sub(code, "", text, flags=re.M | re.S | re.A) for text in (card, harmless))
+    for mark in ("<", "[", "](", "|", "*", "~", "$", "@", "javascript:", "www.", "{{", "\n#", "\n---", "\n```"):
+        assert outside.count(mark) == plain.count(mark), mark
+    assert len(card.splitlines()) == len(harmless.splitlines())
+    assert TOKEN not in rendered(card) and "\u202e" not in card and "\u0000" not in card
+    literals = [part for part in _strings(_code(card)) if part not in _strings(_code(harmless))]
+    expected = " ".join("".join(c if c.isprintable() else " " for c in name).split())
+    assert literals == (["hf…"] if name == TOKEN else [expected])
+
+
+def _code(card: str) -> str:
+    (code,) = re.findall(r"^```python\n(.*?)^```$", card, re.M | re.S)
+    return code
+
+
+def _strings(code: str) -> list[str]:
+    return [node.value for node in ast.walk(ast.parse(code)) if isinstance(node, ast.Constant) and node.value != 2.0]
+
+
+@pytest.mark.parametrize("name", [name for name in HOSTILE if "\n" not in name and "\u202e" not in name])
+def test_markdown_text_shows_what_was_typed(name):
+    assert rendered(markdown_text(name)) == name
+    assert not set(markdown_text(name)) & set('<>[]()|`*_~$@{}/\\"!')
+    if not markdown_code(name).startswith("`"):
+        assert rendered(markdown_code(name)) == name
+
+
+def test_literals_are_python_strings_on_one_line():
+    assert python_literal("a\"b'c\n") == repr("a\"b'c")
+    assert len(python_literal("x" * 10_000)) < 150
+
+
+def test_local_paths_do_not_reach_the_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "models" / "mine").mkdir(parents=True)
+    paths = [
+        str(tmp_path / "models"),
+        "~/model",
+        "./model",
+        "models/mine",
+        "a/b/c",
+        "C:\\model",
+        "open_clip:local-dir:models/clip",
+        f"open_clip:local-dir:{tmp_path}",
+        "file:///x/y",
+    ]
+    for path in paths:
+        assert public_source(path) == LOCAL_SOURCE
+        card = render_model_card(replace(FACTS, base_model=path, settings={"clip_model": path, "some": [path]}))
+        assert path not in rendered(card) and str(tmp_path) not in rendered(card), path
+        data = ModelCard(card).data
+        assert data.base_model is None and data.license == "other" and "license_link" not in data.to_dict()
+    for public in ("mini", "openai/clip-vit-large-patch14", "open_clip:ViT-B-32/laion2b_s34b_b79k", "a/b@refs/pr/1"):
+        assert public_source(public) == public
+
+
+def test_tokens_are_blotted_out():
+    facts = replace(FACTS, prompt=TOKEN, class_names=[TOKEN], settings={"x": TOKEN}, texts={"y": f"a {TOKEN}*"})
+    assert TOKEN[3:] not in rendered(render_model_card(facts))
+
+
+@pytest.mark.parametrize("grid", ["/etc/x.png", "../x.png", "a](b).png", "a b.png"])
+def test_a_grid_beyond_the_folder_is_refused(grid):
+    with pytest.raises(ValueError, match="grids holds"):
+        render_model_card(replace(FACTS, grids=[grid]))
+
+
+def test_cards_are_json_free_of_none():
+    assert "None" not in render_model_card(FACTS) and json.dumps(ModelCard(render_model_card(FACTS)).data.to_dict())
+
+
+@pytest.mark.parametrize(
+    "values, parts", [([3.0], (3.0,)), ([1.0, 3.0], (1.0, 3.0)), (list(range(7)), (0, 1, 2.5, 4, 5.5))]
+)
+def test_curves_are_means_of_consecutive_parts(values, parts):
+    assert curve_of("x", values).parts == parts
