@@ -2,6 +2,7 @@
 
 import sys
 from types import SimpleNamespace
+from urllib.error import URLError
 
 import pytest
 import torch
@@ -28,11 +29,13 @@ class _Metric(nn.Module):
 
 @pytest.fixture
 def library(monkeypatch):
-    """A module called pyiqa with three metrics; notes how they are made."""
-    metrics = {"sharp": ("NR", False), "noisy": ("NR", True), "ssim": ("FR", False)}
+    """A module called pyiqa with four metrics; notes how they are made."""
+    metrics = {"sharp": ("NR", False), "noisy": ("NR", True), "ssim": ("FR", False), "remote": ("NR", False)}
     calls = []
 
     def create_metric(name, **kwargs):
+        if name == "remote":
+            raise URLError("no route")
         calls.append((name, kwargs))
         return _Metric(name, *metrics[name])
 
@@ -80,6 +83,7 @@ def test_the_registry_finds_it_by_prefix_and_logs_it_under_a_plain_name(library)
     [
         ("ssim", "'pyiqa:ssim', which compares an image with a reference; choose from sharp, noisy"),
         ("beauty", "'pyiqa:beauty', which this pyiqa does not have; choose from sharp, noisy"),
+        ("remote", "'pyiqa:remote', which pyiqa cannot build here .*no route"),
         ("", "'pyiqa:', which this pyiqa does not have"),
     ],
 )
@@ -96,8 +100,14 @@ def test_without_the_library_the_extra_is_named(monkeypatch):
 
 
 def test_the_library_itself():
-    """A metric without weights to download; skipped where the extra is not installed."""
+    """A metric without weights to download, and without gradient; skipped where the extra is not installed."""
     pytest.importorskip("pyiqa")
-    reward = PyiqaReward("brisque_matlab")
-    values = reward(torch.rand(2, 3, 96, 96), NAMES, LABELS)
-    assert values.shape == (2,) and torch.isfinite(values).all()
+    reward = PyiqaReward("entropy")
+    images = torch.stack([torch.full((3, 96, 96), 0.5), torch.rand(3, 96, 96)])
+    values = reward(images, NAMES, LABELS)
+    # in bits of 256 grey levels
+    assert values.shape == (2,) and values[0].abs() < 0.01 and 6 < values[1] < 8
+    with pytest.raises(ValueError, match="'pyiqa_entropy' returned values without gradient"):
+        probe_rewards([reward], NAMES, height=96, width=96)
+    with pytest.raises(ValueError, match="'pyiqa:ssim', which compares an image with a reference"):
+        PyiqaReward("ssim")

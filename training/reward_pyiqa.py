@@ -16,7 +16,8 @@ class PyiqaReward:
         metric: pyiqa's name of it, such as ``musiq`` or ``clipiqa``.
 
     Raises:
-        ValueError: pyiqa is not installed, has no such metric, or the metric compares with a reference.
+        ValueError: pyiqa is not installed or has no such metric, its weights cannot be fetched, or it compares with a
+            reference.
     """
 
     differentiable = True
@@ -33,8 +34,15 @@ class PyiqaReward:
                 f"reward_funcs holds 'pyiqa:{metric}', which this pyiqa does not have; choose from "
                 f"{', '.join(pyiqa.list_models(metric_mode='NR'))}."
             )
-        # as a loss, so that it computes under gradient and takes images that are not clamped
-        self.metric = pyiqa.create_metric(metric, as_loss=True, loss_reduction="none", device=torch.device("cpu"))
+        try:
+            # as a loss, so that it computes under gradient and takes images that are not clamped
+            self.metric = pyiqa.create_metric(metric, as_loss=True, loss_reduction="none", device=torch.device("cpu"))
+        except (OSError, RuntimeError, ImportError) as error:
+            first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
+            raise ValueError(
+                f"reward_funcs holds 'pyiqa:{metric}', which pyiqa cannot build here ({first_line}); where its weights "
+                "cannot be downloaded, put them into pyiqa's cache, or choose another metric."
+            ) from error
         if self.metric.metric_mode != "NR":
             raise ValueError(
                 f"reward_funcs holds 'pyiqa:{metric}', which compares an image with a reference; choose from "
