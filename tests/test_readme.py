@@ -1,7 +1,8 @@
 """The documents: marked blocks run, every flag they name exists, every link leads somewhere.
 
 A fenced block whose info string is ``python run`` or ``bash run`` is run. The blocks of one document run in order, in
-one folder that looks like the clone's root.
+one folder that looks like the clone's root. One marked ``bash train`` holds one ``accelerate launch`` of a training
+script; it is run in this process, shortened by the flags of ``SHORTER`` behind its own.
 """
 
 import ast
@@ -11,6 +12,7 @@ import shlex
 import subprocess
 import sys
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,8 +24,21 @@ _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELP = {
     "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
+    "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
+    "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
+}
+# one update of two images; behind a document's own flags, because the last of a kind wins
+SHORTER = {
+    script: shlex.split(
+        f"{flags} --max_steps 1 --num_inference_steps 3 --per_device_train_batch_size 2 --lora_rank 2 --use_cpu "
+        "--num_sample_classes 2 --num_samples_per_class 1 --disable_tqdm true --save_strategy no"
+    )
+    for script, flags in {
+        "train_ubgen.py": "--num_gradient_steps 1 --discriminator_warmup_steps 1",
+        "train_ddpo.py": "--num_trained_steps 2 --rollout_size 2 --gradient_accumulation_steps 2",
+    }.items()
 }
 
 
@@ -31,14 +46,16 @@ class Block(NamedTuple):
     """A fenced block of a document."""
 
     language: str
-    is_run: bool
+    mark: str
     text: str
+
+    @property
+    def is_run(self) -> bool:
+        return self.mark == "run"
 
 
 def blocks(document: Path) -> list[Block]:
-    return [
-        Block(language, mark == "run", text) for language, mark, text in _FENCE.findall(document.read_text("utf-8"))
-    ]
+    return [Block(*found) for found in _FENCE.findall(document.read_text("utf-8"))]
 
 
 def name_of(document: Path) -> str:
@@ -79,6 +96,49 @@ def test_marked_blocks_run(document, tmp_path):
         command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
         done = subprocess.run([*command, block.text], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
+
+
+def training_commands() -> list[tuple[str, str]]:
+    """(document, command) of the blocks marked ``train``."""
+    return [(file.stem, block.text) for file in DOCUMENTS for block in blocks(file) if block.mark == "train"]
+
+
+@pytest.mark.parametrize("document, text", training_commands())
+def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, capsys):
+    from accelerate.commands.launch import launch_command_parser
+
+    (tmp_path / "training").symlink_to(ROOT / "training")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
+    # a file that the page has written before, such as a reward
+    for block in blocks(ROOT / "docs" / f"{document}.md"):
+        if block.is_run and block.text.startswith("cat > "):
+            subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True)
+    program, launch, *words = shlex.split(text.replace("\\\n", " "))
+    assert (program, launch) == ("accelerate", "launch")
+    command = launch_command_parser().parse_args(words)
+    assert Path(command.training_script).parent == Path("training")
+    script = Path(command.training_script).name
+    main = import_module(f"ubgen_training.{Path(script).stem}").main
+    assert main([*command.training_script_args, *SHORTER[script]]) == 0, capsys.readouterr().err
+    (output,) = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "training"]
+    assert {"README.md", "pytorch_lora_weights.safetensors"} <= {path.name for path in output.iterdir()}
+    sys.modules.pop("my_rewards", None)
+
+
+def test_files_named_in_commands_exist():
+    for document in DOCUMENTS:
+        for block in blocks(document):
+            for file in re.findall(r"(?:training|benchmarks)/[\w/.]+\.(?:yaml|py)", block.text):
+                assert (ROOT / file).is_file(), file
+
+
+def test_every_strategy_has_a_recipe():
+    from ubgen_training.gradient_steps import GRADIENT_STRATEGIES
+
+    recipes = " ".join(text for _, text in training_commands())
+    assert all(f"--gradient_strategy {name} " in recipes for name in GRADIENT_STRATEGIES)
+    assert "train_ddpo.py" in recipes
 
 
 def test_the_readme_opens_with_ten_lines_that_run():

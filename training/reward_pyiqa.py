@@ -40,8 +40,8 @@ class PyiqaReward:
         except (OSError, RuntimeError, ImportError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"reward_funcs holds 'pyiqa:{metric}', which pyiqa cannot build here ({first_line}); where its weights "
-                "cannot be downloaded, put them into pyiqa's cache, or choose another metric."
+                f"reward_funcs holds 'pyiqa:{metric}', which pyiqa cannot build here ({first_line}); where its "
+                "weights cannot be downloaded, put them into pyiqa's cache, or choose another metric."
             ) from error
         if self.metric.metric_mode != "NR":
             raise ValueError(
