@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.ddpo_config import DDPOConfig
@@ -19,7 +18,7 @@ from ubgen_training.policy_sampler import PolicySampler
 from ubgen_training.reward_functions import check_reward_weights
 from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
 from ubgen_training.sampler_model import SamplingSettings
-from ubgen_training.training_card import write_training_card
+from ubgen_training.training_command import run_training, train_and_write
 from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
 
 
@@ -47,11 +46,7 @@ def train(config: DDPOConfig) -> Path:
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards([*rewards, *heldout], names, **probe, differentiable=False)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    write_training_card(trainer, prompts, card_method(config))
-    return Path(str(config.output_dir))
+    return train_and_write(trainer, prompts, card_method(config), checkpoint)
 
 
 def card_method(config: DDPOConfig) -> str:
@@ -64,18 +59,8 @@ def card_method(config: DDPOConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
-
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(DDPOConfig, argv, prog="train_ddpo.py", description=__doc__.splitlines()[0])
-        try:
-            print(f"LoRA saved in {train(config)}")
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    return run_command(body, argv)
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(train, DDPOConfig, argv, prog="train_ddpo.py", description=__doc__ or "")
 
 
 if __name__ == "__main__":

@@ -10,14 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.gradient_steps import gradient_strategy
 from ubgen_training.reward_functions import check_reward_weights
 from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
 from ubgen_training.sampler_model import SamplerModel, SamplingSettings
-from ubgen_training.training_card import write_training_card
+from ubgen_training.training_command import run_training, train_and_write
 from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
 from ubgen_training.ubgen_config import UbGenConfig
 from ubgen_training.ubgen_trainer import UbGenTrainer
@@ -59,11 +58,7 @@ def train(config: UbGenConfig) -> Path:
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards(rewards, names, **probe)
     probe_rewards(heldout, names, **probe, differentiable=False)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    write_training_card(trainer, prompts, card_method(config))
-    return Path(str(config.output_dir))
+    return train_and_write(trainer, prompts, card_method(config), checkpoint)
 
 
 def card_method(config: UbGenConfig) -> str:
@@ -78,18 +73,8 @@ def card_method(config: UbGenConfig) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
-
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(UbGenConfig, argv, prog="train_ubgen.py", description=__doc__.splitlines()[0])
-        try:
-            print(f"LoRA saved in {train(config)}")
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    return run_command(body, argv)
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(train, UbGenConfig, argv, prog="train_ubgen.py", description=__doc__ or "")
 
 
 if __name__ == "__main__":

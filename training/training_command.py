@@ -1,0 +1,44 @@
+"""What the training scripts share: exit codes, and what is written once the training is over."""
+
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from ubgen_pipeline.class_prompts import ClassPrompt
+from ubgen_pipeline.settings_parser import parse_settings, run_command
+
+from .sampler_trainer import SamplerTrainer
+from .training_card import write_training_card
+
+
+def run_training(
+    train: Callable[[Any], Path], config_class: type, argv: Sequence[str] | None, *, prog: str, description: str
+) -> int:
+    """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite."""
+
+    def body(argv: Sequence[str]) -> int:
+        config = parse_settings(config_class, argv, prog=prog, description=description.splitlines()[0])
+        try:
+            print(f"LoRA saved in {train(config)}")
+        except FloatingPointError as error:
+            print(f"ubgen: error: {error}", file=sys.stderr)
+            return 1
+        return 0
+
+    return run_command(body, argv)
+
+
+def train_and_write(
+    trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str, checkpoint: str | None
+) -> Path:
+    """Train, from ``checkpoint`` if there is one, then write weights, state and card; returns their folder.
+
+    Args:
+        method: a sentence of Markdown on how it trains, for the card.
+    """
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    write_training_card(trainer, prompts, method)
+    return Path(str(trainer.args.output_dir))
