@@ -69,13 +69,22 @@ class DatasetShards:
                 f"{str(self._manifest_file)!r} is no manifest; give an empty or new directory."
             ) from error
         if settings_hash(found) != settings_hash(self.manifest):
-            names = sorted(set(found) | set(self.manifest))
-            name = next(name for name in names if found.get(name) != self.manifest.get(name))
-            raise ValueError(
-                f"output_dir is {str(self.folder)!r}, a dataset made with other settings: {name} was"
-                f" {_short(found.get(name))} there and is {_short(self.manifest.get(name))} now;"
-                " use that value to resume, or give another directory."
-            )
+            raise ValueError(self.difference(found, f"output_dir is {str(self.folder)!r}"))
+
+    def difference(self, found: Mapping[str, Any], place: str) -> str:
+        """The message that names the first setting of the manifest ``found`` at ``place`` that differs from this."""
+        for name in sorted(set(found) | set(self.manifest)):
+            there, here = found.get(name, "not set"), self.manifest.get(name, "not set")
+            if there != here:
+                break
+        return (
+            f"{place}, a dataset made with other settings: {name} was {_short(there)} there and is {_short(here)} now;"
+            " use that value to resume, or give another place."
+        )
+
+    def manifest_text(self) -> str:
+        """Content of the manifest file."""
+        return json.dumps({"hash": settings_hash(self.manifest), "settings": self.manifest}, indent=2) + "\n"
 
     def open(self) -> None:
         """Create the folder and its manifest where they are missing."""
@@ -89,8 +98,7 @@ class DatasetShards:
                 " give a directory that you may write to."
             ) from error
         if not self._manifest_file.exists():
-            content = {"hash": settings_hash(self.manifest), "settings": self.manifest}
-            self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")
+            self._write_text(self._manifest_file, self.manifest_text())
 
     def file(self, shard: Shard) -> Path:
         """The shard's parquet file."""
@@ -140,6 +148,11 @@ class DatasetShards:
             "sha256": digest,
         }
         self._write_text(self._mark(shard), json.dumps(statistics, indent=2) + "\n")
+
+    def discard(self, shard: Shard) -> None:
+        """Delete a shard's file, and before it the mark, so that a kill in between leaves nothing that looks whole."""
+        self._mark(shard).unlink(missing_ok=True)
+        self.file(shard).unlink(missing_ok=True)
 
     def finish(self, card: str) -> None:
         """Write the card and clear what killed runs left under temporary names."""
