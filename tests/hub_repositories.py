@@ -5,7 +5,7 @@ import itertools
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ LFS_SUFFIXES = (".parquet", ".safetensors", ".bin", ".png", ".jpg", ".zip", ".wh
 LFS_THRESHOLD = 10 * 2**20
 
 
-class Refused(Exception):
+class RefusedError(Exception):
     """A request that the Hub answers with an error: status, ``X-Error-Code`` and message."""
 
     def __init__(self, status: int, message: str, code: str | None = None, **body: Any):
@@ -52,7 +52,7 @@ class Repository:
     repo_id: str
     private: bool = False
     gated: bool = False
-    created: datetime = field(default_factory=lambda: datetime.now(timezone.utc))
+    created: datetime = field(default_factory=lambda: datetime.now(UTC))
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
@@ -65,7 +65,7 @@ class Repository:
             return self.commits[oid]
         if len(oid) >= 7 and (found := [commit for commit in self.commits if commit.startswith(oid)]):
             return self.commits[found[0]]
-        raise Refused(404, f"Invalid rev id: {revision}", "RevisionNotFound")
+        raise RefusedError(404, f"Invalid rev id: {revision}", "RevisionNotFound")
 
     def history(self, revision: str) -> Iterator[Commit]:
         commit: Commit | None = self.commit(revision)
@@ -87,17 +87,19 @@ class Repositories:
     def __getitem__(self, key: tuple[str, str]) -> Repository:
         repository = self.repositories.get(key)
         if repository is None:
-            raise Refused(404, "Repository not found", "RepoNotFound")
+            raise RefusedError(404, "Repository not found", "RepoNotFound")
         return repository
 
     def create(self, repo_type: str, repo_id: str, *, private: bool = False, author: str = "system") -> Repository:
         with self.lock:
             if (repo_type, repo_id) in self.repositories:
-                raise Refused(409, "You already created this repo", url=self.url(repo_type, repo_id))
+                raise RefusedError(409, "You already created this repo", url=self.url(repo_type, repo_id))
             repository = Repository(repo_type, repo_id, private)
             self.repositories[repo_type, repo_id] = repository
             attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-            self._append(repository, "main", {".gitattributes": self.store(attributes.encode())}, "initial commit", author)
+            self._append(
+                repository, "main", {".gitattributes": self.store(attributes.encode())}, "initial commit", author
+            )
             return repository
 
     def url(self, repo_type: str, repo_id: str) -> str:
@@ -136,27 +138,33 @@ class Repositories:
         """Append a commit at once or refuse it; ``parent`` must be the branch's head (or a prefix of its id)."""
         with self.lock:
             if branch not in repository.branches:
-                raise Refused(404, f"Invalid rev id: {branch}", "RevisionNotFound")
+                raise RefusedError(404, f"Invalid rev id: {branch}", "RevisionNotFound")
             head = repository.branches[branch]
             if parent is not None and not head.startswith(parent):
-                raise Refused(412, "A commit has happened since. Please refresh and try again.")
+                raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
             files = dict(repository.commits[head].files)
             for path in deleted:
                 gone = [name for name in files if name == path or name.startswith(path.rstrip("/") + "/")]
                 if not gone:
-                    raise Refused(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
+                    raise RefusedError(404, f"A file with this name doesn't exist: {path}", "EntryNotFound")
                 for name in gone:
                     del files[name]
             files.update(added)
             return self._append(repository, branch, files, title, author, message)
 
     def _append(
-        self, repository: Repository, branch: str, files: Mapping[str, File], title: str, author: str, message: str = ""
+        self,
+        repository: Repository,
+        branch: str,
+        files: Mapping[str, File],
+        title: str,
+        author: str,
+        message: str = "",
     ) -> Commit:
         parent = repository.branches.get(branch)
         seed = f"{repository.repo_id}/{parent}/{title}/{next(self._counter)}"
         oid = hashlib.sha1(seed.encode()).hexdigest()
-        date = datetime.now(timezone.utc)
+        date = datetime.now(UTC)
         commit = Commit(oid, parent, title, message, author, date, dict(sorted(files.items())))
         repository.commits[oid] = commit
         repository.branches[branch] = oid
@@ -189,7 +197,7 @@ def tree_entries(commit: Commit, folder: str, *, recursive: bool) -> list[dict[s
         if recursive or len(parts) == 1:
             entries[path] = file_information(path, file)
     if folder and not entries:
-        raise Refused(404, f"{folder} does not exist on {commit.oid}", "EntryNotFound")
+        raise RefusedError(404, f"{folder} does not exist on {commit.oid}", "EntryNotFound")
     return list(entries.values())
 
 

@@ -9,7 +9,6 @@ token; an upload goes to an address that takes no token either.
 """
 
 import base64
-import contextlib
 import hashlib
 import json
 import re
@@ -30,18 +29,20 @@ from hub_repositories import (
     LFS_THRESHOLD,
     REPO_TYPES,
     File,
-    Refused,
+    RefusedError,
     Repositories,
     Repository,
     file_entry,
     file_information,
     tree_entries,
 )
+from hub_xet import xet_hashes
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 WRITE_TOKEN, READ_TOKEN = "hf_loopbackwritetokenAAAAAAAAAAAAAAAAA", "hf_loopbackreadtokenBBBBBBBBBBBBBBBBBBB"
 _NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,94}[A-Za-z0-9_]|[A-Za-z0-9_]")
+_REPO = r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)"
 _API = r"/api/(?P<kind>model|dataset|space)s/(?P<repo>[^/]+/[^/]+)"
 
 
@@ -100,15 +101,15 @@ class LoopbackHub:
                 ("POST", rf"{_API}/tag/(?P<rev>[^/]+)", self._create_tag),
                 ("GET", rf"{_API}/xet-(?P<right>read|write)-token/(?P<rev>[^/]+)", self._xet_token),
                 ("GET", rf"{_API}(/revision/(?P<rev>[^/]+))?", self._information),
-                ("POST", r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch", self._batch),
+                (
+                    "POST",
+                    r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
+                    self._batch,
+                ),
                 ("POST", r"/objects/verify", self._verify),
                 ("PUT", r"/objects/(?P<oid>[0-9a-f]{64})", self._upload),
                 ("HEAD|GET", r"/objects/(?P<oid>[0-9a-f]{64})", self._object),
-                (
-                    "HEAD|GET",
-                    r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)/resolve/(?P<rev>[^/]+)/(?P<path>.+)",
-                    self._resolve,
-                ),
+                ("HEAD|GET", rf"{_REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", self._resolve),
             )
         ]
 
@@ -141,7 +142,7 @@ class LoopbackHub:
         body = await request.body()
         try:
             response = self._answer(request, scope["raw_path"].decode(), body)
-        except Refused as refused:
+        except RefusedError as refused:
             headers = {"X-Error-Message": refused.message}
             if refused.code:
                 headers["X-Error-Code"] = refused.code
@@ -155,12 +156,12 @@ class LoopbackHub:
                 if "kind" in groups:
                     groups["kind"] = groups["kind"] or "model"
                 return handler(request, body, **groups)
-        raise Refused(404, f"no such endpoint: {request.method} {path}")
+        raise RefusedError(404, f"no such endpoint: {request.method} {path}")
 
     def _account(self, request: Request) -> Account | None:
         token = request.headers.get("authorization", "").removeprefix("Bearer ")
         if token and token not in self.accounts:
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         return self.accounts.get(token)
 
     def _readable(self, request: Request, kind: str, repo: str, *, content: bool = False) -> Repository:
@@ -168,31 +169,31 @@ class LoopbackHub:
         account = self._account(request)
         try:
             repository = self.repositories[kind, repo]
-        except Refused:
+        except RefusedError:
             if account is None:
-                raise Refused(401, "Invalid username or password.", "RepoNotFound") from None
+                raise RefusedError(401, "Invalid username or password.", "RepoNotFound") from None
             raise
         owner = repo.partition("/")[0]
         if repository.private and (account is None or owner not in account.namespaces):
-            raise Refused(404 if account else 401, "Repository not found", "RepoNotFound")
+            raise RefusedError(404 if account else 401, "Repository not found", "RepoNotFound")
         if content and repository.gated:
             writes = account is not None and account.role == "write" and owner in account.namespaces
             if not writes and (account is None or (account.name, repo) not in self.granted):
-                raise Refused(403 if account else 401, f"Access to {repo} is restricted.", "GatedRepo")
+                raise RefusedError(403 if account else 401, f"Access to {repo} is restricted.", "GatedRepo")
         return repository
 
     def _writer(self, request: Request, repo: str) -> Account:
         account = self._account(request)
         if account is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         if account.role != "write" or repo.partition("/")[0] not in account.namespaces:
-            raise Refused(403, "Forbidden: you don't have the rights to write to this repository")
+            raise RefusedError(403, "Forbidden: you don't have the rights to write to this repository")
         return account
 
     def _whoami(self, request: Request, body: bytes) -> Response:
         account = self._account(request)
         if account is None:
-            raise Refused(401, "Invalid credentials in Authorization header")
+            raise RefusedError(401, "Invalid credentials in Authorization header")
         organizations = [{"name": name} for name in account.namespaces if name != account.name]
         access = {"accessToken": {"displayName": "loopback", "role": account.role}}
         return JSONResponse({"type": "user", "name": account.name, "orgs": organizations, "auth": access})
@@ -202,17 +203,15 @@ class LoopbackHub:
         kind, name = payload.get("type") or "model", payload["name"]
         account = self._account(request)
         if account is None:
-            raise Refused(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         repo = f"{payload.get('organization') or account.name}/{name}"
         self._writer(request, repo)
         if not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")) or kind not in REPO_TYPES:
-            raise Refused(400, f"Invalid repo name: {repo}")
+            raise RefusedError(400, f"Invalid repo name: {repo}")
         try:
-            self.repositories.create(
-                kind, repo, private=payload.get("visibility") == "private", author=account.name
-            )
-        except Refused as refused:
-            raise Refused(409, refused.message, url=self.endpoint + self.repositories.url(kind, repo)) from None
+            self.repositories.create(kind, repo, private=payload.get("visibility") == "private", author=account.name)
+        except RefusedError as refused:
+            raise RefusedError(409, refused.message, url=self.endpoint + self.repositories.url(kind, repo)) from None
         return JSONResponse({"url": self.endpoint + self.repositories.url(kind, repo), "name": repo, "id": repo})
 
     def _delete(self, request: Request, body: bytes) -> Response:
@@ -271,9 +270,9 @@ class LoopbackHub:
 
     def _upload(self, request: Request, body: bytes, oid: str) -> Response:
         if request.headers.get("authorization"):
-            raise Refused(400, "a signed address takes no token")
+            raise RefusedError(400, "a signed address takes no token")
         if hashlib.sha256(body).hexdigest() != oid:
-            raise Refused(400, "the content does not match its SHA-256")
+            raise RefusedError(400, "the content does not match its SHA-256")
         self.repositories.object(oid).write_bytes(body)
         return Response()
 
@@ -281,7 +280,7 @@ class LoopbackHub:
         payload = json.loads(body)
         file = self.repositories.object(payload["oid"])
         if not file.is_file() or file.stat().st_size != payload["size"]:
-            raise Refused(404, "the object was not uploaded")
+            raise RefusedError(404, "the object was not uploaded")
         return JSONResponse({})
 
     def _commit(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
@@ -318,7 +317,7 @@ class LoopbackHub:
         file = self.repositories.object(sha256)
         if not file.is_file():
             if self.cas is None or sha256 not in xet_hashes(self.cas):
-                raise Refused(400, f"the large file {sha256} was not uploaded")
+                raise RefusedError(400, f"the large file {sha256} was not uploaded")
             assert size is not None
         else:
             size = file.stat().st_size
@@ -350,9 +349,7 @@ class LoopbackHub:
         }
         return JSONResponse(answer)
 
-    def _tree(
-        self, request: Request, body: bytes, kind: str, repo: str, rev: str, path: str | None
-    ) -> Response:
+    def _tree(self, request: Request, body: bytes, kind: str, repo: str, rev: str, path: str | None) -> Response:
         commit = self._readable(request, kind, repo).commit(rev)
         recursive = request.query_params.get("recursive", "").lower() in ("1", "true")
         entries = tree_entries(commit, path or "", recursive=recursive)
@@ -407,14 +404,16 @@ class LoopbackHub:
             {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
             for name, oid in repository.branches.items()
         ]
-        tags = [{"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repository.tags.items()]
+        tags = [
+            {"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repository.tags.items()
+        ]
         return JSONResponse({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
 
     def _create_branch(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
         self._writer(request, repo)
         repository = self._readable(request, kind, repo)
         if rev in repository.branches:
-            raise Refused(409, f"Reference already exists: refs/heads/{rev}")
+            raise RefusedError(409, f"Reference already exists: refs/heads/{rev}")
         start = json.loads(body or b"{}").get("startingPoint") or "main"
         repository.branches[rev] = repository.commit(start).oid
         return JSONResponse({})
@@ -423,7 +422,7 @@ class LoopbackHub:
         self._writer(request, repo)
         repository = self._readable(request, kind, repo)
         if rev not in repository.branches or rev == "main":
-            raise Refused(404 if rev != "main" else 403, f"no such branch, or a protected one: {rev}")
+            raise RefusedError(404 if rev != "main" else 403, f"no such branch, or a protected one: {rev}")
         del repository.branches[rev]
         return JSONResponse({})
 
@@ -431,7 +430,7 @@ class LoopbackHub:
         self._writer(request, repo)
         repository, tag = self._readable(request, kind, repo), json.loads(body)["tag"]
         if tag in repository.tags:
-            raise Refused(409, f"Tag reference exists already: {tag}")
+            raise RefusedError(409, f"Tag reference exists already: {tag}")
         repository.tags[tag] = repository.commit(rev).oid
         return JSONResponse({})
 
@@ -454,7 +453,7 @@ class LoopbackHub:
 
     def _xet_token(self, request: Request, body: bytes, kind: str, repo: str, rev: str, right: str) -> Response:
         if self.cas is None:
-            raise Refused(404, "this Hub serves no Xet")
+            raise RefusedError(404, "this Hub serves no Xet")
         if right == "write":
             self._writer(request, repo)
         self._readable(request, kind, repo, content=True)
@@ -464,41 +463,9 @@ class LoopbackHub:
         return JSONResponse({"casUrl": url, "accessToken": "loopback", "exp": int(expires)}, headers=headers)
 
 
-def xet_hashes(cas: Path) -> dict[str, str]:
-    """SHA-256 to Xet hash of every file in the shards of a local content store.
-
-    A shard lists files as blocks of 48-byte records: a header with the hash (four little-endian words), flags and
-    the number of segments; the segments; with flag 31 as many verification records; with flag 30 the SHA-256.
-    """
-    hashes = {}
-    for shard in cas.rglob("xorbs/shards/*.mdb"):
-        data = shard.read_bytes()
-        position = 48
-        while data[position : position + 32] != b"\xff" * 32 and position + 48 <= len(data):
-            file_hash, flags = data[position : position + 32], int.from_bytes(data[position + 32 : position + 36], "little")
-            segments = int.from_bytes(data[position + 36 : position + 40], "little")
-            position += 48 * (1 + segments * (2 if flags >> 31 & 1 else 1))
-            if flags >> 30 & 1:
-                hashes[_hash_text(data[position : position + 32])] = _hash_text(file_hash)
-                position += 48
-    return hashes
-
-
-def _hash_text(raw: bytes) -> str:
-    """A hash as its 64 hexadecimal digits: Xet writes each eight bytes as one little-endian number."""
-    return "".join(f"{int.from_bytes(raw[i : i + 8], 'little'):016x}" for i in range(0, 32, 8))
-
-
-def _missing_entry(path: str, oid: str) -> Refused:
-    return Refused(404, f"Entry not found: {path}", "EntryNotFound", commit=oid)
+def _missing_entry(path: str, oid: str) -> RefusedError:
+    return RefusedError(404, f"Entry not found: {path}", "EntryNotFound", commit=oid)
 
 
 def _time(moment: Any) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
-
-
-@contextlib.contextmanager
-def loopback_hub(folder: Path, **settings: Any):
-    """A running :class:`LoopbackHub`."""
-    with LoopbackHub(folder, **settings) as hub:
-        yield hub

@@ -112,6 +112,11 @@ class DatasetShards:
         except (FileNotFoundError, NotADirectoryError):
             return False
 
+    def num_bytes(self) -> int:
+        """Size of the shards' files that are here."""
+        files = map(self.file, self.shards)
+        return sum(file.stat().st_size for file in files if file.is_file())
+
     def missing(self) -> list[Shard]:
         """The shards still to be written."""
         return [shard for shard in self.shards if not self.is_complete(shard)]

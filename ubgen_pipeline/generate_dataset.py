@@ -18,15 +18,17 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
 from .class_prompts import ClassName, ClassPrompt, class_prompts, label_names, load_class_names
+from .dataset_facts import DatasetCardMaker, Generator
 from .dataset_shards import DatasetShards, Shard
+from .hub_access import check_repo_id
+from .hub_datasets import HubDataset
+from .model_sources import hub_commit, public_name
 from .sample_seeds import sample_seed
 from .settings_parser import field_help, parse_settings, run_command
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset, Features, IterableDataset
 
     from .pipeline import UbGenPipeline
 
@@ -54,10 +56,15 @@ class GenerateSettings:
     samples_per_shard: int = field_help("rows of a parquet file", 256)
     threads: int | None = field_help("CPU threads; torch's own choice if not given; a resume must match it", None)
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+    hub_dataset_id: str | None = field_help("owner/name of a dataset on the Hub, filled as shards are finished", None)
+    private: bool = field_help("create the dataset on the Hub private", False)
+    keep_local: bool = field_help("keep the shards' files here after they are on the Hub", False)
+    shards_per_commit: int = field_help("finished shards that make a commit on the Hub", 8)
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_class", "num_inference_steps", "batch_size", "samples_per_shard"):
+        counts = ("samples_per_class", "num_inference_steps", "batch_size", "samples_per_shard", "shards_per_commit")
+        for name in counts:
             _check_count(name, getattr(self, name))
         for name in ("threads", "height", "width"):
             if getattr(self, name) is not None:
@@ -67,9 +74,18 @@ class GenerateSettings:
         sample_seed(self.seed, "", 0)
         if (self.class_names is None) == (self.classes is None):
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
+        if self.hub_dataset_id is not None:
+            check_repo_id("hub_dataset_id", self.hub_dataset_id)
+        elif self.private or self.keep_local:
+            name = "private" if self.private else "keep_local"
+            raise ValueError(f"{name} is set without hub_dataset_id; name the dataset on the Hub, or leave it out.")
 
     def load_classes(self) -> list[ClassName]:
         return load_class_names(self.classes if self.classes is not None else self.class_names or [])
+
+
+# they say where the dataset goes, not what it holds
+HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
@@ -81,12 +97,17 @@ class Sample:
     seed: int
 
 
-def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | Path, **settings: Any) -> "Dataset":
+def generate_dataset(
+    class_names: Sequence[str] | str | Path, output_dir: str | Path | None = None, **settings: Any
+) -> "Dataset | IterableDataset":
     """Generate, or finish generating, the dataset in ``output_dir`` and return it as a ``datasets.Dataset``.
+
+    With ``hub_dataset_id`` and without ``keep_local`` it is not here any more: the streaming one on the Hub is
+    returned.
 
     Args:
         class_names: class names, a class file, or the name of a built-in list.
-        output_dir: the dataset's folder.
+        output_dir: the dataset's folder; may be left out with ``hub_dataset_id``.
         **settings: other fields of :class:`GenerateSettings`.
 
     Raises:
@@ -99,8 +120,13 @@ def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | 
     given = (
         {"classes": str(class_names)} if isinstance(class_names, (str, Path)) else {"class_names": list(class_names)}
     )
-    write_dataset(GenerateSettings(output_dir=str(output_dir), **given, **settings))
-    dataset = load_dataset(str(Path(output_dir).expanduser()), split="train")
+    folder = None if output_dir is None else str(output_dir)
+    asked = GenerateSettings(output_dir=folder, **given, **settings)
+    write_dataset(asked)
+    if asked.hub_dataset_id is not None and not asked.keep_local:
+        dataset = load_dataset(asked.hub_dataset_id, split="train", streaming=True)
+    else:
+        dataset = load_dataset(str(_folder(asked)), split="train")
     return dataset  # pyright: ignore[reportReturnType]
 
 
@@ -137,8 +163,7 @@ def samples(settings: GenerateSettings, prompts: Sequence[ClassPrompt], indices:
 
 def write_dataset(settings: GenerateSettings) -> None:
     """Check everything, then write the shards that are missing and that this process has to write."""
-    if settings.output_dir is None:
-        raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
+    folder = _folder(settings)
     classes = settings.load_classes()
     names = label_names(classes)
     prompts = class_prompts(classes, settings.template)
@@ -148,39 +173,83 @@ def write_dataset(settings: GenerateSettings) -> None:
         torch.set_num_threads(settings.threads)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    manifest = _manifest(settings, classes, torch.get_num_threads(), device)
+    generator = Generator(
+        settings.model, settings.lora, hub_commit(settings.model, settings.revision), hub_commit(settings.lora)
+    )
+    manifest = _manifest(settings, classes, generator, torch.get_num_threads(), device)
     num_samples = len(prompts) * settings.samples_per_class
-    shards = DatasetShards(settings.output_dir, manifest, num_samples, settings.samples_per_shard)
+    shards = DatasetShards(folder, manifest, num_samples, settings.samples_per_shard)
     shards.check()
-    if shards.is_finished():
+    card = DatasetCardMaker(shards, names, generator, settings.hub_dataset_id)
+    hub = None
+    missing = shards.missing()
+    if settings.hub_dataset_id is not None:
+        hub = HubDataset(
+            settings.hub_dataset_id,
+            shards,
+            card,
+            private=settings.private,
+            keep_local=settings.keep_local,
+            shards_per_commit=settings.shards_per_commit,
+            num_processes=world_size,
+        )
+        published = hub.open()
+        missing = [shard for shard in missing if shard.number not in published]
+        here = [shard for shard in shards.shards if shard.number not in published and shard not in missing]
+        for shard in here:
+            if shard.number % world_size == rank:
+                hub.add(shard)
+    elif shards.is_finished():
         _say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
         return
-    own = [shard for shard in shards.missing() if shard.number % world_size == rank]
+    own = [shard for shard in missing if shard.number % world_size == rank]
     if own:
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         # before the folder is made: a model that does not load leaves nothing behind
-        pipeline = _load_pipeline(settings, prompts, device)
+        pipeline = _load_pipeline(settings, generator, prompts, device)
         shards.open()
         features = _features(names, pipeline.safety_checker is not None)
         report = _progress(sum(shard.stop - shard.start for shard in own))
         for shard in own:
-            shards.write(shard, _rows(settings, pipeline, prompts, shard, report), features)
-    if rank == 0:
+            shards.write(shard, _rows(settings, generator, pipeline, prompts, shard, report), features)
+            if hub is not None:
+                hub.add(shard)
+    made = f"{num_samples} images of {len(names)} classes in {len(shards.shards)} shards"
+    if hub is not None:
+        hub.flush()
+        if settings.keep_local and not shards.missing():
+            shards.finish(card(shards.shards, shards.num_bytes()))
+        _say(f"{settings.hub_dataset_id}: {len(own)} shards made here; {made} in all")
+    elif rank == 0:
         while shards.missing():
             time.sleep(0.5)
-        shards.finish(_card(settings, names, num_samples))
-        _say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
+        shards.finish(card(shards.shards, shards.num_bytes()))
+        _say(f"{shards.folder}: {made}")
 
 
-def _load_pipeline(settings: GenerateSettings, prompts: Sequence[ClassPrompt], device: str) -> "UbGenPipeline":
+def _folder(settings: GenerateSettings) -> Path:
+    """The dataset's folder; for a dataset on the Hub that needs none here, one beside the Hub's cache."""
+    if settings.output_dir is not None:
+        return Path(settings.output_dir).expanduser()
+    if settings.hub_dataset_id is None or settings.keep_local:
+        raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HOME) / "ubgen" / settings.hub_dataset_id.replace("/", "--")
+
+
+def _load_pipeline(
+    settings: GenerateSettings, generator: Generator, prompts: Sequence[ClassPrompt], device: str
+) -> "UbGenPipeline":
     from .models import load_pipeline
 
     pipeline = load_pipeline(
         settings.model,
         lora=settings.lora,
         scheduler=settings.scheduler,
-        revision=settings.revision,
+        revision=generator.model_revision or settings.revision,
+        lora_revision=generator.lora_revision,
         device=device,
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -191,6 +260,7 @@ def _load_pipeline(settings: GenerateSettings, prompts: Sequence[ClassPrompt], d
 
 def _rows(
     settings: GenerateSettings,
+    generator: Generator,
     pipeline: "UbGenPipeline",
     prompts: Sequence[ClassPrompt],
     shard: Shard,
@@ -220,8 +290,10 @@ def _rows(
                 "prompt": sample.prompt.prompt,
                 "seed": sample.seed,
                 "index": sample.index,
-                "model": _public_name(settings.model),
-                "lora": _public_name(settings.lora),
+                "model": public_name(settings.model),
+                "model_revision": generator.model_revision,
+                "lora": public_name(settings.lora),
+                "lora_revision": generator.lora_revision,
                 "num_inference_steps": settings.num_inference_steps,
                 "guidance_scale": settings.guidance_scale,
                 "scheduler": type(pipeline.scheduler).__name__,
@@ -239,7 +311,7 @@ def _features(names: Sequence[str], has_safety_checker: bool) -> "Features":
     columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
     columns |= {name: Value("string") for name in ("class_name", "prompt")}
     columns |= {name: Value("int64") for name in ("seed", "index")}
-    columns |= {name: Value("string") for name in ("model", "lora")}
+    columns |= {name: Value("string") for name in ("model", "model_revision", "lora", "lora_revision")}
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
@@ -248,10 +320,12 @@ def _features(names: Sequence[str], has_safety_checker: bool) -> "Features":
     return Features(columns)
 
 
-def _manifest(settings: GenerateSettings, classes: Sequence[ClassName], threads: int, device: str) -> dict[str, Any]:
+def _manifest(
+    settings: GenerateSettings, classes: Sequence[ClassName], generator: Generator, threads: int, device: str
+) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
     kept = dataclasses.asdict(settings)
-    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
+    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora", *HUB_SETTINGS):
         del kept[name]
     from .models import resolve_model
 
@@ -260,6 +334,8 @@ def _manifest(settings: GenerateSettings, classes: Sequence[ClassName], threads:
         "class_names": [[item.name, item.class_id, item.definition] for item in classes],
         "model": _fingerprint(resolve_model(settings.model)),
         "lora": _fingerprint(settings.lora),
+        "model_revision": generator.model_revision,
+        "lora_revision": generator.lora_revision,
         "threads": threads,
         "device": device,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow", "pyarrow")},
@@ -277,37 +353,6 @@ def _fingerprint(source: str | None) -> str | None:
         with open(file, "rb") as stream:
             digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
     return digest.hexdigest()
-
-
-def _public_name(source: str | None) -> str | None:
-    """A model's name as it may be published: of a path on this machine, its last part only."""
-    if source is not None and Path(source).expanduser().exists():
-        return Path(source).expanduser().resolve().name
-    return source
-
-
-def _card(settings: GenerateSettings, names: Sequence[str], num_samples: int) -> str:
-    # no `configs`: datasets finds data/train-*.parquet itself, and with `configs` its cache would take two local
-    # folders of one name for the same dataset
-    metadata = {"task_categories": ["image-classification"], "tags": ["synthetic", "ubgen"]}
-    facts = {
-        "classes": list(names),
-        "samples_per_class": settings.samples_per_class,
-        "model": _public_name(settings.model),
-        "lora": _public_name(settings.lora),
-        "template": settings.template,
-        "num_inference_steps": settings.num_inference_steps,
-        "guidance_scale": settings.guidance_scale,
-        "seed": settings.seed,
-    }
-    # an indented block of JSON: no text in it can end the block or become markup
-    block = "\n".join("    " + line for line in json.dumps(facts, indent=2).splitlines())
-    return (
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# Generated images\n\n"
-        f"{num_samples} synthetic images of {len(names)} classes, drawn by a text-to-image model with ubgen."
-        " Labels are what the model was asked for; nobody has checked that the images show it.\n\n"
-        f"{block}\n"
-    )
 
 
 def _progress(num_images: int) -> Callable[[int], None]:

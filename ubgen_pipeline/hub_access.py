@@ -123,7 +123,7 @@ def _fault(error: BaseException) -> tuple[int | None, float | None]:
         if isinstance(cause, OfflineModeIsEnabled):
             raise ValueError("the Hub is switched off by HF_HUB_OFFLINE; unset it to publish.") from error
         response = getattr(cause, "response", None)
-        if isinstance(getattr(response, "status_code", None), int):
+        if isinstance(response, httpx2.Response):
             after = response.headers.get("Retry-After", "")
             return response.status_code, float(after) if _RETRY_AFTER.fullmatch(after) else None
     for cause in _causes(error):

@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timezone
+from datetime import UTC, datetime
 from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
@@ -169,7 +169,7 @@ class HubDataset:
 
     def _commit_times(self) -> list[float]:
         commits = self.api.list_repo_commits(self.repo_id, repo_type=REPO_TYPE)
-        oldest = datetime.now(timezone.utc).timestamp() - CommitBudget.WINDOW
+        oldest = datetime.now(UTC).timestamp() - CommitBudget.WINDOW
         return [time for time in sorted(commit.created_at.timestamp() for commit in commits) if time > oldest]
 
     def _discard(self, shards: Iterable[Shard]) -> None:

@@ -61,6 +61,7 @@ def load_pipeline(
     scheduler: str | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
+    lora_revision: str | None = None,
     device: str | torch.device | None = None,
 ) -> UbGenPipeline:
     """Load a pipeline, safetensors only and running no code from the model's folder.
@@ -71,6 +72,7 @@ def load_pipeline(
         scheduler: a key of :data:`SCHEDULERS`; None keeps the model's own.
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
+        lora_revision: of the LoRA on the Hub.
         device: where to put it; None leaves it on the CPU.
 
     Raises:
@@ -93,7 +95,7 @@ def load_pipeline(
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     if lora is not None:
-        load_lora(pipeline, lora)
+        load_lora(pipeline, lora, revision=lora_revision)
     return pipeline.to(device) if device is not None else pipeline
 
 
@@ -115,7 +117,7 @@ def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:
     pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config, **settings)
 
 
-def load_lora(pipeline: UbGenPipeline, lora: str | Path) -> None:
+def load_lora(pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None = None) -> None:
     """Load a LoRA into the pipeline after checking every key and shape, so that a misfit leaves it untouched.
 
     Raises:
@@ -124,7 +126,9 @@ def load_lora(pipeline: UbGenPipeline, lora: str | Path) -> None:
     source = str(Path(lora).expanduser()) if Path(lora).expanduser().exists() else str(lora)
     try:
         # a state dict and metadata by path, not as tensors: the metadata hold alpha
-        state_dict, *_ = pipeline.lora_state_dict(source, use_safetensors=True, return_lora_metadata=True)
+        state_dict, *_ = pipeline.lora_state_dict(
+            source, use_safetensors=True, return_lora_metadata=True, revision=revision
+        )
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(
             f"lora is {str(lora)!r}, which could not be read; give a folder with pytorch_lora_weights.safetensors,"
@@ -134,7 +138,7 @@ def load_lora(pipeline: UbGenPipeline, lora: str | Path) -> None:
         raise ValueError(
             f"lora is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
         )
-    pipeline.load_lora_weights(source, use_safetensors=True)
+    pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
 
 
 def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str | None:

@@ -1,0 +1,164 @@
+"""The card of a generated dataset: a function of how it was made and of the shards that are there.
+
+Class names, prompts and templates are user text; see :mod:`ubgen_hub_cards.card_text`.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from datasets import DatasetInfo, Features
+from datasets.info import DatasetInfosDict
+from datasets.splits import SplitDict, SplitInfo
+from huggingface_hub import DatasetCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .card_text import is_hub_id, markdown_text, public_source, without_tokens
+
+TEMPLATE = "dataset_card.md.jinja"
+# the Hub's own categories, by the largest count of rows that each takes
+_SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+_LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,60}")
+
+COLUMN_NOTES = {
+    "image": "what the model drew, as PNG without loss",
+    "label": "number of the class that was asked for; nobody has checked that the image shows it",
+    "class_name": "the class's name as it was given",
+    "prompt": "the text that the image was drawn from, made from the class by the template",
+    "seed": "a hash of the run's seed, the class (its id, else its name) and the image's number within the class;"
+    " the initial noise is drawn from it alone",
+    "index": "the row's number in the whole dataset; index modulo the number of classes is the label",
+    "model": "the generator",
+    "model_revision": "its commit on the Hub, where it comes from there",
+    "lora": "the LoRA on it, if any",
+    "lora_revision": "its commit on the Hub, where it comes from there",
+    "num_inference_steps": "denoising steps",
+    "guidance_scale": "strength of classifier-free guidance; 1 or less means none",
+    "scheduler": "class of the scheduler in diffusers",
+    "negative_prompt": "the text that the image was guided away from, if any",
+    "nsfw_content_detected": "whether the generator's own safety checker flagged the image, which is black then",
+}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A model or LoRA: ``mini``, a Hub id with its commit, or the last part of a local path; its licence if known."""
+
+    name: str
+    revision: str | None = None
+    licence: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class DatasetFacts:
+    """What was generated.
+
+    Args:
+        class_names: in label order.
+        counts: rows of each class that are there.
+        samples_per_class: rows of each class when the dataset is whole.
+        features: columns and their types.
+        generator, lora: what drew it; the dataset inherits the generator's licence.
+        seed: of the run.
+        settings: names and values of the others that decide the images.
+        texts: settings that are free text and may hold anything.
+        num_bytes: of the files that are there.
+        repo_id: on the Hub, or None for a local dataset.
+        versions: of the libraries.
+        device: what it ran on.
+        bias_report: text of a bias report, if one was made.
+        column_notes: how each column was made, beside ``COLUMN_NOTES``.
+    """
+
+    class_names: Sequence[str]
+    counts: Sequence[int]
+    samples_per_class: int
+    features: Features
+    generator: Source
+    lora: Source | None
+    seed: int
+    settings: Mapping[str, object]
+    texts: Mapping[str, str] = field(default_factory=dict)
+    num_bytes: int = 0
+    repo_id: str | None = None
+    versions: Mapping[str, str] = field(default_factory=dict)
+    device: str = "cpu"
+    bias_report: str | None = None
+    column_notes: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def num_rows(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def num_rows_in_all(self) -> int:
+        return self.samples_per_class * len(self.class_names)
+
+    @property
+    def is_whole(self) -> bool:
+        return self.num_rows == self.num_rows_in_all
+
+
+def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
+    """The card's metadata. While shards are missing it states no sizes, which a reader would hold against them."""
+    licence: dict[str, Any] = {
+        name: value for name, value in facts.generator.licence.items() if name.startswith("license")
+    }
+    if not _LICENCE.fullmatch(licence.get("license", "")):
+        licence = {}
+    splits = SplitDict()
+    if facts.is_whole:
+        # images are stored as they are, so the rows are about as large as the files
+        splits.add(SplitInfo("train", num_bytes=facts.num_bytes, num_examples=facts.num_rows))
+    size = next((name for most, name in _SIZES.items() if facts.num_rows_in_all < most), "n>10M")
+    metadata = DatasetCardData(
+        pretty_name=f"Generated images of {len(facts.class_names)} classes",
+        task_categories=["image-classification"],
+        annotations_creators=["machine-generated"],
+        tags=["synthetic", "ubgen"],
+        size_categories=[size],
+        **licence,
+    )
+    info = DatasetInfo(features=facts.features)
+    if facts.is_whole:
+        info = DatasetInfo(
+            features=facts.features, splits=splits, download_size=facts.num_bytes, dataset_size=facts.num_bytes
+        )
+    DatasetInfosDict({"default": info}).to_dataset_card_data(metadata)
+    return metadata
+
+
+def render_dataset_card(facts: DatasetFacts) -> str:
+    """The card's Markdown, metadata first."""
+    environment = Environment(
+        loader=PackageLoader("ubgen_hub_cards", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # the output is Markdown; every value that is not ours passes the filter
+        autoescape=False,
+    )
+    environment.filters["text"] = markdown_text
+    notes = {**COLUMN_NOTES, **facts.column_notes}
+    card = environment.get_template(TEMPLATE).render(
+        facts=facts,
+        metadata=dataset_metadata(facts).to_yaml(),
+        columns={name: notes.get(name, f"see ubgen's documentation; {kind}") for name, kind in _kinds(facts.features)},
+        classes=list(zip(facts.class_names, facts.counts, strict=True)),
+        place=facts.repo_id if facts.repo_id is not None else "FOLDER",
+        generator_is_on_hub=is_hub_id(facts.generator.name),
+        licence=facts.generator.licence.get("license"),
+        settings={
+            name: public_source(value) if isinstance(value, str) else value
+            for name, value in facts.settings.items()
+            if value is not None
+        },
+        report_lines=(facts.bias_report or "").splitlines(),
+    )
+    return without_tokens(card)
+
+
+def _kinds(features: Features) -> list[tuple[str, str]]:
+    return [(name, type(feature).__name__) for name, feature in features.items()]

@@ -1,0 +1,68 @@
+"""Where a model or LoRA comes from: the name it may be published under, its commit on the Hub, its licence."""
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import httpx2
+import yaml
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HFValidationError, RevisionResolutionError
+
+if TYPE_CHECKING:
+    from ubgen_hub_cards.dataset_card import Source
+
+_FRONT_MATTER = re.compile(r"---\n(.*?)\n---(\n|$)", re.DOTALL)
+MINI_LICENCE = {"license": "apache-2.0"}
+_LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+def public_name(source: str | None) -> str | None:
+    """A model's name as it may be published: of a path on this machine, its last part only."""
+    if source is not None and Path(source).expanduser().exists():
+        return Path(source).expanduser().resolve().name
+    return source
+
+
+def hub_commit(source: str | None, revision: str | None = None) -> str | None:
+    """Commit that ``revision`` of a Hub model stands for now, from the cache where the Hub cannot be asked.
+
+    None for ``mini``, for a path, and where neither the Hub nor the cache knows it: loading says what is wrong.
+    """
+    if source is None or source == "mini" or Path(source).expanduser().exists():
+        return None
+    try:
+        return str(HfApi().resolve_revision(source, revision=revision).resolved)
+    except (httpx2.HTTPError, HFValidationError, RevisionResolutionError, OSError):
+        return None
+
+
+def model_source(source: str, commit: str | None) -> "Source":
+    """Public name, commit and licence; the licence as the model's own card states it, if it can be read."""
+    # this module is read by a dry run, which does not wait for the libraries behind the cards
+    from ubgen_hub_cards.dataset_card import Source
+
+    name = public_name(source) or source
+    if source == "mini":
+        return Source(name, None, MINI_LICENCE)
+    if commit is None:
+        return Source(name, None, _local_licence(Path(source).expanduser()))
+    try:
+        card = HfApi().model_info(source, revision=commit).card_data
+        stated = card.to_dict() if card is not None else {}
+    except (httpx2.HTTPError, OSError):
+        stated = {}
+    return Source(name, commit, _licence(stated))
+
+
+def _local_licence(folder: Path) -> dict[str, str]:
+    try:
+        match = _FRONT_MATTER.match((folder / "README.md").read_text(encoding="utf-8"))
+        stated = yaml.safe_load(match[1]) if match else {}
+    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        stated = {}
+    return _licence(stated if isinstance(stated, dict) else {})
+
+
+def _licence(stated: dict) -> dict[str, str]:
+    return {key: stated[key] for key in _LICENCE_KEYS if isinstance(stated.get(key), str)}
