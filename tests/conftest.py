@@ -11,9 +11,14 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # there is a worker for each core; also for the commands that tests start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import pytest
+
+if TYPE_CHECKING:
+    from hub_server import LoopbackHub
 
 
 @pytest.fixture(scope="session")
@@ -36,3 +41,55 @@ def _random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from mini_layout import build_random_mini_pipeline
 
     return build_random_mini_pipeline(tmp_path_factory.mktemp("random_mini"))
+
+
+@pytest.fixture
+def start_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Callable[..., LoopbackHub]]":
+    """Starts a loopback Hub and points the Hugging Face libraries of this process at it, with a token that may write.
+
+    Keyword arguments are those of ``LoopbackHub``.
+    """
+    import datasets.config
+    from hub_server import WRITE_TOKEN, LoopbackHub
+    from huggingface_hub import HfFileSystem, close_session, constants
+
+    running: list[LoopbackHub] = []
+
+    def start(**settings: Any) -> LoopbackHub:
+        hub = LoopbackHub(tmp_path / f"hub{len(running)}", **settings)
+        running.append(hub.__enter__())
+        home = tmp_path / "hf"
+        for name, value in {
+            "ENDPOINT": hub.endpoint,
+            "HUGGINGFACE_CO_URL_TEMPLATE": hub.endpoint + "/{repo_id}/resolve/{revision}/{filename}",
+            "HF_HUB_OFFLINE": False,
+            "HF_HUB_DISABLE_XET": hub.cas is None,
+            "HF_HOME": str(home),
+            "HF_HUB_CACHE": str(home / "hub"),
+            "HF_XET_CACHE": str(home / "xet"),
+        }.items():
+            monkeypatch.setattr(constants, name, value)
+        for name, value in {
+            "HF_ENDPOINT": hub.endpoint,
+            "HUB_DATASETS_URL": hub.endpoint + "/datasets/{repo_id}/resolve/{revision}/{path}",
+            "HF_HUB_OFFLINE": False,
+            "HF_DATASETS_CACHE": home / "datasets",
+        }.items():
+            monkeypatch.setattr(datasets.config, name, value)
+        for name, value in hub.environment(home, WRITE_TOKEN).items():
+            monkeypatch.setenv(name, value)
+        HfFileSystem.clear_instance_cache()
+        close_session()
+        return hub
+
+    yield start
+    for hub in running:
+        hub.__exit__()
+    HfFileSystem.clear_instance_cache()
+    close_session()
+
+
+@pytest.fixture
+def hub(start_hub: "Callable[..., LoopbackHub]") -> "LoopbackHub":
+    """A running loopback Hub with small pages and without Xet; see ``start_hub``."""
+    return start_hub(page_size=3)

@@ -18,6 +18,8 @@ _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "model", "model_revision", "negative_prompt",
     "revision", "samples_per_class", "seed", "template", "versions",
 )  # fmt: skip
+# a text beside the shards that the card takes in
+BIAS_REPORT = "bias_report.txt"
 
 
 @dataclass(frozen=True)
@@ -38,12 +40,20 @@ class DatasetCardMaker:
         class_names: the label names.
         generator: what draws it.
         repo_id: its name on the Hub, if it is there.
+        licence: of the generator, where it is known without asking: keys ``license``, ``license_name`` and so on.
     """
 
     def __init__(
-        self, shards: DatasetShards, class_names: Sequence[str], generator: Generator, repo_id: str | None = None
+        self,
+        shards: DatasetShards,
+        class_names: Sequence[str],
+        generator: Generator,
+        repo_id: str | None = None,
+        *,
+        licence: Mapping[str, str] | None = None,
     ):
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
+        self.licence = licence
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
         """The card for the shards ``present``, whose files have ``num_bytes`` in all; one of them must be here."""
@@ -64,8 +74,13 @@ class DatasetCardMaker:
             repo_id=self.repo_id,
             versions=manifest["versions"],
             device=manifest["device"],
+            bias_report=self._bias_report(),
         )
         return render_dataset_card(facts)
+
+    def _bias_report(self) -> str | None:
+        file = self.shards.folder / BIAS_REPORT
+        return file.read_text(encoding="utf-8") if file.is_file() else None
 
     @cached_property
     def _features(self) -> "Features":
@@ -85,7 +100,10 @@ class DatasetCardMaker:
         lora = None
         if generator.lora is not None:
             lora = Source(public_name(generator.lora) or generator.lora, generator.lora_revision)
-        return model_source(generator.model, generator.model_revision), lora
+        if self.licence is None:
+            return model_source(generator.model, generator.model_revision), lora
+        name = public_name(generator.model) or generator.model
+        return Source(name, generator.model_revision, self.licence), lora
 
 
 def class_counts(shards: Sequence[Shard], num_classes: int) -> list[int]:

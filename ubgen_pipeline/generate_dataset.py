@@ -6,7 +6,6 @@ r, r + world size, …; a shard's content does not depend on who made it.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -23,7 +22,7 @@ from .dataset_facts import DatasetCardMaker, Generator
 from .dataset_shards import DatasetShards, Shard
 from .hub_access import check_repo_id
 from .hub_datasets import HubDataset
-from .model_sources import hub_commit, public_name
+from .model_sources import fingerprint, hub_commit, public_name
 from .sample_seeds import sample_seed
 from .settings_parser import field_help, parse_settings, run_command
 
@@ -182,7 +181,6 @@ def write_dataset(settings: GenerateSettings) -> None:
     shards.check()
     card = DatasetCardMaker(shards, names, generator, settings.hub_dataset_id)
     hub = None
-    missing = shards.missing()
     if settings.hub_dataset_id is not None:
         hub = HubDataset(
             settings.hub_dataset_id,
@@ -191,17 +189,13 @@ def write_dataset(settings: GenerateSettings) -> None:
             private=settings.private,
             keep_local=settings.keep_local,
             shards_per_commit=settings.shards_per_commit,
+            rank=rank,
             num_processes=world_size,
         )
-        published = hub.open()
-        missing = [shard for shard in missing if shard.number not in published]
-        here = [shard for shard in shards.shards if shard.number not in published and shard not in missing]
-        for shard in here:
-            if shard.number % world_size == rank:
-                hub.add(shard)
     elif shards.is_finished():
         _say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
         return
+    missing = shards.missing() if hub is None else hub.open()
     own = [shard for shard in missing if shard.number % world_size == rank]
     if own:
         if device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -332,27 +326,14 @@ def _manifest(
     return {
         **kept,
         "class_names": [[item.name, item.class_id, item.definition] for item in classes],
-        "model": _fingerprint(resolve_model(settings.model)),
-        "lora": _fingerprint(settings.lora),
+        "model": fingerprint(resolve_model(settings.model)),
+        "lora": fingerprint(settings.lora),
         "model_revision": generator.model_revision,
         "lora_revision": generator.lora_revision,
         "threads": threads,
         "device": device,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow", "pyarrow")},
     }
-
-
-def _fingerprint(source: str | None) -> str | None:
-    """SHA-256 of a model's or LoRA's files, for those that are here; a Hub id stands for itself."""
-    if source is None or not Path(source).expanduser().exists():
-        return source
-    path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
 
 
 def _progress(num_images: int) -> Callable[[int], None]:

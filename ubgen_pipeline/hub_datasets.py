@@ -52,7 +52,7 @@ class HubDataset:
         private: create it private.
         keep_local: leave the files of pushed shards in the folder.
         shards_per_commit: finished shards that make a commit; more where the hour's commits are spent.
-        num_processes: how many share the hour's commits.
+        rank, num_processes: shard k is pushed by process k mod ``num_processes``; they share the hour's commits.
     """
 
     def __init__(
@@ -64,17 +64,21 @@ class HubDataset:
         private: bool = False,
         keep_local: bool = False,
         shards_per_commit: int = 8,
+        rank: int = 0,
         num_processes: int = 1,
     ):
         check_repo_id("hub_dataset_id", repo_id)
         self.repo_id, self.shards, self.card = repo_id, shards, card
         self.private, self.keep_local, self.shards_per_commit = private, keep_local, shards_per_commit
         self.api = HfApi(library_name="ubgen")
+        self.rank, self.num_processes = rank, num_processes
         self.budget = CommitBudget(num_processes)
         self.pending: list[Shard] = []
 
-    def open(self) -> set[int]:
-        """Create the repository or check the one there; returns the numbers of the shards that it holds.
+    def open(self) -> list[Shard]:
+        """Create the repository or check the one there; returns the shards that are neither there nor finished here.
+
+        What is finished here and not there, as after a kill, is pushed by the process that it belongs to.
 
         Raises:
             ValueError: no token or right to write, or a repository that holds something else or a dataset made with
@@ -88,7 +92,12 @@ class HubDataset:
         commits = retried(self._commit_times, "reading the repository's history", self.repo_id)
         self.budget.others.extend(commits)
         self._discard(shard for shard in self.shards.shards if shard.number in published.num_bytes)
-        return set(published.num_bytes)
+        absent = [shard for shard in self.shards.shards if shard.number not in published.num_bytes]
+        missing = [shard for shard in absent if not self.shards.is_complete(shard)]
+        for shard in absent:
+            if shard not in missing and shard.number % self.num_processes == self.rank:
+                self.add(shard)
+        return missing
 
     def add(self, shard: Shard) -> None:
         """Take a finished shard; push what is pending where that makes a commit's worth and the rate allows one."""

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import difflib
 import errno
+import itertools
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -83,6 +84,21 @@ def parse_settings(
     """
     parser = SettingsParser(settings_type, prog=prog, description=description)
     return parser.parse(sys.argv[1:] if argv is None else argv)
+
+
+def name_leading(argv: Sequence[str], names: Sequence[str]) -> list[str]:
+    """``argv`` with its leading arguments that are no flags turned into flags of these names, in order.
+
+    Raises:
+        ValueError: there are more of them than names.
+    """
+    leading = list(itertools.takewhile(lambda argument: not argument.startswith("-"), argv))
+    if len(leading) > len(names):
+        raise ValueError(
+            f"unknown argument {leading[len(names)]!r}; this command takes {', '.join(names)}. See --help."
+        )
+    named = [part for name, value in zip(names, leading) for part in (f"--{name}", value)]
+    return [*named, *argv[len(leading) :]]
 
 
 def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:

@@ -1,0 +1,162 @@
+"""The dataset card: metadata that datasets reads back, and user text that stays text."""
+
+import html
+import re
+
+import pytest
+import yaml
+from datasets import ClassLabel, Features, Image, Value, load_dataset
+from datasets.info import DatasetInfosDict
+from huggingface_hub import DatasetCard
+from markdown_it import MarkdownIt
+
+from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card
+from ubgen_hub_cards.pipeline_card import render_pipeline_card
+from ubgen_pipeline.dataset_facts import class_counts
+from ubgen_pipeline.dataset_shards import Shard
+from ubgen_pipeline.generate_dataset import _features
+
+HOSTILE = [
+    "no",
+    "1e3",
+    "---",
+    "a: b # c",
+    "'\"\\",
+    "- x",
+    "{{ 7*7 }} {% raw %}",
+    "<script>alert(1)</script>",
+    "<img src=x onerror=alert(1)>",
+    "</details><h1>x</h1>",
+    "[click](javascript:alert(1))",
+    "![x](https://example.com/x.png)",
+    "https://example.com www.example.com a@example.com",
+    "a | b || c",
+    "`code` ```fence```",
+    "*bold* __bold__ ~~gone~~ $x$",
+    "../../etc/passwd",
+    "C:\\x\\..\\y",
+    "&lt;b&gt; &#60;i&#62;",
+    "# heading",
+    "> quote",
+    "\u202eevil\u2066",
+    "x" * 500,
+    "hf_abcdefghijklmnopqrstuvwxyz",
+    "雪だるま ☃",
+]
+
+
+def facts(**changes):
+    values = {
+        "class_names": HOSTILE,
+        "counts": [2] * len(HOSTILE),
+        "samples_per_class": 2,
+        "features": Features({"image": Image(), "label": ClassLabel(names=HOSTILE), "index": Value("int64")}),
+        "generator": Source("mini", None, {"license": "apache-2.0"}),
+        "lora": Source("org/lora", "f" * 40),
+        "seed": 7,
+        "settings": {"batch_size": 4, "scheduler": None},
+        "texts": {"template": "<b>{name}</b> | *x*"},
+        "num_bytes": 1000,
+        "repo_id": "org/d",
+        "versions": {"torch": "2"},
+        "bias_report": "row\n```\n<b>x</b>\n---",
+    }
+    return DatasetFacts(**(values | changes))
+
+
+def test_metadata_is_read_back():
+    card = DatasetCard(render_dataset_card(facts()), ignore_metadata_errors=False)
+    info = DatasetInfosDict.from_dataset_card_data(card.data)["default"]
+    assert info.features == facts().features
+    assert info.splits["train"].num_examples == 2 * len(HOSTILE) and info.download_size == 1000
+    assert card.data.license == "apache-2.0" and "n<1K" in card.data.size_categories
+    partial = DatasetCard(render_dataset_card(facts(counts=[1] * len(HOSTILE))))
+    info = DatasetInfosDict.from_dataset_card_data(partial.data)["default"]
+    assert info.features == facts().features and not info.splits
+    assert "Not finished" in partial.text and f"{len(HOSTILE)} of {2 * len(HOSTILE)}" in partial.text
+
+
+def test_user_text_stays_text():
+    card = render_dataset_card(facts())
+    plain = render_dataset_card(
+        facts(
+            class_names=["x"] * len(HOSTILE),
+            features=Features({"image": Image(), "label": ClassLabel(names=["x"]), "index": Value("int64")}),
+            texts={"template": "x"},
+            bias_report="x\nx\nx\nx",
+        )
+    )
+    body = card.split("\n---\n", 1)[1]
+    parser = MarkdownIt("gfm-like", {"linkify": False, "html": True})
+    rendered, expected = (parser.render(text.split("\n---\n", 1)[1]) for text in (card, plain))
+    # the same elements in the same order, whatever the text
+    tags = re.compile(r"</?[a-zA-Z][^>]*>")
+    assert tags.findall(rendered) == tags.findall(expected)
+    cells = [html.unescape(cell) for cell in re.findall(r"<td>(.*?)</td>", rendered)]
+    for name in HOSTILE[:21]:
+        assert name in cells, name
+    assert "\u202e" not in body and "\u2066" not in body
+    # nothing that a renderer would make a link of, and no token
+    assert not re.search(r"https?://example|www\.example|@example|hf_abcdef", body)
+    assert not re.search(r"hf_abcdef", card)
+    assert max(len(cell) for cell in cells) < 300
+
+
+def test_licence_is_inherited_or_said_to_be_unknown():
+    openrail = {"license": "creativeml-openrail-m"}
+    card = render_dataset_card(facts(generator=Source("org/sd", "a" * 40, openrail)))
+    assert DatasetCard(card).data.license == "creativeml-openrail-m" and "a" * 40 in card
+    named = {"license": "other", "license_name": "x-licence", "license_link": "https://example.org/l"}
+    data = DatasetCard(render_dataset_card(facts(generator=Source("org/sd", None, named)))).data
+    assert (data.license, data.license_name) == ("other", "x-licence")
+    for licence in ({}, {"license": "My <b>own</b>\nlicence: yes"}):
+        card = render_dataset_card(facts(generator=Source("model", None, licence)))
+        assert DatasetCard(card).data.license is None
+        assert "<b>own" not in card
+    assert "look it up" in render_dataset_card(facts(generator=Source("model")))
+
+
+def test_every_column_is_explained():
+    columns = _features(["a"], has_safety_checker=True)
+    assert set(columns) <= set(COLUMN_NOTES)
+    card = render_dataset_card(facts(features=columns))
+    for name in columns:
+        assert f"| {name.replace('_', '&#95;')} | " in card
+    assert "black and marked" in card
+
+
+@pytest.mark.parametrize(("num_classes", "per_shard", "num_rows"), [(3, 4, 21), (5, 2, 10), (1, 3, 7)])
+def test_class_counts(num_classes, per_shard, num_rows):
+    shards = [
+        Shard(i, start, min(start + per_shard, num_rows)) for i, start in enumerate(range(0, num_rows, per_shard))
+    ]
+    for present in (shards, shards[::2], []):
+        labels = [i % num_classes for shard in present for i in range(shard.start, shard.stop)]
+        assert class_counts(present, num_classes) == [labels.count(label) for label in range(num_classes)]
+
+
+def test_two_folders_of_one_name_stay_apart(tmp_path):
+    """The card's dataset_info does not make datasets take one for the other."""
+    from hub_stream import CLASS_NAMES, shards_of, write
+
+    from ubgen_pipeline.dataset_facts import DatasetCardMaker, Generator
+
+    for number in (1, 2):
+        shards = shards_of(tmp_path / str(number) / "d", number)
+        shards.open()
+        for shard in shards.shards:
+            write(shards, shard.number)
+        card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None))
+        shards.finish(card(shards.shards, shards.num_bytes()))
+        cache = str(tmp_path / "cache")
+        loaded = load_dataset(str(tmp_path / str(number) / "d"), split="train", cache_dir=cache)
+        assert loaded.num_rows == 4 * number
+
+
+def test_pipeline_card():
+    card = render_pipeline_card("org/code", "0.1.0")
+    assert (
+        yaml.safe_load(card.split("---\n")[1])["library_name"] == "diffusers" and 'custom_pipeline="org/code"' in card
+    )
+    with pytest.raises(ValueError, match="repo_id is"):
+        render_pipeline_card('org/x")\nimport os', "0.1.0")
