@@ -142,9 +142,8 @@ def render_dataset_card(facts: DatasetFacts) -> str:
     )
     environment.filters["text"] = markdown_text
     notes = {**COLUMN_NOTES, **facts.column_notes}
-    card = environment.get_template(TEMPLATE).render(
+    body = environment.get_template(TEMPLATE).render(
         facts=facts,
-        metadata=dataset_metadata(facts).to_yaml(),
         columns={name: notes.get(name, f"see ubgen's documentation; {kind}") for name, kind in _kinds(facts.features)},
         classes=list(zip(facts.class_names, facts.counts, strict=True)),
         place=facts.repo_id if facts.repo_id is not None else "FOLDER",
@@ -157,7 +156,8 @@ def render_dataset_card(facts: DatasetFacts) -> str:
         },
         report_lines=(facts.bias_report or "").splitlines(),
     )
-    return without_tokens(card)
+    # not the metadata: there the class names must be those of the rows
+    return f"---\n{dataset_metadata(facts).to_yaml()}\n---\n\n{without_tokens(body)}"
 
 
 def _kinds(features: Features) -> list[tuple[str, str]]:

@@ -23,6 +23,9 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELP = {
     "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
+    "publish": [sys.executable, "-m", "ubgen_pipeline.publish_dataset", "--help"],
+    "publish-pipeline": [sys.executable, "-m", "ubgen_pipeline.publish_pipeline", "--help"],
+    "regenerate": [sys.executable, "-m", "ubgen_pipeline.regenerate_row", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],

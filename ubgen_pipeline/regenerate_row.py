@@ -39,7 +39,7 @@ class RegenerateSettings:
 
 @dataclass(frozen=True)
 class Row:
-    """A row as it is stored, and the rows of its batch in order, itself among them; alone where there is no manifest."""
+    """A row as it is stored, and the rows of its batch in order, itself among them; without a manifest it is alone."""
 
     columns: dict[str, Any]
     batch: list[dict[str, Any]]
