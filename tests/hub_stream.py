@@ -10,7 +10,6 @@ from pathlib import Path
 from ubgen_pipeline.dataset_facts import DatasetCardMaker, Generator
 from ubgen_pipeline.dataset_shards import DatasetShards
 from ubgen_pipeline.hub_datasets import HubDataset
-from ubgen_pipeline.settings_parser import run_command
 
 CLASS_NAMES = ["circle", "star"]
 ROWS_PER_SHARD = 4
@@ -89,4 +88,4 @@ def _main(argv: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(lambda argv: _main(list(argv)), sys.argv[1:]))
+    _main(sys.argv[1:])

@@ -161,6 +161,7 @@ def test_slow_answers(hub, tmp_path):
 )
 def test_lasting_faults_leave_what_is_finished(hub, tmp_path, waits, monkeypatch, path, status, message):
     monkeypatch.setattr("huggingface_hub.utils._http.time.sleep", waits.append)
+    monkeypatch.setattr(hub_access, "MAX_CONTENTIONS", 4)
     fault = hub.faults.add(path, status=status, count=10_000, skip=1)
     with pytest.raises(ValueError, match=message) as raised:
         stream(tmp_path / "d", "org/d")
