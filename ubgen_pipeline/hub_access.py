@@ -127,7 +127,7 @@ def _fault(error: BaseException) -> tuple[int | None, float | None]:
             after = response.headers.get("Retry-After", "")
             return response.status_code, float(after) if _RETRY_AFTER.fullmatch(after) else None
     for cause in _causes(error):
-        # hf_xet reports broken connections as RuntimeError or ConnectionError
+        # hf_xet reports a broken connection, and whatever status it met, as ConnectionError
         if isinstance(cause, (httpx2.TransportError, ConnectionError, TimeoutError)):
             return 0, None
     return None, None
