@@ -14,7 +14,7 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_text, public_source, without_tokens
+from .card_text import is_hub_id, markdown_code, markdown_text, public_source, without_tokens
 
 TEMPLATE = "dataset_card.md.jinja"
 # the Hub's own categories, by the largest count of rows that each takes
@@ -140,7 +140,7 @@ def render_dataset_card(facts: DatasetFacts) -> str:
         # the output is Markdown; every value that is not ours passes the filter
         autoescape=False,
     )
-    environment.filters["text"] = markdown_text
+    environment.filters |= {"text": markdown_text, "code": markdown_code}
     notes = {**COLUMN_NOTES, **facts.column_notes}
     body = environment.get_template(TEMPLATE).render(
         facts=facts,

@@ -120,7 +120,7 @@ def test_every_column_is_explained():
     assert set(columns) <= set(COLUMN_NOTES)
     card = render_dataset_card(facts(features=columns))
     for name in columns:
-        assert f"| {name.replace('_', '&#95;')} | " in card
+        assert f"| `{name}` | " in card
     assert "black and marked" in card
 
 

@@ -7,6 +7,8 @@ from typing import Any
 from transformers.integrations import get_available_reporting_integrations
 from trl.trainer.base_config import _BaseConfig
 
+from ubgen_pipeline.hub_access import check_repo_id
+
 from .lora_average import check_average_decay
 from .reward_alarm import check_alarm_settings
 from .reward_guards import check_heldout_names
@@ -55,6 +57,8 @@ FIXED_ON_RESUME = frozenset(
         "train_sampling_strategy",
     }
 )
+# the others of transformers push checkpoints whole, optimizer and all
+HUB_STRATEGIES = ("every_save", "end")
 
 
 @dataclass
@@ -62,7 +66,7 @@ class SamplerConfig(_BaseConfig):
     """Everything ``transformers.TrainingArguments`` has, with the paper's optimizer; the sampler, LoRA and rewards.
 
     Raises:
-        ValueError: a setting out of range; Hub push, which these trainers do not do.
+        ValueError: a setting out of range, or a push to the Hub without a name there.
     """
 
     output_dir: str | None = field(
@@ -196,8 +200,7 @@ class SamplerConfig(_BaseConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
         check_train_method(self.train_method)
-        if self.push_to_hub:
-            raise ValueError("push_to_hub is not supported by this trainer; train, then upload output_dir.")
+        self._check_push()
         if self.reward_weights is None:
             self.reward_weights = [0.1 if name == "quality" else 1.0 for name in self.reward_funcs]
         super().__post_init__()
@@ -207,6 +210,19 @@ class SamplerConfig(_BaseConfig):
                 f"report_to holds {missing}, unknown or not installed; install it, or choose from "
                 f"{', '.join(['none', *installed])}."
             )
+
+    def _check_push(self) -> None:
+        # an argument would be seen by everybody on the machine, and be kept by the shell
+        if self.hub_token is not None:
+            raise ValueError("hub_token is given; run `hf auth login`, or set HF_TOKEN, and leave it out.")
+        if not self.push_to_hub:
+            return
+        if self.hub_model_id is None:
+            raise ValueError("push_to_hub is set without hub_model_id; give the model's name there, owner/name.")
+        check_repo_id("hub_model_id", self.hub_model_id)
+        strategy = getattr(self.hub_strategy, "value", self.hub_strategy)
+        if strategy not in HUB_STRATEGIES:
+            raise ValueError(f"hub_strategy is {strategy!r}; choose one of {', '.join(HUB_STRATEGIES)}.")
 
     @property
     def images_per_update(self) -> float:

@@ -188,6 +188,17 @@ class SamplerTrainer(CheckpointingTrainer):
     def _names_of(self, labels: torch.Tensor) -> list[str]:
         return [self.class_names[label] for label in labels.tolist()]
 
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: :mod:`ubgen_training.training_push` makes the repository, before a model is loaded."""
+
+    def push_to_hub(self, *_: Any, **__: Any) -> None:
+        """Not the base's, which uploads the whole folder, settings and all.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("push with ubgen_training.training_push.TrainingPush.")
+
     def _send_telemetry(self) -> None:
         """Nothing is sent."""
 

@@ -20,6 +20,7 @@ from ubgen_training.reward_registry import build_reward, needs_clip_encoder, pro
 from ubgen_training.sampler_model import SamplingSettings
 from ubgen_training.training_command import run_training, train_and_write
 from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
+from ubgen_training.training_push import open_hub_model
 
 
 def train(config: DDPOConfig) -> Path:
@@ -31,6 +32,7 @@ def train(config: DDPOConfig) -> Path:
     """
     checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
     check_writable(str(config.output_dir))
+    hub = open_hub_model(config)
     check_reward_weights(config.reward_funcs, config.reward_weights)
     prompts = load_prompts(config)
     names = [prompt.name for prompt in prompts]
@@ -46,7 +48,7 @@ def train(config: DDPOConfig) -> Path:
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards([*rewards, *heldout], names, **probe, differentiable=False)
-    return train_and_write(trainer, prompts, card_method(config), checkpoint)
+    return train_and_write(trainer, prompts, card_method(config), checkpoint, hub)
 
 
 def card_method(config: DDPOConfig) -> str:

@@ -18,6 +18,7 @@ from ubgen_training.reward_registry import build_reward, needs_clip_encoder, pro
 from ubgen_training.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.training_command import run_training, train_and_write
 from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
+from ubgen_training.training_push import open_hub_model
 from ubgen_training.ubgen_config import UbGenConfig
 from ubgen_training.ubgen_trainer import UbGenTrainer
 
@@ -31,6 +32,7 @@ def train(config: UbGenConfig) -> Path:
     """
     checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
     check_writable(str(config.output_dir))
+    hub = open_hub_model(config)
     check_reward_weights(config.reward_funcs, config.reward_weights)
     prompts = load_prompts(config)
     names = [prompt.name for prompt in prompts]
@@ -58,7 +60,7 @@ def train(config: UbGenConfig) -> Path:
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards(rewards, names, **probe)
     probe_rewards(heldout, names, **probe, differentiable=False)
-    return train_and_write(trainer, prompts, card_method(config), checkpoint)
+    return train_and_write(trainer, prompts, card_method(config), checkpoint, hub)
 
 
 def card_method(config: UbGenConfig) -> str:

@@ -8,8 +8,10 @@ from typing import Any
 from ubgen_pipeline.class_prompts import ClassPrompt
 from ubgen_pipeline.settings_parser import parse_settings, run_command
 
+from .hub_push import HubModel
 from .sampler_trainer import SamplerTrainer
 from .training_card import write_training_card
+from .training_push import TrainingPush
 
 
 def run_training(
@@ -30,15 +32,22 @@ def run_training(
 
 
 def train_and_write(
-    trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str, checkpoint: str | None
+    trainer: SamplerTrainer,
+    prompts: Sequence[ClassPrompt],
+    method: str,
+    checkpoint: str | None,
+    hub: HubModel | None = None,
 ) -> Path:
     """Train, from ``checkpoint`` if there is one, then write weights, state and card; returns their folder.
 
     Args:
         method: a sentence of Markdown on how it trains, for the card.
+        hub: where checkpoints and the result are pushed to, if anywhere.
     """
+    push = TrainingPush(hub, trainer, prompts, method)
     trainer.train(resume_from_checkpoint=checkpoint)
     trainer.save_model()
     trainer.save_state()
     write_training_card(trainer, prompts, method)
+    push.finish()
     return Path(str(trainer.args.output_dir))
