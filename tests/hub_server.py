@@ -1,58 +1,23 @@
-"""A loopback Hub: the endpoints that huggingface_hub, datasets and diffusers use, on starlette and uvicorn.
+"""A loopback Hub for the installed huggingface_hub, datasets and diffusers, on starlette and uvicorn.
 
 ``LoopbackHub`` starts on a free port of 127.0.0.1 in a thread and keeps its state in memory and a folder; tests look
-into ``repositories``, put faults into ``faults.add(…)`` and hand ``environment(token)`` to the processes they start.
-
-Quirks of the Hub that clients rely on are kept: revisions come quoted inside the path, so the raw path is matched; a
-private repository does not exist for whoever may not read it; a large file is a redirect to an address that takes no
-token; an upload goes to an address that takes no token either.
+into ``repositories``, put faults into ``faults.add(…)`` and hand ``environment(home, token)`` to the processes they
+start. What it answers is in :mod:`hub_endpoints`.
 """
 
-import base64
-import hashlib
-import json
-import re
 import socket
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qs, quote, unquote
 
 import uvicorn
-import yaml
+from hub_endpoints import Endpoints
 from hub_faults import Faults
-from hub_repositories import (
-    LFS_SUFFIXES,
-    LFS_THRESHOLD,
-    REPO_TYPES,
-    File,
-    RefusedError,
-    Repositories,
-    Repository,
-    file_entry,
-    file_information,
-    tree_entries,
-)
-from hub_xet import xet_hashes
+from hub_rights import Account
 from starlette.requests import Request
-from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
 WRITE_TOKEN, READ_TOKEN = "hf_loopbackwritetokenAAAAAAAAAAAAAAAAA", "hf_loopbackreadtokenBBBBBBBBBBBBBBBBBBB"
-_NAME = re.compile(r"(?!.*(--|\.\.))[A-Za-z0-9_][\w.-]{0,94}[A-Za-z0-9_]|[A-Za-z0-9_]")
-_REPO = r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)"
-_API = r"/api/(?P<kind>model|dataset|space)s/(?P<repo>[^/]+/[^/]+)"
-
-
-@dataclass(frozen=True)
-class Account:
-    """Who a token belongs to, what it may do, and the namespaces it may write to."""
-
-    name: str
-    role: str
-    namespaces: tuple[str, ...]
 
 
 class LoopbackHub:
@@ -65,53 +30,21 @@ class LoopbackHub:
     """
 
     def __init__(self, folder: Path, *, cas: Path | None = None, page_size: int = 1000):
-        self.repositories = Repositories(folder)
-        self.cas, self.page_size = cas, page_size
-        self.accounts = {
-            WRITE_TOKEN: Account("tester", "write", ("tester", "org")),
-            READ_TOKEN: Account("reader", "read", ("reader", "org")),
-        }
-        self.granted: set[tuple[str, str]] = set()  # (account, gated repository)
-        self.faults = Faults(self._app)
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         port = self._socket.getsockname()[1]
-        self.endpoint = f"http://127.0.0.1:{port}"
+        self.cas, self.endpoint = cas, f"http://127.0.0.1:{port}"
+        accounts = {
+            WRITE_TOKEN: Account("tester", "write", ("tester", "org")),
+            READ_TOKEN: Account("reader", "read", ("reader", "org")),
+        }
         # large files lie on another host, as on the Hub: clients send no token there
-        self.storage = f"http://localhost:{port}"
+        self._endpoints = Endpoints(folder, self.endpoint, f"http://localhost:{port}", accounts, cas, page_size)
+        self.repositories, self.granted = self._endpoints.repositories, self._endpoints.rights.granted
+        self.faults = Faults(self._app)
         config = uvicorn.Config(self.faults, log_level="critical", proxy_headers=False, lifespan="off", ws="none")
         self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, args=([self._socket],), daemon=True)
-        self._routes: list[tuple[str, re.Pattern[str], Callable[..., Any]]] = [
-            (method, re.compile(pattern), handler)
-            for method, pattern, handler in (
-                ("GET", "/api/whoami-v2", self._whoami),
-                ("POST", "/api/repos/create", self._create),
-                ("DELETE", "/api/repos/delete", self._delete),
-                ("POST", "/api/validate-yaml", self._validate_yaml),
-                ("PUT", rf"{_API}/settings", self._settings),
-                ("POST", rf"{_API}/preupload/(?P<rev>[^/]+)", self._preupload),
-                ("POST", rf"{_API}/commit/(?P<rev>[^/]+)", self._commit),
-                ("POST", rf"{_API}/paths-info/(?P<rev>[^/]+)", self._paths_info),
-                ("GET", rf"{_API}/tree/(?P<rev>[^/]+)(/(?P<path>.+))?", self._tree),
-                ("GET", rf"{_API}/commits/(?P<rev>[^/]+)", self._commits),
-                ("GET", rf"{_API}/refs", self._refs),
-                ("POST", rf"{_API}/branch/(?P<rev>[^/]+)", self._create_branch),
-                ("DELETE", rf"{_API}/branch/(?P<rev>[^/]+)", self._delete_branch),
-                ("POST", rf"{_API}/tag/(?P<rev>[^/]+)", self._create_tag),
-                ("GET", rf"{_API}/xet-(?P<right>read|write)-token/(?P<rev>[^/]+)", self._xet_token),
-                ("GET", rf"{_API}(/revision/(?P<rev>[^/]+))?", self._information),
-                (
-                    "POST",
-                    r"/((?P<kind>dataset|space)s/)?(?P<repo>[^/]+/[^/]+)\.git/info/lfs/objects/batch",
-                    self._batch,
-                ),
-                ("POST", r"/objects/verify", self._verify),
-                ("PUT", r"/objects/(?P<oid>[0-9a-f]{64})", self._upload),
-                ("HEAD|GET", r"/objects/(?P<oid>[0-9a-f]{64})", self._object),
-                ("HEAD|GET", rf"{_REPO}/resolve/(?P<rev>[^/]+)/(?P<path>.+)", self._resolve),
-            )
-        ]
 
     def __enter__(self) -> "LoopbackHub":
         self._thread.start()
@@ -139,333 +72,5 @@ class LoopbackHub:
 
     async def _app(self, scope: Any, receive: Any, send: Any) -> None:
         request = Request(scope, receive)
-        body = await request.body()
-        try:
-            response = self._answer(request, scope["raw_path"].decode(), body)
-        except RefusedError as refused:
-            headers = {"X-Error-Message": refused.message}
-            if refused.code:
-                headers["X-Error-Code"] = refused.code
-            response = JSONResponse({"error": refused.message, **refused.body}, refused.status, headers)
+        response = self._endpoints.answer(request, scope["raw_path"].decode(), await request.body())
         await response(scope, receive, send)
-
-    def _answer(self, request: Request, path: str, body: bytes) -> Response:
-        for method, pattern, handler in self._routes:
-            if re.fullmatch(method, request.method) and (match := pattern.fullmatch(path)):
-                groups = {name: value and unquote(value) for name, value in match.groupdict().items()}
-                if "kind" in groups:
-                    groups["kind"] = groups["kind"] or "model"
-                return handler(request, body, **groups)
-        raise RefusedError(404, f"no such endpoint: {request.method} {path}")
-
-    def _account(self, request: Request) -> Account | None:
-        token = request.headers.get("authorization", "").removeprefix("Bearer ")
-        if token and token not in self.accounts:
-            raise RefusedError(401, "Invalid credentials in Authorization header")
-        return self.accounts.get(token)
-
-    def _readable(self, request: Request, kind: str, repo: str, *, content: bool = False) -> Repository:
-        """The repository, if this request may see it; its ``content`` may be gated besides."""
-        account = self._account(request)
-        try:
-            repository = self.repositories[kind, repo]
-        except RefusedError:
-            if account is None:
-                raise RefusedError(401, "Invalid username or password.", "RepoNotFound") from None
-            raise
-        owner = repo.partition("/")[0]
-        if repository.private and (account is None or owner not in account.namespaces):
-            raise RefusedError(404 if account else 401, "Repository not found", "RepoNotFound")
-        if content and repository.gated:
-            writes = account is not None and account.role == "write" and owner in account.namespaces
-            if not writes and (account is None or (account.name, repo) not in self.granted):
-                raise RefusedError(403 if account else 401, f"Access to {repo} is restricted.", "GatedRepo")
-        return repository
-
-    def _writer(self, request: Request, repo: str) -> Account:
-        account = self._account(request)
-        if account is None:
-            raise RefusedError(401, "Invalid username or password.")
-        if account.role != "write" or repo.partition("/")[0] not in account.namespaces:
-            raise RefusedError(403, "Forbidden: you don't have the rights to write to this repository")
-        return account
-
-    def _whoami(self, request: Request, body: bytes) -> Response:
-        account = self._account(request)
-        if account is None:
-            raise RefusedError(401, "Invalid credentials in Authorization header")
-        organizations = [{"name": name} for name in account.namespaces if name != account.name]
-        access = {"accessToken": {"displayName": "loopback", "role": account.role}}
-        return JSONResponse({"type": "user", "name": account.name, "orgs": organizations, "auth": access})
-
-    def _create(self, request: Request, body: bytes) -> Response:
-        payload = json.loads(body)
-        kind, name = payload.get("type") or "model", payload["name"]
-        account = self._account(request)
-        if account is None:
-            raise RefusedError(401, "Invalid username or password.")
-        repo = f"{payload.get('organization') or account.name}/{name}"
-        self._writer(request, repo)
-        if not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")) or kind not in REPO_TYPES:
-            raise RefusedError(400, f"Invalid repo name: {repo}")
-        try:
-            self.repositories.create(kind, repo, private=payload.get("visibility") == "private", author=account.name)
-        except RefusedError as refused:
-            raise RefusedError(409, refused.message, url=self.endpoint + self.repositories.url(kind, repo)) from None
-        return JSONResponse({"url": self.endpoint + self.repositories.url(kind, repo), "name": repo, "id": repo})
-
-    def _delete(self, request: Request, body: bytes) -> Response:
-        payload = json.loads(body)
-        account = self._account(request)
-        repo = f"{payload.get('organization') or (account.name if account else '')}/{payload['name']}"
-        self._writer(request, repo)
-        kind = payload.get("type") or "model"
-        self.repositories[kind, repo]
-        del self.repositories.repositories[kind, repo]
-        return JSONResponse({})
-
-    def _settings(self, request: Request, body: bytes, kind: str, repo: str) -> Response:
-        self._writer(request, repo)
-        repository, payload = self.repositories[kind, repo], json.loads(body)
-        if "visibility" in payload or "private" in payload:
-            repository.private = payload.get("private", payload.get("visibility") == "private")
-        if "gated" in payload:
-            repository.gated = bool(payload["gated"])
-        return JSONResponse({})
-
-    def _validate_yaml(self, request: Request, body: bytes) -> Response:
-        match = re.match(r"^---\n(.*?)\n---(\n|$)", json.loads(body)["content"], re.DOTALL)
-        try:
-            metadata = yaml.safe_load(match[1]) if match else {}
-        except yaml.YAMLError as error:
-            return JSONResponse({"errors": [{"message": str(error)}], "warnings": []}, 400)
-        errors = [] if isinstance(metadata, dict) else [{"message": "the metadata must be a mapping"}]
-        warnings = [] if match else [{"message": "empty or missing yaml metadata in repo card"}]
-        return JSONResponse({"errors": errors, "warnings": warnings}, 400 if errors else 200)
-
-    def _preupload(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        self._writer(request, repo)
-        commit = self._readable(request, kind, repo).commit(rev)
-        files = []
-        for item in json.loads(body)["files"]:
-            is_lfs = item["path"].endswith(LFS_SUFFIXES) or item["size"] > LFS_THRESHOLD
-            known = commit.files.get(item["path"])
-            mode = "lfs" if is_lfs else "regular"
-            oid = known and (known.sha256 if known.is_lfs else known.oid)
-            files.append({"path": item["path"], "uploadMode": mode, "shouldIgnore": False, "oid": oid})
-        return JSONResponse({"files": files})
-
-    def _batch(self, request: Request, body: bytes, kind: str, repo: str) -> Response:
-        self._writer(request, repo)
-        self._readable(request, kind, repo)
-        objects = []
-        for item in json.loads(body)["objects"]:
-            answer = {"oid": item["oid"], "size": item["size"]}
-            if not self.repositories.object(item["oid"]).is_file():
-                upload = {"href": f"{self.storage}/objects/{item['oid']}", "header": {}}
-                verify = {"href": f"{self.storage}/objects/verify", "header": {}}
-                answer["actions"] = {"upload": upload, "verify": verify}
-            objects.append(answer)
-        return JSONResponse({"transfer": "basic", "objects": objects})
-
-    def _upload(self, request: Request, body: bytes, oid: str) -> Response:
-        if request.headers.get("authorization"):
-            raise RefusedError(400, "a signed address takes no token")
-        if hashlib.sha256(body).hexdigest() != oid:
-            raise RefusedError(400, "the content does not match its SHA-256")
-        self.repositories.object(oid).write_bytes(body)
-        return Response()
-
-    def _verify(self, request: Request, body: bytes) -> Response:
-        payload = json.loads(body)
-        file = self.repositories.object(payload["oid"])
-        if not file.is_file() or file.stat().st_size != payload["size"]:
-            raise RefusedError(404, "the object was not uploaded")
-        return JSONResponse({})
-
-    def _commit(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        account = self._writer(request, repo)
-        repository = self._readable(request, kind, repo)
-        header: dict[str, Any] = {}
-        added: dict[str, File] = {}
-        deleted = []
-        for line in body.splitlines():
-            item = json.loads(line)
-            key, value = item["key"], item["value"]
-            if key == "header":
-                header = value
-            elif key == "file":
-                added[value["path"]] = self.repositories.store(base64.b64decode(value["content"]))
-            elif key == "lfsFile":
-                added[value["path"]] = self._large_file(value["oid"], value.get("size"))
-            else:
-                deleted.append(value["path"])
-        commit = self.repositories.add_commit(
-            repository,
-            rev,
-            added=added,
-            deleted=deleted,
-            title=header["summary"],
-            message=header.get("description", ""),
-            parent=header.get("parentCommit"),
-            author=account.name,
-        )
-        url = f"{self.endpoint}{self.repositories.url(kind, repo)}/commit/{commit.oid}"
-        return JSONResponse({"success": True, "commitOid": commit.oid, "commitUrl": url, "hookOutput": ""})
-
-    def _large_file(self, sha256: str, size: int | None) -> File:
-        file = self.repositories.object(sha256)
-        if not file.is_file():
-            if self.cas is None or sha256 not in xet_hashes(self.cas):
-                raise RefusedError(400, f"the large file {sha256} was not uploaded")
-            assert size is not None
-        else:
-            size = file.stat().st_size
-        return file_entry(b"", sha256, size, True)
-
-    def _information(self, request: Request, body: bytes, kind: str, repo: str, rev: str | None) -> Response:
-        repository = self._readable(request, kind, repo)
-        commit = repository.commit(rev or "main")
-        card: dict[str, Any] = {}
-        if "README.md" in commit.files:
-            text = self.repositories.object(commit.files["README.md"].sha256).read_text("utf-8")
-            if match := re.match(r"^---\n(.*?)\n---(\n|$)", text, re.DOTALL):
-                card = yaml.safe_load(match[1]) or {}
-        answer = {
-            "_id": repo,
-            "id": repo,
-            "modelId": repo,
-            "author": repo.partition("/")[0],
-            "sha": commit.oid,
-            "private": repository.private,
-            "gated": "manual" if repository.gated else False,
-            "createdAt": _time(repository.created),
-            "lastModified": _time(commit.date),
-            "tags": card.get("tags", []),
-            "downloads": 0,
-            "likes": 0,
-            "cardData": card,
-            "siblings": [{"rfilename": path} for path in commit.files],
-        }
-        return JSONResponse(answer)
-
-    def _tree(self, request: Request, body: bytes, kind: str, repo: str, rev: str, path: str | None) -> Response:
-        commit = self._readable(request, kind, repo).commit(rev)
-        recursive = request.query_params.get("recursive", "").lower() in ("1", "true")
-        entries = tree_entries(commit, path or "", recursive=recursive)
-        if self.cas is not None:
-            hashes = xet_hashes(self.cas)
-            for entry in entries:
-                if "lfs" in entry and entry["lfs"]["oid"] in hashes:
-                    entry["xetHash"] = hashes[entry["lfs"]["oid"]]
-        return self._page(request, entries)
-
-    def _page(self, request: Request, entries: list[Any]) -> Response:
-        size = min(self.page_size, int(request.query_params.get("limit", self.page_size)))
-        start = int(request.query_params.get("cursor", 0))
-        response = JSONResponse(entries[start : start + size])
-        if start + size < len(entries):
-            url = request.url.include_query_params(cursor=start + size)
-            path = request.scope["raw_path"].decode()
-            response.headers["Link"] = f'<{self.endpoint}{path}?{url.query}>; rel="next"'
-        return response
-
-    def _paths_info(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        commit = self._readable(request, kind, repo).commit(rev)
-        if request.headers.get("content-type", "").startswith("application/json"):
-            paths = json.loads(body)["paths"]
-        else:
-            paths = parse_qs(body.decode()).get("paths", [])
-        entries = []
-        for path in paths:
-            if path in commit.files:
-                entries.append(file_information(path, commit.files[path]))
-            elif any(name.startswith(f"{path}/") for name in commit.files):
-                entries.append({"type": "directory", "oid": hashlib.sha1(path.encode()).hexdigest(), "path": path})
-        return JSONResponse(entries)
-
-    def _commits(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        repository = self._readable(request, kind, repo)
-        history = [
-            {
-                "id": commit.oid,
-                "title": commit.title,
-                "message": commit.message,
-                "authors": [{"user": commit.author}],
-                "date": _time(commit.date),
-            }
-            for commit in repository.history(rev)
-        ]
-        return self._page(request, history)
-
-    def _refs(self, request: Request, body: bytes, kind: str, repo: str) -> Response:
-        repository = self._readable(request, kind, repo)
-        branches = [
-            {"name": name, "ref": f"refs/heads/{name}", "targetCommit": oid}
-            for name, oid in repository.branches.items()
-        ]
-        tags = [
-            {"name": name, "ref": f"refs/tags/{name}", "targetCommit": oid} for name, oid in repository.tags.items()
-        ]
-        return JSONResponse({"branches": branches, "tags": tags, "converts": [], "pullRequests": []})
-
-    def _create_branch(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        self._writer(request, repo)
-        repository = self._readable(request, kind, repo)
-        if rev in repository.branches:
-            raise RefusedError(409, f"Reference already exists: refs/heads/{rev}")
-        start = json.loads(body or b"{}").get("startingPoint") or "main"
-        repository.branches[rev] = repository.commit(start).oid
-        return JSONResponse({})
-
-    def _delete_branch(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        self._writer(request, repo)
-        repository = self._readable(request, kind, repo)
-        if rev not in repository.branches or rev == "main":
-            raise RefusedError(404 if rev != "main" else 403, f"no such branch, or a protected one: {rev}")
-        del repository.branches[rev]
-        return JSONResponse({})
-
-    def _create_tag(self, request: Request, body: bytes, kind: str, repo: str, rev: str) -> Response:
-        self._writer(request, repo)
-        repository, tag = self._readable(request, kind, repo), json.loads(body)["tag"]
-        if tag in repository.tags:
-            raise RefusedError(409, f"Tag reference exists already: {tag}")
-        repository.tags[tag] = repository.commit(rev).oid
-        return JSONResponse({})
-
-    def _resolve(self, request: Request, body: bytes, kind: str, repo: str, rev: str, path: str) -> Response:
-        commit = self._readable(request, kind, repo, content=True).commit(rev)
-        if path not in commit.files:
-            raise _missing_entry(path, commit.oid)
-        file = commit.files[path]
-        headers = {"X-Repo-Commit": commit.oid, "Accept-Ranges": "bytes"}
-        if not file.is_lfs:
-            return FileResponse(self.repositories.object(file.sha256), headers=headers | {"ETag": f'"{file.oid}"'})
-        headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-        if self.cas is not None and (xet_hash := xet_hashes(self.cas).get(file.sha256)):
-            token = f"{self.endpoint}/api/{kind}s/{repo}/xet-read-token/{quote(rev, safe='')}"
-            headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
-        return RedirectResponse(f"{self.storage}/objects/{file.sha256}", 302, headers)
-
-    def _object(self, request: Request, body: bytes, oid: str) -> Response:
-        return FileResponse(self.repositories.object(oid), headers={"ETag": f'"{oid}"'})
-
-    def _xet_token(self, request: Request, body: bytes, kind: str, repo: str, rev: str, right: str) -> Response:
-        if self.cas is None:
-            raise RefusedError(404, "this Hub serves no Xet")
-        if right == "write":
-            self._writer(request, repo)
-        self._readable(request, kind, repo, content=True)
-        url, expires = f"local://{self.cas}", str(int(time.time()) + 3600)
-        names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
-        headers = dict(zip(names, (url, "loopback", expires)))
-        return JSONResponse({"casUrl": url, "accessToken": "loopback", "exp": int(expires)}, headers=headers)
-
-
-def _missing_entry(path: str, oid: str) -> RefusedError:
-    return RefusedError(404, f"Entry not found: {path}", "EntryNotFound", commit=oid)
-
-
-def _time(moment: Any) -> str:
-    return moment.strftime("%Y-%m-%dT%H:%M:%S.%f")[:-3] + "Z"
