@@ -56,7 +56,7 @@ def publish_dataset(settings: PublishSettings) -> None:
     shards = open_dataset(settings.folder)
     classes = [ClassName(*entry) for entry in shards.manifest["class_names"]]
     first = _first_row(shards)
-    generator = Generator(*(first.get(name) for name in ("model", "lora", "model_revision", "lora_revision")))
+    generator = Generator(first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision"))
     own_card = (shards.folder / "README.md").read_text(encoding="utf-8")
     licence = _licence(own_card)
     names = label_names(classes)

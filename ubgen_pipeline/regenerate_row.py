@@ -113,7 +113,7 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
     from .models import SCHEDULERS, load_pipeline, resolve_model
 
     columns, manifest = row.columns, row.manifest
-    model = model or columns["model"]
+    model = str(model or columns["model"])
     lora = lora or columns["lora"]
     if columns["lora"] is None and lora is not None:
         raise ValueError(f"lora is {lora!r}, and the row was drawn without one; leave it out.")
