@@ -11,6 +11,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     # there is a worker for each core; also for the commands that tests start
     os.environ["OMP_NUM_THREADS"] = "1"
 
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -50,6 +51,7 @@ def start_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Call
     Keyword arguments are those of ``LoopbackHub``.
     """
     import datasets.config
+    import huggingface_hub
     from hub_server import WRITE_TOKEN, LoopbackHub
     from huggingface_hub import HfFileSystem, close_session, constants
 
@@ -76,6 +78,11 @@ def start_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Call
             "HF_DATASETS_CACHE": home / "datasets",
         }.items():
             monkeypatch.setattr(datasets.config, name, value)
+        # what was made, or copied, when the libraries were imported
+        monkeypatch.setattr(huggingface_hub.hf_api.api, "endpoint", hub.endpoint)
+        for module in list(sys.modules.values()):
+            if "HF_HUB_OFFLINE" in vars(module) and module not in (constants, datasets.config):
+                monkeypatch.setattr(module, "HF_HUB_OFFLINE", False)
         for name, value in hub.environment(home, WRITE_TOKEN).items():
             monkeypatch.setenv(name, value)
         HfFileSystem.clear_instance_cache()
