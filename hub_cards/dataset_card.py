@@ -101,7 +101,10 @@ class DatasetFacts:
 
 
 def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
-    """The card's metadata. While shards are missing it states no sizes, which a reader would hold against them."""
+    """The card's metadata; its ``dataset_info`` gives columns and classes, and once the dataset is whole its size.
+
+    A reader holds sizes against the rows, so that those of the whole would make a partial dataset unreadable.
+    """
     licence: dict[str, Any] = {
         name: value for name, value in facts.generator.licence.items() if name.startswith("license")
     }

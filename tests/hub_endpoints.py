@@ -28,7 +28,7 @@ from hub_repositories import (
     tree_entries,
 )
 from hub_rights import Account, Rights
-from hub_xet import xet_hashes
+from hub_xet import restore, xet_hashes
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
@@ -359,6 +359,8 @@ class Endpoints:
             return FileResponse(self.repositories.object(file.sha256), headers=headers | {"ETag": f'"{file.oid}"'})
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
         if self.cas is not None and (xet_hash := xet_hashes(self.cas).get(file.sha256)):
+            if not (content := self.repositories.object(file.sha256)).is_file():
+                restore(self.cas, xet_hash, file.size, content)
             token = f"{self.endpoint}/api/{kind}s/{repo}/xet-read-token/{quote(rev, safe='')}"
             headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         return RedirectResponse(f"{self.storage}/objects/{file.sha256}", 302, headers)

@@ -1,6 +1,10 @@
 """What the loopback Hub reads of the local content store that hf_xet writes for a ``local://`` address."""
 
+import time
 from pathlib import Path
+
+from hf_xet import XetFileInfo
+from huggingface_hub.utils._xet import get_xet_session
 
 
 def xet_hashes(cas: Path) -> dict[str, str]:
@@ -24,6 +28,15 @@ def xet_hashes(cas: Path) -> dict[str, str]:
                 hashes[_hash_text(data[position : position + 32])] = _hash_text(file_hash)
                 position += 48
     return hashes
+
+
+def restore(cas: Path, xet_hash: str, size: int, file: Path) -> None:
+    """Put a file together from the store, for clients that read without Xet."""
+    group = get_xet_session().new_file_download_group(
+        endpoint=f"local://{cas}", token="loopback", token_expiry_unix_secs=int(time.time()) + 3600
+    )
+    with group as downloads:
+        downloads.start_download_file(XetFileInfo(xet_hash, size), str(file))
 
 
 def _hash_text(raw: bytes) -> str:

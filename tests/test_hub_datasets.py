@@ -241,22 +241,6 @@ def test_the_token_is_written_nowhere(hub, tmp_path, capfd):
     assert not [file for file in files if WRITE_TOKEN.encode() in file.read_bytes()]
 
 
-def test_with_xet(start_hub, tmp_path):
-    """hf_xet uploads into a content store on the disk: one commit a group, and a lost answer repeats nothing."""
-    hub = start_hub(cas=tmp_path / "cas")
-    hub.faults.add(COMMIT, cut=AFTER)
-    stream(tmp_path / "d", "org/d", keep_local=True)
-    assert not [path for method, path in hub.faults.requests if method == "PUT"], "nothing went by LFS"
-    assert [path for _, path in hub.faults.requests if "xet-write-token" in path]
-    assert len(history(hub, "org/d")) == 4
-    assert load_dataset("org/d", split="train")["index"][:] == list(range(24))
-    local = shards_of(tmp_path / "d", 6)
-    for shard in local.shards:
-        name = f"data/{local.file(shard).name}"
-        downloaded = HfApi().hf_hub_download("org/d", name, repo_type="dataset")
-        assert Path(downloaded).read_bytes() == local.file(shard).read_bytes()
-
-
 def test_commit_budget():
     now = [0.0]
     budget = CommitBudget(2, clock=lambda: now[0])

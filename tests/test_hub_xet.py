@@ -1,0 +1,79 @@
+"""The flows to the Hub with Xet on: hf_xet itself uploads and downloads.
+
+Its server's place is taken by a content store on the disk, which hf_xet writes and reads for a ``local://`` address;
+the loopback Hub hands that address out and reads the store's shards. Xet's traffic over HTTP is thus not covered.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from datasets import load_dataset
+from hub_stream import shards_of, stream
+from huggingface_hub import HfApi
+
+from ubgen_training.hub_push import HubModel
+
+COMMIT = "/commit/main$"
+STREAM = Path(__file__).parent / "hub_stream.py"
+
+
+@pytest.fixture
+def hub(start_hub, tmp_path):
+    hub = start_hub(cas=tmp_path / "cas")
+    yield hub
+    requests = [(method, path) for method, path in hub.faults.requests if method == "PUT" or "xet-write" in path]
+    assert requests and not [path for method, path in requests if method == "PUT"], "files went by LFS"
+
+
+def titles(hub, kind, repo_id):
+    return [commit.title for commit in hub.repositories[kind, repo_id].history("main")][::-1]
+
+
+def assert_whole(hub, repo_id, tmp_path):
+    assert load_dataset(repo_id, split="train")["index"][:] == list(range(24))
+    assert [row["index"] for row in load_dataset(repo_id, split="train", streaming=True)] == list(range(24))
+    stream(tmp_path / "kept", "org/kept", keep_local=True)
+    local = shards_of(tmp_path / "kept", 6)
+    for shard in local.shards:
+        name = f"data/{local.file(shard).name}"
+        downloaded = HfApi().hf_hub_download(repo_id, name, repo_type="dataset")
+        assert Path(downloaded).read_bytes() == local.file(shard).read_bytes()
+
+
+def test_a_group_is_one_commit_and_a_lost_answer_repeats_nothing(hub, tmp_path):
+    hub.faults.add(COMMIT, cut="after")
+    hub.faults.add("xet-write-token", status=503)
+    stream(tmp_path / "d", "org/d")
+    added = ["Add shards 0, 1 of 6", "Add shards 2, 3 of 6", "Add shards 4, 5 of 6"]
+    assert titles(hub, "dataset", "org/d") == ["initial commit", *added]
+    assert not list((tmp_path / "d").rglob("*.parquet"))
+    assert_whole(hub, "org/d", tmp_path)
+
+
+def test_killed_and_run_again(hub, tmp_path):
+    process = None
+    hub.faults.add(COMMIT, cut="before", skip=1, call=lambda path: process.kill())
+    command = [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
+    process = subprocess.Popen(command, env=os.environ)
+    assert process.wait() == -9
+    assert stream(tmp_path / "d", "org/d") == [4, 5]
+    assert_whole(hub, "org/d", tmp_path)
+
+
+def test_a_model(hub, tmp_path):
+    weights = os.urandom(200_000)
+    (tmp_path / "pytorch_lora_weights.safetensors").write_bytes(weights)
+    (tmp_path / "grid.png").write_bytes(os.urandom(1000))
+    model = HubModel("org/lora")
+    model.open()
+    for number in (1, 2):
+        model.push(
+            tmp_path, "---\nlicense: mit\n---\n", {f"samples/{number}.png": tmp_path / "grid.png"}, f"push {number}"
+        )
+    assert titles(hub, "model", "org/lora") == ["initial commit", "push 1", "push 2"]
+    assert Path(HfApi().hf_hub_download("org/lora", "pytorch_lora_weights.safetensors")).read_bytes() == weights
+    names = {"README.md", "pytorch_lora_weights.safetensors", "samples/2.png"}
+    assert set(HfApi().list_repo_files("org/lora")) == {".gitattributes", *names}
