@@ -21,6 +21,7 @@ class Fault:
         retry_after: value of the ``Retry-After`` header in seconds.
         cut: break the connection: ``before`` in the middle of the request's body, ``after`` with the work done.
         delay: seconds to wait first.
+        together: hold the requests until so many are there.
         call: called with the path when the fault strikes; it may kill the client.
     """
 
@@ -32,6 +33,7 @@ class Fault:
     retry_after: float | None = None
     cut: str | None = None
     delay: float = 0.0
+    together: int = 1
     call: Callable[[str], None] | None = None
     struck: int = field(default=0, init=False)
 
@@ -62,6 +64,8 @@ class Faults:
             return await self.app(scope, receive, send)
         if fault.delay:
             await asyncio.sleep(fault.delay)
+        while fault.struck < fault.together:
+            await asyncio.sleep(0.01)
         # uvicorn hands over a bound method of the cycle that holds the connection
         transport = send.__self__.transport
         if fault.cut == AFTER:
