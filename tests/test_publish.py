@@ -128,7 +128,7 @@ def test_publish_refuses(hub, tmp_path, capsys, monkeypatch):
 
 def draw_without_ubgen(hub, tmp_path, model, output, custom, **environment):
     """A process that sees the installed libraries but not the editable install: -S leaves .pth files unread."""
-    script = tmp_path / "draw.py"
+    script = Path(f"{output}.py")
     script.write_text(DRAW)
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}

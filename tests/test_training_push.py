@@ -38,12 +38,10 @@ def test_pushes_while_and_after_training(hub, random_mini_model, folder, capsys)
     repository = hub.repositories["model", "org/lora"]
     assert repository.private
     commits = list(repository.history("main"))[::-1]
-    assert [commit.title for commit in commits] == [
-        "initial commit",
-        "Training in progress, update 1",
-        # the result is this very checkpoint, so that the last push has nothing to add
-        "Training in progress, update 2",
-    ]
+    titles = [commit.title for commit in commits]
+    assert titles[:3] == ["initial commit", "Training in progress, update 1", "Training in progress, update 2"]
+    # the result is that checkpoint, and unchanged files make no commit; but safetensors orders its metadata at random
+    assert titles[3:] in ([], ["Trained, update 2"])
     for commit in commits[1:]:
         names = set(commit.files) - {".gitattributes"}
         assert names - {"samples/step_000001.png"} <= LORA and "pytorch_lora_weights.safetensors" in names
