@@ -84,8 +84,10 @@ def single_outline(region: np.ndarray) -> np.ndarray:
         nearest = min(range(len(rest)), key=lambda number: gaps[number].min())
         here, there = np.unravel_index(int(gaps[nearest].argmin()), gaps[nearest].shape)
         points = rest.pop(nearest)
-        bridged = np.concatenate([points[there:], points[: there + 1]])
-        joined = np.concatenate([joined[: here + 1], bridged, joined[here:]])
+        # along pixel borders too: a slanting bridge may run through a pixel's centre, where readers ask what is inside
+        corner = np.array([[points[there, 0], joined[here, 1]]])
+        bridged = [corner, points[there:], points[: there + 1], corner]
+        joined = np.concatenate([joined[: here + 1], *bridged, joined[here:]])
     return joined
 
 
