@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
+from scipy.spatial.distance import cdist
 from scipy.special import ndtr
 
 MIN_IMAGES = 8
@@ -159,6 +160,14 @@ def _two_means(points: np.ndarray, rng: np.random.Generator) -> tuple[float, np.
 
 
 def _silhouette(points: np.ndarray, groups: np.ndarray) -> float:
-    from sklearn.metrics import silhouette_score
-
-    return float(silhouette_score(points, groups)) if groups.min() != groups.max() else 0.0
+    """Mean over images of (b - a) / max(a, b): mean distance a within the own group, b to the other (Rousseeuw 1987)."""
+    if groups.min() == groups.max():
+        return 0.0
+    distances = cdist(points, points)
+    own = groups[:, None] == groups[None]
+    sizes = own.sum(axis=1)
+    within = np.where(own, distances, 0).sum(axis=1) / np.maximum(sizes - 1, 1)
+    between = np.where(own, 0, distances).sum(axis=1) / (len(groups) - sizes)
+    # an image alone in its group counts 0
+    values = np.where(sizes > 1, (between - within) / np.maximum(np.maximum(within, between), 1e-300), 0)
+    return float(values.mean())

@@ -32,8 +32,9 @@ def test_two_groups_are_found_and_one_is_not():
     assert np.isclose(split_in_two(7 * features).cluster_index, split_in_two(features).cluster_index)
 
 
-def test_the_cluster_index_is_that_of_kmeans():
+def test_the_figures_are_sklearns():
     from sklearn.cluster import KMeans
+    from sklearn.metrics import silhouette_score
 
     rng = np.random.default_rng(1)
     for centres in ((0,), (0, 1), (0, 1, 2)):
@@ -41,7 +42,9 @@ def test_the_cluster_index_is_that_of_kmeans():
         unit = rows / np.linalg.norm(rows, axis=1, keepdims=True)
         centred = unit - unit.mean(axis=0)
         reference = KMeans(2, n_init=50, random_state=0).fit(centred).inertia_ / (centred**2).sum()
-        assert reference - 1e-9 <= split_in_two(rows).cluster_index < reference + 0.02
+        split = split_in_two(rows)
+        assert reference - 1e-9 <= split.cluster_index < reference + 0.02
+        assert np.isclose(split.silhouette, silhouette_score(unit, split.groups))
 
 
 def test_an_elongated_class_is_one_group():

@@ -23,6 +23,8 @@ DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELP = {
     "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
+    "export": [sys.executable, "-m", "ubgen_pipeline.exporters", "--help"],
+    "check-names": [sys.executable, "-m", "ubgen_evaluation.check_names", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
