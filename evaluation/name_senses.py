@@ -160,7 +160,7 @@ def _two_means(points: np.ndarray, rng: np.random.Generator) -> tuple[float, np.
 
 
 def _silhouette(points: np.ndarray, groups: np.ndarray) -> float:
-    """Mean over images of (b - a) / max(a, b): mean distance a within the own group, b to the other (Rousseeuw 1987)."""
+    """Mean of (b - a) / max(a, b): mean distance a within the own group, b to the other (Rousseeuw 1987)."""
     if groups.min() == groups.max():
         return 0.0
     distances = cdist(points, points)
