@@ -57,7 +57,7 @@ def write_scene_dataset(folder: Path, *, with_annotations: bool = True, samples_
     features = {"image": Image(), "label": ClassLabel(names=names), "class_name": Value("string")}
     features |= {"prompt": Value("string"), "seed": Value("int64"), "index": Value("int64")}
     if with_annotations:
-        features |= {"mask": Image(), "instances": Image()}
+        features |= {"mask": Image(), "instances": Image(), "heatmaps": List(Image())}
         features["objects"] = {
             "bbox": List(List(Value("int64"), length=4)),
             "category": List(ClassLabel(names=names)),
@@ -78,6 +78,7 @@ def _values(index: int, row: TrueRow) -> dict:
     label = row.objects[0][0] if row.objects else 0
     return {
         "image": png(row.image), "mask": png(row.mask), "instances": png(row.instances),
+        "heatmaps": [png((255 * (row.instances == i + 1)).astype(np.uint8)) for i in range(len(row.objects))],
         "label": label, "class_name": CLASS_NAMES[label], "prompt": f"a “{CLASS_NAMES[label]}”\nwith more",
         "seed": 2**62 + index, "index": index,
         "objects": {

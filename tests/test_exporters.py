@@ -68,6 +68,9 @@ def test_imagefolder_reads_back_every_column(dataset, exports):
         assert np.array_equal(np.asarray(row["image"]), true.image)
         assert np.array_equal(np.asarray(row["mask"]), true.mask)
         assert np.array_equal(np.asarray(row["instances"]), true.instances)
+        assert [np.asarray(image).max() for image in row["heatmaps"]] == [255] * len(true.objects)
+        for image, (*_, region) in zip(row["heatmaps"], true.objects):
+            assert np.array_equal(np.asarray(image) == 255, region)
 
 
 def test_imagefolder_without_its_table_keeps_the_class_order(dataset, exports):
@@ -97,6 +100,8 @@ def test_webdataset_reads_back(dataset, exports):
         assert np.array_equal(pixels(io.BytesIO(sample["png"])), true.image)
         assert np.array_equal(pixels(io.BytesIO(sample["mask.png"])), true.mask)
         assert np.array_equal(pixels(io.BytesIO(sample["instances.png"])), true.instances)
+        for number, (*_, region) in enumerate(true.objects):
+            assert np.array_equal(pixels(io.BytesIO(sample[f"heatmaps.{number}.png"])) == 255, region)
         values = json.loads(sample["json"])
         assert int(sample["cls"]) == values["label"] and values["seed"] == 2**62 + i and values["index"] == i
         assert values["prompt"] == f"a “{NAMES[values['label']]}”\nwith more"

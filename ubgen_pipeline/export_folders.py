@@ -19,7 +19,6 @@ import pyarrow.parquet as parquet
 from .export_rows import ExportRow, ExportSource, public_values
 
 SAMPLES_PER_TAR = 1000
-_IMAGE_COLUMNS = ("mask", "instances", "confidence")
 _ROWS_AT_ONCE = 256
 # datasets takes a folder with one of these words in its name for a split
 _SPLIT_WORDS = {"train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation"}
@@ -40,16 +39,15 @@ def write_imagefolder(source: ExportSource, rows: Iterable[ExportRow], folder: P
     ``datasets.load_dataset("imagefolder", data_dir=…)`` gives the columns back, ``ClassLabel`` and objects included;
     ``torchvision.datasets.ImageFolder`` reads ``train/images``.
     """
-    from datasets import Features, Image, Value
+    from datasets import Features, List, Value
 
     root = folder / "train"
     names = source.class_names
-    image_columns = [name for name in _IMAGE_COLUMNS if name in source.features]
     columns: dict[str, Any] = {"file_name": Value("string")}
-    columns |= {f"{name}_file_name": Value("string") for name in image_columns}
-    for name, feature in source.features.items():
-        if name != "image" and name not in image_columns and not _holds(feature, Image):
-            columns[name] = feature
+    columns |= {f"{name}_file_name": Value("string") for name in source.image_columns}
+    columns |= {f"{name}_file_names": List(Value("string")) for name in source.image_list_columns}
+    taken = {"image", *source.image_columns, *source.image_list_columns}
+    columns |= {name: feature for name, feature in source.features.items() if name not in taken}
     features = Features(columns)
     for label in range(len(names)):
         (root / "images" / class_folder(label, names)).mkdir(parents=True)
@@ -62,11 +60,14 @@ def write_imagefolder(source: ExportSource, rows: Iterable[ExportRow], folder: P
             values = {name: row.values.get(name) for name in columns}
             values["file_name"] = f"images/{class_folder(label, names)}/{row.name}{row.suffix}"
             (root / values["file_name"]).write_bytes(row.image)
-            for name in image_columns:
+            for name in source.image_columns:
                 if row.values.get(name) is not None:
-                    values[f"{name}_file_name"] = f"{name}/{row.name}.png"
-                    (root / name).mkdir(exist_ok=True)
-                    (root / name / f"{row.name}.png").write_bytes(row.values[name]["bytes"])
+                    values[f"{name}_file_name"] = _write(root, f"{name}/{row.name}.png", row.values[name])
+            for name in source.image_list_columns:
+                values[f"{name}_file_names"] = [
+                    _write(root, f"{name}/{row.name}_{number}.png", image)
+                    for number, image in enumerate(row.values.get(name) or [])
+                ]
             batch.append(values)
             if len(batch) == _ROWS_AT_ONCE:
                 table.write_table(pa.Table.from_pylist(batch, schema=features.arrow_schema))
@@ -87,13 +88,13 @@ def write_webdataset(source: ExportSource, rows: Iterable[ExportRow], folder: Pa
             return
         with tarfile.open(folder / f"train-{number:06d}.tar", "w", format=tarfile.PAX_FORMAT) as tar:
             for row in itertools.chain([first], itertools.islice(iterator, SAMPLES_PER_TAR - 1)):
-                for suffix, data in _members(row).items():
+                for suffix, data in _members(source, row).items():
                     entry = tarfile.TarInfo(row.name + suffix)
                     entry.size, entry.mode = len(data), 0o644
                     tar.addfile(entry, io.BytesIO(data))
 
 
-def _members(row: ExportRow) -> dict[str, bytes]:
+def _members(source: ExportSource, row: ExportRow) -> dict[str, bytes]:
     """A sample's files by suffix."""
     values = public_values(row)
     if row.objects is not None:
@@ -103,22 +104,23 @@ def _members(row: ExportRow) -> dict[str, bytes]:
         ]
     members = {row.suffix: row.image, ".cls": str(_label(row)).encode()}
     members[".json"] = json.dumps(values, ensure_ascii=False).encode()
-    for name in _IMAGE_COLUMNS:
+    for name in source.image_columns:
         if row.values.get(name) is not None:
             members[f".{name}.png"] = row.values[name]["bytes"]
+    for name in source.image_list_columns:
+        for number, image in enumerate(row.values.get(name) or []):
+            members[f".{name}.{number}.png"] = image["bytes"]
     return members
+
+
+def _write(root: Path, file_name: str, image: dict[str, Any]) -> str:
+    """Write an image below ``root`` and give its name back."""
+    (root / file_name).parent.mkdir(exist_ok=True)
+    (root / file_name).write_bytes(image["bytes"])
+    return file_name
 
 
 def _label(row: ExportRow) -> int:
     if row.label is None:
         raise ValueError(f"row {row.index} has no label; this format needs one for each image.")
     return row.label
-
-
-def _holds(feature: Any, kind: type) -> bool:
-    if isinstance(feature, kind):
-        return True
-    if isinstance(feature, dict):
-        return any(_holds(item, kind) for item in feature.values())
-    inner = getattr(feature, "feature", None)
-    return inner is not None and _holds(inner, kind)

@@ -134,6 +134,17 @@ class ExportSource:
     def has_objects(self) -> bool:
         return "mask" in self.features or "objects" in self.features
 
+    @property
+    def image_columns(self) -> list[str]:
+        """Columns with an image beside the row's own, such as masks."""
+        return [name for name, item in self.features.items() if name != "image" and type(item).__name__ == "Image"]
+
+    @property
+    def image_list_columns(self) -> list[str]:
+        """Columns with a list of images, such as heat maps."""
+        inner = {name: getattr(item, "feature", None) for name, item in self.features.items()}
+        return [name for name, item in inner.items() if type(item).__name__ == "Image"]
+
     def __len__(self) -> int:
         return sum(parquet.read_metadata(file).num_rows for file in self.files)
 
