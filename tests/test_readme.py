@@ -25,6 +25,7 @@ _HELP = {
     "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
     "export": [sys.executable, "-m", "ubgen_pipeline.exporters", "--help"],
     "check-names": [sys.executable, "-m", "ubgen_evaluation.check_names", "--help"],
+    "show": [sys.executable, "-m", "ubgen_pipeline.show_dataset", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],

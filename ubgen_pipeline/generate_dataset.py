@@ -6,7 +6,6 @@ r, r + world size, …; a shard's content does not depend on who made it.
 """
 
 import dataclasses
-import hashlib
 import io
 import json
 import os
@@ -15,13 +14,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import yaml
-
+from .annotation_columns import annotation_features, annotation_row
+from .annotation_flags import AnnotationFlags
+from .caption_prompts import CaptionPlan, ShownPrompt, load_caption_prompts, shown_words
 from .class_prompts import label_names
+from .dataset_facts import card, manifest, public_name
 from .dataset_shards import DatasetShards, Shard
 from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
 from .sample_seeds import sample_seed
@@ -30,21 +30,27 @@ from .settings_parser import field_help, parse_settings, run_command
 if TYPE_CHECKING:
     from datasets import Dataset, Features
 
+    from .mask_settings import MaskSettings
     from .pipeline import UbGenPipeline
 
 
+Plan = PromptPlan | CaptionPlan
+
+
 @dataclass(frozen=True)
-class GenerateSettings:
+class GenerateSettings(AnnotationFlags):
     """Settings of ``ubgen generate``."""
 
-    class_names: list[str] | None = field_help("class names; or use --classes", None)
+    class_names: list[str] | None = field_help(
+        "class names; or use --classes; with a file of captions, the names that its class prompts consist of", None
+    )
     classes: str | None = field_help(
-        "a class file, a built-in list (imagenet1k, imagenet100, voc, coco), or a file with templates or"
-        " DiffuGen's configuration, which then sets the defaults of other flags",
+        "a class file, a built-in list (imagenet1k, imagenet100, voc, coco), a file of captions, or a file with"
+        " templates or DiffuGen's configuration, which then sets the defaults of other flags",
         None,
     )
     samples_per_class: int | None = field_help(
-        "images of each class; 10, or all prompts of a file with templates", None
+        "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
     )
     output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
     model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
@@ -75,11 +81,17 @@ class GenerateSettings:
         if not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
-        if (self.class_names is None) == (self.classes is None):
+        if self.class_names is None and self.classes is None:
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
+        self.wanted_annotations()
 
-    def plan(self) -> PromptPlan:
+    def plan(self) -> Plan:
         """The prompt and seed of each sample."""
+        captions = None if self.classes is None else load_caption_prompts(self.classes, self.class_names)
+        if captions is not None:
+            return dataclasses.replace(captions, seed=self.seed, samples_per_class=self.samples_per_class or 1)
+        if self.classes is not None and self.class_names is not None:
+            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
         return plan_prompts(
             self.classes if self.classes is not None else self.class_names or [],
             template=self.template,
@@ -135,6 +147,8 @@ def _body(argv: Sequence[str]) -> None:
             }
             if sample.prompt.attributes:
                 line["attributes"] = dict(sample.prompt.attributes)
+            if isinstance(sample.prompt, ShownPrompt):
+                line |= {"classes": list(sample.prompt.words), "filename": sample.prompt.filename}
             print(json.dumps(line))
         return
     write_dataset(settings)
@@ -148,6 +162,8 @@ def _settings_from(argv: Sequence[str]) -> GenerateSettings:
     settings = parse()
     file = read_prompt_file(settings.classes) if settings.classes is not None else None
     if file is None:
+        for note in getattr(settings.plan(), "notes", ()):
+            _say(f"{settings.classes}: {note}")
         return settings
     for note in file.notes:
         _say(f"{settings.classes}: {note}")
@@ -171,9 +187,9 @@ def write_dataset(settings: GenerateSettings) -> None:
         torch.set_num_threads(settings.threads)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    manifest = _manifest(settings, plan, torch.get_num_threads(), device)
+    facts = manifest(settings, plan, torch.get_num_threads(), device)
     num_samples = len(plan)
-    shards = DatasetShards(settings.output_dir, manifest, num_samples, settings.samples_per_shard)
+    shards = DatasetShards(settings.output_dir, facts, num_samples, settings.samples_per_shard)
     shards.check()
     if shards.is_finished():
         _say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
@@ -186,14 +202,14 @@ def write_dataset(settings: GenerateSettings) -> None:
         pipeline = _load_pipeline(settings, device)
         num_chunks = _check_prompts(settings, plan, pipeline)
         shards.open()
-        features = _features(names, plan.attribute_names, pipeline.safety_checker is not None)
+        features = _features(settings, plan, names, pipeline.safety_checker is not None)
         report = _progress(sum(shard.stop - shard.start for shard in own))
         for shard in own:
             shards.write(shard, _rows(settings, pipeline, plan, num_chunks, shard, report), features)
     if rank == 0:
         while shards.missing():
             time.sleep(0.5)
-        shards.finish(_card(settings, plan, names))
+        shards.finish(card(settings, plan, names))
         _say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
 
 
@@ -212,32 +228,53 @@ def _load_pipeline(settings: GenerateSettings, device: str) -> "UbGenPipeline":
     return pipeline
 
 
-def _check_prompts(settings: GenerateSettings, plan: PromptPlan, pipeline: "UbGenPipeline") -> int | None:
+def _check_prompts(settings: GenerateSettings, plan: Plan, pipeline: "UbGenPipeline") -> int | None:
     """Refuse prompts that are too long; where they are meant to work, give the chunks that the longest takes.
 
     That is a number for the whole run, so that an image does not depend on the others of its batch.
     """
-    prompts = plan.prompts()
+    from .drawn_prompts import check_annotated, drawn_prompt, num_shortened
+
+    items, masks = list(plan.prompts()), _mask_settings(settings)
+    if masks is not None:
+        if plan.allows_long_prompts and not masks.class_prompt:
+            raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
+        check_annotated(pipeline, items, masks)
+    if num_cut := num_shortened(pipeline, items):
+        _say(f"{num_cut} of {len(items)} captions are longer than the model reads; their ends are left out")
+    prompts = [drawn_prompt(pipeline, item, masks) for item in items]
     if not plan.allows_long_prompts:
-        pipeline.check_prompt_lengths([item.prompt for item in prompts], [item.name for item in prompts])
+        pipeline.check_prompt_lengths(prompts, [item.name for item in items])
         return None
-    return pipeline.count_prompt_chunks([settings.negative_prompt or "", *(item.prompt for item in prompts)])
+    return pipeline.count_prompt_chunks([settings.negative_prompt or "", *prompts])
+
+
+def _mask_settings(settings: GenerateSettings) -> "MaskSettings | None":
+    """How masks are made; None where no annotation is asked for."""
+    from .models import resolve_model
+
+    return settings.mask_settings(resolve_model(settings.model)) if settings.wanted_annotations() else None
 
 
 def _rows(
     settings: GenerateSettings,
     pipeline: "UbGenPipeline",
-    plan: PromptPlan,
+    plan: Plan,
     num_chunks: int | None,
     shard: Shard,
     report: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """The shard's rows, drawn in batches that start with the shard."""
+    from .drawn_prompts import drawn_prompt
+
+    wanted, masks = settings.wanted_annotations(), _mask_settings(settings)
     for start in range(shard.start, shard.stop, settings.batch_size):
         batch = [plan.sample(index) for index in range(start, min(start + settings.batch_size, shard.stop))]
+        prompts = [drawn_prompt(pipeline, sample.prompt, masks) for sample in batch]
+        shown = [shown_words(sample.prompt) for sample in batch]
         output = pipeline(
             [sample.prompt.name for sample in batch],
-            prompts=[sample.prompt.prompt for sample in batch],
+            prompts=prompts,
             seeds=[sample.seed for sample in batch],
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
@@ -246,6 +283,11 @@ def _rows(
             width=settings.width,
             weighted_prompts=num_chunks is not None,
             num_prompt_chunks=num_chunks,
+            annotations=wanted,
+            shown_classes=[words for words, _ in shown],
+            shown_labels=[labels for _, labels in shown],
+            # drawn_prompt appended the class words
+            mask_settings=dataclasses.replace(masks, append_class_names=False) if masks else None,
         )
         assert not isinstance(output, tuple)
         for position, sample in enumerate(batch):
@@ -255,11 +297,11 @@ def _rows(
                 "image": {"bytes": png.getvalue(), "path": None},
                 "label": sample.prompt.label,
                 "class_name": sample.prompt.name,
-                "prompt": sample.prompt.prompt,
+                "prompt": prompts[position],
                 "seed": sample.seed,
                 "index": sample.index,
-                "model": _public_name(settings.model),
-                "lora": _public_name(settings.lora),
+                "model": public_name(settings.model),
+                "lora": public_name(settings.lora),
                 "num_inference_steps": settings.num_inference_steps,
                 "guidance_scale": settings.guidance_scale,
                 "scheduler": type(pipeline.scheduler).__name__,
@@ -268,13 +310,17 @@ def _rows(
             if plan.attribute_names:
                 given = dict(sample.prompt.attributes)
                 row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
+            if output.annotations is not None:
+                row |= annotation_row(wanted, output.annotations[position])
+            if isinstance(sample.prompt, ShownPrompt):
+                row["filename"] = sample.prompt.filename
             if output.nsfw_content_detected is not None:
                 row["nsfw_content_detected"] = output.nsfw_content_detected[position]
             yield row
         report(len(batch))
 
 
-def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_checker: bool) -> "Features":
+def _features(settings: GenerateSettings, plan: Plan, names: Sequence[str], has_safety_checker: bool) -> "Features":
     from datasets import ClassLabel, Features, Image, Value
 
     columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
@@ -283,76 +329,16 @@ def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_c
     columns |= {name: Value("string") for name in ("model", "lora")}
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
-    if attribute_names:
-        columns["attributes"] = {name: Value("string") for name in attribute_names}
+    if plan.attribute_names:
+        columns["attributes"] = {name: Value("string") for name in plan.attribute_names}
+    if wanted := settings.wanted_annotations():
+        columns |= annotation_features(wanted, names)
+    if isinstance(plan, CaptionPlan):
+        columns["filename"] = Value("string")
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
     if has_safety_checker:
         columns["nsfw_content_detected"] = Value("bool")
     return Features(columns)
-
-
-def _manifest(settings: GenerateSettings, plan: PromptPlan, threads: int, device: str) -> dict[str, Any]:
-    """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
-    kept = dataclasses.asdict(settings)
-    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
-        del kept[name]
-    from .models import resolve_model
-
-    return {
-        **kept,
-        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in plan.classes],
-        "prompts": plan.facts(),
-        "samples_per_class": plan.samples_per_class,
-        "model": _fingerprint(resolve_model(settings.model)),
-        "lora": _fingerprint(settings.lora),
-        "threads": threads,
-        "device": device,
-        "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow", "pyarrow")},
-    }
-
-
-def _fingerprint(source: str | None) -> str | None:
-    """SHA-256 of a model's or LoRA's files, for those that are here; a Hub id stands for itself."""
-    if source is None or not Path(source).expanduser().exists():
-        return source
-    path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
-
-
-def _public_name(source: str | None) -> str | None:
-    """A model's name as it may be published: of a path on this machine, its last part only."""
-    if source is not None and Path(source).expanduser().exists():
-        return Path(source).expanduser().resolve().name
-    return source
-
-
-def _card(settings: GenerateSettings, plan: PromptPlan, names: Sequence[str]) -> str:
-    # no `configs`: datasets finds data/train-*.parquet itself, and with `configs` its cache would take two local
-    # folders of one name for the same dataset
-    metadata = {"task_categories": ["image-classification"], "tags": ["synthetic", "ubgen"]}
-    facts = {
-        "classes": list(names),
-        "samples_per_class": plan.samples_per_class,
-        "model": _public_name(settings.model),
-        "lora": _public_name(settings.lora),
-        "templates": list(plan.file.templates.templates),
-        "num_inference_steps": settings.num_inference_steps,
-        "guidance_scale": settings.guidance_scale,
-        "seed": settings.seed,
-    }
-    # an indented block of JSON: no text in it can end the block or become markup
-    block = "\n".join("    " + line for line in json.dumps(facts, indent=2).splitlines())
-    return (
-        f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# Generated images\n\n"
-        f"{len(plan)} synthetic images of {len(names)} classes, drawn by a text-to-image model with ubgen."
-        " Labels are what the model was asked for; nobody has checked that the images show it.\n\n"
-        f"{block}\n"
-    )
 
 
 def _progress(num_images: int) -> Callable[[int], None]:

@@ -8,17 +8,26 @@ import json
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 
+from .annotations import SampleAnnotation, annotate
+from .attention_maps import AttentionRecorder, joined_texts
+from .attention_masks import heat_maps as _heat_maps  # noqa: F401 (named here for the loader, as are the next two)
+from .class_texts import class_texts, shown_once
+from .class_tokens import append_class_words
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
+from .mask_regions import mask_objects as _mask_objects  # noqa: F401
+from .mask_settings import MaskSettings, check_annotations, default_mask_settings
 from .pipeline_output import UbGenOutput
 from .prompt_encoding import encode_weighted, token_chunks
 from .prompt_weights import parse_weights
@@ -57,6 +66,10 @@ class UbGenPipeline(StableDiffusionPipeline):
         cross_attention_kwargs: dict[str, Any] | None = None,
         weighted_prompts: bool = False,
         num_prompt_chunks: int | None = None,
+        annotations: Sequence[str] | None = None,
+        shown_classes: Sequence[Sequence[str]] | None = None,
+        shown_labels: Sequence[Sequence[int]] | None = None,
+        mask_settings: MaskSettings | None = None,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -81,6 +94,12 @@ class UbGenPipeline(StableDiffusionPipeline):
             weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
             num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
                 of this call, so that an image then depends on what else was asked for.
+            annotations: what to annotate the images with, of ``mask``, ``confidence``, ``heatmap``, ``instance``,
+                ``box`` and ``polygon``; any of them records attention and fills the output's ``annotations``.
+            shown_classes: K lists, the names of all classes that the images of that entry show, as they stand in the
+                prompt; None: the class's own name alone.
+            shown_labels: K lists, the labels of those; None: positions in ``class_names`` (of a name's first place).
+            mask_settings: how masks are made; None takes the paper's, or the mini model's for a UNet as small.
 
         Raises:
             ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
@@ -105,6 +124,15 @@ class UbGenPipeline(StableDiffusionPipeline):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
         batch_size = len(labels) if batch_size is None else batch_size
         _check_counts(batch_size=batch_size)
+        wanted = check_annotations(annotations or ())
+        if wanted:
+            settings = mask_settings or self.default_mask_settings()
+            if weighted_prompts and not settings.class_prompt:
+                raise ValueError("mask_settings.class_prompt is False, which word weights do not work with; leave it.")
+            shown_classes, label_rows = shown_once(class_names, shown_classes, shown_labels)
+            if settings.append_class_names:
+                prompts = [append_class_words(prompt, words) for prompt, words in zip(prompts, shown_classes)]
+            shown_texts = [class_texts(self, *pair, settings.class_prompt) for pair in zip(prompts, shown_classes)]
         if not weighted_prompts:
             self.check_prompt_lengths(prompts, class_names)
 
@@ -122,7 +150,7 @@ class UbGenPipeline(StableDiffusionPipeline):
         else:
             prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
             negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
-        image_batches, flags = [], []
+        image_batches, flags, annotated = [], [], []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
             # also clears the history that multistep schedulers keep
@@ -138,8 +166,19 @@ class UbGenPipeline(StableDiffusionPipeline):
                 generators=step_generators(seeds[rows]),
                 eta=eta,
             )
+            recorder = None
+            if wanted:
+                recorder = AttentionRecorder(
+                    self.unet,
+                    joined_texts([shown_texts[label] for label in labels[rows]]),
+                    noise_shape[1:],
+                    cross_levels=settings.cross_levels,
+                    self_level=settings.self_level if settings.self_power else None,
+                    steps=settings.recorded_steps(self._num_timesteps),
+                )
             # torch.compiler.disable, around this method in diffusers, hides its signature from type checkers
-            with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue]
+            progress = self.progress_bar(total=self._num_timesteps)  # pyright: ignore[reportCallIssue]
+            with progress as progress_bar, recorder or nullcontext():
                 for step in steps:
                     if callback_on_step_end is not None:
                         state = {"latents": step.latents}
@@ -149,13 +188,15 @@ class UbGenPipeline(StableDiffusionPipeline):
                     progress_bar.update()
                     if self.interrupt:
                         break
-            if output_type == "latent":
-                image_batches.append(step.latents)
-                continue
-            images = self.decode_latents(step.latents).clamp(0, 1)
-            images, flagged = self._blacken_flagged(images)
+            images, flagged = step.latents, []
+            if output_type != "latent":
+                images, flagged = self._blacken_flagged(self.decode_latents(step.latents).clamp(0, 1))
             image_batches.append(images)
             flags.extend(flagged)
+            if recorder is not None:
+                size = (noise_shape[1] * self.vae_scale_factor, noise_shape[2] * self.vae_scale_factor)
+                batch_labels = [label_rows[label] for label in labels[rows]]
+                annotated.extend(annotate(recorder.result(), settings, size, batch_labels, flagged or None))
 
         images = torch.cat(image_batches)
         if output_type != "latent":
@@ -167,6 +208,9 @@ class UbGenPipeline(StableDiffusionPipeline):
             labels=labels,
             prompts=[prompts[label] for label in labels],
             seeds=seeds,
+            masks=[item.mask for item in annotated] if "mask" in wanted else None,
+            boxes=[_boxes(item) for item in annotated] if "box" in wanted else None,
+            annotations=annotated or None,
             nsfw_content_detected=flags or None,
         )
         return output if return_dict else tuple(getattr(output, name) for name in output.__dataclass_fields__)
@@ -219,6 +263,10 @@ class UbGenPipeline(StableDiffusionPipeline):
             # a textual inversion of several vectors becomes several tokens
             pieces = [(str(self.maybe_convert_prompt(text, self.tokenizer)), weight) for text, weight in pieces]
         return pieces
+
+    def default_mask_settings(self) -> MaskSettings:
+        """The mask settings for this model's UNet."""
+        return default_mask_settings(len(self.unet.config.down_block_types))
 
     def denoiser(
         self,
@@ -327,6 +375,10 @@ def _text_list(argument: str, texts: Sequence[str], *, length: int | None = None
         wanted = "at least one" if length is None else f"{length}, one per class"
         raise ValueError(f"{argument} holds {len(texts)} texts; give {wanted}.")
     return list(texts)
+
+
+def _boxes(annotation: SampleAnnotation) -> np.ndarray:
+    return np.array([item.box for item in annotation.objects], dtype=np.int64).reshape(-1, 4)
 
 
 def _check_counts(**counts: int) -> None:
