@@ -31,26 +31,26 @@ def test_voc_names_in_every_form(tmp_path, suffix):
     found = load_caption_prompts(write(tmp_path, VOC, suffix))
     names = [item.name for item in found.classes]
     assert len(names) == 20 and names[0] == "aeroplane" and names[19] == "tvmonitor"
-    assert [prompt.words for prompt in found.prompts] == [
+    assert [prompt.words for prompt in found.rows] == [
         ("person", "dining table"), ("person", "person", "sofa"), ("tv monitor", "potted plant")
     ]  # fmt: skip
-    assert [[names[label] for label in prompt.labels] for prompt in found.prompts] == [
+    assert [[names[label] for label in prompt.labels] for prompt in found.rows] == [
         ["person", "diningtable"], ["person", "person", "sofa"], ["tvmonitor", "pottedplant"]
     ]  # fmt: skip
-    first = found.prompts[0]
+    first = found.rows[0]
     assert (first.name, first.prompt, first.key, first.filename) == ("person", VOC[0]["caption"], "0.jpg", "0.jpg")
-    assert found.samples_per_prompt == 1 and not found.notes
+    assert found.samples_per_class == 1 and not found.notes
 
 
 def test_coco_given_and_unknown_names(tmp_path):
     coco = [{"caption": "fruit; hot dog banana", "class_prompt": "hot dog banana"}]
     found = load_caption_prompts(write(tmp_path, coco, ".json"))
-    assert len(found.classes) == 80 and found.prompts[0].words == ("hot dog", "banana")
-    assert found.prompts[0].key == "row 1" and found.prompts[0].filename is None
+    assert len(found.classes) == 80 and found.rows[0].words == ("hot dog", "banana")
+    assert found.rows[0].key == "row 1" and found.rows[0].filename is None
 
     mini = [{"caption": "shapes", "class_prompt": "red star circle"}]
     found = load_caption_prompts(write(tmp_path, mini, ".json"), ["circle", "red star"])
-    assert found.prompts[0].words == ("red star", "circle") and found.prompts[0].labels == (1, 0)
+    assert found.rows[0].words == ("red star", "circle") and found.rows[0].labels == (1, 0)
     found = load_caption_prompts(write(tmp_path, mini, ".json"))
     assert [item.name for item in found.classes] == ["red", "star", "circle"]
     mini[0]["class_prompt"] = "red star, circle"
@@ -61,7 +61,7 @@ def test_coco_given_and_unknown_names(tmp_path):
 def test_a_word_that_is_no_class_is_told(tmp_path):
     rows = [{"caption": "x", "class_prompt": "cat"}] * 19 + [{"caption": "x", "class_prompt": "cat whiskers"}]
     found = load_caption_prompts(write(tmp_path, rows, ".json"))
-    assert len(found.classes) == 20 and found.prompts[-1].words == ("cat",)
+    assert len(found.classes) == 20 and found.rows[-1].words == ("cat",)
     assert found.notes == ("1 rows name something that is no class, such as 'whiskers'; it gets no mask.",)
 
 
