@@ -56,4 +56,5 @@ def context_bias(correct: ArrayLike, num_uncommon: ArrayLike) -> ContextBias:
     usual = accuracies[0] or float("nan")
     ratios = [accuracy / usual for accuracy in accuracies[1:]]
     pooled = float(hits[counts > 0].mean()) / usual
-    return ContextBias(*accuracies, *ratios, sum(ratios) / len(ratios), pooled)
+    values = (*accuracies, *ratios, sum(ratios) / len(ratios), pooled)
+    return ContextBias._make(values)
