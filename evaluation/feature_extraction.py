@@ -53,17 +53,15 @@ def extract_features(
         if file.is_file():
             return _read(file)
     device = next(backbone.model.parameters()).device
-    features, probabilities = [], []
+    features, probabilities, logits = [], [], backbone.logits
     for batch in _batches(images, batch_size):
         pixels = torch.stack([backbone.transform(image) for image in batch]).to(device)
         features.append(backbone.features(pixels).float().cpu())
-        if backbone.logits is not None:
-            probabilities.append(backbone.logits(pixels).float().softmax(dim=1).cpu())
+        if logits is not None:
+            probabilities.append(logits(pixels).float().softmax(dim=1).cpu())
     if not features:
         raise ValueError("images is empty; give at least one.")
-    result = FeatureSet(
-        torch.cat(features).numpy(), torch.cat(probabilities).numpy() if backbone.logits is not None else None
-    )
+    result = FeatureSet(torch.cat(features).numpy(), torch.cat(probabilities).numpy() if probabilities else None)
     wrong = np.flatnonzero(~np.isfinite(result.features).all(axis=1))
     if len(wrong):
         raise ValueError(f"backbone {backbone.name!r} gives NaN or infinite features for image {wrong[0]}.")

@@ -104,9 +104,8 @@ def _from_hub(name: str, source: str) -> TransferSet:
     # a set with one held-out split is tested on it
     if val is not None and val.rows.split == test.rows.split:
         val = None
-    return TransferSet(
-        name, _rows(parts["train"].rows), None if val is None else _rows(val.rows), _rows(test.rows), names
-    )
+    train_split, test_split = _rows(parts["train"].rows), _rows(test.rows)
+    return TransferSet(name, train_split, None if val is None else _rows(val.rows), test_split, names)
 
 
 def _rows(rows: Any) -> Split:

@@ -78,7 +78,7 @@ class BackboneConfig(ResumableConfig):
     per_device_train_batch_size: int = field(default=256, metadata={"help": "Images per process and step; even."})
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast."})
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an incomplete last batch."})
-    gradient_checkpointing: bool | None = field(default=False, metadata={"help": "Not used."})
+    gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Not used."})
     save_strategy: str = field(default="epoch", metadata={"help": "When checkpoints are written."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many updates."})
     # the parser reads this union only in the base class's order
