@@ -69,9 +69,9 @@ def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str
         name, _, source = item.partition("=")
         target = load_transfer_set(name, source, seed=settings.seed)
         val = target.val
-        arrays = run(target.train.images).features, target.train.labels
-        arrays += (None, None) if val is None else (run(val.images).features, val.labels)
-        arrays += run(target.test.images).features, target.test.labels
+        train = run(target.train.images).features, target.train.labels
+        held_out = (None, None) if val is None else (run(val.images).features, val.labels)
+        arrays = *train, *held_out, run(target.test.images).features, target.test.labels
         values = [linear_transfer(*arrays, seed, num_trials=settings.probe_trials).accuracy for seed in settings.seeds]
         figures[f"transfer {name}"] = seed_interval(values)
         accuracies.append(values)
@@ -149,7 +149,7 @@ def _predicted(backbone: Backbone, found: FeatureSet, where: str, num_classes: i
     probabilities = _probabilities(backbone, found, where)
     if probabilities.shape[1] != num_classes:
         raise ValueError(
-            f"backbone {backbone.name!r} has {probabilities.shape[1]} classes, {where} {num_classes}; use one that was "
-            "trained on the same classes."
+            f"backbone {backbone.name!r} has {probabilities.shape[1]} classes, {where} {num_classes}; use one that "
+            "was trained on the same classes."
         )
     return probabilities.argmax(axis=1)

@@ -106,7 +106,7 @@ def _labelled(figure: str) -> str:
 
 def _cell(interval: Interval | None) -> str:
     if interval is None:
-        return "–"
+        return "-"
     text = _number(interval.value)
     if math.isfinite(interval.low):
         text += f" [{_number(interval.low)}, {_number(interval.high)}]"
