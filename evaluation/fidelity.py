@@ -4,6 +4,7 @@ FID and KID are torchmetrics'; precision and recall follow Kynkäänniemi et al.
 Ravuri and Vinyals 2019 with a linear probe in place of a whole network (``training/train_backbone.py`` trains one).
 """
 
+import warnings
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -103,9 +104,12 @@ def kernel_distance(
     if num_subsets < 1 or subset_size < 2:
         raise ValueError(f"num_subsets is {num_subsets} and subset_size {subset_size}; give 1 and 2 or more.")
     size = min(subset_size, len(real), len(generated))
-    metric = KernelInceptionDistance(
-        feature=_PassThrough(real.shape[1]), subsets=num_subsets, subset_size=size, normalize=True
-    )
+    with warnings.catch_warnings():
+        # it keeps all features, which the caller does anyway
+        warnings.simplefilter("ignore", UserWarning)
+        metric = KernelInceptionDistance(
+            feature=_PassThrough(real.shape[1]), subsets=num_subsets, subset_size=size, normalize=True
+        )
     metric.set_dtype(torch.float64)
     metric.update(torch.from_numpy(real), real=True)
     metric.update(torch.from_numpy(generated), real=False)

@@ -21,7 +21,9 @@ class LabelledImages:
 
     @property
     def is_streamed(self) -> bool:
-        return not hasattr(self.rows, "__getitem__")
+        from datasets import Dataset
+
+        return not isinstance(self.rows, Dataset)
 
 
 def load_labelled_images(
