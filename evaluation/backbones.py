@@ -130,7 +130,14 @@ def _timm_files(architecture: str) -> Path:
 def _transformers(name: str, source: str) -> Backbone:
     from transformers import AutoImageProcessor, AutoModel
 
-    model = AutoModel.from_pretrained(source, dtype=torch.float32, use_safetensors=True)
+    model, report = AutoModel.from_pretrained(
+        source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+    )
+    # some architectures get a pooler whether or not it was trained; a random one would make random features
+    has_pooler = not any("pooler" in key for key in report["missing_keys"])
+    untrained = [key for key in report["missing_keys"] if "pooler" not in key]
+    if untrained:
+        raise ValueError(f"its weights lack {untrained[0]!r} and {len(untrained) - 1} more")
     processor = AutoImageProcessor.from_pretrained(source)
     sides = getattr(processor, "crop_size", None) or processor.size
     size = next(int(sides[key]) for key in ("height", "shortest_edge") if key in sides)
@@ -140,7 +147,7 @@ def _transformers(name: str, source: str) -> Backbone:
             output = model.get_image_features(pixel_values=images)
             return getattr(output, "pooler_output", output)
         output = model(pixel_values=images)
-        pooled = getattr(output, "pooler_output", None)
+        pooled = getattr(output, "pooler_output", None) if has_pooler else None
         # a ResNet pools to (B, F, 1, 1); a ViT without a pooler gives its class token
         return output.last_hidden_state[:, 0] if pooled is None else pooled.flatten(1)
 
