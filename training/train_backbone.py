@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ubgen_pipeline.labelled_images import load_labelled_images
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.backbone_config import BackboneConfig
 from ubgen_training.backbone_trainer import BackboneTrainer, build_backbone
 from ubgen_training.checkpoint_folders import find_checkpoint
+from ubgen_training.training_command import run_training
 from ubgen_training.training_inputs import check_writable
 
 
@@ -47,18 +47,10 @@ def train(config: BackboneConfig) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
-
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(BackboneConfig, argv, prog="train_backbone.py", description=__doc__.splitlines()[0])
-        try:
-            print(f"backbone saved in {train(config)}")
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    return run_command(body, argv)
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(
+        train, BackboneConfig, argv, prog="train_backbone.py", description=__doc__ or "", trained="backbone"
+    )
 
 
 if __name__ == "__main__":

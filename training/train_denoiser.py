@@ -15,12 +15,12 @@ import torch
 from ubgen_pipeline.class_prompts import class_prompts, load_class_names
 from ubgen_pipeline.labelled_images import load_labelled_images
 from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.denoiser_config import DenoiserConfig
 from ubgen_training.denoiser_model import DenoiserModel
 from ubgen_training.denoiser_trainer import DenoiserTrainer
 from ubgen_training.sampler_model import LoraSettings
+from ubgen_training.training_command import run_training
 from ubgen_training.training_inputs import check_writable
 
 
@@ -60,18 +60,10 @@ def train(config: DenoiserConfig) -> Path:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
-
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(DenoiserConfig, argv, prog="train_denoiser.py", description=__doc__.splitlines()[0])
-        try:
-            print(f"weights saved in {train(config)}")
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    return run_command(body, argv)
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(
+        train, DenoiserConfig, argv, prog="train_denoiser.py", description=__doc__ or "", trained="weights"
+    )
 
 
 if __name__ == "__main__":
