@@ -69,10 +69,9 @@ def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str
         name, _, source = item.partition("=")
         target = load_transfer_set(name, source, seed=settings.seed)
         val = target.val
-        train = run(target.train.images).features, target.train.labels
+        train, test = ((run(part.images).features, part.labels) for part in (target.train, target.test))
         held_out = (None, None) if val is None else (run(val.images).features, val.labels)
-        arrays = *train, *held_out, run(target.test.images).features, target.test.labels
-        values = [linear_transfer(*arrays, seed, num_trials=settings.probe_trials).accuracy for seed in settings.seeds]
+        values = _probes(train, held_out, test, settings)
         figures[f"transfer {name}"] = seed_interval(values)
         accuracies.append(values)
     if len(accuracies) > 1:
@@ -97,8 +96,8 @@ def _mini_world(backbone: Backbone, settings: EvaluateSettings, run: Any, interv
             correct.append(to_class(run(swapped.images)) == swapped.labels)
         figures |= _background(interval, *correct)
     train, test = mini_sets.transfer_arrays(_MINI_TRANSFER_TRAIN, number)
-    arrays = run(train.images).features, train.labels, None, None, run(test.images).features, test.labels
-    values = [linear_transfer(*arrays, seed, num_trials=settings.probe_trials).accuracy for seed in settings.seeds]
+    arrays = [(run(part.images).features, part.labels) for part in (train, test)]
+    values = _probes(arrays[0], (None, None), arrays[1], settings)
     figures["transfer novel silhouettes"] = seed_interval(values)
     return figures
 
@@ -118,6 +117,16 @@ def _mini_classes(backbone: Backbone) -> Callable[[FeatureSet], np.ndarray]:
         return table[_probabilities(backbone, found, "the mini world").argmax(axis=1)]
 
     return predicted
+
+
+def _probes(train: Any, val: Any, test: Any, settings: EvaluateSettings) -> list[float]:
+    """The probe's accuracy for each seed, on features and labels of each split."""
+    return [
+        linear_transfer(
+            train[0], train[1], val[0], val[1], test[0], test[1], seed, num_trials=settings.probe_trials
+        ).accuracy
+        for seed in settings.seeds
+    ]
 
 
 def _texture(interval: Any, *arrays: np.ndarray) -> dict[str, Interval]:

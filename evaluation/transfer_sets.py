@@ -37,13 +37,14 @@ class TransferSet:
     is_own_split: bool = False
 
 
-def load_transfer_set(name: str, source: str | Path | None = None, *, seed: int = 0) -> TransferSet:
+def load_transfer_set(name: str, source: Any = None, *, seed: int = 0) -> TransferSet:
     """Open one of the eight sets, or any other of the same layout.
 
     Args:
         name: ``aircraft``, ``cars``, ``dtd``, ``eurosat``, ``flowers``, ``pets``, ``food101``, ``sun397``; another
             name needs ``train`` and ``test`` folders, or splits on the Hub.
-        source: a folder, or a Hub id; a folder holds ``train`` and ``test`` or the published layout.
+        source: a folder, a Hub id, or a ``datasets.DatasetDict``; a folder holds ``train`` and ``test`` or the
+            published layout.
         seed: of the split, where none is published.
 
     Raises:
@@ -51,6 +52,8 @@ def load_transfer_set(name: str, source: str | Path | None = None, *, seed: int 
     """
     if source is None:
         raise ValueError(f"transfer set {name!r} has no source; give a folder or a Hub id.")
+    if not isinstance(source, (str, Path)):
+        return _from_datasets(name, source)
     folder = Path(source).expanduser()
     if (folder / "train").is_dir() and (folder / "test").is_dir():
         return _from_class_folders(name, folder)
@@ -63,7 +66,7 @@ def load_transfer_set(name: str, source: str | Path | None = None, *, seed: int 
             return PUBLISHED[name](name, folder, seed)
         except (RuntimeError, OSError, KeyError, IndexError) as error:
             raise ValueError(f"folder {folder} is not laid out as {name} is published: {error}") from error
-    return _from_hub(name, str(source))
+    return _from_datasets(name, str(source))
 
 
 def _from_class_folders(name: str, folder: Path) -> TransferSet:
@@ -85,27 +88,27 @@ def _from_class_folders(name: str, folder: Path) -> TransferSet:
     return TransferSet(name, train, splits["val"], test, class_names)
 
 
-def _from_hub(name: str, source: str) -> TransferSet:
-    parts = {"train": load_labelled_images(source, split="train")}
-    for part, candidates in {"val": ("validation", "val"), "test": ("test", "validation")}.items():
+def _from_datasets(name: str, source: Any) -> TransferSet:
+    """From a Hub id, or a ``datasets.DatasetDict``."""
+    parts, chosen = {"train": load_labelled_images(source, split="train")}, {}
+    for part, candidates in {"val": ("validation", "val"), "test": ("test", "validation", "val")}.items():
         for split in candidates:
             try:
                 parts[part] = load_labelled_images(source, split=split)
             except ValueError:
                 continue
+            chosen[part] = split
             break
     if "test" not in parts:
-        raise ValueError(f"transfer set {name!r}: {source!r} has neither a test nor a validation split.")
+        raise ValueError(f"transfer set {name!r}: {parts['train'].source} has neither a test nor a validation split.")
     names = parts["train"].class_names
     for part, images in parts.items():
         if images.class_names != names:
-            raise ValueError(f"transfer set {name!r}: split {part} of {source!r} has other classes than train.")
-    val, test = parts.get("val"), parts["test"]
+            raise ValueError(f"transfer set {name!r}: split {part} of {images.source} has other classes than train.")
     # a set with one held-out split is tested on it
-    if val is not None and val.rows.split == test.rows.split:
-        val = None
-    train_split, test_split = _rows(parts["train"].rows), _rows(test.rows)
-    return TransferSet(name, train_split, None if val is None else _rows(val.rows), test_split, names)
+    has_val = "val" in chosen and chosen["val"] != chosen["test"]
+    val = _rows(parts["val"].rows) if has_val else None
+    return TransferSet(name, _rows(parts["train"].rows), val, _rows(parts["test"].rows), names)
 
 
 def _rows(rows: Any) -> Split:

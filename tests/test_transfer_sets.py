@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 import scipy.io
 import torchvision
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image
 from image_folders import save_class_folders, save_image
+from PIL import Image as Pillow
 
 from ubgen_evaluation.feature_extraction import open_image
 from ubgen_evaluation.transfer_sets import PUBLISHED, load_transfer_set
@@ -148,6 +150,27 @@ def test_class_folders(tmp_path):
     save_class_folders(tmp_path / "test", ("pear", "quince"), 1)
     with pytest.raises(ValueError, match="holds 'quince', which is none of the 3 classes"):
         load_transfer_set("anything", tmp_path)
+
+
+def test_splits_of_datasets():
+    def rows(labels, names=NAMES):
+        images = [Pillow.new("RGB", (4, 4), (40 * label, 0, 0)) for label in labels]
+        features = Features({"image": Image(), "label": ClassLabel(names=list(names))})
+        return Dataset.from_dict({"image": images, "label": labels}, features=features)
+
+    splits = DatasetDict(train=rows([0, 1, 2]), validation=rows([2, 1, 0]), test=rows([1, 1, 0, 2]))
+    found = load_transfer_set("mine", splits)
+    assert found.val is not None and found.class_names == NAMES
+    assert found.val.labels.tolist() == [2, 1, 0] and found.test.labels.tolist() == [1, 1, 0, 2]
+    assert open_image(found.test.images[3]).getpixel((0, 0)) == (80, 0, 0)
+    del splits["test"]
+    found = load_transfer_set("mine", splits)
+    assert found.val is None and found.test.labels.tolist() == [2, 1, 0]
+    splits["test"] = rows([0], ("pear", "apple", "plum"))
+    with pytest.raises(ValueError, match="split test of DatasetDict has other classes"):
+        load_transfer_set("mine", splits)
+    with pytest.raises(ValueError, match="neither a test nor a validation split"):
+        load_transfer_set("mine", DatasetDict(train=rows([0, 1, 2])))
 
 
 def test_bad_sources(tmp_path):
