@@ -121,12 +121,15 @@ def _mini_classes(backbone: Backbone) -> Callable[[FeatureSet], np.ndarray]:
 
 def _probes(train: Any, val: Any, test: Any, settings: EvaluateSettings) -> list[float]:
     """The probe's accuracy for each seed, on features and labels of each split."""
-    return [
+    (train_rows, train_labels), (val_rows, val_labels), (test_rows, test_labels) = train, val, test
+    trials = settings.probe_trials
+    found = [
         linear_transfer(
-            train[0], train[1], val[0], val[1], test[0], test[1], seed, num_trials=settings.probe_trials
-        ).accuracy
+            train_rows, train_labels, val_rows, val_labels, test_rows, test_labels, seed, num_trials=trials
+        )
         for seed in settings.seeds
     ]
+    return [one.accuracy for one in found]
 
 
 def _texture(interval: Any, *arrays: np.ndarray) -> dict[str, Interval]:
