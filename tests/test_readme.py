@@ -29,6 +29,9 @@ _HELP = {
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
+    "train_backbone.py": [sys.executable, "training/train_backbone.py", "--help"],
+    "train_denoiser.py": [sys.executable, "training/train_denoiser.py", "--help"],
+    "evaluate": [sys.executable, "-m", "ubgen_evaluation.evaluate", "--help"],
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
 }
