@@ -14,14 +14,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from .class_prompts import ClassName, ClassPrompt, class_prompts, label_names, load_class_names
+from .class_prompts import label_names
 from .dataset_shards import DatasetShards, Shard
+from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
 from .sample_seeds import sample_seed
 from .settings_parser import field_help, parse_settings, run_command
 
@@ -36,13 +38,21 @@ class GenerateSettings:
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help("class names; or use --classes", None)
-    classes: str | None = field_help("a class file, or a built-in list: imagenet1k, imagenet100, voc, coco", None)
-    samples_per_class: int = field_help("images of each class", 10)
+    classes: str | None = field_help(
+        "a class file, a built-in list (imagenet1k, imagenet100, voc, coco), or a file with templates or"
+        " DiffuGen's configuration, which then sets the defaults of other flags",
+        None,
+    )
+    samples_per_class: int | None = field_help(
+        "images of each class; 10, or all prompts of a file with templates", None
+    )
     output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
     model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
     lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
     revision: str | None = field_help("of the model on the Hub", None)
     template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
+    definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
+    max_prompts: int | None = field_help("different prompts of each class, drawn by the seed; all if not given", None)
     negative_prompt: str | None = field_help("text to guide away from", None)
     num_inference_steps: int = field_help("denoising steps", 50)
     guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
@@ -57,9 +67,9 @@ class GenerateSettings:
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
-        for name in ("samples_per_class", "num_inference_steps", "batch_size", "samples_per_shard"):
+        for name in ("num_inference_steps", "batch_size", "samples_per_shard"):
             _check_count(name, getattr(self, name))
-        for name in ("threads", "height", "width"):
+        for name in ("samples_per_class", "max_prompts", "threads", "height", "width"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
         if not 0 <= self.guidance_scale < float("inf"):
@@ -68,17 +78,17 @@ class GenerateSettings:
         if (self.class_names is None) == (self.classes is None):
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
 
-    def load_classes(self) -> list[ClassName]:
-        return load_class_names(self.classes if self.classes is not None else self.class_names or [])
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image to be drawn; everything about it is known before a model is loaded."""
-
-    index: int
-    prompt: ClassPrompt
-    seed: int
+    def plan(self) -> PromptPlan:
+        """The prompt and seed of each sample."""
+        return plan_prompts(
+            self.classes if self.classes is not None else self.class_names or [],
+            template=self.template,
+            seed=self.seed,
+            samples_per_class=self.samples_per_class,
+            max_prompts=self.max_prompts,
+            negative_prompt=self.negative_prompt,
+            definitions=self.definitions,
+        )
 
 
 def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | Path, **settings: Any) -> "Dataset":
@@ -99,7 +109,9 @@ def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | 
     given = (
         {"classes": str(class_names)} if isinstance(class_names, (str, Path)) else {"class_names": list(class_names)}
     )
-    write_dataset(GenerateSettings(output_dir=str(output_dir), **given, **settings))
+    file = read_prompt_file(class_names) if isinstance(class_names, (str, Path)) else None
+    defaults = file.defaults(settings.get("model", "mini")) if file else {}
+    write_dataset(GenerateSettings(**{**defaults, **settings, **given, "output_dir": str(output_dir)}))
     dataset = load_dataset(str(Path(output_dir).expanduser()), split="train")
     return dataset  # pyright: ignore[reportReturnType]
 
@@ -110,12 +122,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        GenerateSettings, argv, prog="ubgen generate", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = _settings_from(argv)
     if settings.dry_run:
-        prompts = class_prompts(settings.load_classes(), settings.template)
-        for sample in samples(settings, prompts, range(len(prompts) * settings.samples_per_class)):
+        plan = settings.plan()
+        for sample in map(plan.sample, range(len(plan))):
             line = {
                 "index": sample.index,
                 "class_name": sample.prompt.name,
@@ -123,33 +133,46 @@ def _body(argv: Sequence[str]) -> None:
                 "prompt": sample.prompt.prompt,
                 "seed": sample.seed,
             }
+            if sample.prompt.attributes:
+                line["attributes"] = dict(sample.prompt.attributes)
             print(json.dumps(line))
         return
     write_dataset(settings)
 
 
-def samples(settings: GenerateSettings, prompts: Sequence[ClassPrompt], indices: range) -> Iterator[Sample]:
-    """The samples of those indices: classes take turns, and the seed hashes the class's key and its own count."""
-    for index in indices:
-        number, label = divmod(index, len(prompts))
-        yield Sample(index, prompts[label], sample_seed(settings.seed, prompts[label].key, number))
+def _settings_from(argv: Sequence[str]) -> GenerateSettings:
+    """The flags, on top of what the class file says where it says more than classes."""
+    parse = partial(
+        parse_settings, GenerateSettings, argv, prog="ubgen generate", description=(__doc__ or "").split("\n")[0]
+    )
+    settings = parse()
+    file = read_prompt_file(settings.classes) if settings.classes is not None else None
+    if file is None:
+        return settings
+    for note in file.notes:
+        _say(f"{settings.classes}: {note}")
+    if file.model not in (None, settings.model):
+        _say(
+            f"{settings.classes} was written for {file.model}; drawing with {settings.model!r} at its own size unless"
+            " --model, --height or --width say otherwise"
+        )
+    return parse(defaults=file.defaults(settings.model))
 
 
 def write_dataset(settings: GenerateSettings) -> None:
     """Check everything, then write the shards that are missing and that this process has to write."""
     if settings.output_dir is None:
         raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
-    classes = settings.load_classes()
-    names = label_names(classes)
-    prompts = class_prompts(classes, settings.template)
+    plan = settings.plan()
+    names = label_names(plan.classes)
     import torch
 
     if settings.threads is not None:
         torch.set_num_threads(settings.threads)
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    manifest = _manifest(settings, classes, torch.get_num_threads(), device)
-    num_samples = len(prompts) * settings.samples_per_class
+    manifest = _manifest(settings, plan, torch.get_num_threads(), device)
+    num_samples = len(plan)
     shards = DatasetShards(settings.output_dir, manifest, num_samples, settings.samples_per_shard)
     shards.check()
     if shards.is_finished():
@@ -160,20 +183,21 @@ def write_dataset(settings: GenerateSettings) -> None:
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         # before the folder is made: a model that does not load leaves nothing behind
-        pipeline = _load_pipeline(settings, prompts, device)
+        pipeline = _load_pipeline(settings, device)
+        num_chunks = _check_prompts(settings, plan, pipeline)
         shards.open()
-        features = _features(names, pipeline.safety_checker is not None)
+        features = _features(names, plan.attribute_names, pipeline.safety_checker is not None)
         report = _progress(sum(shard.stop - shard.start for shard in own))
         for shard in own:
-            shards.write(shard, _rows(settings, pipeline, prompts, shard, report), features)
+            shards.write(shard, _rows(settings, pipeline, plan, num_chunks, shard, report), features)
     if rank == 0:
         while shards.missing():
             time.sleep(0.5)
-        shards.finish(_card(settings, names, num_samples))
+        shards.finish(_card(settings, plan, names))
         _say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
 
 
-def _load_pipeline(settings: GenerateSettings, prompts: Sequence[ClassPrompt], device: str) -> "UbGenPipeline":
+def _load_pipeline(settings: GenerateSettings, device: str) -> "UbGenPipeline":
     from .models import load_pipeline
 
     pipeline = load_pipeline(
@@ -184,21 +208,33 @@ def _load_pipeline(settings: GenerateSettings, prompts: Sequence[ClassPrompt], d
         device=device,
     )
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.check_prompt_lengths([item.prompt for item in prompts], [item.name for item in prompts])
     pipeline.latent_shape(settings.height, settings.width)
     return pipeline
+
+
+def _check_prompts(settings: GenerateSettings, plan: PromptPlan, pipeline: "UbGenPipeline") -> int | None:
+    """Refuse prompts that are too long; where they are meant to work, give the chunks that the longest takes.
+
+    That is a number for the whole run, so that an image does not depend on the others of its batch.
+    """
+    prompts = plan.prompts()
+    if not plan.allows_long_prompts:
+        pipeline.check_prompt_lengths([item.prompt for item in prompts], [item.name for item in prompts])
+        return None
+    return pipeline.count_prompt_chunks([settings.negative_prompt or "", *(item.prompt for item in prompts)])
 
 
 def _rows(
     settings: GenerateSettings,
     pipeline: "UbGenPipeline",
-    prompts: Sequence[ClassPrompt],
+    plan: PromptPlan,
+    num_chunks: int | None,
     shard: Shard,
     report: Callable[[int], None],
 ) -> Iterator[dict[str, Any]]:
     """The shard's rows, drawn in batches that start with the shard."""
     for start in range(shard.start, shard.stop, settings.batch_size):
-        batch = list(samples(settings, prompts, range(start, min(start + settings.batch_size, shard.stop))))
+        batch = [plan.sample(index) for index in range(start, min(start + settings.batch_size, shard.stop))]
         output = pipeline(
             [sample.prompt.name for sample in batch],
             prompts=[sample.prompt.prompt for sample in batch],
@@ -208,6 +244,8 @@ def _rows(
             negative_prompt=settings.negative_prompt,
             height=settings.height,
             width=settings.width,
+            weighted_prompts=num_chunks is not None,
+            num_prompt_chunks=num_chunks,
         )
         assert not isinstance(output, tuple)
         for position, sample in enumerate(batch):
@@ -227,13 +265,16 @@ def _rows(
                 "scheduler": type(pipeline.scheduler).__name__,
                 "negative_prompt": settings.negative_prompt,
             }
+            if plan.attribute_names:
+                given = dict(sample.prompt.attributes)
+                row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
             if output.nsfw_content_detected is not None:
                 row["nsfw_content_detected"] = output.nsfw_content_detected[position]
             yield row
         report(len(batch))
 
 
-def _features(names: Sequence[str], has_safety_checker: bool) -> "Features":
+def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_checker: bool) -> "Features":
     from datasets import ClassLabel, Features, Image, Value
 
     columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
@@ -242,13 +283,15 @@ def _features(names: Sequence[str], has_safety_checker: bool) -> "Features":
     columns |= {name: Value("string") for name in ("model", "lora")}
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
+    if attribute_names:
+        columns["attributes"] = {name: Value("string") for name in attribute_names}
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
     if has_safety_checker:
         columns["nsfw_content_detected"] = Value("bool")
     return Features(columns)
 
 
-def _manifest(settings: GenerateSettings, classes: Sequence[ClassName], threads: int, device: str) -> dict[str, Any]:
+def _manifest(settings: GenerateSettings, plan: PromptPlan, threads: int, device: str) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
     kept = dataclasses.asdict(settings)
     for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
@@ -257,7 +300,9 @@ def _manifest(settings: GenerateSettings, classes: Sequence[ClassName], threads:
 
     return {
         **kept,
-        "class_names": [[item.name, item.class_id, item.definition] for item in classes],
+        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in plan.classes],
+        "prompts": plan.facts(),
+        "samples_per_class": plan.samples_per_class,
         "model": _fingerprint(resolve_model(settings.model)),
         "lora": _fingerprint(settings.lora),
         "threads": threads,
@@ -286,16 +331,16 @@ def _public_name(source: str | None) -> str | None:
     return source
 
 
-def _card(settings: GenerateSettings, names: Sequence[str], num_samples: int) -> str:
+def _card(settings: GenerateSettings, plan: PromptPlan, names: Sequence[str]) -> str:
     # no `configs`: datasets finds data/train-*.parquet itself, and with `configs` its cache would take two local
     # folders of one name for the same dataset
     metadata = {"task_categories": ["image-classification"], "tags": ["synthetic", "ubgen"]}
     facts = {
         "classes": list(names),
-        "samples_per_class": settings.samples_per_class,
+        "samples_per_class": plan.samples_per_class,
         "model": _public_name(settings.model),
         "lora": _public_name(settings.lora),
-        "template": settings.template,
+        "templates": list(plan.file.templates.templates),
         "num_inference_steps": settings.num_inference_steps,
         "guidance_scale": settings.guidance_scale,
         "seed": settings.seed,
@@ -304,7 +349,7 @@ def _card(settings: GenerateSettings, names: Sequence[str], num_samples: int) ->
     block = "\n".join("    " + line for line in json.dumps(facts, indent=2).splitlines())
     return (
         f"---\n{yaml.safe_dump(metadata, sort_keys=False)}---\n\n# Generated images\n\n"
-        f"{num_samples} synthetic images of {len(names)} classes, drawn by a text-to-image model with ubgen."
+        f"{len(plan)} synthetic images of {len(names)} classes, drawn by a text-to-image model with ubgen."
         " Labels are what the model was asked for; nobody has checked that the images show it.\n\n"
         f"{block}\n"
     )

@@ -7,7 +7,7 @@ helper is imported here directly and flat, and no other module of the package is
 import json
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,13 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
+from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
 from .pipeline_output import UbGenOutput
+from .prompt_encoding import encode_weighted, token_chunks
+from .prompt_weights import parse_weights
 from .sample_seeds import sample_seed
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
@@ -52,6 +55,8 @@ class UbGenPipeline(StableDiffusionPipeline):
         batch_size: int | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
+        weighted_prompts: bool = False,
+        num_prompt_chunks: int | None = None,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -73,6 +78,9 @@ class UbGenPipeline(StableDiffusionPipeline):
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"latents": latents})`` after every
                 step of every batch; ``latents`` in the dict it returns replace the current ones.
             cross_attention_kwargs: handed to the UNet's attention; ``{"scale": s}`` scales a loaded LoRA.
+            weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
+            num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
+                of this call, so that an image then depends on what else was asked for.
 
         Raises:
             ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
@@ -97,16 +105,23 @@ class UbGenPipeline(StableDiffusionPipeline):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
         batch_size = len(labels) if batch_size is None else batch_size
         _check_counts(batch_size=batch_size)
-        self.check_prompt_lengths(prompts, class_names)
+        if not weighted_prompts:
+            self.check_prompt_lengths(prompts, class_names)
 
         # diffusers' properties of the same names read these, callbacks among others
         self._guidance_scale, self._cross_attention_kwargs = guidance_scale, cross_attention_kwargs
         self._interrupt = False
         device, dtype = self._execution_device, self.unet.dtype
         lora_scale = (cross_attention_kwargs or {}).get("scale")
-        prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
-        # without guidance the loop ignores it
-        negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
+        # without guidance the loop ignores the negative ones
+        if weighted_prompts:
+            texts = [*prompts, *negative_prompt]
+            prompt_embeds, negative_prompt_embeds = self.encode_weighted_prompts(
+                texts, num_chunks=num_prompt_chunks, lora_scale=lora_scale
+            ).chunk(2)
+        else:
+            prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
+            negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
         image_batches, flags = [], []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
@@ -164,6 +179,46 @@ class UbGenPipeline(StableDiffusionPipeline):
         distinct = list(dict.fromkeys(prompts))
         features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
         return features[[distinct.index(prompt) for prompt in prompts]]
+
+    def encode_weighted_prompts(
+        self, prompts: Sequence[str], *, num_chunks: int | None = None, lora_scale: float | None = None
+    ) -> torch.Tensor:
+        """Text features ``(B, C * L, D)`` of B prompts with word weights, L being the tokenizer's length.
+
+        Args:
+            prompts: texts, see :mod:`.prompt_weights` for the syntax.
+            num_chunks: C; None takes what the longest prompt needs.
+            lora_scale: of a LoRA in the text encoder.
+
+        Raises:
+            ValueError: a prompt needs more chunks than ``num_chunks``.
+        """
+        distinct = list(dict.fromkeys(prompts))
+
+        def encode(token_ids: torch.Tensor) -> torch.Tensor:
+            return self.text_encoder(token_ids.to(self._execution_device))[0]
+
+        if lora_scale is not None:
+            scale_lora_layers(self.text_encoder, lora_scale)
+        try:
+            fragments = [self._fragments(prompt) for prompt in distinct]
+            features = encode_weighted(self.tokenizer, encode, fragments, num_chunks)
+        finally:
+            if lora_scale is not None:
+                unscale_lora_layers(self.text_encoder, lora_scale)
+        return features[[distinct.index(prompt) for prompt in prompts]]
+
+    def count_prompt_chunks(self, prompts: Iterable[str]) -> int:
+        """Tokenizer lengths that the longest of the weighted prompts takes."""
+        return max(len(token_chunks(self.tokenizer, self._fragments(prompt))[0]) for prompt in set(prompts))
+
+    def _fragments(self, prompt: str) -> list[tuple[str, float]]:
+        pieces = [(piece.text, piece.weight) for piece in parse_weights(prompt)]
+        added = self.tokenizer.added_tokens_encoder
+        if any(f"{token}_1" in added for token in added):
+            # a textual inversion of several vectors becomes several tokens
+            pieces = [(str(self.maybe_convert_prompt(text, self.tokenizer)), weight) for text, weight in pieces]
+        return pieces
 
     def denoiser(
         self,
