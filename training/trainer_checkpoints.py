@@ -34,22 +34,23 @@ from .checkpoint_state import (
 from .model_fingerprint import model_fingerprint
 from .sampler_config import SamplerConfig
 from .sampler_model import SamplerModel
+from .segmenter_config import SegmenterConfig
 from .trained_weights import load_trained_weights, save_trained_weights
 
 TRAINER_STATE = "trainer_state.json"
 
 
 class CheckpointingTrainer(_BaseTrainer):
-    """A trainer of a :class:`SamplerModel` that writes and reads exact checkpoints.
+    """A trainer that writes and reads exact checkpoints, of a :class:`SamplerModel` unless a subclass says otherwise.
 
-    A subclass keeps more state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or
+    That overrides :meth:`modules_started_from`, :meth:`save_weights` and :meth:`load_weights`. A subclass keeps more state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or
     :meth:`rank_state` (one per rank), with their loading halves.
 
     Raises:
         ValueError: DeepSpeed with checkpoints to resume from, which only DeepSpeed itself can write, as pickles.
     """
 
-    args: SamplerConfig
+    args: SamplerConfig | SegmenterConfig
     class_names: list[str]
     settings_file = "sampler_config.json"
 
@@ -61,9 +62,7 @@ class CheckpointingTrainer(_BaseTrainer):
                 "be written as pickles; set save_only_model or save_strategy no, or launch with DDP or FSDP2."
             )
         # before a launcher shards the weights
-        pipeline = self._sampler.pipeline
-        modules = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
-        self._fingerprint = model_fingerprint(modules)
+        self._fingerprint = model_fingerprint(self.modules_started_from())
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint: a folder, or True or ``last`` for the newest complete one.
@@ -81,6 +80,19 @@ class CheckpointingTrainer(_BaseTrainer):
             newest = newest_checkpoint(str(self.args.output_dir))
             last = f"The last good checkpoint is {newest}." if newest else "There is no checkpoint yet."
             raise FloatingPointError(f"{error} {last}") from error
+
+    def modules_started_from(self) -> dict[str, nn.Module]:
+        """The modules whose weights, as they are before training, name the model that a run starts from."""
+        pipeline = self._sampler.pipeline
+        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+
+    def save_weights(self, folder: Path, *, write: bool) -> None:
+        """Write what is trained; called on every rank, all but one with ``write=False``."""
+        save_trained_weights(self._sampler, folder, write=write)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read what :meth:`save_weights` wrote."""
+        load_trained_weights(self._sampler, folder)
 
     def extra_state(self) -> dict[str, Any]:
         """State of the run beyond model, optimizer and schedule; called on every rank, written by the first."""
@@ -112,7 +124,7 @@ class CheckpointingTrainer(_BaseTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             # to_json_string blanks tokens
             (folder / self.settings_file).write_text(self.args.to_json_string() + "\n")
-        save_trained_weights(self._sampler, folder, write=write)
+        self.save_weights(folder, write=write)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # called after clipping and before the optimizer; a loss scaler meets infinities on purpose and skips the step
@@ -178,7 +190,7 @@ class CheckpointingTrainer(_BaseTrainer):
             save_state(extra_state, Path(output_dir) / "extra_state.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained_weights(self._sampler, resume_from_checkpoint)
+        self.load_weights(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:
