@@ -35,6 +35,7 @@ from .model_fingerprint import model_fingerprint
 from .sampler_config import SamplerConfig
 from .sampler_model import SamplerModel
 from .segmenter_config import SegmenterConfig
+from .textual_inversion_config import TextualInversionConfig
 from .trained_weights import load_trained_weights, save_trained_weights
 
 TRAINER_STATE = "trainer_state.json"
@@ -50,7 +51,7 @@ class CheckpointingTrainer(_BaseTrainer):
         ValueError: DeepSpeed with checkpoints to resume from, which only DeepSpeed itself can write, as pickles.
     """
 
-    args: SamplerConfig | SegmenterConfig
+    args: SamplerConfig | SegmenterConfig | TextualInversionConfig
     class_names: list[str]
     settings_file = "sampler_config.json"
 
