@@ -5,7 +5,6 @@ Shapes: B images of H x W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,25 +12,23 @@ import torch
 from datasets import (
     ClassLabel,
     Dataset,
-    DatasetDict,
     Features,
     Image,
     concatenate_datasets,
-    load_dataset,
-    load_from_disk,
 )
 from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
+from ubgen_pipeline.source_dataset import label_names_of, read_rows
 
 from .segmenter_loss import IGNORE_LABEL
 
 
 @dataclass(frozen=True)
 class MaskedImages:
-    """A dataset with columns ``image`` and ``mask`` (mode L: 0 background, 1 + label, 255 ignore), and its C classes."""
+    """Rows with ``image`` and ``mask`` (mode L: 0 background, 1 + label, 255 ignore), and the names of C classes."""
 
     rows: Dataset
     class_names: list[str]
@@ -46,27 +43,14 @@ def load_masked_images(source: str, split: str = "train") -> MaskedImages:
     """
     if source.startswith("mini:"):
         return rendered_scenes(source)
-    folder = Path(source).expanduser()
-    try:
-        is_saved = (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
-        rows: Any = load_from_disk(str(folder)) if is_saved else load_dataset(source, split=split)
-        if isinstance(rows, DatasetDict):
-            rows = rows[split]
-    except Exception as error:
-        # datasets raises many kinds, for a folder that is missing, holds no data, or for a split it lacks
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"dataset is {source!r}, which could not be read with split {split!r}: {first}") from error
+    rows = read_rows(source, split, "dataset")
     missing = {"image", "mask"} - set(rows.column_names)
     if missing:
         raise ValueError(
             f"dataset is {source!r}, which has no column {sorted(missing)[0]!r}; generate it with --annotations mask."
         )
-    names = getattr(rows.features.get("label"), "names", None)
-    if not names:
-        raise ValueError(f"dataset is {source!r}, whose column 'label' names no classes; make it a ClassLabel.")
-    if not len(rows):
-        raise ValueError(f"dataset is {source!r}, which has no rows in split {split!r}.")
-    return MaskedImages(rows, list(names))
+    names = label_names_of(rows, f"dataset is {source!r}, whose")
+    return MaskedImages(rows, names)
 
 
 def rendered_scenes(source: str) -> MaskedImages:

@@ -23,6 +23,7 @@ from .pipeline_output import UbGenOutput
 from .prompt_encoding import encode_weighted, token_chunks
 from .prompt_weights import parse_weights
 from .sample_seeds import sample_seed
+from .source_images import SourceImages, check_source, remaining_timesteps
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -57,6 +58,9 @@ class UbGenPipeline(StableDiffusionPipeline):
         cross_attention_kwargs: dict[str, Any] | None = None,
         weighted_prompts: bool = False,
         num_prompt_chunks: int | None = None,
+        source_images: torch.Tensor | None = None,
+        regions: torch.Tensor | None = None,
+        strength: float = 0.8,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -81,6 +85,9 @@ class UbGenPipeline(StableDiffusionPipeline):
             weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
             num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
                 of this call, so that an image then depends on what else was asked for.
+            source_images: ``(N, 3, H, W)`` in [0, 1] to start from instead of noise alone: image-to-image.
+            regions: ``(N, H, W)`` bool, what of them is to be drawn anew; all else keeps its pixels: inpainting.
+            strength: share of the steps that a source image goes through, in (0, 1]; the more, the less is left of it.
 
         Raises:
             ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
@@ -105,6 +112,7 @@ class UbGenPipeline(StableDiffusionPipeline):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
         batch_size = len(labels) if batch_size is None else batch_size
         _check_counts(batch_size=batch_size)
+        check_source(source_images, regions, strength, len(labels), self._image_size(noise_shape))
         if not weighted_prompts:
             self.check_prompt_lengths(prompts, class_names)
 
@@ -127,20 +135,30 @@ class UbGenPipeline(StableDiffusionPipeline):
             rows = slice(start, start + batch_size)
             # also clears the history that multistep schedulers keep
             self.scheduler.set_timesteps(num_inference_steps, device=device)
-            self._num_timesteps = len(self.scheduler.timesteps)
+            timesteps, source = self.scheduler.timesteps, None
+            start_latents = latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma
+            if source_images is not None:
+                source = self._source(source_images[rows], latents[rows], None if regions is None else regions[rows])
+                timesteps = remaining_timesteps(self.scheduler, strength)
+                start_latents = source.at(self.scheduler, timesteps[0]).to(dtype)
+            self._num_timesteps = len(timesteps)
             steps = denoising_steps(
                 partial(self.denoiser, cross_attention_kwargs=cross_attention_kwargs),
                 self.scheduler,
-                latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma,
+                start_latents,
                 prompt_embeds[labels[rows]],
                 negative_prompt_embeds=negative_prompt_embeds[labels[rows]],
                 guidance_scale=guidance_scale,
+                timesteps=timesteps,
                 generators=step_generators(seeds[rows]),
                 eta=eta,
             )
             # torch.compiler.disable, around this method in diffusers, hides its signature from type checkers
             with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue]
                 for step in steps:
+                    if source is not None:
+                        next_timestep = timesteps[step.index + 1] if step.index + 1 < len(timesteps) else None
+                        source.put_back(step.latents, self.scheduler, next_timestep)
                     if callback_on_step_end is not None:
                         state = {"latents": step.latents}
                         returned = callback_on_step_end(self, step.index, step.timestep, state) or {}
@@ -153,6 +171,7 @@ class UbGenPipeline(StableDiffusionPipeline):
                 image_batches.append(step.latents)
                 continue
             images = self.decode_latents(step.latents).clamp(0, 1)
+            images = images if source is None else source.put_back_pixels(images)
             images, flagged = self._blacken_flagged(images)
             image_batches.append(images)
             flags.extend(flagged)
@@ -249,6 +268,12 @@ class UbGenPipeline(StableDiffusionPipeline):
         decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
         return decoded * 0.5 + 0.5
 
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior, so
+        that nothing is drawn."""
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
+        return posterior.mode() * self.vae.config.scaling_factor
+
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
 
@@ -308,6 +333,16 @@ class UbGenPipeline(StableDiffusionPipeline):
         if isinstance(index.get("_class_name"), list) and index["_class_name"][-1] == cls.__name__:
             index["_class_name"] = cls.__name__
         return index
+
+    def _image_size(self, latent_shape: tuple[int, int, int]) -> tuple[int, int]:
+        return latent_shape[1] * self.vae_scale_factor, latent_shape[2] * self.vae_scale_factor
+
+    def _source(self, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None) -> SourceImages:
+        device = self._execution_device
+        images = images.to(device)
+        latents = self.encode_images(images).to(self.unet.dtype)
+        region = None if regions is None else regions.to(device)[:, None]
+        return SourceImages(images, latents, noise.to(device, latents.dtype), region)
 
     def _blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
         """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
