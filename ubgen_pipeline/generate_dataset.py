@@ -26,6 +26,8 @@ from .dataset_shards import DatasetShards, Shard
 from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
 from .sample_seeds import sample_seed
 from .settings_parser import field_help, parse_settings, run_command
+from .source_dataset import SourceDataset, parse_class_map
+from .source_plan import SourcePlan, SourceSettings, check_task
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -64,10 +66,23 @@ class GenerateSettings:
     samples_per_shard: int = field_help("rows of a parquet file", 256)
     threads: int | None = field_help("CPU threads; torch's own choice if not given; a resume must match it", None)
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+    embeddings: list[str] | None = field_help(
+        "textual inversions for words in the prompts: FILE, or FILE=TOKEN to name its word", None
+    )
+    task: str = field_help("text-to-image, image-to-image or inpaint; the last two need --source", "text-to-image")
+    source: str | None = field_help("dataset to start from: folder or Hub id; rows need image and label", None)
+    source_split: str = field_help("split of the source", "train")
+    source_class_map: list[str] | None = field_help(
+        "NAME=CLASS for each class of the source that is called otherwise here", None
+    )
+    samples_per_source: int = field_help("images drawn from each source row", 1)
+    strength: float = field_help("share of the steps that a source image goes through, above 0 up to 1", 0.8)
+    region: str = field_help("what inpainting draws anew, by the source's masks: object or background", "object")
+    region_margin: int = field_help("pixels that this region is grown by", 0)
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "batch_size", "samples_per_shard"):
+        for name in ("num_inference_steps", "batch_size", "samples_per_shard", "samples_per_source"):
             _check_count(name, getattr(self, name))
         for name in ("samples_per_class", "max_prompts", "threads", "height", "width"):
             if getattr(self, name) is not None:
@@ -75,13 +90,34 @@ class GenerateSettings:
         if not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
+        check_task(self.task, self.source, self.strength, self.region, self.region_margin)
+        if self.source is not None and self.samples_per_class is not None:
+            raise ValueError(
+                "samples_per_class is given with a source; give samples_per_source, the images of each source row."
+            )
+        if self.source is not None and self.class_names is None and self.classes is None:
+            return
         if (self.class_names is None) == (self.classes is None):
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
 
     def plan(self) -> PromptPlan:
-        """The prompt and seed of each sample."""
+        """The prompt and seed of each sample, and its source where there is one."""
+        if self.source is None:
+            return self._prompt_plan(self.classes if self.classes is not None else self.class_names or [])
+        class_map = parse_class_map(self.source_class_map or [], "source_class_map")
+        if self.class_names is None and self.classes is None:
+            source = SourceDataset(self.source, self.source_split, class_map=class_map)
+            plan = self._prompt_plan(source.new_names)
+        else:
+            plan = self._prompt_plan(self.classes if self.classes is not None else self.class_names or [])
+            source = SourceDataset(self.source, self.source_split, label_names(plan.classes), class_map)
+        how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
+        fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptPlan)}
+        return SourcePlan(**fields, source=source, settings=how)
+
+    def _prompt_plan(self, classes: str | Sequence[str]) -> PromptPlan:
         return plan_prompts(
-            self.classes if self.classes is not None else self.class_names or [],
+            classes,
             template=self.template,
             seed=self.seed,
             samples_per_class=self.samples_per_class,
@@ -91,11 +127,13 @@ class GenerateSettings:
         )
 
 
-def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | Path, **settings: Any) -> "Dataset":
+def generate_dataset(
+    class_names: Sequence[str] | str | Path | None, output_dir: str | Path, **settings: Any
+) -> "Dataset":
     """Generate, or finish generating, the dataset in ``output_dir`` and return it as a ``datasets.Dataset``.
 
     Args:
-        class_names: class names, a class file, or the name of a built-in list.
+        class_names: class names, a class file, or the name of a built-in list; None takes the source's classes.
         output_dir: the dataset's folder.
         **settings: other fields of :class:`GenerateSettings`.
 
@@ -106,9 +144,11 @@ def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | 
     """
     from datasets import load_dataset
 
-    given = (
-        {"classes": str(class_names)} if isinstance(class_names, (str, Path)) else {"class_names": list(class_names)}
-    )
+    given: dict[str, Any] = {}
+    if isinstance(class_names, (str, Path)):
+        given["classes"] = str(class_names)
+    elif class_names is not None:
+        given["class_names"] = list(class_names)
     file = read_prompt_file(class_names) if isinstance(class_names, (str, Path)) else None
     defaults = file.defaults(settings.get("model", "mini")) if file else {}
     write_dataset(GenerateSettings(**{**defaults, **settings, **given, "output_dir": str(output_dir)}))
@@ -133,6 +173,8 @@ def _body(argv: Sequence[str]) -> None:
                 "prompt": sample.prompt.prompt,
                 "seed": sample.seed,
             }
+            if isinstance(plan, SourcePlan):
+                line["source_index"] = plan.source_index(sample.index)
             if sample.prompt.attributes:
                 line["attributes"] = dict(sample.prompt.attributes)
             print(json.dumps(line))
@@ -186,7 +228,7 @@ def write_dataset(settings: GenerateSettings) -> None:
         pipeline = _load_pipeline(settings, device)
         num_chunks = _check_prompts(settings, plan, pipeline)
         shards.open()
-        features = _features(names, plan.attribute_names, pipeline.safety_checker is not None)
+        features = _features(names, plan, pipeline.safety_checker is not None)
         report = _progress(sum(shard.stop - shard.start for shard in own))
         for shard in own:
             shards.write(shard, _rows(settings, pipeline, plan, num_chunks, shard, report), features)
@@ -205,6 +247,7 @@ def _load_pipeline(settings: GenerateSettings, device: str) -> "UbGenPipeline":
         lora=settings.lora,
         scheduler=settings.scheduler,
         revision=settings.revision,
+        embeddings=settings.embeddings or (),
         device=device,
     )
     pipeline.set_progress_bar_config(disable=True)
@@ -235,6 +278,11 @@ def _rows(
     """The shard's rows, drawn in batches that start with the shard."""
     for start in range(shard.start, shard.stop, settings.batch_size):
         batch = [plan.sample(index) for index in range(start, min(start + settings.batch_size, shard.stop))]
+        source_rows = (
+            plan.rows(batch, pipeline.image_size(settings.height, settings.width))
+            if isinstance(plan, SourcePlan)
+            else []
+        )
         output = pipeline(
             [sample.prompt.name for sample in batch],
             prompts=[sample.prompt.prompt for sample in batch],
@@ -246,6 +294,7 @@ def _rows(
             width=settings.width,
             weighted_prompts=num_chunks is not None,
             num_prompt_chunks=num_chunks,
+            **(plan.arguments(source_rows) if isinstance(plan, SourcePlan) else {}),
         )
         assert not isinstance(output, tuple)
         for position, sample in enumerate(batch):
@@ -268,13 +317,15 @@ def _rows(
             if plan.attribute_names:
                 given = dict(sample.prompt.attributes)
                 row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
+            if isinstance(plan, SourcePlan):
+                row |= plan.columns(source_rows[position])
             if output.nsfw_content_detected is not None:
                 row["nsfw_content_detected"] = output.nsfw_content_detected[position]
             yield row
         report(len(batch))
 
 
-def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_checker: bool) -> "Features":
+def _features(names: Sequence[str], plan: PromptPlan, has_safety_checker: bool) -> "Features":
     from datasets import ClassLabel, Features, Image, Value
 
     columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
@@ -283,8 +334,10 @@ def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_c
     columns |= {name: Value("string") for name in ("model", "lora")}
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
-    if attribute_names:
-        columns["attributes"] = {name: Value("string") for name in attribute_names}
+    if plan.attribute_names:
+        columns["attributes"] = {name: Value("string") for name in plan.attribute_names}
+    if isinstance(plan, SourcePlan):
+        columns |= plan.features()
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
     if has_safety_checker:
         columns["nsfw_content_detected"] = Value("bool")
@@ -294,9 +347,11 @@ def _features(names: Sequence[str], attribute_names: Sequence[str], has_safety_c
 def _manifest(settings: GenerateSettings, plan: PromptPlan, threads: int, device: str) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
     kept = dataclasses.asdict(settings)
-    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
+    # the task and its source stand in the plan's facts, the source by what it holds
+    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora", "embeddings", "source"):
         del kept[name]
     from .models import resolve_model
+    from .text_embeddings import split_embedding
 
     return {
         **kept,
@@ -305,6 +360,7 @@ def _manifest(settings: GenerateSettings, plan: PromptPlan, threads: int, device
         "samples_per_class": plan.samples_per_class,
         "model": _fingerprint(resolve_model(settings.model)),
         "lora": _fingerprint(settings.lora),
+        "embeddings": [[_fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
         "threads": threads,
         "device": device,
         "versions": {name: version(name) for name in ("torch", "diffusers", "transformers", "pillow", "pyarrow")},

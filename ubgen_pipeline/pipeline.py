@@ -112,7 +112,7 @@ class UbGenPipeline(StableDiffusionPipeline):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
         batch_size = len(labels) if batch_size is None else batch_size
         _check_counts(batch_size=batch_size)
-        check_source(source_images, regions, strength, len(labels), self._image_size(noise_shape))
+        check_source(source_images, regions, strength, len(labels), self.image_size(height, width))
         if not weighted_prompts:
             self.check_prompt_lengths(prompts, class_names)
 
@@ -290,6 +290,11 @@ class UbGenPipeline(StableDiffusionPipeline):
                 raise ValueError(f"{name} is {value}; give a positive multiple of {unit}.")
         return self.unet.config.in_channels, pixels[0] // factor, pixels[1] // factor
 
+    def image_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """(H, W) in pixels of an image of the size asked for; None takes the model's own."""
+        _, *sides = self.latent_shape(height, width)
+        return sides[0] * self.vae_scale_factor, sides[1] * self.vae_scale_factor
+
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
         limit = self.tokenizer.model_max_length
@@ -333,9 +338,6 @@ class UbGenPipeline(StableDiffusionPipeline):
         if isinstance(index.get("_class_name"), list) and index["_class_name"][-1] == cls.__name__:
             index["_class_name"] = cls.__name__
         return index
-
-    def _image_size(self, latent_shape: tuple[int, int, int]) -> tuple[int, int]:
-        return latent_shape[1] * self.vae_scale_factor, latent_shape[2] * self.vae_scale_factor
 
     def _source(self, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None) -> SourceImages:
         device = self._execution_device

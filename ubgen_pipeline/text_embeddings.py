@@ -18,8 +18,8 @@ _OLD_SUFFIXES = (".pt", ".bin", ".pth")
 def read_embedding(source: str | Path) -> tuple[str | None, torch.Tensor]:
     """The token that a file names, or None, and its vectors ``(n, D)`` float32.
 
-    Read are diffusers' form (token to tensor), AUTOMATIC1111's (``string_to_param``) and ``emb_params``; as safetensors,
-    or as ``.pt`` or ``.bin`` where torch's restricted loader takes the file.
+    Read are diffusers' form (token to tensor), AUTOMATIC1111's (``string_to_param``) and ``emb_params``; as
+    safetensors, or as ``.pt`` or ``.bin`` where torch's restricted loader takes the file.
 
     Args:
         source: a file, or a folder with ``learned_embeds.safetensors``.
@@ -40,12 +40,20 @@ def read_embedding(source: str | Path) -> tuple[str | None, torch.Tensor]:
     except Exception as error:
         reason = "it may run code" if file.suffix in _OLD_SUFFIXES else "it is no safetensors file"
         raise ValueError(
-            f"embedding is {str(source)!r}, which was not read: {reason}; convert it to safetensors where you trust it."
+            f"embedding is {str(source)!r}, which was not read: {reason}; convert it to safetensors if you trust it."
         ) from error
     token, vectors = _find_vectors(state)
     if not isinstance(vectors, torch.Tensor) or vectors.ndim not in (1, 2) or not vectors.is_floating_point():
         raise ValueError(f"embedding is {str(source)!r}, which holds no embedding of one token; give one that does.")
     return token, vectors.detach().float().reshape(-1, vectors.shape[-1])
+
+
+def split_embedding(entry: str) -> tuple[str, str | None]:
+    """File and token of ``FILE=TOKEN``; the token is None in ``FILE``, which may itself hold an equals sign."""
+    file, sign, token = entry.rpartition("=")
+    if not sign or Path(entry).expanduser().exists():
+        return entry, None
+    return file, token
 
 
 def load_embedding(pipeline: Any, source: str | Path, token: str | None = None) -> str:
