@@ -1,4 +1,4 @@
-"""Image-to-image and inpainting: through the one loop, equal to diffusers' own image-to-image, exact outside a region."""
+"""Image-to-image and inpainting: equal to diffusers' own image-to-image, and exact outside a region."""
 
 import numpy as np
 import pytest

@@ -30,8 +30,8 @@ class TextualInversionConfig(_BaseConfig):
     images: str | None = field(
         default=None,
         metadata={
-            "help": "Folder of the images to learn from, or novel:NAME:NUMBER:SEED for rendered scenes of a silhouette "
-            "that the mini model never saw."
+            "help": "Folder of the images to learn from, or novel:NAME:NUMBER:SEED for rendered scenes of a "
+            "silhouette that the mini model never saw."
         },
     )
     token: str = field(default="<new>", metadata={"help": "The word to be learned; not one the model knows."})

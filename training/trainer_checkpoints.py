@@ -44,8 +44,9 @@ TRAINER_STATE = "trainer_state.json"
 class CheckpointingTrainer(_BaseTrainer):
     """A trainer that writes and reads exact checkpoints, of a :class:`SamplerModel` unless a subclass says otherwise.
 
-    That overrides :meth:`modules_started_from`, :meth:`save_weights` and :meth:`load_weights`. A subclass keeps more state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or
-    :meth:`rank_state` (one per rank), with their loading halves.
+    That overrides :meth:`modules_started_from`, :meth:`save_weights` and :meth:`load_weights`. A subclass keeps more
+    state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or :meth:`rank_state` (one per
+    rank), with their loading halves.
 
     Raises:
         ValueError: DeepSpeed with checkpoints to resume from, which only DeepSpeed itself can write, as pickles.

@@ -1,4 +1,4 @@
-"""Semantic segmenters: DeepLabV3 of torchvision, and SegFormer, Mask2Former and their kin of transformers.
+"""Semantic segmenters: DeepLabV3 of torchvision, SegFormer, Mask2Former and their kin of transformers, a small U-Net.
 
 One module hides what they differ in. Class 0 is the background and class 1 + c the dataset's label c, as in the masks
 that ubgen writes. A saved segmenter of transformers is an ordinary folder that ``from_pretrained`` reads.
@@ -21,27 +21,19 @@ from transformers import (
     AutoModelForSemanticSegmentation,
     AutoModelForUniversalSegmentation,
     Mask2FormerForUniversalSegmentation,
-    SegformerConfig,
-    SegformerForSemanticSegmentation,
+    PretrainedConfig,
 )
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
+from .mini.segmenter_network import UNetSegmenter
+
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")
+# those that are built here rather than by transformers
+BUILT_NAMES = ("mini", *DEEPLAB_NAMES)
 # mean and deviation of ImageNet's pixels, which all of these models are pretrained with
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CONFIG_FILE, WEIGHTS_FILE = "config.json", "model.safetensors"
-# half the usual strides and widths: on 64 x 64 scenes the standard ones leave a map of 16 x 16
-_MINI_SEGFORMER = {
-    "strides": [2, 2, 2, 2],
-    "patch_sizes": [5, 3, 3, 3],
-    "hidden_sizes": [24, 48, 72, 96],
-    "depths": [1, 1, 2, 2],
-    "num_attention_heads": [1, 2, 3, 4],
-    "decoder_hidden_size": 64,
-    "drop_path_rate": 0.0,
-    "classifier_dropout_prob": 0.0,
-}
 
 
 class Prediction(NamedTuple):
@@ -57,14 +49,14 @@ class Segmenter(nn.Module):
     Args:
         network: the model of torchvision or transformers, with K = 1 + C output classes.
         class_names: C names without the background.
-        kind: what the network is called in ``build_segmenter``; written beside the weights of a DeepLabV3.
+        kind: what the network is called in ``build_segmenter``; written beside the weights of what it builds itself.
     """
 
     def __init__(self, network: nn.Module, class_names: Sequence[str], kind: str):
         super().__init__()
         self.network, self.class_names, self.kind = network, list(class_names), kind
         # transformers' Trainer reads a config off its model
-        self.config = getattr(network, "config", None) or SegformerConfig()
+        self.config = getattr(network, "config", None) or PretrainedConfig()
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
@@ -102,7 +94,7 @@ class Segmenter(nn.Module):
         """Write weights and configuration; safetensors and JSON only."""
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        if self.kind not in DEEPLAB_NAMES:
+        if self.kind not in BUILT_NAMES:
             self.network.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
             return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
@@ -115,7 +107,7 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
     """A segmenter to be trained: its classes are the background and ``class_names``.
 
     Args:
-        model: ``mini`` (a small SegFormer), one of ``DEEPLAB_NAMES``, or a folder or Hub id of transformers: SegFormer,
+        model: ``mini`` (a small U-Net), one of ``DEEPLAB_NAMES``, or a folder or Hub id of transformers: SegFormer,
             Mask2Former or another semantic segmenter, or an image classifier of SegFormer's family. Its weights are
             kept but for the last layer's where the number of classes differs. A folder with a ``config.json`` alone
             gives untrained weights.
@@ -130,11 +122,8 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
     labels = dict(enumerate([BACKGROUND_NAME, *class_names]))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        if model in DEEPLAB_NAMES:
-            return Segmenter(_deeplab(model, len(labels)), class_names, model)
-        if model == "mini":
-            config = SegformerConfig(**_MINI_SEGFORMER, **_label_settings(labels))
-            return Segmenter(SegformerForSemanticSegmentation(config), class_names, model)
+        if model in BUILT_NAMES:
+            return Segmenter(_built_network(model, len(labels)), class_names, model)
         return Segmenter(_transformers_network(model, labels), class_names, model)
 
 
@@ -148,8 +137,8 @@ def load_segmenter(model: str | Path) -> Segmenter:
         ValueError: nothing there, or its class 0 is no background.
     """
     config = _read_config(model)
-    if config.get("model_type") in DEEPLAB_NAMES:
-        network = _deeplab(config["model_type"], 1 + len(config["class_names"]))
+    if config.get("model_type") in BUILT_NAMES:
+        network = _built_network(config["model_type"], 1 + len(config["class_names"]))
         try:
             network.load_state_dict(load_file(Path(model) / WEIGHTS_FILE))
         except (OSError, SafetensorError, RuntimeError) as error:
@@ -165,7 +154,9 @@ def load_segmenter(model: str | Path) -> Segmenter:
     return Segmenter(network, labels[1:], str(network.config.model_type)).eval()
 
 
-def _deeplab(name: str, num_classes: int) -> nn.Module:
+def _built_network(name: str, num_classes: int) -> nn.Module:
+    if name == "mini":
+        return UNetSegmenter(num_classes)
     return getattr(segmentation, name)(weights=None, weights_backbone=None, num_classes=num_classes)
 
 
@@ -185,8 +176,8 @@ def _transformers_network(model: str, labels: dict[int, str] | None) -> nn.Modul
     except (OSError, ValueError, KeyError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
-            f"model is {model!r}, which could not be loaded as a segmenter; give mini, one of"
-            f" {', '.join(DEEPLAB_NAMES)}, or a folder or Hub id of a semantic segmenter. {first}"
+            f"model is {model!r}, which could not be loaded as a segmenter; give one of"
+            f" {', '.join(BUILT_NAMES)}, or a folder or Hub id of a semantic segmenter. {first}"
         ) from error
 
 
