@@ -136,7 +136,7 @@ def load_segmenter(model: str | Path) -> Segmenter:
     Raises:
         ValueError: nothing there, or its class 0 is no background.
     """
-    config = _read_config(model)
+    config = read_config(model)
     if config.get("model_type") in BUILT_NAMES:
         network = _built_network(config["model_type"], 1 + len(config["class_names"]))
         try:
@@ -185,7 +185,8 @@ def _label_settings(labels: dict[int, str]) -> dict[str, Any]:
     return {"id2label": labels, "label2id": {name: index for index, name in labels.items()}}
 
 
-def _read_config(model: str | Path) -> dict[str, Any]:
+def read_config(model: str | Path) -> dict[str, Any]:
+    """What ``config.json`` in a model's folder says; empty where there is none."""
     file = Path(model).expanduser() / CONFIG_FILE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
 
