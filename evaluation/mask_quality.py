@@ -17,8 +17,8 @@ class MaskQuality(NamedTuple):
 
     ``mean_iou`` is the mean of ``iou (K,)`` over the classes that occur; ``iou`` is float64 in [0, 1], NaN for a class
     that is neither predicted nor true anywhere. ``mean_foreground_iou`` leaves out class 0; it is NaN where there is
-    no other. ``pixel_accuracy`` is the share of scored pixels that are right. ``scored_share`` is the share of all pixels
-    that were scored: those that neither mask ignores.
+    no other. ``pixel_accuracy`` is the share of scored pixels that are right. ``scored_share`` is the share of all
+    pixels that were scored: those that neither mask ignores.
     """
 
     mean_iou: float

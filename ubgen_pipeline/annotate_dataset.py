@@ -30,7 +30,7 @@ class AnnotateSettings:
     )
     mask_model: str | None = field_help("SAM or its like, for masks in a detector's boxes", None)
     threshold: float = field_help(
-        "least probability of a pixel's class (else ignored) or of a box (else dropped)", 0.5
+        "least probability of a pixel's class, which else is ignored, or of a box, which else is dropped", 0.5
     )
     min_area: float = field_help("least share of the image that an object covers", 0.005)
     own_class_only: bool = field_help("look for each row's own class alone", False)

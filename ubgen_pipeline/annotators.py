@@ -84,6 +84,25 @@ def build_annotator(
         config = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+    loader = _loader_for(config, model)
+    network = _load(loader, model, device)
+    if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
+        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
+    if loader is AutoModelForZeroShotObjectDetection:
+        # the words that the model looks for, in place of the class's own name
+        words = {target: name for name, target in class_map.items()}
+        asked = [words.get(name, name) for name in class_names]
+        return BoxAnnotator(network, _load(AutoProcessor, model), asked, None, masks, threshold, min_area, device)
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    table = class_table(names, class_names, class_map, model)
+    if loader is AutoModelForObjectDetection:
+        return BoxAnnotator(network, _load(AutoImageProcessor, model), None, table, masks, threshold, min_area, device)
+    processor = _load(AutoImageProcessor, model) if _has_processor(model) else None
+    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
+
+
+def _loader_for(config: Any, model: str) -> Any:
+    """The class of transformers that loads a model of that configuration, if it labels images."""
     for mapping, loader in (
         (modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING, AutoModelForSemanticSegmentation),
         (modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING, AutoModelForUniversalSegmentation),
@@ -91,29 +110,11 @@ def build_annotator(
         (modeling_auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING, AutoModelForZeroShotObjectDetection),
     ):
         if type(config) in mapping:
-            break
-    else:
-        raise ValueError(
-            f"model is {model!r}, a {config.model_type}, which neither segments nor detects; give a segmenter or a"
-            " detector of transformers."
-        )
-    network = _load(loader, model, device)
-    if loader is AutoModelForZeroShotObjectDetection:
-        if class_map:
-            # the words that the model looks for, in place of the class's own name
-            words = {target: name for name, target in class_map.items()}
-        else:
-            words = {}
-        asked = [words.get(name, name) for name in class_names]
-        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
-        return BoxAnnotator(network, _load(AutoProcessor, model), asked, None, masks, threshold, min_area, device)
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    table = class_table(names, class_names, class_map, model)
-    if loader is AutoModelForObjectDetection:
-        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
-        return BoxAnnotator(network, _load(AutoImageProcessor, model), None, table, masks, threshold, min_area, device)
-    processor = _load(AutoImageProcessor, model) if _has_processor(model) else None
-    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
+            return loader
+    raise ValueError(
+        f"model is {model!r}, a {config.model_type}, which neither segments nor detects; give a segmenter or a"
+        " detector of transformers."
+    )
 
 
 def class_table(

@@ -117,8 +117,8 @@ class SourceDataset:
         values = table[mask]
         if (values < 0).any():
             raise ValueError(
-                f"row {index} of the source has class {int(mask[values < 0][0])} in its mask; its {len(self.class_names)}"
-                f" classes go from 1 to {len(self.class_names)}, and 255 marks pixels to ignore."
+                f"row {index} of the source has class {int(mask[values < 0][0])} in its mask; its classes go from 1 to"
+                f" {len(self.class_names)}, and 255 marks pixels to ignore."
             )
         return values.astype(np.uint8)
 

@@ -12,7 +12,7 @@ WIDTHS = (24, 48, 96, 128)
 
 
 class UNetSegmenter(nn.Module):
-    """Logits ``{"out": (B, K, H, W)}`` of normalised images ``(B, 3, H, W)``, as torchvision's segmenters give them."""
+    """Logits ``{"out": (B, K, H, W)}`` of normalised images ``(B, 3, H, W)``, in the form of torchvision's."""
 
     def __init__(self, num_classes: int, widths: tuple[int, ...] = WIDTHS):
         super().__init__()
