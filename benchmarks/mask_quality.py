@@ -176,9 +176,8 @@ def print_tables(results: dict[str, Any]) -> None:
     print("\n| masks against the judge | mIoU | without background | scored |\n|---|---|---|---|")
     for name, value in results.items():
         if name.startswith(("judge on", "against the judge")):
-            print(
-                f"| {name} | {value['mean_iou']:.3f} | {value['mean_foreground_iou']:.3f} | {value['scored_share']:.3f} |"
-            )
+            shown = (value[key] for key in ("mean_iou", "mean_foreground_iou", "scored_share"))
+            print(f"| {name} | {' | '.join(f'{number:.3f}' for number in shown)} |")
     print("\n| downstream | mIoU | without background |\n|---|---|---|")
     for name, value in results.items():
         if name.startswith("trained on"):

@@ -13,7 +13,6 @@ from transformers import (
     CLIPTextConfig,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
-    MaskFormerSwinConfig,
     Owlv2Config,
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
@@ -25,6 +24,7 @@ from transformers import (
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
+    SwinConfig,
     YolosConfig,
     YolosForObjectDetection,
     YolosImageProcessor,
@@ -101,13 +101,14 @@ def segformer(folder, names):
 
 def mask2former(folder, names):
     torch.manual_seed(0)
-    backbone = MaskFormerSwinConfig(
+    backbone = SwinConfig(
         image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1, 1, 1, 1], window_size=4,
         out_features=["stage1", "stage2", "stage3", "stage4"],
     )  # fmt: skip
     config = Mask2FormerConfig(
-        backbone_config=backbone.to_dict(), feature_size=8, mask_feature_size=8, hidden_dim=8, num_attention_heads=1,
-        encoder_layers=1, decoder_layers=2, encoder_feedforward_dim=8, dim_feedforward=8, num_queries=5,
+        backbone_config=backbone.to_dict(), feature_size=32, mask_feature_size=32, hidden_dim=32,
+        num_attention_heads=1, encoder_layers=1, decoder_layers=2, encoder_feedforward_dim=8, dim_feedforward=8,
+        num_queries=5,
         id2label=dict(enumerate(names)), label2id={name: i for i, name in enumerate(names)},
     )  # fmt: skip
     Mask2FormerForUniversalSegmentation(config).save_pretrained(folder)

@@ -141,7 +141,10 @@ def class_table(
 
 
 class PixelAnnotator:
-    """Masks of a segmenter; the probabilities of all model classes that stand for one class add up."""
+    """Masks of a segmenter; the probabilities of all model classes that stand for one class add up.
+
+    Where a row's own class is given, other classes of the dataset are ruled out before that.
+    """
 
     def __init__(
         self,
@@ -161,10 +164,14 @@ class PixelAnnotator:
         image = image.convert("RGB")
         pixels = _pixels(image, self._processor, normalise=self._scores is transformers_scores).to(self._device)
         scores = self._scores(self._network(pixels), image.size[::-1])
-        by_model_class = scores.softmax(dim=1)[0].cpu()
-        table = torch.from_numpy(self._table)
+        table, scores = torch.from_numpy(self._table), scores[0].cpu()
         if own_label is not None:
-            table = torch.where(table == 1 + own_label, table, 0)
+            # probabilities given that no other class of the dataset is there
+            possible = (table == 0) | (table == 1 + own_label)
+            table, scores = table[possible], scores[possible]
+        by_model_class = scores.softmax(dim=0)
+        if not len(table):
+            return Labelling(np.full(image.size[::-1], IGNORE_LABEL, np.uint8), [])
         classes, places = table.unique(return_inverse=True)
         probabilities = torch.zeros(len(classes), *by_model_class.shape[1:]).index_add_(0, places, by_model_class)
         confidence, best = probabilities.max(dim=0)

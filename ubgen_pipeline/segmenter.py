@@ -108,9 +108,9 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
 
     Args:
         model: ``mini`` (a small U-Net), one of ``DEEPLAB_NAMES``, or a folder or Hub id of transformers: SegFormer,
-            Mask2Former or another semantic segmenter, or an image classifier of SegFormer's family. Its weights are
-            kept but for the last layer's where the number of classes differs. A folder with a ``config.json`` alone
-            gives untrained weights.
+            Mask2Former or another semantic segmenter, or SegFormer's backbone. Its weights are kept but for the last
+            layer's where the number of classes differs. A folder with a ``config.json`` alone gives untrained weights;
+            one that train_segmenter.py wrote goes on with its own.
         class_names: C names without the background.
         seed: of the weights that are drawn.
 
@@ -124,6 +124,14 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
         torch.manual_seed(seed)
         if model in BUILT_NAMES:
             return Segmenter(_built_network(model, len(labels)), class_names, model)
+        if read_config(model).get("model_type") in BUILT_NAMES:
+            segmenter = load_segmenter(model)
+            if segmenter.class_names != list(class_names):
+                raise ValueError(
+                    f"model is {model!r}, which was trained on {', '.join(segmenter.class_names[:20])}; a segmenter of"
+                    " this kind can only go on with the same classes in the same order."
+                )
+            return segmenter.train()
         return Segmenter(_transformers_network(model, labels), class_names, model)
 
 
