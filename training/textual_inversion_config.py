@@ -8,7 +8,19 @@ from trl.trainer.base_config import _BaseConfig
 
 from .sampler_config import FIXED_ON_RESUME
 
-FREE_ON_RESUME = frozenset({"output_dir", "model_name_or_path", "model_revision", "logging_steps", "report_to"})
+# what does not touch the vectors; the model is compared by its weights
+FREE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "model_name_or_path",
+        "model_revision",
+        "num_samples",
+        "num_inference_steps",
+        "guidance_scale",
+        "logging_steps",
+        "report_to",
+    }
+)
 TEMPLATES = ["{token}", "photo of {token}", "a {token}", "a photo of a {token}"]
 
 
