@@ -27,6 +27,10 @@ _HELP = {
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
+    "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
+    "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
+    "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
+    "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
 }
 # one update of two images; behind a document's own flags, because the last of a kind wins

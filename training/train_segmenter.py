@@ -14,11 +14,11 @@ from pathlib import Path
 
 from ubgen_evaluation.mask_quality import MaskQuality
 from ubgen_pipeline.segmenter import BACKGROUND_NAME, Segmenter, build_segmenter
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.segmenter_config import SegmenterConfig
 from ubgen_training.segmenter_data import MaskedImages, check_masks, load_masked_images, map_classes, with_masks
 from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, measure, predicted_masks
+from ubgen_training.training_command import run_training
 from ubgen_training.training_inputs import check_writable
 
 RESULTS_FILE = "results.json"
@@ -89,21 +89,15 @@ def _train_round(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
 
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(SegmenterConfig, argv, prog="train_segmenter.py", description=__doc__.splitlines()[0])
-        try:
-            results = train(config)
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        for number, quality in enumerate(results):
+    def train_and_tell(config: SegmenterConfig) -> Path:
+        for number, quality in enumerate(train(config)):
             print(f"round {number}: mIoU {quality.mean_iou:.4f}, without background {quality.mean_foreground_iou:.4f}")
-        print(f"segmenter saved in {config.output_dir}")
-        return 0
+        return Path(str(config.output_dir))
 
-    return run_command(body, argv)
+    about = {"prog": "train_segmenter.py", "description": __doc__ or ""}
+    return run_training(train_and_tell, SegmenterConfig, argv, **about, what="segmenter")
 
 
 if __name__ == "__main__":

@@ -16,11 +16,11 @@ from PIL import Image, UnidentifiedImageError
 
 from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES, scenes
 from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.settings_parser import parse_settings, run_command
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.textual_inversion_config import TextualInversionConfig
 from ubgen_training.textual_inversion_trainer import TextualInversionTrainer
 from ubgen_training.token_model import TokenModel, encode_images
+from ubgen_training.training_command import run_training
 from ubgen_training.training_inputs import check_writable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -121,20 +121,9 @@ def _contact_sheet(rows: list[torch.Tensor]) -> Image.Image:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Parse, build, run, publish; a bad setting prints one line and gives exit code 2, a NaN gives 1."""
-
-    def body(argv: Sequence[str]) -> int:
-        config = parse_settings(
-            TextualInversionConfig, argv, prog="train_textual_inversion.py", description=__doc__.splitlines()[0]
-        )
-        try:
-            print(f"embedding of {config.token!r} saved in {train(config)}")
-        except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
-            return 1
-        return 0
-
-    return run_command(body, argv)
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    about = {"prog": "train_textual_inversion.py", "description": __doc__ or ""}
+    return run_training(train, TextualInversionConfig, argv, **about, what="embedding")
 
 
 if __name__ == "__main__":

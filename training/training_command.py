@@ -13,14 +13,23 @@ from .training_card import write_training_card
 
 
 def run_training(
-    train: Callable[[Any], Path], config_class: type, argv: Sequence[str] | None, *, prog: str, description: str
+    train: Callable[[Any], Path],
+    config_class: type,
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    what: str = "LoRA",
 ) -> int:
-    """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite."""
+    """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite.
+
+    ``what`` is trained, for the line that says where it was saved.
+    """
 
     def body(argv: Sequence[str]) -> int:
         config = parse_settings(config_class, argv, prog=prog, description=description.splitlines()[0])
         try:
-            print(f"LoRA saved in {train(config)}")
+            print(f"{what} saved in {train(config)}")
         except FloatingPointError as error:
             print(f"ubgen: error: {error}", file=sys.stderr)
             return 1

@@ -81,7 +81,7 @@ def build_annotator(
         table = class_table(["background", *segmenter.class_names], class_names, class_map, model)
         return PixelAnnotator(segmenter, segmenter.class_scores, None, table, threshold, min_area, device)
     try:
-        config = AutoConfig.from_pretrained(model)
+        config: Any = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
     loader = _loader_for(config, model)

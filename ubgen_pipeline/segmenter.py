@@ -7,6 +7,7 @@ Shapes: B images of H x W pixels, K classes, background included.
 """
 
 import json
+from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -57,6 +58,8 @@ class Segmenter(nn.Module):
         self.network, self.class_names, self.kind = network, list(class_names), kind
         # transformers' Trainer reads a config off its model
         self.config = getattr(network, "config", None) or PretrainedConfig()
+        self.mean: torch.Tensor
+        self.std: torch.Tensor
         self.register_buffer("mean", torch.tensor(PIXEL_MEAN)[:, None, None], persistent=False)
         self.register_buffer("std", torch.tensor(PIXEL_STD)[:, None, None], persistent=False)
 
@@ -80,7 +83,8 @@ class Segmenter(nn.Module):
             masks = _resized(output.masks_queries_logits.float(), size).sigmoid()
             classes = output.class_queries_logits.float().softmax(dim=-1)[..., :-1]
             return torch.einsum("bqc,bqhw->bchw", classes, masks).clamp_min(1e-6).log()
-        logits = output["out"] if isinstance(output, dict) and "out" in output else output.logits
+        # torchvision's give a plain dict
+        logits: torch.Tensor = output["out"] if type(output) in (dict, OrderedDict) else output.logits
         return _resized(logits.float(), size)
 
     @torch.no_grad()
@@ -152,7 +156,7 @@ def load_segmenter(model: str | Path) -> Segmenter:
         except (OSError, SafetensorError, RuntimeError) as error:
             raise ValueError(f"model is {str(model)!r}, whose weights could not be read: {error}") from error
         return Segmenter(network, config["class_names"], config["model_type"]).eval()
-    network = _transformers_network(str(model), None)
+    network: Any = _transformers_network(str(model), None)
     labels = [network.config.id2label[index] for index in range(network.config.num_labels)]
     if labels[0] != BACKGROUND_NAME:
         raise ValueError(

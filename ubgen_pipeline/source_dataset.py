@@ -95,7 +95,7 @@ class SourceDataset:
         """
         entry = self.rows[index]
         label = self._new_labels[entry["label"]]
-        image = ImageOps.fit(entry["image"].convert("RGB"), size[::-1], Image.Resampling.BICUBIC)
+        image = ImageOps.fit(entry["image"].convert("RGB"), (size[1], size[0]), Image.Resampling.BICUBIC)
         if not self.has_masks:
             return SourceRow(index, image, label, None, None)
         if entry["mask"].size != entry["image"].size or entry["mask"].mode not in ("L", "P", "1"):
@@ -105,7 +105,7 @@ class SourceDataset:
             )
         # "P" holds classes as palette indices, which a conversion to "L" would turn into colours
         mask = Image.fromarray(np.asarray(entry["mask"], np.uint8))
-        values = self._relabelled(np.asarray(ImageOps.fit(mask, size[::-1], Image.Resampling.NEAREST)), index)
+        values = self._relabelled(np.asarray(ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.NEAREST)), index)
         return SourceRow(index, image, label, values, _region(values, label, region, margin, index))
 
     def _relabelled(self, mask: np.ndarray, index: int) -> np.ndarray:
