@@ -8,7 +8,7 @@
 3. Segmenters of one design and length are trained on the drawn images with each setting's masks, and on as many
    rendered scenes of the world that the model learnt; all are tested on rendered scenes.
 
-Writes ``results.json`` and prints two tables. The third way of measuring, inverting rendered scenes, is
+Writes ``results.json`` and prints a table. The third way of measuring, inverting rendered scenes, is
 ``benchmarks/mask_sweep.py``.
 """
 
@@ -26,14 +26,14 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PilImage
 
-from ubgen_evaluation.mask_quality import IGNORE_LABEL, MaskQuality, mask_quality
+from ubgen_evaluation.mask_quality import IGNORE_LABEL, mask_quality
 from ubgen_pipeline.mask_settings import MaskSettings
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models import load_pipeline
 from ubgen_pipeline.segmenter import Segmenter, build_segmenter, load_segmenter
 from ubgen_training.segmenter_config import SegmenterConfig
 from ubgen_training.segmenter_data import MaskedImages, load_masked_images
-from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, measure, predicted_masks
+from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, predicted_masks
 
 IMAGE_SIZE = 64
 # the world that the mini model was trained on
@@ -56,6 +56,8 @@ def draw(pipeline: Any, settings: MaskSettings, options: argparse.Namespace, num
     for start in range(0, number, 4):
         output = pipeline(
             list(CLASS_NAMES),
+            # a bare name would be its own class prompt
+            prompts=[f"a photo of a {name}" for name in CLASS_NAMES],
             num_images_per_class=min(4, number - start),
             seed=options.seed + start,
             num_inference_steps=options.num_inference_steps,
@@ -99,13 +101,23 @@ def train_on(data: MaskedImages, options: argparse.Namespace, folder: Path) -> S
     return segmenter.eval()
 
 
-def against_judge(data: MaskedImages, judged: list[np.ndarray]) -> MaskQuality:
-    masks = np.stack([np.asarray(row["mask"]) for row in data.rows])
-    return mask_quality(masks, np.stack(judged), 1 + len(data.class_names))
+def figures(predicted: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, float]:
+    """Quality of masks ``(H, W)``; ``object_iou`` is that of object against background, whatever the class."""
+    found, expected = np.stack(predicted), np.stack(truth)
+    quality = mask_quality(found, expected, 1 + len(CLASS_NAMES))
+    objects = mask_quality(
+        *(np.where(masks == IGNORE_LABEL, IGNORE_LABEL, masks > 0) for masks in (found, expected)), 2
+    )
+    values = {name: value for name, value in quality._asdict().items() if name != "iou"}
+    return {**values, "object_iou": float(objects.iou[1])}
 
 
-def figures(quality: MaskQuality) -> dict[str, float]:
-    return {name: value for name, value in quality._asdict().items() if name != "iou"}
+def masks_of(data: MaskedImages) -> list[np.ndarray]:
+    return [np.asarray(row["mask"]) for row in data.rows]
+
+
+def measure(segmenter: Segmenter, test: MaskedImages) -> dict[str, float]:
+    return figures(list(predicted_masks(segmenter, test, IMAGE_SIZE)), masks_of(test))
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -141,7 +153,7 @@ def main(argv: list[str] | None = None) -> int:
     else:
         judge = train_on(load_masked_images("mini:8000:71:0.0"), options, options.output_dir / "judge")
     for name, test in tests.items():
-        note(f"judge on rendered {name} scenes", figures(measure(judge, test, IMAGE_SIZE)))
+        note(f"judge on rendered {name} scenes", measure(judge, test))
 
     pipeline = load_pipeline("mini")
     pipeline.set_progress_bar_config(disable=True)
@@ -149,9 +161,7 @@ def main(argv: list[str] | None = None) -> int:
     for name, settings in variants(pipeline.default_mask_settings()).items():
         data = draw(pipeline, settings, options, options.judged_per_class)
         judged = judged or list(predicted_masks(judge, data, IMAGE_SIZE))
-        note(f"against the judge, {name}", figures(against_judge(data, judged)))
-        share = float(np.mean([np.mean(np.asarray(row["mask"]) == IGNORE_LABEL) for row in data.rows]))
-        note(f"ignored share, {name}", share)
+        note(f"against the judge, {name}", figures(masks_of(data), judged))
 
     number = options.images_per_class * len(CLASS_NAMES)
     training_sets: dict[str, Any] = {
@@ -167,21 +177,17 @@ def main(argv: list[str] | None = None) -> int:
     for name, load in training_sets.items():
         segmenter = train_on(load(), options, options.output_dir / name.replace(", ", "-").replace(" ", "-"))
         for test_name, test in tests.items():
-            note(f"trained on {name}, tested on {test_name} scenes", figures(measure(segmenter, test, IMAGE_SIZE)))
+            note(f"trained on {name}, tested on {test_name} scenes", measure(segmenter, test))
     print_tables(results)
     return 0
 
 
 def print_tables(results: dict[str, Any]) -> None:
-    print("\n| masks against the judge | mIoU | without background | scored |\n|---|---|---|---|")
+    columns = ("mean_iou", "mean_foreground_iou", "object_iou", "scored_share")
+    print(f"\n| | {' | '.join(columns)} |\n|---|{'---|' * len(columns)}")
     for name, value in results.items():
-        if name.startswith(("judge on", "against the judge")):
-            shown = (value[key] for key in ("mean_iou", "mean_foreground_iou", "scored_share"))
-            print(f"| {name} | {' | '.join(f'{number:.3f}' for number in shown)} |")
-    print("\n| downstream | mIoU | without background |\n|---|---|---|")
-    for name, value in results.items():
-        if name.startswith("trained on"):
-            print(f"| {name} | {value['mean_iou']:.3f} | {value['mean_foreground_iou']:.3f} |")
+        if isinstance(value, dict) and "object_iou" in value:
+            print(f"| {name} | {' | '.join(f'{value[column]:.3f}' for column in columns)} |")
 
 
 if __name__ == "__main__":
