@@ -6,6 +6,7 @@ from .diversity import Diversity, diversity
 from .factor_statistics import FactorStatistics, class_accuracy, factor_entropy, own_share
 from .fidelity import Fidelity, classification_accuracy_score, fidelity
 from .linear_transfer import LinearTransfer, linear_transfer
+from .mask_quality import MaskQuality, mask_quality
 from .texture_inclination import (
     TextureInclination,
     category_decisions,
@@ -21,6 +22,7 @@ __all__ = [
     "FactorStatistics",
     "Fidelity",
     "LinearTransfer",
+    "MaskQuality",
     "TextureInclination",
     "background_gap",
     "category_decisions",
@@ -35,6 +37,7 @@ __all__ = [
     "linear_transfer",
     "load_categories",
     "load_coarse_classes",
+    "mask_quality",
     "own_share",
     "texture_inclination",
 ]

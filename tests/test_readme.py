@@ -33,6 +33,10 @@ _HELP = {
     "train_denoiser.py": [sys.executable, "training/train_denoiser.py", "--help"],
     "evaluate": [sys.executable, "-m", "ubgen_evaluation.evaluate", "--help"],
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
+    "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
+    "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
+    "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
+    "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
 }
 # one update of two images; behind a document's own flags, because the last of a kind wins

@@ -13,15 +13,17 @@ import yaml
 from .prompt_plan import PromptPlan
 
 if TYPE_CHECKING:
-    from .generate_dataset import GenerateSettings, Plan
+    from .generate_settings import GenerateSettings, Plan
 
 
 def manifest(settings: "GenerateSettings", plan: "Plan", threads: int, device: str) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
     from .models import resolve_model
+    from .text_embeddings import split_embedding
 
     kept = dataclasses.asdict(settings)
-    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora"):
+    # the task and its source stand in the plan's facts, the source by what it holds
+    for name in ("output_dir", "dry_run", "class_names", "classes", "model", "lora", "embeddings", "source"):
         del kept[name]
     # the settings that masks are made with stand for those that were given
     kept = {name: value for name, value in kept.items() if not name.startswith("mask_")}
@@ -36,6 +38,7 @@ def manifest(settings: "GenerateSettings", plan: "Plan", threads: int, device: s
         "samples_per_class": plan.samples_per_class,
         "model": _fingerprint(resolve_model(settings.model)),
         "lora": _fingerprint(settings.lora),
+        "embeddings": [[_fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
         "threads": threads,
         "device": device,
         "versions": {name: version(name) for name in libraries},

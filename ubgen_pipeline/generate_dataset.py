@@ -5,109 +5,38 @@ i mod num_classes, so any prefix of a dataset is balanced. Under ``accelerate la
 r, r + world size, …; a shard's content does not depend on who made it.
 """
 
-import dataclasses
-import io
 import json
 import os
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from .annotation_columns import annotation_features, annotation_row
-from .annotation_flags import AnnotationFlags
-from .caption_prompts import CaptionPlan, ShownPrompt, load_caption_prompts, shown_words
+from .caption_prompts import ShownPrompt
 from .class_prompts import label_names
-from .dataset_facts import card, manifest, public_name
-from .dataset_shards import DatasetShards, Shard
-from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
-from .sample_seeds import sample_seed
-from .settings_parser import field_help, parse_settings, run_command
+from .dataset_facts import card, manifest
+from .dataset_rows import check_prompts, dataset_features, dataset_rows, say
+from .dataset_shards import DatasetShards
+from .generate_settings import GenerateSettings
+from .prompt_plan import read_prompt_file
+from .settings_parser import parse_settings, run_command
+from .source_plan import SourcePlan
 
 if TYPE_CHECKING:
-    from datasets import Dataset, Features
+    from datasets import Dataset
 
-    from .mask_settings import MaskSettings
     from .pipeline import UbGenPipeline
 
 
-Plan = PromptPlan | CaptionPlan
-
-
-@dataclass(frozen=True)
-class GenerateSettings(AnnotationFlags):
-    """Settings of ``ubgen generate``."""
-
-    class_names: list[str] | None = field_help(
-        "class names; or use --classes; with a file of captions, the names that its class prompts consist of", None
-    )
-    classes: str | None = field_help(
-        "a class file, a built-in list (imagenet1k, imagenet100, voc, coco), a file of captions, or a file with"
-        " templates or DiffuGen's configuration, which then sets the defaults of other flags",
-        None,
-    )
-    samples_per_class: int | None = field_help(
-        "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
-    )
-    output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
-    model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
-    lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
-    revision: str | None = field_help("of the model on the Hub", None)
-    template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
-    definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
-    max_prompts: int | None = field_help("different prompts of each class, drawn by the seed; all if not given", None)
-    negative_prompt: str | None = field_help("text to guide away from", None)
-    num_inference_steps: int = field_help("denoising steps", 50)
-    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
-    scheduler: str | None = field_help("ddpm, ddim, pndm, dpm++ or unipc; the model's own if not given", None)
-    height: int | None = field_help("image height in pixels; the model's own if not given", None)
-    width: int | None = field_help("image width in pixels; the model's own if not given", None)
-    seed: int = field_help("seed of the run, from 0 to 2**63 - 1", 0)
-    batch_size: int = field_help("samples denoised together; part of what a resume must match", 16)
-    samples_per_shard: int = field_help("rows of a parquet file", 256)
-    threads: int | None = field_help("CPU threads; torch's own choice if not given; a resume must match it", None)
-    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
-    dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
-
-    def __post_init__(self) -> None:
-        for name in ("num_inference_steps", "batch_size", "samples_per_shard"):
-            _check_count(name, getattr(self, name))
-        for name in ("samples_per_class", "max_prompts", "threads", "height", "width"):
-            if getattr(self, name) is not None:
-                _check_count(name, getattr(self, name))
-        if not 0 <= self.guidance_scale < float("inf"):
-            raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
-        sample_seed(self.seed, "", 0)
-        if self.class_names is None and self.classes is None:
-            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
-        self.wanted_annotations()
-
-    def plan(self) -> Plan:
-        """The prompt and seed of each sample."""
-        captions = None if self.classes is None else load_caption_prompts(self.classes, self.class_names)
-        if captions is not None:
-            return dataclasses.replace(captions, seed=self.seed, samples_per_class=self.samples_per_class or 1)
-        if self.classes is not None and self.class_names is not None:
-            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
-        return plan_prompts(
-            self.classes if self.classes is not None else self.class_names or [],
-            template=self.template,
-            seed=self.seed,
-            samples_per_class=self.samples_per_class,
-            max_prompts=self.max_prompts,
-            negative_prompt=self.negative_prompt,
-            definitions=self.definitions,
-        )
-
-
-def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | Path, **settings: Any) -> "Dataset":
+def generate_dataset(
+    class_names: Sequence[str] | str | Path | None, output_dir: str | Path, **settings: Any
+) -> "Dataset":
     """Generate, or finish generating, the dataset in ``output_dir`` and return it as a ``datasets.Dataset``.
 
     Args:
-        class_names: class names, a class file, or the name of a built-in list.
+        class_names: class names, a class file, or the name of a built-in list; None takes the source's classes.
         output_dir: the dataset's folder.
         **settings: other fields of :class:`GenerateSettings`.
 
@@ -118,9 +47,11 @@ def generate_dataset(class_names: Sequence[str] | str | Path, output_dir: str | 
     """
     from datasets import load_dataset
 
-    given = (
-        {"classes": str(class_names)} if isinstance(class_names, (str, Path)) else {"class_names": list(class_names)}
-    )
+    given: dict[str, Any] = {}
+    if isinstance(class_names, (str, Path)):
+        given["classes"] = str(class_names)
+    elif class_names is not None:
+        given["class_names"] = list(class_names)
     file = read_prompt_file(class_names) if isinstance(class_names, (str, Path)) else None
     defaults = file.defaults(settings.get("model", "mini")) if file else {}
     write_dataset(GenerateSettings(**{**defaults, **settings, **given, "output_dir": str(output_dir)}))
@@ -145,6 +76,8 @@ def _body(argv: Sequence[str]) -> None:
                 "prompt": sample.prompt.prompt,
                 "seed": sample.seed,
             }
+            if isinstance(plan, SourcePlan):
+                line["source_index"] = plan.source_index(sample.index)
             if sample.prompt.attributes:
                 line["attributes"] = dict(sample.prompt.attributes)
             if isinstance(sample.prompt, ShownPrompt):
@@ -163,12 +96,12 @@ def _settings_from(argv: Sequence[str]) -> GenerateSettings:
     file = read_prompt_file(settings.classes) if settings.classes is not None else None
     if file is None:
         for note in getattr(settings.plan(), "notes", ()):
-            _say(f"{settings.classes}: {note}")
+            say(f"{settings.classes}: {note}")
         return settings
     for note in file.notes:
-        _say(f"{settings.classes}: {note}")
+        say(f"{settings.classes}: {note}")
     if file.model not in (None, settings.model):
-        _say(
+        say(
             f"{settings.classes} was written for {file.model}; drawing with {settings.model!r} at its own size unless"
             " --model, --height or --width say otherwise"
         )
@@ -192,7 +125,7 @@ def write_dataset(settings: GenerateSettings) -> None:
     shards = DatasetShards(settings.output_dir, facts, num_samples, settings.samples_per_shard)
     shards.check()
     if shards.is_finished():
-        _say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
+        say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
         return
     own = [shard for shard in shards.missing() if shard.number % world_size == rank]
     if own:
@@ -200,17 +133,17 @@ def write_dataset(settings: GenerateSettings) -> None:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         # before the folder is made: a model that does not load leaves nothing behind
         pipeline = _load_pipeline(settings, device)
-        num_chunks = _check_prompts(settings, plan, pipeline)
+        num_chunks = check_prompts(settings, plan, pipeline)
         shards.open()
-        features = _features(settings, plan, names, pipeline.safety_checker is not None)
+        features = dataset_features(settings, plan, names, pipeline.safety_checker is not None)
         report = _progress(sum(shard.stop - shard.start for shard in own))
         for shard in own:
-            shards.write(shard, _rows(settings, pipeline, plan, num_chunks, shard, report), features)
+            shards.write(shard, dataset_rows(settings, pipeline, plan, num_chunks, shard, report), features)
     if rank == 0:
         while shards.missing():
             time.sleep(0.5)
         shards.finish(card(settings, plan, names))
-        _say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
+        say(f"{shards.folder}: {num_samples} images of {len(names)} classes in {len(shards.shards)} shards")
 
 
 def _load_pipeline(settings: GenerateSettings, device: str) -> "UbGenPipeline":
@@ -221,124 +154,12 @@ def _load_pipeline(settings: GenerateSettings, device: str) -> "UbGenPipeline":
         lora=settings.lora,
         scheduler=settings.scheduler,
         revision=settings.revision,
+        embeddings=settings.embeddings or (),
         device=device,
     )
     pipeline.set_progress_bar_config(disable=True)
     pipeline.latent_shape(settings.height, settings.width)
     return pipeline
-
-
-def _check_prompts(settings: GenerateSettings, plan: Plan, pipeline: "UbGenPipeline") -> int | None:
-    """Refuse prompts that are too long; where they are meant to work, give the chunks that the longest takes.
-
-    That is a number for the whole run, so that an image does not depend on the others of its batch.
-    """
-    from .drawn_prompts import check_annotated, drawn_prompt, num_shortened
-
-    items, masks = list(plan.prompts()), _mask_settings(settings)
-    if masks is not None:
-        if plan.allows_long_prompts and not masks.class_prompt:
-            raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
-        check_annotated(pipeline, items, masks)
-    if num_cut := num_shortened(pipeline, items):
-        _say(f"{num_cut} of {len(items)} captions are longer than the model reads; their ends are left out")
-    prompts = [drawn_prompt(pipeline, item, masks) for item in items]
-    if not plan.allows_long_prompts:
-        pipeline.check_prompt_lengths(prompts, [item.name for item in items])
-        return None
-    return pipeline.count_prompt_chunks([settings.negative_prompt or "", *prompts])
-
-
-def _mask_settings(settings: GenerateSettings) -> "MaskSettings | None":
-    """How masks are made; None where no annotation is asked for."""
-    from .models import resolve_model
-
-    return settings.mask_settings(resolve_model(settings.model)) if settings.wanted_annotations() else None
-
-
-def _rows(
-    settings: GenerateSettings,
-    pipeline: "UbGenPipeline",
-    plan: Plan,
-    num_chunks: int | None,
-    shard: Shard,
-    report: Callable[[int], None],
-) -> Iterator[dict[str, Any]]:
-    """The shard's rows, drawn in batches that start with the shard."""
-    from .drawn_prompts import drawn_prompt
-
-    wanted, masks = settings.wanted_annotations(), _mask_settings(settings)
-    for start in range(shard.start, shard.stop, settings.batch_size):
-        batch = [plan.sample(index) for index in range(start, min(start + settings.batch_size, shard.stop))]
-        prompts = [drawn_prompt(pipeline, sample.prompt, masks) for sample in batch]
-        shown = [shown_words(sample.prompt) for sample in batch]
-        output = pipeline(
-            [sample.prompt.name for sample in batch],
-            prompts=prompts,
-            seeds=[sample.seed for sample in batch],
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            height=settings.height,
-            width=settings.width,
-            weighted_prompts=num_chunks is not None,
-            num_prompt_chunks=num_chunks,
-            annotations=wanted,
-            shown_classes=[words for words, _ in shown],
-            shown_labels=[labels for _, labels in shown],
-            # drawn_prompt appended the class words
-            mask_settings=dataclasses.replace(masks, append_class_names=False) if masks else None,
-        )
-        assert not isinstance(output, tuple)
-        for position, sample in enumerate(batch):
-            png = io.BytesIO()
-            output.images[position].save(png, format="PNG")
-            row = {
-                "image": {"bytes": png.getvalue(), "path": None},
-                "label": sample.prompt.label,
-                "class_name": sample.prompt.name,
-                "prompt": prompts[position],
-                "seed": sample.seed,
-                "index": sample.index,
-                "model": public_name(settings.model),
-                "lora": public_name(settings.lora),
-                "num_inference_steps": settings.num_inference_steps,
-                "guidance_scale": settings.guidance_scale,
-                "scheduler": type(pipeline.scheduler).__name__,
-                "negative_prompt": settings.negative_prompt,
-            }
-            if plan.attribute_names:
-                given = dict(sample.prompt.attributes)
-                row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
-            if output.annotations is not None:
-                row |= annotation_row(wanted, output.annotations[position])
-            if isinstance(sample.prompt, ShownPrompt):
-                row["filename"] = sample.prompt.filename
-            if output.nsfw_content_detected is not None:
-                row["nsfw_content_detected"] = output.nsfw_content_detected[position]
-            yield row
-        report(len(batch))
-
-
-def _features(settings: GenerateSettings, plan: Plan, names: Sequence[str], has_safety_checker: bool) -> "Features":
-    from datasets import ClassLabel, Features, Image, Value
-
-    columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
-    columns |= {name: Value("string") for name in ("class_name", "prompt")}
-    columns |= {name: Value("int64") for name in ("seed", "index")}
-    columns |= {name: Value("string") for name in ("model", "lora")}
-    columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
-    columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
-    if plan.attribute_names:
-        columns["attributes"] = {name: Value("string") for name in plan.attribute_names}
-    if wanted := settings.wanted_annotations():
-        columns |= annotation_features(wanted, names)
-    if isinstance(plan, CaptionPlan):
-        columns["filename"] = Value("string")
-    # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
-    if has_safety_checker:
-        columns["nsfw_content_detected"] = Value("bool")
-    return Features(columns)
 
 
 def _progress(num_images: int) -> Callable[[int], None]:
@@ -356,18 +177,9 @@ def _progress(num_images: int) -> Callable[[int], None]:
         last = now
         rate = done / max(now - started, 1e-9)
         left = time.strftime("%H:%M:%S", time.gmtime((num_images - done) / rate))
-        _say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
+        say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
 
     return report
-
-
-def _say(text: str) -> None:
-    print(f"ubgen: {text}", file=sys.stderr, flush=True)
-
-
-def _check_count(name: str, value: int) -> None:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
 
 
 if __name__ == "__main__":
