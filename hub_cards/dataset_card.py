@@ -28,7 +28,7 @@ COLUMN_NOTES = {
     "prompt": "the text that the image was drawn from, made from the class by the template",
     "seed": "a hash of the run's seed, the class (its id, else its name) and the image's number within the class;"
     " the initial noise is drawn from it alone",
-    "index": "the row's number in the whole dataset; index modulo the number of classes is the label",
+    "index": "the row's number in the whole dataset; classes take turns",
     "model": "the generator",
     "model_revision": "its commit on the Hub, where it comes from there",
     "lora": "the LoRA on it, if any",
@@ -37,6 +37,22 @@ COLUMN_NOTES = {
     "guidance_scale": "strength of classifier-free guidance; 1 or less means none",
     "scheduler": "class of the scheduler in diffusers",
     "negative_prompt": "the text that the image was guided away from, if any",
+    "num_prompt_chunks": "tokenizer lengths that every prompt of the run was filled up to, where prompts may be long",
+    "attributes": "what the template's placeholders were filled with",
+    "filename": "the caption's name in the file of captions",
+    "classes": "all classes that the image was asked to show",
+    "mask": "a class for each pixel: 0 background, label + 1, 255 not decided; made from the model's attention while"
+    " it drew, or kept from the source row",
+    "confidence": "255 times how sure the mask's pixels are",
+    "heatmaps": "255 times each class's score, in the order of `classes`",
+    "instances": "0 nothing, i + 1 the pixels of object i",
+    "objects": "connected regions of the mask: box (x, y, width, height), class, area, mean score and outline",
+    "task": "how the image was drawn: from a source image, or in a region of one",
+    "source_dataset": "the dataset that the source image is from",
+    "source_split": "its split",
+    "source_index": "the source image's row there",
+    "strength": "share of the denoising that the source image went through",
+    "region": "what was drawn anew",
     "nsfw_content_detected": "whether the generator's own safety checker flagged the image, which is black then",
 }
 
@@ -69,6 +85,7 @@ class DatasetFacts:
         device: what it ran on.
         bias_report: text of a bias report, if one was made.
         column_notes: how each column was made, beside ``COLUMN_NOTES``.
+        num_samples: rows when the dataset is whole; None: equally many of each class.
     """
 
     class_names: Sequence[str]
@@ -86,6 +103,7 @@ class DatasetFacts:
     device: str = "cpu"
     bias_report: str | None = None
     column_notes: Mapping[str, str] = field(default_factory=dict)
+    num_samples: int | None = None
 
     @property
     def num_rows(self) -> int:
@@ -93,7 +111,11 @@ class DatasetFacts:
 
     @property
     def num_rows_in_all(self) -> int:
-        return self.samples_per_class * len(self.class_names)
+        return self.samples_per_class * len(self.class_names) if self.num_samples is None else self.num_samples
+
+    @property
+    def is_balanced(self) -> bool:
+        return len(set(self.counts)) == 1
 
     @property
     def is_whole(self) -> bool:

@@ -13,8 +13,10 @@ from markdown_it import MarkdownIt
 from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card
 from ubgen_hub_cards.pipeline_card import render_pipeline_card
 from ubgen_pipeline.dataset_facts import class_counts
+from ubgen_pipeline.dataset_rows import dataset_features
 from ubgen_pipeline.dataset_shards import Shard
-from ubgen_pipeline.generate_dataset import _features
+from ubgen_pipeline.generate_settings import GenerateSettings
+from ubgen_pipeline.mask_settings import ANNOTATIONS
 
 HOSTILE = [
     "no",
@@ -116,8 +118,11 @@ def test_licence_is_inherited_or_said_to_be_unknown():
 
 
 def test_every_column_is_explained():
-    columns = _features(["a"], has_safety_checker=True)
-    assert set(columns) <= set(COLUMN_NOTES)
+    settings = GenerateSettings(
+        class_names=["a"], annotations=list(ANNOTATIONS), definitions=False, template="{name}+"
+    )
+    columns = dataset_features(settings, settings.plan(), ["a"], has_safety_checker=True)
+    assert {"mask", "objects", "num_prompt_chunks"} <= set(columns) <= set(COLUMN_NOTES)
     card = render_dataset_card(facts(features=columns))
     for name in columns:
         assert f"| `{name}` | " in card
@@ -129,9 +134,10 @@ def test_class_counts(num_classes, per_shard, num_rows):
     shards = [
         Shard(i, start, min(start + per_shard, num_rows)) for i, start in enumerate(range(0, num_rows, per_shard))
     ]
+    turns = [*range(num_classes), 0]
     for present in (shards, shards[::2], []):
-        labels = [i % num_classes for shard in present for i in range(shard.start, shard.stop)]
-        assert class_counts(present, num_classes) == [labels.count(label) for label in range(num_classes)]
+        labels = [turns[i % len(turns)] for shard in present for i in range(shard.start, shard.stop)]
+        assert class_counts(present, num_classes, turns) == [labels.count(label) for label in range(num_classes)]
 
 
 def test_two_folders_of_one_name_stay_apart(tmp_path):

@@ -70,7 +70,13 @@ def keyword_value(node: ast.AST, name: str) -> bool:
 def unsafe_uses(tree: ast.AST) -> list[str]:
     """What in the tree reads or writes pickles, or runs code that came with a model."""
     found = [name for name, level in imported_modules(tree) if level == 0 and name.partition(".")[0] in PICKLES]
+    # torch's restricted loader builds tensors and runs nothing
+    restricted = {
+        id(node.func) for node in ast.walk(tree) if isinstance(node, ast.Call) and keyword_value(node, "weights_only")
+    }
     for node in ast.walk(tree):
+        if id(node) in restricted:
+            continue
         if isinstance(node, ast.Attribute) and (getattr(node.value, "id", None), node.attr) in PICKLE_CALLS:
             found.append(f"{ast.unparse(node)} in line {node.lineno}")
         if isinstance(node, ast.ImportFrom) and node.module in ("torch", "numpy"):
@@ -93,6 +99,8 @@ def test_the_checks_find_what_they_look_for():
         "m.from_pretrained('x', use_safetensors=False)\n"
     )
     assert len(unsafe_uses(bad)) == 9
+    assert unsafe_uses(ast.parse("torch.load('x', weights_only=False)")) and unsafe_uses(ast.parse("torch.load('x')"))
+    assert not unsafe_uses(ast.parse("torch.load('x', weights_only=True)"))
     assert not unsafe_uses(
         ast.parse("f(trust_remote_code=False, use_safetensors=True)\nimport torch\ntorch.tensor(1)")
     )

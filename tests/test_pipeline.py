@@ -184,7 +184,7 @@ def test_a_callback_may_replace_the_latents(pipeline):
 def test_return_dict_false_gives_the_fields_in_order(pipeline):
     images, labels, prompts, seeds, *places = pipeline(["star"], num_inference_steps=1, return_dict=False)
     assert (len(images), labels, prompts, seeds) == (1, [0], ["star"], [sample_seed(0, "star", 0)])
-    assert places == [None, None, None]
+    assert places == [None, None, None, None]
 
 
 def test_the_safety_checkers_black_images_are_marked(mini_model):

@@ -1,6 +1,6 @@
 """The mini model's text encoder and UNet, trained together on latents of the biased world.
 
-Velocity target with Min-SNR weights (Hang et al. 2023).
+Velocity target, with Min-SNR weights unless others are asked for.
 """
 
 import time
@@ -11,11 +11,11 @@ from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusi
 from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
+from .denoising_loss import DenoisingLoss, target_of
 from .mini_batches import index_batches, mixed_precision
 from .training_state import ExponentialAverage, load_training_state, save_training_state
 
 TEXT_WIDTH = 96
-MIN_SNR_GAMMA = 5.0
 # Shares of the prompts that a scene is shown with; the rest is empty, for guidance.
 BARE_NAME_SHARE, CAPTION_SHARE = 0.65, 0.25
 NOISE_SCHEDULE = {
@@ -79,10 +79,12 @@ def train_denoiser(
     learning_rate: float = 1e-3,
     max_seconds: float = float("inf"),
     seed: int = 0,
+    weighting: str = "min_snr",
 ) -> tuple[UNet2DConditionModel, CLIPTextModel]:
     """Train on scaled ``latents (N, 4, 16, 16)`` with token ids ``prompts (N, 3, L)``; returns the averaged weights.
 
-    Stops early after ``max_seconds``; called again with the same ``work_dir`` it goes on.
+    ``weighting`` is a key of :data:`ubgen_training.denoising_loss.CLEAN_WEIGHTS`. Stops early after ``max_seconds``;
+    called again with the same ``work_dir`` it goes on.
     """
     torch.manual_seed(seed)
     unet, text_encoder = build_unet(), build_text_encoder(tokenizer)
@@ -95,26 +97,23 @@ def train_denoiser(
     state_file = work_dir / "denoiser.safetensors"
     step = load_training_state(state_file, parameters, optimizer, averages)
     scheduler = DDPMScheduler(**NOISE_SCHEDULE)
-    alphas_cumprod = scheduler.alphas_cumprod
+    denoising_loss = DenoisingLoss(scheduler.alphas_cumprod, weighting, target_of(scheduler.config.prediction_type))
     started, first_step, running_loss = time.monotonic(), step, 0.0
     for batch in index_batches(len(latents), batch_size, seed=seed, start_step=step, num_steps=num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
         clean, noise = latents[batch], torch.randn(batch_size, *latents.shape[1:], generator=generator)
         # stratified over the batch: lower variance than independent draws
         strata = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
-        timesteps = (strata * len(alphas_cumprod)).long()
+        timesteps = (strata * len(scheduler.alphas_cumprod)).long()
         draw = torch.rand(batch_size, generator=generator)
         column = (draw >= BARE_NAME_SHARE).long() + (draw >= BARE_NAME_SHARE + CAPTION_SHARE).long()
-        noisy = scheduler.add_noise(clean, noise, timesteps)
-        target = scheduler.get_velocity(clean, noise, timesteps)
-        snr = alphas_cumprod[timesteps] / (1 - alphas_cumprod[timesteps])
-        weight = snr.clamp(max=MIN_SNR_GAMMA) / (snr + 1)
+        noisy = denoising_loss.add_noise(clean, noise, timesteps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 300) * max(0.03, 1 - step / num_steps)
         with mixed_precision():
             prompt_embeds = text_encoder(prompts[batch, column]).last_hidden_state
-            predicted = unet(noisy, timesteps, prompt_embeds).sample.float()
-        loss = ((predicted - target).square().mean(dim=(1, 2, 3)) * weight).mean()
+            predicted = unet(noisy, timesteps, prompt_embeds).sample
+        loss = denoising_loss(predicted, clean, noise, timesteps).mean()
         optimizer.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

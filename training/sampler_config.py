@@ -1,15 +1,14 @@
 """Settings that all trainers of the sampler share; defaults are the paper's (arXiv 2412.10831, Table 5)."""
 
-import json
-from dataclasses import dataclass, field, fields
-from typing import Any
+from dataclasses import dataclass, field
+from typing import ClassVar
 
 from transformers.integrations import get_available_reporting_integrations
-from trl.trainer.base_config import _BaseConfig
 
 from ubgen_pipeline.hub_access import check_repo_id
 
 from .lora_average import check_average_decay
+from .resumable_config import ResumableConfig
 from .reward_alarm import check_alarm_settings
 from .reward_guards import check_heldout_names
 from .sampler_model import check_train_method
@@ -39,35 +38,19 @@ FREE_ON_RESUME = frozenset(
         "remove_unused_columns",
     }
 )
-# of the settings of transformers.TrainingArguments, those that a resumed run must share
-FIXED_ON_RESUME = frozenset(
-    {
-        "seed",
-        "data_seed",
-        "optim",
-        "optim_args",
-        "adam_beta1",
-        "adam_beta2",
-        "adam_epsilon",
-        "gradient_accumulation_steps",
-        "lr_scheduler_kwargs",
-        "warmup_steps",
-        "fp16",
-        "dataloader_drop_last",
-        "train_sampling_strategy",
-    }
-)
 # the others of transformers push checkpoints whole, optimizer and all
 HUB_STRATEGIES = ("every_save", "end")
 
 
 @dataclass
-class SamplerConfig(_BaseConfig):
+class SamplerConfig(ResumableConfig):
     """Everything ``transformers.TrainingArguments`` has, with the paper's optimizer; the sampler, LoRA and rewards.
 
     Raises:
         ValueError: a setting out of range, or a push to the Hub without a name there.
     """
+
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME
 
     output_dir: str | None = field(
         default="ubgen-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
@@ -228,10 +211,3 @@ class SamplerConfig(_BaseConfig):
     def images_per_update(self) -> float:
         """Images that all processes together draw for an update, on average."""
         return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size
-
-    def settings_to_resume_with(self) -> dict[str, Any]:
-        """The settings that a resumed run must share, as they read from JSON."""
-        own = {name for kind in type(self).__mro__ if issubclass(kind, SamplerConfig) for name in kind.__annotations__}
-        fixed = (own - FREE_ON_RESUME) | FIXED_ON_RESUME
-        values = json.loads(self.to_json_string())
-        return {entry.name: values[entry.name] for entry in fields(self) if entry.name in fixed}

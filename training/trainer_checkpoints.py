@@ -1,4 +1,4 @@
-"""Checkpoints of a sampler's trainer: complete or absent, exact on resume, and without pickle.
+"""Checkpoints of every trainer: complete or absent, exact on resume, and without pickle.
 
 Deliberate deviations from ``transformers.Trainer``: safetensors and JSON only; a folder is renamed into place when all
 ranks have written their part; the running loss is kept, so that logs continue; sharded state is gathered, so that a
@@ -32,7 +32,7 @@ from .checkpoint_state import (
     whole_state,
 )
 from .model_fingerprint import model_fingerprint
-from .sampler_config import SamplerConfig
+from .resumable_config import ResumableConfig
 from .sampler_model import SamplerModel
 from .trained_weights import load_trained_weights, save_trained_weights
 
@@ -40,16 +40,17 @@ TRAINER_STATE = "trainer_state.json"
 
 
 class CheckpointingTrainer(_BaseTrainer):
-    """A trainer of a :class:`SamplerModel` that writes and reads exact checkpoints.
+    """A trainer that writes and reads exact checkpoints; of a :class:`SamplerModel` unless a subclass says otherwise.
 
     A subclass keeps more state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or
-    :meth:`rank_state` (one per rank), with their loading halves.
+    :meth:`rank_state` (one per rank), with their loading halves; a trainer of another model overrides
+    :meth:`initial_modules`, :meth:`save_weights` and :meth:`load_weights`.
 
     Raises:
         ValueError: DeepSpeed with checkpoints to resume from, which only DeepSpeed itself can write, as pickles.
     """
 
-    args: SamplerConfig
+    args: ResumableConfig
     class_names: list[str]
     settings_file = "sampler_config.json"
 
@@ -61,9 +62,20 @@ class CheckpointingTrainer(_BaseTrainer):
                 "be written as pickles; set save_only_model or save_strategy no, or launch with DDP or FSDP2."
             )
         # before a launcher shards the weights
+        self._fingerprint = model_fingerprint(self.initial_modules())
+
+    def initial_modules(self) -> dict[str, nn.Module]:
+        """What a run starts from; a checkpoint is only resumed on the same weights."""
         pipeline = self._sampler.pipeline
-        modules = {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
-        self._fingerprint = model_fingerprint(modules)
+        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+
+    def save_weights(self, folder: Path, *, write: bool = True) -> None:
+        """Write the trained weights; every rank must call it, all but one with ``write=False``."""
+        save_trained_weights(self._sampler, folder, write=write)
+
+    def load_weights(self, folder: Path) -> None:
+        """Put what :meth:`save_weights` wrote into the model."""
+        load_trained_weights(self._sampler, folder)
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint: a folder, or True or ``last`` for the newest complete one.
@@ -112,7 +124,7 @@ class CheckpointingTrainer(_BaseTrainer):
             folder.mkdir(parents=True, exist_ok=True)
             # to_json_string blanks tokens
             (folder / self.settings_file).write_text(self.args.to_json_string() + "\n")
-        save_trained_weights(self._sampler, folder, write=write)
+        self.save_weights(folder, write=write)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
         # called after clipping and before the optimizer; a loss scaler meets infinities on purpose and skips the step
@@ -178,7 +190,7 @@ class CheckpointingTrainer(_BaseTrainer):
             save_state(extra_state, Path(output_dir) / "extra_state.safetensors")
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
-        load_trained_weights(self._sampler, resume_from_checkpoint)
+        self.load_weights(Path(resume_from_checkpoint))
 
     def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
         if checkpoint is None:

@@ -15,14 +15,23 @@ from .training_push import TrainingPush
 
 
 def run_training(
-    train: Callable[[Any], Path], config_class: type, argv: Sequence[str] | None, *, prog: str, description: str
+    train: Callable[[Any], Path],
+    config_class: type,
+    argv: Sequence[str] | None,
+    *,
+    prog: str,
+    description: str,
+    trained: str = "LoRA",
 ) -> int:
-    """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite."""
+    """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite.
+
+    ``trained`` is what the last line says was saved.
+    """
 
     def body(argv: Sequence[str]) -> int:
         config = parse_settings(config_class, argv, prog=prog, description=description.splitlines()[0])
         try:
-            print(f"LoRA saved in {train(config)}")
+            print(f"{trained} saved in {train(config)}")
         except FloatingPointError as error:
             print(f"ubgen: error: {error}", file=sys.stderr)
             return 1

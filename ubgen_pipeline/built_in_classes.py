@@ -24,17 +24,17 @@ def built_in_entries(name: str) -> list[tuple[str, str | None, str | None]]:
         names = _constant("torchvision", "models/_meta.py", f"_{name.upper()}_CATEGORIES")
         # COCO's ids have gaps, which torchvision fills with N/A
         return [(item, None, None) for item in names if item not in ("__background__", "N/A")]
-    wnids = _library_file("timm", "data/_info/imagenet_synsets.txt").split()
+    wnids = library_file("timm", "data/_info/imagenet_synsets.txt").split()
     names = _constant("open_clip", "zero_shot_metadata.py", "IMAGENET_CLASSNAMES")
-    lines = _library_file("timm", "data/_info/imagenet_synset_to_definition.txt").splitlines()
+    lines = library_file("timm", "data/_info/imagenet_synset_to_definition.txt").splitlines()
     definitions = dict(line.split("\t", 1) for line in lines if "\t" in line)
     name_of = dict(zip(wnids, names, strict=True))
     if name == "imagenet100":
-        wnids = _library_file("timm", "data/_info/mini_imagenet_synsets.txt").split()
+        wnids = library_file("timm", "data/_info/mini_imagenet_synsets.txt").split()
     return [(name_of[wnid], wnid, definitions.get(wnid)) for wnid in wnids]
 
 
-def _library_file(library: str, path: str) -> str:
+def library_file(library: str, path: str) -> str:
     spec = find_spec(library)
     folder = next(iter(spec.submodule_search_locations or []), None) if spec else None
     file = Path(folder or "", path)
@@ -44,7 +44,7 @@ def _library_file(library: str, path: str) -> str:
 
 
 def _constant(library: str, path: str, name: str) -> Any:
-    for node in ast.parse(_library_file(library, path)).body:
+    for node in ast.parse(library_file(library, path)).body:
         if isinstance(node, ast.Assign) and any(
             isinstance(item, ast.Name) and item.id == name for item in node.targets
         ):

@@ -20,16 +20,18 @@ _WNID = re.compile(r"n\d{8}")
 _NAME_KEYS = ("name", "class_name", "class", "label")
 _ID_KEYS = ("class_id", "wnid", "synset", "id")
 _DEFINITION_KEYS = ("definition", "description", "gloss")
-_LIST_KEYS = ("classes", "class_names", "names")
+_SYNONYM_KEYS = ("synonyms", "lemmas")
+_LIST_KEYS = ("classes", "class_names", "names", "dataset_classes")
 
 
 @dataclass(frozen=True)
 class ClassName:
-    """A class: its name, and where known an identifier (such as a WordNet id) and a definition."""
+    """A class: its name, and where known an identifier (such as a WordNet id), a definition and synonyms."""
 
     name: str
     class_id: str | None = None
     definition: str | None = None
+    synonyms: tuple[str, ...] = ()
 
     @property
     def key(self) -> str:
@@ -39,21 +41,28 @@ class ClassName:
 
 @dataclass(frozen=True)
 class ClassPrompt:
-    """A class as it is drawn: its label (position in the list), name, prompt and key."""
+    """A class as it is drawn: its label (position in the list), name, prompt and key.
+
+    ``attributes`` are (placeholder, value) pairs that a template was filled with; ``word`` is what stands for the
+    class in the prompt, where that may be a synonym; empty means the name.
+    """
 
     label: int
     name: str
     prompt: str
     key: str
+    attributes: tuple[tuple[str, str], ...] = ()
+    word: str = ""
 
 
-def load_class_names(source: str | Path | Sequence[str]) -> list[ClassName]:
-    """Classes in order, from a list of names, a file, or the name of a built-in list.
+def load_class_names(source: str | Path | Sequence[Any]) -> list[ClassName]:
+    """Classes in order, from a list (names or objects), a file, or the name of a built-in list.
 
-    A file is CSV or TSV (with or without a header ``name``, ``id`` or ``wnid``, ``definition``), JSON, YAML, or plain
-    lines; a plain line that starts with a WordNet id (``n01440764 tench``) gives that class its id. JSON and YAML hold
-    a list of names or of objects, a mapping from name to definition, or a mapping from ids to names where the keys are
-    WordNet ids or numbers; the list may stand under ``classes`` or ``names``. Built-in lists: see ``BUILT_IN_LISTS``.
+    A file is CSV or TSV (with or without a header ``name``, ``id`` or ``wnid``, ``definition``, ``synonyms`` parted by
+    semicolons), JSON, YAML, or plain lines; a plain line that starts with a WordNet id (``n01440764 tench``) gives
+    that class its id. JSON and YAML hold a list of names or of objects, a mapping from name to definition, or a
+    mapping from ids to names where the keys are WordNet ids or numbers; the list may stand under ``classes`` or
+    ``names``. Built-in lists: see ``BUILT_IN_LISTS``.
 
     Raises:
         ValueError: nothing there, an unreadable file, no classes, an empty name, or names or ids that occur twice.
@@ -204,7 +213,14 @@ def _class_from(entry: Any) -> ClassName:
     name = first(_NAME_KEYS, "a name")
     if name is None:
         raise ValueError(f"a class is {dict(entry)!r}, which has no name; give it a `name`.")
-    return ClassName(name, first(_ID_KEYS, "an id"), first(_DEFINITION_KEYS, "a definition"))
+    synonyms = next((fields[key] for key in _SYNONYM_KEYS if fields.get(key)), ())
+    if isinstance(synonyms, str):
+        # the cell of a table
+        synonyms = [word for word in synonyms.split(";") if word.strip()]
+    if not isinstance(synonyms, Sequence):
+        raise ValueError(f"the synonyms of {name!r} are {synonyms!r}; give a list of texts.")
+    words = tuple(_text(word, "a synonym") or "" for word in synonyms)
+    return ClassName(name, first(_ID_KEYS, "an id"), first(_DEFINITION_KEYS, "a definition"), words)
 
 
 def _text(value: Any, what: str) -> str | None:
@@ -222,7 +238,9 @@ def _check(classes: Sequence[ClassName]) -> None:
     for position, item in enumerate(classes):
         if not item.name.strip():
             raise ValueError(f"class {position} has an empty name; give it one, or leave it out.")
-        for text in (item.name, item.class_id or "", item.definition or ""):
+        if not all(word.strip() for word in item.synonyms):
+            raise ValueError(f"class {item.name!r} has an empty synonym; leave it out.")
+        for text in (item.name, item.class_id or "", item.definition or "", *item.synonyms):
             # control characters would end a line in a card or a file; lone surrogates cannot be written at all
             if bad := [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]:
                 raise ValueError(f"class {item.name!r} holds the control character {bad[0]!r}; remove it.")

@@ -1,22 +1,28 @@
-"""What a dataset's card says, from the settings it is made with and the shards that are there."""
+"""What a dataset says of itself: the manifest that a resume must match, and the card for the shards that are there."""
 
+import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from .dataset_shards import DatasetShards, Shard
-from .model_sources import model_source, public_name
+from .model_sources import fingerprint, model_source, public_name
 
 if TYPE_CHECKING:
     from datasets import Features
 
     from ubgen_hub_cards.dataset_card import Source
 
+    from .generate_settings import GenerateSettings, Plan
+
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "model", "model_revision", "negative_prompt",
-    "revision", "samples_per_class", "seed", "template", "versions",
+    "num_samples", "prompts", "revision", "samples_per_class", "seed", "template", "versions",
 )  # fmt: skip
 # a text beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
@@ -32,6 +38,42 @@ class Generator:
     lora_revision: str | None
 
 
+def manifest(
+    settings: "GenerateSettings", plan: "Plan", generator: Generator, threads: int, device: str
+) -> dict[str, Any]:
+    """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
+    from .generate_settings import HUB_SETTINGS
+    from .models import resolve_model
+    from .text_embeddings import split_embedding
+
+    kept = dataclasses.asdict(settings)
+    # the task and its source stand in the plan's facts, the source by what it holds
+    left_out = ("output_dir", "dry_run", "class_names", "classes", "model", "lora", "embeddings", "source")
+    for name in (*left_out, *HUB_SETTINGS):
+        del kept[name]
+    # the settings that masks are made with stand for those that were given
+    kept = {name: value for name, value in kept.items() if not name.startswith("mask_")}
+    libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
+    if settings.wanted_annotations():
+        kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
+        libraries += ["scipy", "contourpy"]
+    return {
+        **kept,
+        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in plan.classes],
+        "prompts": plan.facts(),
+        "samples_per_class": plan.samples_per_class,
+        "num_samples": len(plan),
+        "model": fingerprint(resolve_model(settings.model)),
+        "lora": fingerprint(settings.lora),
+        "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
+        "model_revision": generator.model_revision,
+        "lora_revision": generator.lora_revision,
+        "threads": threads,
+        "device": device,
+        "versions": {name: version(name) for name in libraries},
+    }
+
+
 class DatasetCardMaker:
     """Renders the card of one dataset for any set of its shards: equal shards give an equal card.
 
@@ -39,6 +81,7 @@ class DatasetCardMaker:
         shards: the dataset; its manifest holds the settings.
         class_names: the label names.
         generator: what draws it.
+        turns: row i has label ``turns[i % len(turns)]``.
         repo_id: its name on the Hub, if it is there.
         licence: of the generator, where it is known without asking: keys ``license``, ``license_name`` and so on.
     """
@@ -48,12 +91,13 @@ class DatasetCardMaker:
         shards: DatasetShards,
         class_names: Sequence[str],
         generator: Generator,
+        turns: Sequence[int],
         repo_id: str | None = None,
         *,
         licence: Mapping[str, str] | None = None,
     ):
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
-        self.licence = licence
+        self.turns, self.licence = turns, licence
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
         """The card for the shards ``present``, whose files have ``num_bytes`` in all; one of them must be here."""
@@ -62,7 +106,7 @@ class DatasetCardMaker:
         manifest = self.shards.manifest
         facts = DatasetFacts(
             class_names=self.class_names,
-            counts=class_counts(present, len(self.class_names)),
+            counts=class_counts(present, len(self.class_names), self.turns),
             samples_per_class=manifest["samples_per_class"],
             features=self._features,
             generator=self._sources[0],
@@ -71,6 +115,7 @@ class DatasetCardMaker:
             settings={name: value for name, value in sorted(manifest.items()) if name not in _SHOWN_ELSEWHERE},
             texts=_texts(manifest),
             num_bytes=num_bytes,
+            num_samples=manifest["num_samples"],
             repo_id=self.repo_id,
             versions=manifest["versions"],
             device=manifest["device"],
@@ -106,14 +151,15 @@ class DatasetCardMaker:
         return Source(name, generator.model_revision, self.licence), lora
 
 
-def class_counts(shards: Sequence[Shard], num_classes: int) -> list[int]:
-    """Rows of each class in those shards: row i is of class i mod ``num_classes``."""
-
-    def below(stop: int, label: int) -> int:
-        return (stop - label + num_classes - 1) // num_classes
-
-    return [sum(below(s.stop, label) - below(s.start, label) for s in shards) for label in range(num_classes)]
+def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]) -> list[int]:
+    """Rows of each class in those shards, where row i has label ``turns[i % len(turns)]``."""
+    labels, counts = np.asarray(turns), np.zeros(num_classes, dtype=np.int64)
+    for shard in shards:
+        counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
+    return counts.tolist()
 
 
 def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    return {name: manifest[name] for name in ("template", "negative_prompt") if manifest.get(name)}
+    templates = manifest["prompts"].get("templates", ())
+    texts = {"template": " | ".join(templates), "negative_prompt": manifest.get("negative_prompt")}
+    return {name: text for name, text in texts.items() if text}

@@ -1,6 +1,7 @@
 """Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from safetensors import SafetensorError
 
 from .mini import mini_model_path
 from .pipeline import UbGenPipeline
+from .text_embeddings import load_embedding, split_embedding
 
 SCHEDULERS: dict[str, type[Any]] = {
     "ddpm": DDPMScheduler,
@@ -62,6 +64,7 @@ def load_pipeline(
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     lora_revision: str | None = None,
+    embeddings: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> UbGenPipeline:
     """Load a pipeline, safetensors only and running no code from the model's folder.
@@ -73,10 +76,12 @@ def load_pipeline(
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
         lora_revision: of the LoRA on the Hub.
+        embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
         device: where to put it; None leaves it on the CPU.
 
     Raises:
-        ValueError: an unknown model or scheduler, or a LoRA that is missing or does not fit the model.
+        ValueError: an unknown model or scheduler, or a LoRA or an embedding that is missing or does not
+            fit the model.
     """
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
@@ -96,6 +101,8 @@ def load_pipeline(
         set_scheduler(pipeline, scheduler)
     if lora is not None:
         load_lora(pipeline, lora, revision=lora_revision)
+    for entry in embeddings:
+        load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
 
 

@@ -6,20 +6,32 @@ helper is imported here directly and flat, and no other module of the package is
 
 import json
 import shutil
-from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
+from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 
+from .annotations import SampleAnnotation, annotate
+from .attention_maps import AttentionRecorder, joined_texts
+from .attention_masks import heat_maps as _heat_maps  # noqa: F401 (named here for the loader, as are the next two)
+from .call_arguments import check_counts, default_seeds, text_list
+from .class_texts import class_texts, shown_once
+from .class_tokens import append_class_words
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
+from .mask_regions import mask_objects as _mask_objects  # noqa: F401
+from .mask_settings import MaskSettings, check_annotations, default_mask_settings
 from .pipeline_output import UbGenOutput
-from .sample_seeds import sample_seed
+from .prompt_encoding import encode_weighted, token_chunks
+from .prompt_weights import parse_weights
+from .source_images import SourceImages, check_source, remaining_timesteps
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
@@ -52,6 +64,15 @@ class UbGenPipeline(StableDiffusionPipeline):
         batch_size: int | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
+        weighted_prompts: bool = False,
+        num_prompt_chunks: int | None = None,
+        annotations: Sequence[str] | None = None,
+        shown_classes: Sequence[Sequence[str]] | None = None,
+        shown_labels: Sequence[Sequence[int]] | None = None,
+        mask_settings: MaskSettings | None = None,
+        source_images: torch.Tensor | None = None,
+        regions: torch.Tensor | None = None,
+        strength: float = 0.8,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -73,21 +94,33 @@ class UbGenPipeline(StableDiffusionPipeline):
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"latents": latents})`` after every
                 step of every batch; ``latents`` in the dict it returns replace the current ones.
             cross_attention_kwargs: handed to the UNet's attention; ``{"scale": s}`` scales a loaded LoRA.
+            weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
+            num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
+                of this call, so that an image then depends on what else was asked for.
+            annotations: what to annotate the images with, of ``mask``, ``confidence``, ``heatmap``, ``instance``,
+                ``box`` and ``polygon``; any of them records attention and fills the output's ``annotations``.
+            shown_classes: K lists, the names of all classes that the images of that entry show, as they stand in the
+                prompt; None: the class's own name alone.
+            shown_labels: K lists, the labels of those; None: positions in ``class_names`` (of a name's first place).
+            mask_settings: how masks are made; None takes the paper's, or the mini model's for a UNet as small.
+            source_images: ``(N, 3, H, W)`` in [0, 1] to start from instead of noise alone: image-to-image.
+            regions: ``(N, H, W)`` bool, what of them is to be drawn anew; all else keeps its pixels: inpainting.
+            strength: share of the steps that a source image goes through, in (0, 1]; the more, the less is left of it.
 
         Raises:
             ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
         """
-        class_names = _text_list("class_names", class_names)
-        prompts = class_names if prompts is None else _text_list("prompts", prompts, length=len(class_names))
+        class_names = text_list("class_names", class_names)
+        prompts = class_names if prompts is None else text_list("prompts", prompts, length=len(class_names))
         negative_prompt = "" if negative_prompt is None else negative_prompt
         if isinstance(negative_prompt, str):
             negative_prompt = [negative_prompt] * len(class_names)
-        negative_prompt = _text_list("negative_prompt", negative_prompt, length=len(class_names))
-        _check_counts(num_images_per_class=num_images_per_class, num_inference_steps=num_inference_steps)
+        negative_prompt = text_list("negative_prompt", negative_prompt, length=len(class_names))
+        check_counts(num_images_per_class=num_images_per_class, num_inference_steps=num_inference_steps)
         if output_type not in OUTPUT_TYPES:
             raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
         labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]
-        seeds = _default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
+        seeds = default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
         if len(seeds) != len(labels):
             raise ValueError(f"seeds holds {len(seeds)} for {len(labels)} samples; give one per sample.")
         noise_shape = self.latent_shape(height, width)
@@ -96,36 +129,74 @@ class UbGenPipeline(StableDiffusionPipeline):
         if tuple(latents.shape) != (len(labels), *noise_shape):
             raise ValueError(f"latents has shape {tuple(latents.shape)}; give {(len(labels), *noise_shape)}.")
         batch_size = len(labels) if batch_size is None else batch_size
-        _check_counts(batch_size=batch_size)
-        self.check_prompt_lengths(prompts, class_names)
+        check_counts(batch_size=batch_size)
+        check_source(source_images, regions, strength, len(labels), self.image_size(height, width))
+        wanted = check_annotations(annotations or ())
+        if wanted:
+            settings = mask_settings or self.default_mask_settings()
+            if weighted_prompts and not settings.class_prompt:
+                raise ValueError("mask_settings.class_prompt is False, which word weights do not work with; leave it.")
+            shown_classes, label_rows = shown_once(class_names, shown_classes, shown_labels)
+            if settings.append_class_names:
+                prompts = [append_class_words(prompt, words) for prompt, words in zip(prompts, shown_classes)]
+            shown_texts = [class_texts(self, *pair, settings.class_prompt) for pair in zip(prompts, shown_classes)]
+        if not weighted_prompts:
+            self.check_prompt_lengths(prompts, class_names)
 
         # diffusers' properties of the same names read these, callbacks among others
         self._guidance_scale, self._cross_attention_kwargs = guidance_scale, cross_attention_kwargs
         self._interrupt = False
         device, dtype = self._execution_device, self.unet.dtype
         lora_scale = (cross_attention_kwargs or {}).get("scale")
-        prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
-        # without guidance the loop ignores it
-        negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
-        image_batches, flags = [], []
+        # without guidance the loop ignores the negative ones
+        if weighted_prompts:
+            texts = [*prompts, *negative_prompt]
+            prompt_embeds, negative_prompt_embeds = self.encode_weighted_prompts(
+                texts, num_chunks=num_prompt_chunks, lora_scale=lora_scale
+            ).chunk(2)
+        else:
+            prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
+            negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
+        image_batches, flags, annotated = [], [], []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
             # also clears the history that multistep schedulers keep
             self.scheduler.set_timesteps(num_inference_steps, device=device)
-            self._num_timesteps = len(self.scheduler.timesteps)
+            timesteps, source = self.scheduler.timesteps, None
+            start_latents = latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma
+            if source_images is not None:
+                source = self._source(source_images[rows], latents[rows], None if regions is None else regions[rows])
+                timesteps = remaining_timesteps(self.scheduler, strength)
+                start_latents = source.at(self.scheduler, timesteps[0]).to(dtype)
+            self._num_timesteps = len(timesteps)
             steps = denoising_steps(
                 partial(self.denoiser, cross_attention_kwargs=cross_attention_kwargs),
                 self.scheduler,
-                latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma,
+                start_latents,
                 prompt_embeds[labels[rows]],
                 negative_prompt_embeds=negative_prompt_embeds[labels[rows]],
                 guidance_scale=guidance_scale,
+                timesteps=timesteps,
                 generators=step_generators(seeds[rows]),
                 eta=eta,
             )
+            recorder = None
+            if wanted:
+                recorder = AttentionRecorder(
+                    self.unet,
+                    joined_texts([shown_texts[label] for label in labels[rows]]),
+                    noise_shape[1:],
+                    cross_levels=settings.cross_levels,
+                    self_level=settings.self_level if settings.self_power else None,
+                    steps=settings.recorded_steps(self._num_timesteps),
+                )
             # torch.compiler.disable, around this method in diffusers, hides its signature from type checkers
-            with self.progress_bar(total=self._num_timesteps) as progress_bar:  # pyright: ignore[reportCallIssue]
+            progress = self.progress_bar(total=self._num_timesteps)  # pyright: ignore[reportCallIssue]
+            with progress as progress_bar, recorder or nullcontext():
                 for step in steps:
+                    if source is not None:
+                        next_timestep = timesteps[step.index + 1] if step.index + 1 < len(timesteps) else None
+                        source.put_back(step.latents, self.scheduler, next_timestep)
                     if callback_on_step_end is not None:
                         state = {"latents": step.latents}
                         returned = callback_on_step_end(self, step.index, step.timestep, state) or {}
@@ -134,13 +205,17 @@ class UbGenPipeline(StableDiffusionPipeline):
                     progress_bar.update()
                     if self.interrupt:
                         break
-            if output_type == "latent":
-                image_batches.append(step.latents)
-                continue
-            images = self.decode_latents(step.latents).clamp(0, 1)
-            images, flagged = self._blacken_flagged(images)
+            images, flagged = step.latents, []
+            if output_type != "latent":
+                images = self.decode_latents(step.latents).clamp(0, 1)
+                images = images if source is None else source.put_back_pixels(images)
+                images, flagged = self._blacken_flagged(images)
             image_batches.append(images)
             flags.extend(flagged)
+            if recorder is not None:
+                size = (noise_shape[1] * self.vae_scale_factor, noise_shape[2] * self.vae_scale_factor)
+                batch_labels = [label_rows[label] for label in labels[rows]]
+                annotated.extend(annotate(recorder.result(), settings, size, batch_labels, flagged or None))
 
         images = torch.cat(image_batches)
         if output_type != "latent":
@@ -152,6 +227,9 @@ class UbGenPipeline(StableDiffusionPipeline):
             labels=labels,
             prompts=[prompts[label] for label in labels],
             seeds=seeds,
+            masks=[item.mask for item in annotated] if "mask" in wanted else None,
+            boxes=[_boxes(item) for item in annotated] if "box" in wanted else None,
+            annotations=annotated or None,
             nsfw_content_detected=flags or None,
         )
         return output if return_dict else tuple(getattr(output, name) for name in output.__dataclass_fields__)
@@ -164,6 +242,50 @@ class UbGenPipeline(StableDiffusionPipeline):
         distinct = list(dict.fromkeys(prompts))
         features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
         return features[[distinct.index(prompt) for prompt in prompts]]
+
+    def encode_weighted_prompts(
+        self, prompts: Sequence[str], *, num_chunks: int | None = None, lora_scale: float | None = None
+    ) -> torch.Tensor:
+        """Text features ``(B, C * L, D)`` of B prompts with word weights, L being the tokenizer's length.
+
+        Args:
+            prompts: texts, see :mod:`.prompt_weights` for the syntax.
+            num_chunks: C; None takes what the longest prompt needs.
+            lora_scale: of a LoRA in the text encoder.
+
+        Raises:
+            ValueError: a prompt needs more chunks than ``num_chunks``.
+        """
+        distinct = list(dict.fromkeys(prompts))
+
+        def encode(token_ids: torch.Tensor) -> torch.Tensor:
+            return self.text_encoder(token_ids.to(self._execution_device))[0]
+
+        if lora_scale is not None:
+            scale_lora_layers(self.text_encoder, lora_scale)
+        try:
+            fragments = [self._fragments(prompt) for prompt in distinct]
+            features = encode_weighted(self.tokenizer, encode, fragments, num_chunks)
+        finally:
+            if lora_scale is not None:
+                unscale_lora_layers(self.text_encoder, lora_scale)
+        return features[[distinct.index(prompt) for prompt in prompts]]
+
+    def count_prompt_chunks(self, prompts: Iterable[str]) -> int:
+        """Tokenizer lengths that the longest of the weighted prompts takes."""
+        return max(len(token_chunks(self.tokenizer, self._fragments(prompt))[0]) for prompt in set(prompts))
+
+    def _fragments(self, prompt: str) -> list[tuple[str, float]]:
+        pieces = [(piece.text, piece.weight) for piece in parse_weights(prompt)]
+        added = self.tokenizer.added_tokens_encoder
+        if any(f"{token}_1" in added for token in added):
+            # a textual inversion of several vectors becomes several tokens
+            pieces = [(str(self.maybe_convert_prompt(text, self.tokenizer)), weight) for text, weight in pieces]
+        return pieces
+
+    def default_mask_settings(self) -> MaskSettings:
+        """The mask settings for this model's UNet."""
+        return default_mask_settings(len(self.unet.config.down_block_types))
 
     def denoiser(
         self,
@@ -194,6 +316,12 @@ class UbGenPipeline(StableDiffusionPipeline):
         decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
         return decoded * 0.5 + 0.5
 
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior, so
+        that nothing is drawn."""
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
+        return posterior.mode() * self.vae.config.scaling_factor
+
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
 
@@ -209,6 +337,11 @@ class UbGenPipeline(StableDiffusionPipeline):
             if value <= 0 or value % unit:
                 raise ValueError(f"{name} is {value}; give a positive multiple of {unit}.")
         return self.unet.config.in_channels, pixels[0] // factor, pixels[1] // factor
+
+    def image_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
+        """(H, W) in pixels of an image of the size asked for; None takes the model's own."""
+        _, *sides = self.latent_shape(height, width)
+        return sides[0] * self.vae_scale_factor, sides[1] * self.vae_scale_factor
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
@@ -254,6 +387,13 @@ class UbGenPipeline(StableDiffusionPipeline):
             index["_class_name"] = cls.__name__
         return index
 
+    def _source(self, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None) -> SourceImages:
+        device = self._execution_device
+        images = images.to(device)
+        latents = self.encode_images(images).to(self.unet.dtype)
+        region = None if regions is None else regions.to(device)[:, None]
+        return SourceImages(images, latents, noise.to(device, latents.dtype), region)
+
     def _blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
         """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
         if self.safety_checker is None:
@@ -265,26 +405,5 @@ class UbGenPipeline(StableDiffusionPipeline):
         return images, flagged
 
 
-def _text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
-    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
-        raise ValueError(f"{argument} is {texts!r}; give a list of texts.")
-    if not texts or (length is not None and len(texts) != length):
-        wanted = "at least one" if length is None else f"{length}, one per class"
-        raise ValueError(f"{argument} holds {len(texts)} texts; give {wanted}.")
-    return list(texts)
-
-
-def _check_counts(**counts: int) -> None:
-    for argument, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
-            raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
-
-
-def _default_seeds(seed: int, names: Sequence[str]) -> list[int]:
-    """A seed for each of the samples' class names; a name that occurs again counts on, so no image is drawn twice."""
-    num_seen: Counter[str] = Counter()
-    seeds = []
-    for name in names:
-        seeds.append(sample_seed(seed, name, num_seen[name]))
-        num_seen[name] += 1
-    return seeds
+def _boxes(annotation: SampleAnnotation) -> np.ndarray:
+    return np.array([item.box for item in annotation.objects], dtype=np.int64).reshape(-1, 4)

@@ -16,8 +16,11 @@ class UbGenOutput(BaseOutput):
         labels: position of the sample's class in ``class_names``.
         prompts: the text that each image was drawn from.
         seeds: each sample's seed, in [0, 2**63); with it the sample can be drawn again alone.
-        masks: place of the segmentation masks; None, since this pipeline draws none.
-        boxes: place of the bounding boxes; None, since this pipeline draws none.
+        masks: list of B masks ``(H, W)`` uint8: 0 background, label + 1, 255 ignore; None unless asked for.
+        boxes: list of B arrays ``(N, 4)`` int64 of the objects' boxes (x0, y0, x1, y1), end exclusive; None unless
+            asked for.
+        annotations: list of B ``SampleAnnotation`` (masks, confidence, heat maps, objects); None where no annotation
+            was asked for.
         nsfw_content_detected: whether the safety checker blackened the image; None where the model has no checker.
     """
 
@@ -27,4 +30,5 @@ class UbGenOutput(BaseOutput):
     seeds: list[int]
     masks: Any | None = None
     boxes: Any | None = None
+    annotations: list[Any] | None = None
     nsfw_content_detected: list[bool] | None = None

@@ -54,14 +54,14 @@ def publish_dataset(settings: PublishSettings) -> None:
         ValueError: a folder that holds no finished dataset of ubgen's, or what :class:`HubDataset` refuses.
     """
     shards = open_dataset(settings.folder)
-    classes = [ClassName(*entry) for entry in shards.manifest["class_names"]]
+    classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
     first = _first_row(shards)
     generator = Generator(first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision"))
     own_card = (shards.folder / "README.md").read_text(encoding="utf-8")
     licence = _licence(own_card)
-    names = label_names(classes)
-    as_written = DatasetCardMaker(shards, names, generator, licence=licence)(shards.shards, shards.num_bytes())
-    maker = DatasetCardMaker(shards, names, generator, settings.repo_id, licence=licence)
+    names, labels = label_names(classes), _labels(shards)
+    as_written = DatasetCardMaker(shards, names, generator, labels, licence=licence)(shards.shards, shards.num_bytes())
+    maker = DatasetCardMaker(shards, names, generator, labels, settings.repo_id, licence=licence)
 
     def card(present: Sequence[Shard], num_bytes: int) -> str:
         if own_card != as_written and len(present) == len(shards.shards):
@@ -90,8 +90,7 @@ def open_dataset(folder: str | Path) -> DatasetShards:
     folder = Path(folder).expanduser()
     try:
         manifest = json.loads((folder / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["settings"]
-        num_samples = len(manifest["class_names"]) * manifest["samples_per_class"]
-        shards = DatasetShards(folder, manifest, num_samples, manifest["samples_per_shard"])
+        shards = DatasetShards(folder, manifest, manifest["num_samples"], manifest["samples_per_shard"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen generate has made.") from error
     if not shards.is_finished():
@@ -108,6 +107,14 @@ def _first_row(shards: DatasetShards) -> dict[str, Any]:
     file = pyarrow.parquet.ParquetFile(shards.file(shards.shards[0]))
     columns = [name for name in file.schema_arrow.names if name.startswith(("model", "lora"))]
     return next(file.iter_batches(1, columns=columns)).to_pylist()[0]
+
+
+def _labels(shards: DatasetShards) -> list[int]:
+    """The label of every row."""
+    import pyarrow.parquet
+
+    tables = [pyarrow.parquet.read_table(shards.file(shard), columns=["label"]) for shard in shards.shards]
+    return [label for table in tables for label in table["label"].to_pylist()]
 
 
 def _licence(card: str) -> dict[str, str]:

@@ -113,6 +113,9 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
     from .models import SCHEDULERS, load_pipeline, resolve_model
 
     columns, manifest = row.columns, row.manifest
+    if columns.get("task") is not None or manifest.get("embeddings"):
+        what = "a source image" if columns.get("task") is not None else "textual inversions"
+        raise ValueError(f"the row was drawn with {what}, which the dataset does not hold; generate it again instead.")
     model = str(model or columns["model"])
     lora = lora or columns["lora"]
     if columns["lora"] is None and lora is not None:
@@ -153,6 +156,8 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         negative_prompt=columns["negative_prompt"],
         height=height,
         width=width,
+        weighted_prompts=columns.get("num_prompt_chunks") is not None,
+        num_prompt_chunks=columns.get("num_prompt_chunks"),
     )
     assert not isinstance(output, tuple)
     return output.images[[item["index"] for item in row.batch].index(columns["index"])]
@@ -180,8 +185,7 @@ def _batch_of(index: int, manifest: dict[str, Any]) -> list[int]:
     per_shard, size = manifest["samples_per_shard"], manifest["batch_size"]
     shard_start = index // per_shard * per_shard
     start = shard_start + (index - shard_start) // size * size
-    num_rows = len(manifest["class_names"]) * manifest["samples_per_class"]
-    return list(range(start, min(start + size, shard_start + per_shard, num_rows)))
+    return list(range(start, min(start + size, shard_start + per_shard, manifest["num_samples"])))
 
 
 class _Files:

@@ -7,7 +7,7 @@ import errno
 import itertools
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
@@ -27,12 +27,15 @@ class SettingsParser(TrlParser):
     def error(self, message: str) -> NoReturn:
         raise ValueError(f"{message}. See --help.")
 
-    def parse(self, argv: Sequence[str]) -> Any:
-        """Settings from ``argv``, on top of the YAML file it names, on top of the defaults.
+    def parse(self, argv: Sequence[str], defaults: Mapping[str, Any] | None = None) -> Any:
+        """Settings from ``argv``, on top of the YAML file it names, on top of ``defaults`` and the dataclass's own.
 
         Raises:
             ValueError: an unknown flag or key, or a value of the wrong type.
         """
+        for action in self._actions:
+            if action.dest in (defaults or {}):
+                action.default = (defaults or {})[action.dest]
         finder = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         finder.add_argument("--config")
         finder.error = self.error
@@ -71,6 +74,7 @@ def parse_settings(
     *,
     prog: str | None = None,
     description: str | None = None,
+    defaults: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Settings of that dataclass from flags or ``--config FILE.yaml``; flags win. ``--help`` prints and exits.
 
@@ -78,12 +82,13 @@ def parse_settings(
         settings_type: dataclass, each field with ``metadata={"help": …}``.
         argv: the arguments after the command's name; None takes the process's own.
         prog, description: for ``--help``.
+        defaults: values that stand in for the dataclass's own defaults.
 
     Raises:
         ValueError: an unknown flag or YAML key (with the nearest one that exists), or a value of the wrong type.
     """
     parser = SettingsParser(settings_type, prog=prog, description=description)
-    return parser.parse(sys.argv[1:] if argv is None else argv)
+    return parser.parse(sys.argv[1:] if argv is None else argv, defaults)
 
 
 def name_leading(argv: Sequence[str], names: Sequence[str]) -> list[str]:

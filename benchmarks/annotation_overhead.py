@@ -1,0 +1,158 @@
+"""What masks, boxes and heat maps cost: seconds and memory of generation with and without annotations.
+
+    python benchmarks/annotation_overhead.py --layouts mini sd15
+
+``mini`` is the embedded model, ``sd15`` a Stable Diffusion 1.5 of its real size with random weights. Plain and
+annotated runs take turns, and the smallest time of each counts. On the CPU it is the process's own time, which other
+processes disturb less than the clock's.
+"""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
+from transformers import CLIPTextConfig, CLIPTextModel
+
+from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
+from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings
+from ubgen_pipeline.models import load_pipeline
+from ubgen_pipeline.pipeline import UbGenPipeline
+from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+
+ANNOTATIONS = ("mask", "confidence", "heatmap", "instance", "box", "polygon")
+
+
+@dataclass(frozen=True)
+class OverheadSettings:
+    """Settings of the benchmark."""
+
+    layouts: list[str] = field_help("mini, sd15 or both")
+    batch_size: int = field_help("images drawn together", 4)
+    num_inference_steps: int = field_help("denoising steps", 20)
+    image_size: int | None = field_help("height and width in pixels; the model's own if not given", None)
+    decode: bool = field_help("decode the latents; without, the overhead is a larger share", True)
+    repeats: int = field_help("runs of each kind", 3)
+    measure_maps: bool = field_help("also measure what the recorder holds after one and after two steps", True)
+    device: str = field_help("cpu or cuda", "cpu")
+
+    def __post_init__(self) -> None:
+        for layout in self.layouts:
+            if layout not in ("mini", "sd15"):
+                raise ValueError(f"layouts holds {layout!r}; choose from mini and sd15.")
+
+
+def build_sd15(device: str) -> UbGenPipeline:
+    """A pipeline with the component configurations of Stable Diffusion 1.5 and random weights, and the mini
+    tokenizer: no text is understood, and none needs to be."""
+    torch.manual_seed(0)
+    dtype = torch.float16 if device.startswith("cuda") else torch.float32
+    tokenizer = load_pipeline("mini").tokenizer
+    tokenizer.model_max_length = 77
+    text_config = CLIPTextConfig(
+        vocab_size=49408,
+        hidden_size=768,
+        intermediate_size=3072,
+        num_hidden_layers=12,
+        num_attention_heads=12,
+        max_position_embeddings=77,
+        projection_dim=768,
+        eos_token_id=2,
+    )
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+    unet = UNet2DConditionModel(
+        sample_size=64,
+        block_out_channels=(320, 640, 1280, 1280),
+        cross_attention_dim=768,
+        attention_head_dim=8,
+        layers_per_block=2,
+    )
+    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
+    return UbGenPipeline(
+        vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, None, None, requires_safety_checker=False
+    ).to(device, dtype)
+
+
+def seconds(pipeline: UbGenPipeline, settings: OverheadSettings, annotations: Sequence[str]) -> float:
+    """Of drawing one batch of as many classes as samples, so that nothing is shared."""
+    clock = time.perf_counter if settings.device.startswith("cuda") else time.process_time
+    names = ["circle", "square", "triangle", "star", "heart", "cross", "crescent", "ring", "arrow", "diamond"]
+    start = clock()
+    pipeline(
+        [names[number % len(names)] for number in range(settings.batch_size)],
+        num_inference_steps=settings.num_inference_steps,
+        height=settings.image_size,
+        width=settings.image_size,
+        annotations=annotations,
+        output_type="pil" if settings.decode else "latent",
+    )
+    if settings.device.startswith("cuda"):
+        torch.cuda.synchronize()
+    return clock() - start
+
+
+def recorded_bytes(pipeline: UbGenPipeline, mask_settings: MaskSettings, num_steps: int, size: int) -> int:
+    """What the recorder holds for one image after so many steps."""
+    unet = pipeline.unet
+    length, width = pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim
+    device, dtype = unet.device, unet.dtype
+    texts = ClassTexts(
+        torch.randn(1, length, width), torch.zeros(1, dtype=torch.int64), torch.full((1, 1, length), 1 / length)
+    )
+    recorder = AttentionRecorder(
+        unet, texts, (size, size), cross_levels=mask_settings.cross_levels, self_level=mask_settings.self_level
+    )
+    with torch.no_grad(), recorder:
+        for step in range(num_steps):
+            latents = torch.randn(1, unet.config.in_channels, size, size, device=device, dtype=dtype)
+            unet(latents, step, torch.randn(1, length, width, device=device, dtype=dtype))
+    found = recorder.result()
+    held = [*found.cross_maps.values(), *([] if found.self_map is None else [found.self_map])]
+    return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    settings = parse_settings(OverheadSettings, argv, description=(__doc__ or "").split("\n")[0])
+    for layout in settings.layouts:
+        pipeline = load_pipeline("mini", device=settings.device) if layout == "mini" else build_sd15(settings.device)
+        pipeline.set_progress_bar_config(disable=True)
+        mask_settings = default_mask_settings(len(pipeline.unet.config.down_block_types))
+        times: dict[bool, list[float]] = {False: [], True: []}
+        peaks = {}
+        for _ in range(settings.repeats):
+            for annotated in (False, True):
+                if settings.device.startswith("cuda"):
+                    torch.cuda.reset_peak_memory_stats()
+                times[annotated].append(seconds(pipeline, settings, ANNOTATIONS if annotated else ()))
+                if settings.device.startswith("cuda"):
+                    peaks[annotated] = torch.cuda.max_memory_allocated()
+                else:
+                    peaks[annotated] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        plain, annotated_time = min(times[False]), min(times[True])
+        print(
+            f"{layout}: {plain:.2f} s plain, {annotated_time:.2f} s annotated, overhead"
+            f" {annotated_time / plain - 1:+.1%}; peak {peaks[False] / 1e9:.2f} and {peaks[True] / 1e9:.2f} GB"
+        )
+        if not settings.measure_maps:
+            continue
+        size = pipeline.latent_shape(settings.image_size, settings.image_size)[1]
+        held = [recorded_bytes(pipeline, mask_settings, steps, size) for steps in (1, 2)]
+        print(f"{layout}: maps held per image after 1 and 2 steps: {held[0] / 1e6:.2f} and {held[1] / 1e6:.2f} MB")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

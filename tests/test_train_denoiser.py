@@ -1,0 +1,187 @@
+"""Denoising training: what the loss sees, LoRA and whole UNets, exact resume, and models that load again."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from diffusers import UNet2DConditionModel
+from image_folders import save_class_folders
+from safetensors.torch import load_file
+
+from ubgen_pipeline.labelled_images import load_labelled_images
+from ubgen_pipeline.models import load_pipeline
+from ubgen_training.denoiser_config import DenoiserConfig
+from ubgen_training.denoiser_model import DenoiserModel
+from ubgen_training.denoising_loss import DenoisingLoss
+from ubgen_training.pixel_rows import PixelRows, StreamedPixelRows, collate_pixels
+from ubgen_training.sampler_model import LoraSettings
+from ubgen_training.train_denoiser import main, train
+
+ROOT = Path(__file__).parents[1]
+NAMES = ("circle", "star")
+SETTINGS = {
+    "per_device_train_batch_size": 2,
+    "max_steps": 3,
+    "save_steps": 1,
+    "logging_steps": 1,
+    "learning_rate": 1e-3,
+    "lora_rank": 2,
+    "average_decay": 0.9,
+    "use_cpu": True,
+    "disable_tqdm": True,
+    "seed": 3,
+}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("shapes")
+    save_class_folders(folder, NAMES, 2)
+    return folder
+
+
+def config(folder, output_dir, model, **settings):
+    return DenoiserConfig(
+        dataset=str(folder), output_dir=str(output_dir), model_name_or_path=model, **{**SETTINGS, **settings}
+    )
+
+
+def test_the_loss_of_a_batch_is_the_loss_of_its_unet_calls(random_mini_model, folder):
+    model = DenoiserModel(
+        load_pipeline(random_mini_model), NAMES, train_method="full", weighting="p2", empty_prompt_share=0.5
+    )
+    rows = PixelRows(load_labelled_images(folder), 64, 64)
+    batch = collate_pixels([rows[i] for i in range(4)])
+    assert batch["pixels"].shape == (4, 3, 64, 64) and -1 <= batch["pixels"].min() < batch["pixels"].max() <= 1
+    seen = {}
+
+    def record(module, arguments, kwargs):
+        seen["noisy"], seen["timesteps"], seen["embeds"] = arguments
+
+    with torch.no_grad():
+        model.unet.register_forward_pre_hook(record, with_kwargs=True)
+        losses = model(batch["pixels"], batch["labels"], torch.Generator().manual_seed(0))
+        again = model(batch["pixels"], batch["labels"], torch.Generator().manual_seed(0))
+    assert losses.shape == (4,) and torch.equal(losses, again)
+    generator = torch.Generator().manual_seed(0)
+    clean = model.encode(batch["pixels"])
+    noise = torch.randn(clean.shape, generator=generator)
+    quarters = seen["timesteps"] // 250
+    assert quarters.tolist() == [0, 1, 2, 3]
+    loss = DenoisingLoss(model.loss.alphas_cumprod, "p2", "velocity")
+    torch.testing.assert_close(seen["noisy"], loss.add_noise(clean, noise, seen["timesteps"]))
+    with torch.no_grad():
+        prediction = model.unet(seen["noisy"], seen["timesteps"], seen["embeds"]).sample
+    torch.testing.assert_close(losses, loss(prediction, clean, noise, seen["timesteps"]))
+    empty = model.pipeline.encode_prompts([""])[0]
+    own = model.pipeline.encode_prompts(list(NAMES))
+    is_empty = [torch.allclose(row, empty, atol=1e-5) for row in seen["embeds"]]
+    assert any(is_empty) and not all(is_empty)
+    for row, label, without in zip(seen["embeds"], batch["labels"], is_empty):
+        assert without or torch.allclose(row, own[label], atol=1e-5)
+
+
+@pytest.mark.parametrize("method", ["lora", "full", "scratch"])
+def test_what_each_method_trains(random_mini_model, method):
+    pipeline = load_pipeline(random_mini_model)
+    before = {name: value.clone() for name, value in pipeline.unet.state_dict().items()}
+    model = DenoiserModel(pipeline, NAMES, train_method=method, lora=LoraSettings(2), seed=1)
+    trained = {name for name, value in model.named_parameters() if value.requires_grad}
+    assert trained and all(("lora" in name) == (method == "lora") for name in trained)
+    assert all(name.startswith("unet.") for name in model.state_dict())
+    kept = pipeline.unet.conv_in.weight
+    assert torch.equal(kept, before["conv_in.weight"]) == (method != "scratch")
+    if method == "scratch":
+        other = DenoiserModel(load_pipeline(random_mini_model), NAMES, train_method=method, seed=1)
+        assert torch.equal(other.unet.conv_in.weight, kept)
+
+
+@pytest.mark.parametrize(("method", "target"), [("lora", None), ("scratch", "noise")])
+def test_resume_is_bit_equal_and_the_model_draws(random_mini_model, folder, tmp_path, method, target):
+    straight, resumed = tmp_path / "straight", tmp_path / "resumed"
+    settings = {"train_method": method, "target": target, "gradient_accumulation_steps": 1}
+    train(config(folder, straight, random_mini_model, **settings))
+    shutil.copytree(straight / "checkpoint-1", resumed / "checkpoint-1")
+    train(config(folder, resumed, random_mini_model, resume_from_checkpoint="last", **settings))
+    last = straight / "checkpoint-3"
+    files = [file.relative_to(last) for file in last.rglob("*.safetensors")]
+    assert len(files) >= 4
+    for name in files:
+        # not the bytes: safetensors writes two metadata in any order
+        own, other = load_file(last / name), load_file(resumed / "checkpoint-3" / name)
+        assert set(own) == set(other) and all(torch.equal(own[key], other[key]) for key in own), name
+    if method == "lora":
+        pipeline = load_pipeline(random_mini_model, lora=straight)
+    else:
+        pipeline = load_pipeline(straight)
+        assert pipeline.scheduler.config.prediction_type == "epsilon"
+        # what is exported is the average
+        trained = UNet2DConditionModel.from_pretrained(last, subfolder="unet")
+        assert not torch.equal(trained.conv_in.weight, pipeline.unet.conv_in.weight)
+    drawn = pipeline(list(NAMES), seed=1, num_inference_steps=2)
+    assert len(drawn.images) == 2
+
+
+def test_training_lowers_the_loss(random_mini_model, folder):
+    model = DenoiserModel(load_pipeline(random_mini_model), NAMES, train_method="scratch", weighting="min_snr")
+    rows = PixelRows(load_labelled_images(folder), 64, 64)
+    batch = collate_pixels([rows[i] for i in range(4)])
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
+    losses = []
+    for step in range(12):
+        loss = model(batch["pixels"], batch["labels"], torch.Generator().manual_seed(step % 2)).mean()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+
+
+def test_streams_and_flips(folder):
+    streamed = load_labelled_images(folder, streaming=True)
+    rows = list(StreamedPixelRows(streamed, 8, 16, seed=1, flip=0.5))
+    assert sorted(row["label"] for row in rows) == [0, 0, 1, 1] and rows[0]["pixels"].shape == (3, 8, 16)
+    plain = PixelRows(load_labelled_images(folder), 16, 20)
+    flipped = PixelRows(load_labelled_images(folder), 16, 20, flip=1.0)
+    assert torch.equal(plain[1]["pixels"].flip(2), flipped[1]["pixels"])
+    some = PixelRows(load_labelled_images(folder), 16, 20, flip=0.5)
+    seen = set()
+    for epoch in range(12):
+        some.set_epoch(epoch)
+        seen.add(torch.equal(some[1]["pixels"], plain[1]["pixels"]))
+    assert seen == {True, False}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"weighting": "snr5"}, "weighting is 'snr5'"),
+        ({"target": "epsilon"}, "target is 'epsilon'"),
+        ({"target": "noise"}, "the model predicts 'velocity'; leave it out, or train from scratch"),
+        ({"train_method": "dora"}, "train_method is 'dora'"),
+        ({"empty_prompt_share": 2.0}, "empty_prompt_share"),
+        ({"streaming": True, "max_steps": -1}, "give max_steps"),
+        ({"per_device_train_batch_size": 5}, "has 4 rows"),
+    ],
+)
+def test_bad_settings(random_mini_model, folder, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        train(config(folder, tmp_path, random_mini_model, **settings))
+
+
+def test_the_command(random_mini_model, folder, tmp_path):
+    flags = ["--config", "training/configs/mini_denoiser.yaml", "--model_name_or_path", random_mini_model]
+    flags += ["--dataset", str(folder), "--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu"]
+    command = [sys.executable, "training/train_denoiser.py", *flags, "--output_dir", str(tmp_path / "out")]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert "weights saved in" in done.stdout and (tmp_path / "out" / "model_index.json").is_file()
+    assert not list((tmp_path / "out").rglob("*.bin"))
+
+
+def test_the_command_names_what_is_wrong(tmp_path, capsys):
+    assert main(["--output_dir", str(tmp_path)]) == 2
+    assert "dataset is not given" in capsys.readouterr().err

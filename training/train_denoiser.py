@@ -1,0 +1,70 @@
+"""Train a text-to-image model's UNet, or a LoRA on it, to denoise labelled images with any loss weighting.
+
+    accelerate launch training/train_denoiser.py --dataset DATASET --weighting debias --output_dir OUT
+    python training/train_denoiser.py --config training/configs/mini_denoiser.yaml --dataset DATASET
+
+Settings are those of ``DenoiserConfig``, as flags or in a YAML file; ``--help`` lists them.
+"""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from ubgen_pipeline.class_prompts import class_prompts, load_class_names
+from ubgen_pipeline.labelled_images import load_labelled_images
+from ubgen_pipeline.models import load_pipeline
+from ubgen_training.checkpoint_folders import find_checkpoint
+from ubgen_training.denoiser_config import DenoiserConfig
+from ubgen_training.denoiser_model import DenoiserModel
+from ubgen_training.denoiser_trainer import DenoiserTrainer
+from ubgen_training.sampler_model import LoraSettings
+from ubgen_training.training_command import run_training
+from ubgen_training.training_inputs import check_writable
+
+
+def train(config: DenoiserConfig) -> Path:
+    """Train as ``config`` says and save the weights; returns their folder.
+
+    Raises:
+        ValueError: a setting that cannot work, found before any training.
+        FloatingPointError: the gradient became NaN or infinite.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    images = load_labelled_images(
+        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+    )
+    names = list(images.class_names)
+    prompts = [prompt.prompt for prompt in class_prompts(load_class_names(names), config.prompt_template)]
+    is_frozen_16_bit = config.train_method == "lora" and (config.bf16 or config.fp16)
+    dtype = (torch.float16 if config.fp16 else torch.bfloat16) if is_frozen_16_bit else torch.float32
+    pipeline = load_pipeline(config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype)
+    pipeline.check_prompt_lengths(prompts, names)
+    model = DenoiserModel(
+        pipeline,
+        prompts,
+        train_method=config.train_method,
+        weighting=config.weighting,
+        target=config.target,
+        lora=LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
+        empty_prompt_share=config.empty_prompt_share,
+        seed=config.seed,
+    )
+    trainer = DenoiserTrainer(model, config, images)
+    trainer.train(resume_from_checkpoint=checkpoint)
+    trainer.save_model()
+    trainer.save_state()
+    return Path(str(config.output_dir))
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(
+        train, DenoiserConfig, argv, prog="train_denoiser.py", description=__doc__ or "", trained="weights"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

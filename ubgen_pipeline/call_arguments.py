@@ -1,0 +1,33 @@
+"""Checks and defaults of the arguments of a call of the pipeline."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from .sample_seeds import sample_seed
+
+
+def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
+    """The texts as a list; ``ValueError`` for one text alone, something else, none, or not ``length`` of them."""
+    if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{argument} is {texts!r}; give a list of texts.")
+    if not texts or (length is not None and len(texts) != length):
+        wanted = "at least one" if length is None else f"{length}, one per class"
+        raise ValueError(f"{argument} holds {len(texts)} texts; give {wanted}.")
+    return list(texts)
+
+
+def check_counts(**counts: int) -> None:
+    """Raise ``ValueError`` naming the first argument that is no integer of at least 1."""
+    for argument, count in counts.items():
+        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+            raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
+
+
+def default_seeds(seed: int, names: Sequence[str]) -> list[int]:
+    """A seed for each of the samples' class names; a name that occurs again counts on, so no image is drawn twice."""
+    num_seen: Counter[str] = Counter()
+    seeds = []
+    for name in names:
+        seeds.append(sample_seed(seed, name, num_seen[name]))
+        num_seen[name] += 1
+    return seeds

@@ -1,0 +1,82 @@
+"""Text features of weighted and of long prompts, for a CLIP tokenizer and text encoder.
+
+    B prompts, C chunks of L tokens (start and end mark included), D features
+
+A token's feature z with weight w becomes e + w (z - e), where e is the feature at that place of the empty prompt, as
+the compel library does for weights above one. Below one compel mixes in prompts without the words instead; here the
+one formula holds for all weights. A prompt longer than the tokenizer takes is encoded in chunks that follow each
+other along the token axis.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+# (text, weight) pairs of one prompt, in order
+Weighted = Sequence[tuple[str, float]]
+
+
+def token_chunks(tokenizer: Any, prompt: Weighted) -> tuple[list[list[int]], list[list[float]]]:
+    """Token ids and weights of a prompt in chunks of the tokenizer's length, padded; an empty prompt makes one chunk.
+
+    Args:
+        tokenizer: a CLIP tokenizer; ``model_max_length`` is L.
+        prompt: pieces of text with their weights.
+
+    Returns:
+        C lists of L ids, and C lists of L weights that are 1 at marks and padding.
+    """
+    ids: list[int] = []
+    weights: list[float] = []
+    for text, weight in prompt:
+        piece = tokenizer(text, add_special_tokens=False, verbose=False).input_ids
+        ids += piece
+        weights += [weight] * len(piece)
+    length = tokenizer.model_max_length
+    room = length - 2
+    chunks_of_ids, chunks_of_weights = [], []
+    for start in range(0, max(len(ids), 1), room):
+        body, factors = ids[start : start + room], weights[start : start + room]
+        padding = room - len(body)
+        chunks_of_ids.append(
+            [tokenizer.bos_token_id, *body, tokenizer.eos_token_id, *[tokenizer.pad_token_id] * padding]
+        )
+        chunks_of_weights.append([1.0, *factors, *[1.0] * (padding + 1)])
+    return chunks_of_ids, chunks_of_weights
+
+
+def encode_weighted(
+    tokenizer: Any,
+    encode: Callable[[torch.Tensor], torch.Tensor],
+    prompts: Sequence[Weighted],
+    num_chunks: int | None = None,
+) -> torch.Tensor:
+    """Features ``(B, C * L, D)`` of B prompts.
+
+    Args:
+        tokenizer: as in :func:`token_chunks`.
+        encode: from token ids ``(N, L)`` int64 to features ``(N, L, D)``.
+        prompts: pieces of text with their weights, one list per prompt.
+        num_chunks: C; shorter prompts are filled up with empty ones. None takes the longest prompt's number.
+
+    Raises:
+        ValueError: a prompt has more chunks than ``num_chunks``.
+    """
+    chunked = [token_chunks(tokenizer, prompt) for prompt in prompts]
+    longest = max(len(ids) for ids, _ in chunked)
+    count = longest if num_chunks is None else num_chunks
+    if longest > count:
+        raise ValueError(f"num_chunks is {count}, but a prompt has {longest} chunks; give at least that.")
+    ([empty], [ones]) = token_chunks(tokenizer, [])
+    rows = [empty]
+    weights = []
+    for ids, factors in chunked:
+        rows += ids + [empty] * (count - len(ids))
+        weights += factors + [ones] * (count - len(ids))
+    features = encode(torch.tensor(rows))
+    nothing, features = features[:1], features[1:]
+    scale = torch.tensor(weights, dtype=features.dtype, device=features.device)[..., None]
+    # not e + w (z - e) where w is 1: that would round
+    weighted = torch.where(scale == 1, features, nothing + scale * (features - nothing))
+    return weighted.reshape(len(prompts), -1, features.shape[-1])

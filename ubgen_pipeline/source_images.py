@@ -1,0 +1,102 @@
+"""Starting from an image instead of noise: image-to-image, and inpainting of a region.
+
+Shapes: B samples, C x h x w latents, H x W pixels.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+
+@dataclass(frozen=True)
+class SourceImages:
+    """The images that a batch starts from.
+
+    Attributes:
+        pixels: ``(B, 3, H, W)`` in [0, 1].
+        latents: ``(B, C, h, w)``, theirs, scaled.
+        noise: ``(B, C, h, w)`` standard normal, each sample's own.
+        region: ``(B, 1, H, W)`` bool, what is to be drawn anew; None: everything.
+    """
+
+    pixels: torch.Tensor
+    latents: torch.Tensor
+    noise: torch.Tensor
+    region: torch.Tensor | None
+
+    def at(self, scheduler: Any, timestep: torch.Tensor) -> torch.Tensor:
+        """The source's latents ``(B, C, h, w)`` with the noise of ``timestep ()``."""
+        return scheduler.add_noise(self.latents, self.noise, timestep.reshape(1))
+
+    def put_back(self, latents: torch.Tensor, scheduler: Any, next_timestep: torch.Tensor | None) -> None:
+        """Overwrite, in place, what is not to be drawn anew with the source as it is at ``next_timestep``, or clean.
+
+        A latent that covers any pixel of the region is drawn anew, since pixels are put back, too.
+        """
+        if self.region is None:
+            return
+        source = self.latents if next_timestep is None else self.at(scheduler, next_timestep)
+        drawn = functional.adaptive_max_pool2d(self.region.to(latents.dtype), latents.shape[-2:])
+        latents.copy_(torch.where(drawn > 0, latents, source.to(latents.dtype)))
+
+    def put_back_pixels(self, images: torch.Tensor) -> torch.Tensor:
+        """``images (B, 3, H, W)`` with the source's own pixels outside the region."""
+        return images if self.region is None else torch.where(self.region, images, self.pixels.to(images.dtype))
+
+
+def remaining_timesteps(scheduler: Any, strength: float) -> torch.Tensor:
+    """The last ``strength`` of the scheduler's timesteps, counted as diffusers' image-to-image pipelines do.
+
+    ``set_timesteps`` must have run. A scheduler that counts its steps is told where it begins.
+
+    Args:
+        strength: in (0, 1]; 1 walks all of them and keeps next to nothing of the image.
+    """
+    # some schedulers walk more timesteps than were asked for; diffusers counts those asked for
+    num_steps = scheduler.num_inference_steps
+    first = num_steps - max(1, min(int(num_steps * strength), num_steps))
+    if hasattr(scheduler, "set_begin_index"):
+        scheduler.set_begin_index(first)
+    return scheduler.timesteps[first:]
+
+
+def check_source(
+    images: torch.Tensor | None, regions: torch.Tensor | None, strength: float, num_samples: int, size: tuple[int, int]
+) -> None:
+    """Hold the arguments of a call against each other.
+
+    Args:
+        images: ``(N, 3, H, W)`` in [0, 1].
+        regions: ``(N, H, W)`` bool.
+        strength: in (0, 1].
+        num_samples: N.
+        size: (H, W) of the images to be drawn.
+
+    Raises:
+        ValueError: a region without images, another shape, a range outside [0, 1], or nothing to draw anew.
+    """
+    if images is None:
+        if regions is not None:
+            raise ValueError("regions is given without source_images; give the images that the regions lie in.")
+        return
+    if not 0 < strength <= 1:
+        raise ValueError(f"strength is {strength}; choose above 0, up to 1.")
+    if tuple(images.shape) != (num_samples, 3, *size) or not images.is_floating_point():
+        raise ValueError(
+            f"source_images has shape {tuple(images.shape)} and type {images.dtype}; give {(num_samples, 3, *size)},"
+            " floating point, or other height and width."
+        )
+    if not 0 <= images.min() <= images.max() <= 1:
+        raise ValueError(
+            f"source_images ranges from {images.min():.3g} to {images.max():.3g}; give values from 0 to 1."
+        )
+    if regions is None:
+        return
+    if tuple(regions.shape) != (num_samples, *size) or regions.dtype != torch.bool:
+        raise ValueError(
+            f"regions has shape {tuple(regions.shape)} and type {regions.dtype}; give {(num_samples, *size)}, bool."
+        )
+    if empty := [number for number, region in enumerate(regions) if not region.any()]:
+        raise ValueError(f"regions is empty for sample {empty[0]}; mark what is to be drawn anew, or leave it out.")
