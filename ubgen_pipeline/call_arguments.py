@@ -1,9 +1,6 @@
-"""Checks and defaults of the arguments of a call of the pipeline."""
+"""Checks of the arguments of a call of the pipeline."""
 
-from collections import Counter
 from collections.abc import Sequence
-
-from .sample_seeds import sample_seed
 
 
 def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
@@ -21,13 +18,3 @@ def check_counts(**counts: int) -> None:
     for argument, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
-
-
-def default_seeds(seed: int, names: Sequence[str]) -> list[int]:
-    """A seed for each of the samples' class names; a name that occurs again counts on, so no image is drawn twice."""
-    num_seen: Counter[str] = Counter()
-    seeds = []
-    for name in names:
-        seeds.append(sample_seed(seed, name, num_seen[name]))
-        num_seen[name] += 1
-    return seeds

@@ -21,7 +21,7 @@ from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 from .annotations import SampleAnnotation, annotate
 from .attention_maps import AttentionRecorder, joined_texts
 from .attention_masks import heat_maps as _heat_maps  # noqa: F401 (named here for the loader, as are the next two)
-from .call_arguments import check_counts, default_seeds, text_list
+from .call_arguments import check_counts, text_list
 from .class_texts import class_texts, shown_once
 from .class_tokens import append_class_words
 from .initial_latents import draw_latents, step_generators
@@ -31,6 +31,7 @@ from .mask_settings import MaskSettings, check_annotations, default_mask_setting
 from .pipeline_output import UbGenOutput
 from .prompt_encoding import encode_weighted, token_chunks
 from .prompt_weights import parse_weights
+from .sample_seeds import default_seeds
 from .source_images import SourceImages, check_source, remaining_timesteps
 
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")

@@ -1,6 +1,8 @@
 """The seed of each sample, as a function of the sample alone; importable without torch, so that a dry run is quick."""
 
 import hashlib
+from collections import Counter
+from collections.abc import Sequence
 from numbers import Integral
 
 SEED_LIMIT = 2**63
@@ -18,3 +20,13 @@ def sample_seed(run_seed: int, class_key: str, index_in_class: int) -> int:
     # the numbers come first and hold no "/", so no two different triples spell the same text
     digest = hashlib.sha256(f"{run_seed}/{index_in_class}/{class_key}".encode()).digest()
     return int.from_bytes(digest[:8], "big") % SEED_LIMIT
+
+
+def default_seeds(seed: int, names: Sequence[str]) -> list[int]:
+    """A seed for each of the samples' class names; a name that occurs again counts on, so no image is drawn twice."""
+    num_seen: Counter[str] = Counter()
+    seeds = []
+    for name in names:
+        seeds.append(sample_seed(seed, name, num_seen[name]))
+        num_seen[name] += 1
+    return seeds
