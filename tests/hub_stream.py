@@ -19,7 +19,8 @@ def shards_of(folder: str | Path, num_shards: int, **settings: object) -> Datase
     manifest = {
         "samples_per_class": num_shards * ROWS_PER_SHARD // 2,
         "seed": 7,
-        "template": "{name}",
+        "num_samples": num_shards * ROWS_PER_SHARD,
+        "prompts": {"templates": ["{name}"]},
         "device": "cpu",
         "versions": {"torch": "0"},
         **settings,
@@ -54,7 +55,7 @@ def stream(
     """Fill the dataset as ``ubgen generate`` does; returns the numbers of the shards that were made."""
     shards = shards_of(folder, num_shards, **settings)
     shards.check()
-    card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), repo_id)
+    card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1], repo_id)
     hub = HubDataset(
         repo_id,
         shards,

@@ -119,7 +119,7 @@ def test_licence_is_inherited_or_said_to_be_unknown():
 
 def test_every_column_is_explained():
     settings = GenerateSettings(
-        class_names=["a"], annotations=list(ANNOTATIONS), definitions=False, template="{name}+"
+        class_names=["a"], annotations=list(ANNOTATIONS), definitions=False, template="{name}++"
     )
     columns = dataset_features(settings, settings.plan(), ["a"], has_safety_checker=True)
     assert {"mask", "objects", "num_prompt_chunks"} <= set(columns) <= set(COLUMN_NOTES)
@@ -151,7 +151,7 @@ def test_two_folders_of_one_name_stay_apart(tmp_path):
         shards.open()
         for shard in shards.shards:
             write(shards, shard.number)
-        card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None))
+        card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1])
         shards.finish(card(shards.shards, shards.num_bytes()))
         cache = str(tmp_path / "cache")
         loaded = load_dataset(str(tmp_path / str(number) / "d"), split="train", cache_dir=cache)

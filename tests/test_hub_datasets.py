@@ -205,7 +205,7 @@ def test_foreign_content_is_refused(hub, tmp_path):
     stream(tmp_path / "e", "org/e")
     with pytest.raises(ValueError, match="seed was 7 there and is 8 now"):
         stream(tmp_path / "f", "org/e", seed=8)
-    with pytest.raises(ValueError, match="samples_per_class was 12 there and is 4 now"):
+    with pytest.raises(ValueError, match="num_samples was 24 there and is 8 now"):
         stream(tmp_path / "f", "org/e", num_shards=2)
     assert not (tmp_path / "f").exists()
 
@@ -258,7 +258,7 @@ def test_commit_budget():
 def test_no_more_than_a_hundred_commits_an_hour(hub, tmp_path, monkeypatch):
     """Finished shards wait for each other where the commits of the hour are spent."""
     shards = shards_of(tmp_path / "d", 4)
-    maker = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None))
+    maker = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1])
     dataset = HubDataset("org/d", shards, maker, shards_per_commit=1)
     shards.open()
     dataset.open()
