@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 
 from ubgen_pipeline.export_rows import ExportSource
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ubgen_pipeline.word_senses import word_senses
 
 from .name_senses import MIN_IMAGES, split_classes, split_labels
@@ -159,12 +159,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    dataset_dir, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    dataset_dir, rest = leading_folder(argv, "ubgen check-names DIR")
     settings = parse_settings(
         CheckNamesSettings, rest, prog="ubgen check-names DIR", description=(__doc__ or "").partition("\n")[0]
     )
-    if dataset_dir is None:
-        raise ValueError("the dataset's folder is missing; call ubgen check-names DIR.")
     result = check_names(dataset_dir, settings)
     found = [item for item in result if item["splits"]]
     for item in found:

@@ -271,7 +271,7 @@ def test_bad_arguments(dataset, tmp_path, capsys):
     assert "holds no data" in error(tmp_path, "--format", "coco", "--output-dir", tmp_path / "o")
     assert "choose one of imagefolder" in error(folder, "--format", "csv", "--output-dir", tmp_path / "o")
     assert "has no polygons" in error(folder, "--format", "voc", "--output-dir", tmp_path / "o", "--polygons")
-    assert "folder is missing" in error("--format", "coco", "--output-dir", tmp_path / "o")
+    assert "dataset is missing" in error("--format", "coco", "--output-dir", tmp_path / "o")
     assert "inside the dataset" in error(folder, "--format", "coco", "--output-dir", folder / "o")
     (tmp_path / "kept").mkdir()
     (tmp_path / "kept" / "file").write_text("mine")

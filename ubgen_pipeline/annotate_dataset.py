@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .dataset_shards import DatasetShards, Shard
-from .settings_parser import field_help, parse_settings, run_command
+from .model_sources import public_name
+from .settings_parser import field_help, leading_folder, parse_settings, run_command
 from .source_dataset import SourceDataset, parse_class_map, png_bytes
 
 if TYPE_CHECKING:
@@ -55,12 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    if argv and not argv[0].startswith("-"):
-        folder, argv = argv[0], argv[1:]
-    elif set(argv) & {"-h", "--help"}:
-        folder = ""
-    else:
-        raise ValueError("the dataset is missing; call ubgen annotate DIR --model MODEL --output-dir OUT.")
+    folder, argv = leading_folder(argv, "ubgen annotate DIR --model MODEL --output-dir OUT")
     description = (__doc__ or "").split("\n")[0]
     settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=description)
     num_rows = annotate_dataset(folder, settings)
@@ -126,7 +122,7 @@ def _rows(
         row = source.rows[index]
         labelling = annotator(row["image"], row["label"] if settings.own_class_only else None)
         values = {name: value for name, value in kept[index].items() if name not in ("mask", "objects", "annotator")}
-        yield {**values, **_columns(labelling), "annotator": _public_name(str(settings.model))}
+        yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
 
 
 def _columns(labelling: "Labelling") -> dict[str, Any]:
@@ -161,17 +157,11 @@ def _features(source: SourceDataset, has_masks: bool) -> Any:
     return Features({**columns, "annotator": Value("string")})
 
 
-def _public_name(model: str) -> str:
-    """A model's name as it may be published: of a path on this machine, its last part only."""
-    path = Path(model).expanduser()
-    return path.resolve().name if path.exists() else model
-
-
 def _card(source: SourceDataset, settings: AnnotateSettings) -> str:
     return (
         "---\ntags:\n- synthetic\n- ubgen\n---\n\n# Labelled images\n\n"
         f"The {len(source)} rows of `{source.public_name()}`, labelled by the model"
-        f" `{_public_name(str(settings.model))}` with threshold {settings.threshold}."
+        f" `{public_name(str(settings.model))}` with threshold {settings.threshold}."
         " Nobody has checked the labels.\n"
     )
 

@@ -20,7 +20,7 @@ from .export_folders import write_imagefolder, write_webdataset
 from .export_rows import ExportRow, ExportSource
 from .export_voc import write_voc
 from .export_yolo import write_yolo
-from .settings_parser import field_help, parse_settings, run_command
+from .settings_parser import field_help, leading_folder, parse_settings, run_command
 
 # writer, whether it needs objects, whether it can write polygons
 _FORMATS: dict[str, tuple[Callable[..., None], bool, bool]] = {
@@ -109,12 +109,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    dataset_dir, rest = (argv[0], argv[1:]) if argv and not argv[0].startswith("-") else (None, argv)
+    dataset_dir, rest = leading_folder(argv, "ubgen export DIR --format … --output-dir …")
     settings = parse_settings(
         ExportSettings, rest, prog="ubgen export DIR", description=(__doc__ or "").partition("\n")[0]
     )
-    if dataset_dir is None:
-        raise ValueError("the dataset's folder is missing; call ubgen export DIR --format … --output-dir ….")
     export_dataset(dataset_dir, settings)
 
 

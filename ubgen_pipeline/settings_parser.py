@@ -106,6 +106,19 @@ def name_leading(argv: Sequence[str], names: Sequence[str]) -> list[str]:
     return [*named, *argv[len(leading) :]]
 
 
+def leading_folder(argv: Sequence[str], usage: str) -> tuple[str, list[str]]:
+    """The argument that a command starts with, and the flags after it; empty where help is asked for.
+
+    Raises:
+        ValueError: there is none; the message shows ``usage``.
+    """
+    if argv and not argv[0].startswith("-"):
+        return argv[0], list(argv[1:])
+    if set(argv) & {"-h", "--help"}:
+        return "", list(argv)
+    raise ValueError(f"the dataset is missing; call {usage}.")
+
+
 def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's body and return its exit code: what a user can cause is one line on stderr and code 2.
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from .mask_settings import IGNORE_LABEL
-from .settings_parser import field_help, run_command
+from .settings_parser import field_help, leading_folder, parse_settings, run_command
 
 LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
 # which column a layer is drawn from
@@ -54,14 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    from .settings_parser import parse_settings
-
-    if argv and not argv[0].startswith("-"):
-        folder, argv = argv[0], argv[1:]
-    elif set(argv) & {"-h", "--help"}:
-        folder = ""
-    else:
-        raise ValueError("the dataset's folder is missing; call ubgen show DIR.")
+    folder, argv = leading_folder(argv, "ubgen show DIR")
     description = (__doc__ or "").split("\n")[0]
     settings = parse_settings(ShowSettings, argv, prog="ubgen show DIR", description=description)
     for file in show_dataset(folder, settings):

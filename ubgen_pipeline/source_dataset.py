@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from .model_sources import public_name
+
 if TYPE_CHECKING:
     from datasets import Dataset
 
@@ -137,8 +139,7 @@ class SourceDataset:
 
     def public_name(self) -> str:
         """The source's name as it may be published: of a folder here, its last part only."""
-        folder = Path(self.source).expanduser()
-        return folder.resolve().name if folder.exists() else self.source
+        return public_name(self.source) or self.source
 
 
 def read_rows(source: str, split: str, argument: str) -> "Dataset":
