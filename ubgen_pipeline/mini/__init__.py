@@ -11,3 +11,8 @@ def mini_model_path() -> str:
 def mini_clip_path() -> str:
     """Folder of the mini CLIP (``config.json`` and ``model.safetensors``), see :mod:`ubgen_pipeline.mini.clip`."""
     return str(Path(__file__).parent / "clip")
+
+
+def mini_lora_path() -> str:
+    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini.yaml``."""
+    return str(Path(__file__).parent / "lora" / "pytorch_lora_weights.safetensors")

@@ -1,0 +1,114 @@
+"""The Space: draw images of a class, look into datasets, compare bias. Starts on the mini model; see docs/space.md."""
+
+import os
+import sys
+
+# before gradio is imported: it reads this once
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from bias_tab import build_bias_tab
+from browse_tab import build_browse_tab
+from generate_tab import build_generate_tab, restored
+from page_html import shown_text
+from request_limits import DrawRequest
+from sampler import Cancellation, DrawnSample, Sampler
+from space_settings import SpaceSettings
+from visitor import Visitor
+
+try:
+    import spaces  # of Hugging Face: lends a GPU for the length of a call
+except ImportError:
+    spaces = None
+
+GPU_SECONDS = 120
+STATE_SECONDS = 3600
+# system fonts: the page loads nothing from elsewhere
+THEME = gr.themes.Soft(
+    primary_hue="teal",
+    neutral_hue="slate",
+    font=["system-ui", "sans-serif"],
+    font_mono=["ui-monospace", "monospace"],
+)
+HEADER = """<header class="ub-header"><h1>ubgen</h1>
+<p>Class names in, a labelled image dataset with little bias out. Model: <b>{model}</b></p></header>"""
+
+
+def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
+    """The page.
+
+    Args:
+        settings: of the operator.
+        sampler: the loaded model.
+
+    Raises:
+        ValueError: a class list or report that cannot be read.
+    """
+    classes = settings.class_choices()
+
+    def draw(request: DrawRequest, cancellation: Cancellation) -> Iterator[DrawnSample]:
+        yield from sampler.draw(request, cancellation)
+
+    drawing: Callable[[DrawRequest, Cancellation], Iterator[DrawnSample]] = draw
+    if spaces is not None:
+        drawing = spaces.GPU(duration=GPU_SECONDS)(draw)
+    with gr.Blocks(title="ubgen", analytics_enabled=False, delete_cache=(STATE_SECONDS, STATE_SECONDS)) as page:
+        visitor = gr.State(Visitor(), time_to_live=STATE_SECONDS)
+        gr.HTML(
+            HEADER.format(
+                model=shown_text(
+                    Path(settings.model).name
+                    if os.path.sep in settings.model and Path(settings.model).exists()
+                    else settings.model
+                )
+            )
+        )
+        with gr.Tabs():
+            with gr.Tab("Generate", id="generate"):
+                controls, kept = build_generate_tab(settings, classes, drawing, sampler.can_annotate, visitor)
+            with gr.Tab("Browse a dataset", id="browse"):
+                build_browse_tab(settings, visitor)
+            with gr.Tab("Bias", id="bias"):
+                build_bias_tab(settings, drawing, visitor)
+
+        def restore(values: Any) -> list[Any]:
+            return restored(settings, classes, values, len(controls))
+
+        page.load(restore, kept, controls, show_progress="hidden", api_visibility="private")
+    return page
+
+
+def launch_app(page: gr.Blocks, settings: SpaceSettings, **options: Any) -> Any:
+    """Serve the page: bounded queue, no files but the page's own, no uploads to speak of, nothing of the API shown."""
+    page.queue(max_size=settings.max_queue, default_concurrency_limit=8, api_open=False)
+    return page.launch(
+        theme=THEME,
+        css_paths=Path(__file__).with_name("style.css"),
+        footer_links=[],
+        ssr_mode=False,
+        share=False,
+        allowed_paths=[],
+        max_file_size="1kb",
+        state_session_capacity=256,
+        **options,
+    )
+
+
+def main() -> int:
+    """Load and serve until stopped; 2 for a variable that the operator has to correct."""
+    try:
+        settings = SpaceSettings.from_environment()
+        page = build_app(settings, Sampler(settings))
+    except ValueError as error:
+        print(f"ubgen space: error: {error}", file=sys.stderr)
+        return 2
+    launch_app(page, settings)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

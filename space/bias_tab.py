@@ -1,0 +1,108 @@
+"""The tab on bias: what a report says, and for the mini world a measurement on a few samples."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+from bias import bias_html, measure_bias, read_report, report_html
+from generate_tab import Draw
+from page_html import status_line
+from request_limits import BASE, TUNED
+from space_settings import SpaceSettings
+from visitor import Visitor
+
+MAX_SAMPLES_PER_CLASS = 8
+MEASURED_STEPS = 20
+
+
+def build_bias_tab(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> None:
+    """Lay the tab out and connect it."""
+    if settings.report is not None:
+        gr.HTML(report_html(read_report(settings.report)), elem_id="report")
+    if not settings.is_mini:
+        if settings.report is None:
+            gr.HTML(
+                status_line(
+                    "No report was given. The built-in measurement reads backgrounds and textures of the mini world, so"
+                    " it says nothing about this model."
+                )
+            )
+        return
+    with gr.Row(equal_height=True, elem_classes="ub-line"):
+        per_class = gr.Slider(
+            1,
+            MAX_SAMPLES_PER_CLASS,
+            value=2,
+            step=1,
+            label="Samples per class",
+            scale=3,
+            min_width=200,
+            elem_id="bias-samples",
+        )
+        seed = gr.Number(
+            0, precision=0, minimum=0, maximum=2**31, label="Seed", scale=1, min_width=90, elem_id="bias-seed"
+        )
+        start = gr.Button("Measure", variant="primary", scale=1, min_width=100, elem_id="measure")
+        stop = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id="bias-stop")
+    status = gr.HTML(
+        status_line(
+            "Draws all ten classes and lets an independent classifier read background and texture off the images."
+        ),
+        elem_id="bias-status",
+    )
+    charts = gr.HTML(elem_id="bias-charts")
+    variants = (BASE, TUNED) if settings.lora is not None else (BASE,)
+
+    def measure(visitor: Visitor, per_class: Any, seed: Any) -> Iterator[list[Any]]:
+        cancellation = visitor.start_measuring()
+        numbers = [value for value in (per_class, seed) if isinstance(value, (int, float)) and value == value]
+        if len(numbers) < 2 or not 1 <= per_class <= MAX_SAMPLES_PER_CLASS or not 0 <= seed <= 2**31:
+            text = f"Give 1 to {MAX_SAMPLES_PER_CLASS} samples per class, and a seed from 0 to 2147483648."
+            yield [status_line(text, kind="error"), gr.skip(), *_buttons(False)]
+            return
+        total = 10 * int(per_class) * len(variants)
+        yield [status_line(f"Measuring: 0 of {total} images", 0, total, "busy"), "", *_buttons(True)]
+        progress = None
+        for progress in measure_bias(
+            draw,
+            cancellation,
+            variants=variants,
+            samples_per_class=int(per_class),
+            seed=int(seed),
+            num_inference_steps=min(MEASURED_STEPS, settings.max_steps),
+            guidance_scale=2.0,
+        ):
+            text = f"Measuring: {progress.done} of {total} images"
+            yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *_buttons(True)]
+        done = progress.done if progress else 0
+        text = "Measured" if done == total else "Stopped"
+        yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *_buttons(False)]
+
+    def cancel(visitor: Visitor) -> list[Any]:
+        visitor.measuring.is_asked = True
+        return [status_line("Stopped."), *_buttons(False)]
+
+    running = start.click(
+        measure,
+        [visitor, per_class, seed],
+        [status, charts, start, stop],
+        concurrency_limit=1,
+        concurrency_id="model",
+        show_progress="minimal",
+        show_progress_on=status,
+        api_visibility="private",
+        trigger_mode="once",
+    )
+    stop.click(
+        cancel,
+        visitor,
+        [status, start, stop],
+        cancels=running,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+
+
+def _buttons(is_busy: bool) -> list[Any]:
+    return [gr.update(interactive=not is_busy), gr.update(interactive=is_busy)]

@@ -1,0 +1,150 @@
+"""The tab that looks into an existing dataset: counts of its classes, and a page of images of one."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import gradio as gr
+import numpy as np
+from dataset_rows import read_rows
+from dataset_view import DatasetView, read_view
+from details_panel import build_details, draw_layers, hide_details, show_details
+from page_html import Bar, bar_chart, status_line
+from parquet_files import find_parquet_files
+from space_settings import SpaceSettings
+from visitor import Visitor, item_at
+
+PAGE_SIZE = 24
+MAX_BARS = 200
+ALL_CLASSES = "all classes"
+
+
+def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
+    """Lay the tab out and connect it."""
+    offered = settings.dataset_choices()
+    with gr.Row(equal_height=True, elem_classes="ub-line"):
+        name = gr.Dropdown(
+            list(offered),
+            value=next(iter(offered), None),
+            allow_custom_value=True,
+            label="Dataset",
+            info="one from the list, or the id of a public dataset on the Hub: owner/name",
+            scale=4,
+            min_width=220,
+            elem_id="dataset",
+        )
+        start = gr.Button("Open", variant="primary", scale=1, min_width=100, elem_id="open")
+    status = gr.HTML(
+        status_line("Only labels are read of the whole dataset, and of images those that are shown."),
+        elem_id="browse-status",
+    )
+    with gr.Row(visible=False, equal_height=False) as body:
+        with gr.Column(scale=1, min_width=290):
+            class_choice = gr.Dropdown([], label="Class", elem_id="browse-class")
+            page = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="browse-page")
+            counts = gr.HTML(elem_id="counts")
+        with gr.Column(scale=3, min_width=320):
+            gallery = gr.Gallery(
+                label="Images",
+                format="png",
+                columns=6,
+                height="auto",
+                allow_preview=False,
+                interactive=False,
+                buttons=[],
+                object_fit="contain",
+                elem_id="browse-gallery",
+                elem_classes="ub-gallery",
+            )
+            details = build_details("browse")
+
+    def open_dataset(visitor: Visitor, name: Any) -> Iterator[list[Any]]:
+        visitor.view, visitor.rows, visitor.chosen = None, [], None
+        yield [status_line("Reading labels …", kind="busy"), gr.update(visible=False), *_nothing(3)]
+        try:
+            source = name.strip() if isinstance(name, str) else ""
+            view = read_view(find_parquet_files(offered.get(source, source), tuple(offered.values())))
+        except ValueError as error:
+            yield [status_line(str(error), kind="error"), *_nothing(4)]
+            return
+        visitor.view = view
+        choices = [ALL_CLASSES, *(_choice(view, label) for label in np.flatnonzero(view.counts))]
+        yield [
+            status_line(_summary(view)),
+            gr.update(visible=True),
+            gr.update(choices=choices, value=ALL_CLASSES),
+            1,
+            counts_html(view),
+        ]
+
+    def show_page(visitor: Visitor, class_choice: Any, page: Any) -> list[Any]:
+        visitor.rows, visitor.chosen = [], None
+        view = visitor.view
+        if view is None:
+            return [gr.skip(), gr.update(value=[], selected_index=None), *hide_details()]
+        label = _label(view, class_choice)
+        total = view.num_rows if label is None else int(view.counts[label])
+        num_pages = max(1, -(-total // PAGE_SIZE))
+        number = min(max(int(page), 1), num_pages) if isinstance(page, (int, float)) and page == page else 1
+        try:
+            visitor.rows = read_rows(view, label, (number - 1) * PAGE_SIZE, PAGE_SIZE)
+        except ValueError as error:
+            return [status_line(str(error), kind="error"), gr.update(value=[]), *hide_details()]
+        text = f"{_summary(view)} Page {number} of {num_pages}."
+        items = [(row.image, f"row {row.position}") for row in visitor.rows]
+        return [status_line(text), gr.update(value=items, selected_index=None), *hide_details()]
+
+    def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> list[Any]:
+        visitor.chosen = item_at(visitor.rows, event.index)
+        return show_details(visitor.chosen, layers, settings)
+
+    def relayer(visitor: Visitor, layers: list[str]) -> Any:
+        return draw_layers(visitor.chosen, layers)
+
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
+    shown = [status, gallery, *details.outputs]
+    reading: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "reading"}
+    for trigger in (start.click, name.submit if hasattr(name, "submit") else start.click):
+        opened = trigger(open_dataset, [visitor, name], [status, body, class_choice, page, counts], **quiet, **reading)
+        opened.then(show_page, [visitor, class_choice, page], shown, **quiet, **reading)
+        break
+    for control in (class_choice, page):
+        control.input(show_page, [visitor, class_choice, page], shown, **quiet, **reading)
+    gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)
+    details.layers.input(relayer, [visitor, details.layers], details.picture, **quiet)
+
+
+def counts_html(view: DatasetView) -> str:
+    """Rows per class as bars, the most frequent first where there are too many to show all."""
+    labels = np.flatnonzero(view.counts)
+    if len(labels) > MAX_BARS:
+        labels = np.argsort(-view.counts, kind="stable")[:MAX_BARS]
+    most = max(1, int(view.counts.max(initial=1)))
+    bars = [
+        Bar(view.class_names[label], view.counts[label] / most, f"{view.counts[label]:,}") for label in labels.tolist()
+    ]
+    if not bars:
+        return status_line("No labels to count.")
+    rest = f"; {len(bars)} of {np.count_nonzero(view.counts):,} classes" if len(view.counts) > MAX_BARS else ""
+    return f'<div class="ub-tall" tabindex="0">{bar_chart(bars, f"Rows per class{rest}")}</div>'
+
+
+def _choice(view: DatasetView, label: int) -> tuple[str, str]:
+    return f"{view.class_names[label]} ({view.counts[label]:,})", str(label)
+
+
+def _label(view: DatasetView, choice: Any) -> int | None:
+    if isinstance(choice, str) and choice.isascii() and choice.isdigit() and int(choice) < len(view.class_names):
+        return int(choice)
+    return None
+
+
+def _summary(view: DatasetView) -> str:
+    part = ""
+    if view.num_files < len(view.source.files):
+        part = f" Counted: the first {view.num_files} of {len(view.source.files)} files."
+    num_classes = np.count_nonzero(view.counts)
+    return " ".join([f"{view.num_rows:,} rows, {num_classes:,} classes.{part}", *view.missing])
+
+
+def _nothing(count: int) -> list[Any]:
+    return [gr.skip()] * count

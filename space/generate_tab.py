@@ -1,0 +1,210 @@
+"""The tab that draws images of a class from the base model, the tuned one, or both at the same seeds."""
+
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gradio as gr
+from details_panel import build_details, draw_layers, hide_details, show_details
+from page_html import status_line
+from request_limits import BASE, MAX_GUIDANCE, MAX_SEED, TUNED, VARIANTS, DrawRequest, check_request
+from sampler import Cancellation, DrawnSample
+from space_settings import SpaceSettings
+from visitor import Visitor, item_at
+
+from ubgen_pipeline.class_prompts import ClassName
+
+Draw = Callable[[DrawRequest, Cancellation], Iterator[DrawnSample]]
+TITLES = {BASE: "Base model", TUNED: "Tuned with ubgen"}
+READY = "Choose a class and press Generate."
+
+
+def build_generate_tab(
+    settings: SpaceSettings, classes: dict[str, ClassName], draw: Draw, can_annotate: bool, visitor: gr.State
+) -> tuple[list[Any], gr.BrowserState]:
+    """Lay the tab out and connect it; returns its controls, and where the browser keeps their values.
+
+    Args:
+        settings: limits and defaults.
+        classes: by the name in the list.
+        draw: draws a request's samples in turn.
+        can_annotate: whether masks and boxes can be asked for.
+        visitor: the page's ``Visitor``.
+    """
+    has_lora = settings.lora is not None
+    variants = list(VARIANTS) if has_lora else ["Base"]
+    kept = gr.BrowserState(None, storage_key="ubgen-controls", secret="ubgen")
+    with gr.Row(equal_height=False):
+        with gr.Column(scale=1, min_width=290, elem_classes="ub-controls"):
+            class_choice = gr.Dropdown(
+                list(classes),
+                value=next(iter(classes)),
+                label="Class",
+                info=f"{len(classes):,} classes; type to search" if len(classes) > 20 else None,
+                elem_id="class",
+            )
+            variant_choice = gr.Radio(variants, value=variants[-1], label="Model", elem_id="variant")
+            with gr.Row():
+                num_samples = gr.Slider(
+                    1,
+                    settings.max_samples,
+                    value=min(4, settings.max_samples),
+                    step=1,
+                    label="Samples",
+                    elem_id="samples",
+                )
+            with gr.Row():
+                num_steps = gr.Slider(
+                    1, settings.max_steps, value=min(20, settings.max_steps), step=1, label="Steps", elem_id="steps"
+                )
+                guidance = gr.Slider(0, MAX_GUIDANCE, value=2.0, step=0.5, label="Guidance", elem_id="guidance")
+            seed = gr.Number(
+                0,
+                precision=0,
+                minimum=0,
+                maximum=MAX_SEED,
+                label="Seed",
+                info="the same seed, the same images",
+                elem_id="seed",
+            )
+            annotate = gr.Checkbox(can_annotate, label="Mask and boxes", visible=can_annotate, elem_id="annotate")
+            with gr.Row():
+                start = gr.Button("Generate", variant="primary", elem_id="generate")
+                stop = gr.Button("Stop", interactive=False, elem_id="stop")
+        with gr.Column(scale=3, min_width=320):
+            status = gr.HTML(status_line(READY), elem_id="status")
+            with gr.Row(equal_height=False, elem_classes="ub-pair"):
+                galleries = {
+                    variant: gr.Gallery(
+                        label=TITLES[variant],
+                        format="png",
+                        columns=2,
+                        height="auto",
+                        allow_preview=False,
+                        interactive=False,
+                        buttons=[],
+                        object_fit="contain",
+                        elem_id=f"gallery-{variant}",
+                        elem_classes="ub-gallery",
+                        min_width=140,
+                        visible=variant in VARIANTS[variants[-1]],
+                    )
+                    for variant in (BASE, TUNED)
+                }
+            details = build_details("generate")
+    controls = [class_choice, variant_choice, num_samples, seed, num_steps, guidance, annotate]
+
+    def generate(visitor: Visitor, *values: Any) -> Iterator[list[Any]]:
+        cancellation = visitor.start_drawing()
+        try:
+            request = _checked(settings, classes, values)
+        except ValueError as error:
+            yield [status_line(str(error), kind="error"), *_unchanged(), *_buttons(False), *hide_details(), gr.skip()]
+            return
+        cleared = [gr.update(value=[], visible=name in request.variants, selected_index=None) for name in galleries]
+        total, started = request.num_images, time.monotonic()
+        busy = status_line(f"Drawing {request.class_name}: 0 of {total}", 0, total, "busy")
+        yield [busy, *cleared, *_buttons(True), *hide_details(), list(values)]
+        done = 0
+        for sample in draw(request, cancellation):
+            visitor.samples.setdefault(sample.variant, []).append(sample)
+            done += 1
+            rate = (time.monotonic() - started) / done
+            text = f"Drawing {request.class_name}: {done} of {total}, about {rate * (total - done):.0f} s left"
+            shown = [
+                gr.update(value=_items(visitor.samples[name])) if name == sample.variant else gr.skip()
+                for name in galleries
+            ]
+            yield [status_line(text, done, total, "busy"), *shown, *_nothing(8)]
+        text = f"{done} images of {request.class_name} in {time.monotonic() - started:.1f} s. Click one for details."
+        if done < total:
+            text = f"Stopped after {done} of {total} images."
+        yield [status_line(text), *_unchanged(), *_buttons(False), *_nothing(6)]
+
+    def cancel(visitor: Visitor) -> list[Any]:
+        visitor.drawing.is_asked = True
+        done = sum(map(len, visitor.samples.values()))
+        return [status_line(f"Stopped after {done} images."), *_buttons(False)]
+
+    def select(variant: str) -> Callable[..., list[Any]]:
+        def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> list[Any]:
+            visitor.chosen = item_at(visitor.samples.get(variant, []), event.index)
+            return show_details(visitor.chosen, layers, settings)
+
+        return choose
+
+    def relayer(visitor: Visitor, layers: list[str]) -> Any:
+        return draw_layers(visitor.chosen, layers)
+
+    running = start.click(
+        generate,
+        [visitor, *controls],
+        [status, *galleries.values(), start, stop, *details.outputs, kept],
+        concurrency_limit=1,
+        concurrency_id="model",
+        show_progress="minimal",
+        show_progress_on=status,
+        api_visibility="private",
+        trigger_mode="once",
+    )
+    stop.click(
+        cancel,
+        visitor,
+        [status, start, stop],
+        cancels=running,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
+    for variant, gallery in galleries.items():
+        gallery.select(
+            select(variant),
+            [visitor, details.layers],
+            details.outputs,
+            show_progress="hidden",
+            api_visibility="private",
+        )
+    details.layers.input(
+        relayer, [visitor, details.layers], details.picture, show_progress="hidden", api_visibility="private"
+    )
+    return controls, kept
+
+
+def restored(settings: SpaceSettings, classes: dict[str, ClassName], values: Any, num_controls: int) -> list[Any]:
+    """Values for the controls as the browser kept them, or nothing where they are not within the limits any more."""
+    if isinstance(values, list) and len(values) == num_controls:
+        try:
+            _checked(settings, classes, values)
+            return [gr.update(value=value) for value in values]
+        except ValueError:
+            pass
+    return [gr.skip()] * num_controls
+
+
+def _checked(settings: SpaceSettings, classes: dict[str, ClassName], values: Any) -> DrawRequest:
+    names = (
+        "class_choice",
+        "variant_choice",
+        "num_samples",
+        "seed",
+        "num_inference_steps",
+        "guidance_scale",
+        "annotate",
+    )
+    return check_request(settings, classes, **dict(zip(names, values)))
+
+
+def _items(samples: list[DrawnSample]) -> list[tuple[Any, str]]:
+    return [(sample.image, f"{sample.variant} {sample.number + 1}") for sample in samples]
+
+
+def _buttons(is_busy: bool) -> list[Any]:
+    return [gr.update(interactive=not is_busy), gr.update(interactive=is_busy)]
+
+
+def _unchanged() -> list[Any]:
+    return _nothing(len(TITLES))
+
+
+def _nothing(count: int) -> list[Any]:
+    return [gr.skip()] * count

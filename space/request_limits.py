@@ -1,0 +1,92 @@
+"""Checks of what a visitor asks for. The page offers nothing beyond, but a request need not come from the page."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from space_settings import SpaceSettings
+
+from ubgen_pipeline.class_prompts import ClassName
+from ubgen_pipeline.sample_seeds import SEED_LIMIT
+
+BASE, TUNED = "base", "tuned"
+# what the page offers, and the models that it stands for
+VARIANTS = {"Base": (BASE,), "Tuned": (TUNED,), "Side by side": (BASE, TUNED)}
+MAX_GUIDANCE = 20.0
+# a number field of a browser holds integers up to here exactly
+MAX_SEED = min(SEED_LIMIT, 2**53) - 1
+
+
+@dataclass(frozen=True)
+class DrawRequest:
+    """A request within the limits: ``num_samples`` images of one class from each of ``variants``, at the same seeds."""
+
+    class_name: str
+    variants: tuple[str, ...]
+    num_samples: int
+    seed: int
+    num_inference_steps: int
+    guidance_scale: float
+    annotate: bool = False
+
+    @property
+    def num_images(self) -> int:
+        return self.num_samples * len(self.variants)
+
+
+def check_request(
+    settings: SpaceSettings,
+    classes: Mapping[str, ClassName],
+    *,
+    class_choice: Any,
+    variant_choice: Any,
+    num_samples: Any,
+    seed: Any,
+    num_inference_steps: Any,
+    guidance_scale: Any,
+    annotate: Any = False,
+) -> DrawRequest:
+    """The request that these values of the page's controls stand for.
+
+    Raises:
+        ValueError: naming the control and its limits; nothing of the value itself, which may be anything, is repeated.
+    """
+    if not isinstance(class_choice, str) or class_choice not in classes:
+        raise ValueError("Class: choose one from the list.")
+    if not isinstance(variant_choice, str) or variant_choice not in VARIANTS:
+        raise ValueError(f"Model: choose one of {', '.join(VARIANTS)}.")
+    variants = VARIANTS[variant_choice]
+    if TUNED in variants and settings.lora is None:
+        raise ValueError("Model: only Base is offered here, because no LoRA was given.")
+    return DrawRequest(
+        class_name=classes[class_choice].name,
+        variants=variants,
+        num_samples=_integer("Samples", num_samples, 1, settings.max_samples),
+        seed=_integer("Seed", seed, 0, MAX_SEED),
+        num_inference_steps=_integer("Steps", num_inference_steps, 1, settings.max_steps),
+        guidance_scale=_number("Guidance", guidance_scale, 0, MAX_GUIDANCE),
+        annotate=annotate is True,
+    )
+
+
+def _number(name: str, value: Any, low: float, high: float) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+        raise ValueError(f"{name}: give a number from {low} to {high:g}.")
+    if not low <= value <= high:
+        raise ValueError(f"{name}: give a number from {low} to {high:g}.")
+    return float(value)
+
+
+def _integer(name: str, value: Any, low: int, high: int) -> int:
+    # a browser sends 8 as 8 or 8.0
+    if (
+        isinstance(value, bool)
+        or not isinstance(value, (int, float))
+        or value != value
+        or value not in range(high + 1)
+    ):
+        raise ValueError(f"{name}: give a whole number from {low} to {high}.")
+    if value < low:
+        raise ValueError(f"{name}: give a whole number from {low} to {high}.")
+    return int(value)

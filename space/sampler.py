@@ -1,0 +1,144 @@
+"""Drawing what a request asks for, image by image. One model for all visitors; what a visitor asked for stays his."""
+
+import inspect
+import shlex
+import threading
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from request_limits import BASE, TUNED, DrawRequest
+from space_settings import SpaceSettings
+
+from ubgen_pipeline import UbGenPipeline, load_pipeline
+from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.sample_seeds import sample_seed
+
+
+@dataclass
+class Cancellation:
+    """A visitor's wish to stop; checked after every denoising step."""
+
+    is_asked: bool = False
+
+
+@dataclass(frozen=True)
+class DrawnSample:
+    """One image and all that is known about it.
+
+    Attributes:
+        request: what it was drawn for.
+        variant: ``base`` or ``tuned``.
+        number: position among the class's samples, from 0.
+        prompt: the text that it was drawn from.
+        seed: of the sample, in [0, 2**63).
+        image: RGB.
+        mask: ``(H, W)`` uint8, 0 background, 1 the class, 255 undecided; None where there is none.
+        boxes: ``(N, 4)`` integers (x0, y0, x1, y1), end exclusive; None where there are none.
+        is_blackened: whether the model's safety checker blackened it.
+    """
+
+    request: DrawRequest
+    variant: str
+    number: int
+    prompt: str
+    seed: int
+    image: Image.Image
+    mask: np.ndarray | None = None
+    boxes: np.ndarray | None = None
+    is_blackened: bool = False
+
+
+class Sampler:
+    """The model, loaded once.
+
+    Args:
+        settings: model, LoRA and device.
+
+    Raises:
+        ValueError: a model or a LoRA that does not load or fit.
+    """
+
+    def __init__(self, settings: SpaceSettings):
+        device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        dtype = torch.float16 if device.startswith("cuda") and not settings.is_mini else torch.float32
+        self.settings = settings
+        self.pipeline: UbGenPipeline = load_pipeline(
+            settings.model, lora=settings.lora, torch_dtype=dtype, device=device
+        )
+        self.pipeline.set_progress_bar_config(disable=True)
+        # the LoRA is switched on and off between calls
+        self._lock = threading.Lock()
+
+    @property
+    def can_annotate(self) -> bool:
+        """Whether the installed ubgen makes masks and boxes while it draws."""
+        return "annotations" in inspect.signature(self.pipeline.__call__).parameters
+
+    def draw(self, request: DrawRequest, cancellation: Cancellation) -> Iterator[DrawnSample]:
+        """The samples in turn, each from all asked variants; ends early when the visitor cancels."""
+        for number in range(request.num_samples):
+            for variant in request.variants:
+                sample = self._draw_one(request, variant, number, cancellation)
+                if sample is None:
+                    return
+                yield sample
+
+    def _draw_one(
+        self, request: DrawRequest, variant: str, number: int, cancellation: Cancellation
+    ) -> DrawnSample | None:
+        def stop_if_asked(pipeline: Any, step: int, timestep: Any, state: dict[str, Any]) -> dict[str, Any]:
+            pipeline._interrupt = cancellation.is_asked
+            return {}
+
+        seed = sample_seed(request.seed, request.class_name, number)
+        extra: dict[str, Any] = {"annotations": ["mask", "box"]} if request.annotate and self.can_annotate else {}
+        with self._lock:
+            if cancellation.is_asked:
+                return None
+            if self.settings.lora is not None:
+                self.pipeline.enable_lora() if variant == TUNED else self.pipeline.disable_lora()
+            output = self.pipeline(
+                [request.class_name],
+                seeds=[seed],
+                num_inference_steps=request.num_inference_steps,
+                guidance_scale=request.guidance_scale,
+                callback_on_step_end=stop_if_asked,
+                **extra,
+            )
+            if cancellation.is_asked:
+                return None
+        assert not isinstance(output, tuple)
+        return DrawnSample(
+            request,
+            variant,
+            number,
+            output.prompts[0],
+            seed,
+            output.images[0],
+            mask=output.masks[0] if extra and output.masks is not None else None,
+            boxes=output.boxes[0] if extra and output.boxes is not None else None,
+            is_blackened=bool(output.nsfw_content_detected and output.nsfw_content_detected[0]),
+        )
+
+
+def regenerate_command(sample: DrawnSample, settings: SpaceSettings) -> str:
+    """The shell command whose dataset's last row is this image."""
+    request = sample.request
+    words = ["ubgen", "generate", "--model", settings.model]
+    lora = ""
+    if sample.variant != BASE and settings.lora is not None:
+        if settings.lora == mini_lora_path():
+            code = "from ubgen_pipeline.mini import mini_lora_path; print(mini_lora_path())"
+            lora = f' --lora "$(python -c {shlex.quote(code)})"'
+        else:
+            words += ["--lora", settings.lora]
+    options = ["--class-names", request.class_name, "--samples-per-class", str(sample.number + 1)]
+    options += ["--seed", str(request.seed), "--num-inference-steps", str(request.num_inference_steps)]
+    options += ["--guidance-scale", f"{request.guidance_scale:g}", "--batch-size", "1"]
+    if sample.mask is not None:
+        options += ["--annotations", "mask", "box"]
+    return f"{shlex.join(words)}{lora} {shlex.join(options)} --output-dir OUT"

@@ -1,0 +1,92 @@
+"""What the operator of the Space decides: environment variables, read once when it starts."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+from ubgen_pipeline.class_prompts import ClassName, label_names, load_class_names
+from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.mini.scenes import CLASS_NAMES
+
+PREFIX = "UBGEN_"
+
+
+@dataclass(frozen=True)
+class SpaceSettings:
+    """Settings of the Space; the variable of a field is ``UBGEN_`` and its name in capitals.
+
+    Attributes:
+        model: ``mini``, a folder in diffusers layout, or a Hub id.
+        lora: folder, file or Hub id of the LoRA that is compared with the base; for ``mini`` the shipped one.
+        classes: class file or built-in list; the mini world's ten for ``mini``, else ``imagenet1k``.
+        datasets: Hub ids and local folders offered for browsing, separated by commas. Visitors may type any public
+            Hub id beside them, but no folder.
+        report: report.json of ``ubgen evaluate``, shown in the tab on bias.
+        device: where the model runs; None takes CUDA where there is one.
+        max_samples: images of one model per request.
+        max_steps: denoising steps per request.
+        max_queue: requests that wait; more are turned away.
+    """
+
+    model: str = "mini"
+    lora: str | None = None
+    classes: str | None = None
+    datasets: tuple[str, ...] = ()
+    report: str | None = None
+    device: str | None = None
+    max_samples: int = 8
+    max_steps: int = 50
+    max_queue: int = 16
+
+    def __post_init__(self) -> None:
+        for name in ("max_samples", "max_steps", "max_queue"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{PREFIX}{name.upper()} is {getattr(self, name)}; give 1 or more.")
+        if self.report is not None and not Path(self.report).is_file():
+            raise ValueError(f"{PREFIX}REPORT is {self.report!r}, which is no file; give a report.json.")
+        if self.lora is None and self.is_mini and Path(mini_lora_path()).is_file():
+            object.__setattr__(self, "lora", mini_lora_path())
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] = os.environ) -> "SpaceSettings":
+        """Settings from the variables that are set and not empty.
+
+        Raises:
+            ValueError: a value that is out of range or of another type.
+        """
+        values: dict[str, object] = {}
+        for field in fields(cls):
+            text = environment.get(PREFIX + field.name.upper(), "").strip()
+            if not text:
+                continue
+            if isinstance(field.default, int):
+                if not text.isascii() or not text.isdigit():
+                    raise ValueError(f"{PREFIX}{field.name.upper()} is {text!r}; give an integer.")
+                values[field.name] = int(text)
+            elif isinstance(field.default, tuple):
+                values[field.name] = tuple(part.strip() for part in text.split(",") if part.strip())
+            else:
+                values[field.name] = text
+        return cls(**values)  # type: ignore[arg-type]
+
+    @property
+    def is_mini(self) -> bool:
+        return self.model == "mini"
+
+    def class_choices(self) -> dict[str, ClassName]:
+        """The classes by the name that tells them apart, in order."""
+        source = self.classes or (list(CLASS_NAMES) if self.is_mini else "imagenet1k")
+        classes = load_class_names(source)
+        return dict(zip(label_names(classes), classes))
+
+    def dataset_choices(self) -> dict[str, str]:
+        """Offered datasets: what visitors see, a folder's last part only, and where it is."""
+        shown: dict[str, str] = {}
+        for source in self.datasets:
+            folder = Path(source).expanduser()
+            name = folder.resolve().name if folder.is_dir() else source
+            while name in shown:
+                name += "_"
+            shown[name] = str(folder.resolve()) if folder.is_dir() else source
+        return shown
