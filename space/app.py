@@ -28,7 +28,7 @@ except ImportError:
 GPU_SECONDS = 120
 STATE_SECONDS = 3600
 # system fonts: the page loads nothing from elsewhere
-THEME = gr.themes.Soft(
+THEME = gr.themes.Default(
     primary_hue="teal",
     neutral_hue="slate",
     font=["system-ui", "sans-serif"],
@@ -58,15 +58,7 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
         drawing = spaces.GPU(duration=GPU_SECONDS)(draw)
     with gr.Blocks(title="ubgen", analytics_enabled=False, delete_cache=(STATE_SECONDS, STATE_SECONDS)) as page:
         visitor = gr.State(Visitor(), time_to_live=STATE_SECONDS)
-        gr.HTML(
-            HEADER.format(
-                model=shown_text(
-                    Path(settings.model).name
-                    if os.path.sep in settings.model and Path(settings.model).exists()
-                    else settings.model
-                )
-            )
-        )
+        gr.HTML(HEADER.format(model=shown_text(settings.shown_model)))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
                 controls, kept = build_generate_tab(settings, classes, drawing, sampler.can_annotate, visitor)

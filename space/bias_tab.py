@@ -28,7 +28,7 @@ def build_bias_tab(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> No
                 )
             )
         return
-    with gr.Row(equal_height=True, elem_classes="ub-line"):
+    with gr.Row(equal_height=False, elem_classes="ub-line"):
         per_class = gr.Slider(
             1,
             MAX_SAMPLES_PER_CLASS,

@@ -7,7 +7,8 @@ import gradio as gr
 import numpy as np
 from dataset_rows import read_rows
 from dataset_view import DatasetView, read_view
-from details_panel import build_details, draw_layers, hide_details, show_details
+from details_panel import build_details
+from image_gallery import image_gallery
 from page_html import Bar, bar_chart, status_line
 from parquet_files import find_parquet_files
 from space_settings import SpaceSettings
@@ -21,7 +22,7 @@ ALL_CLASSES = "all classes"
 def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
     """Lay the tab out and connect it."""
     offered = settings.dataset_choices()
-    with gr.Row(equal_height=True, elem_classes="ub-line"):
+    with gr.Row(equal_height=False, elem_classes="ub-line"):
         name = gr.Dropdown(
             list(offered),
             value=next(iter(offered), None),
@@ -43,74 +44,64 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             page = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="browse-page")
             counts = gr.HTML(elem_id="counts")
         with gr.Column(scale=3, min_width=320):
-            gallery = gr.Gallery(
-                label="Images",
-                format="png",
-                columns=6,
-                height="auto",
-                allow_preview=False,
-                interactive=False,
-                buttons=[],
-                object_fit="contain",
-                elem_id="browse-gallery",
-                elem_classes="ub-gallery",
-            )
+            gallery = image_gallery("browse-gallery", num_columns=6)
             details = build_details("browse")
 
-    def open_dataset(visitor: Visitor, name: Any) -> Iterator[list[Any]]:
+    def open_dataset(visitor: Visitor, name: Any) -> Iterator[dict[Any, Any]]:
         visitor.view, visitor.rows, visitor.chosen = None, [], None
-        yield [status_line("Reading labels …", kind="busy"), gr.update(visible=False), *_nothing(3)]
+        yield {status: status_line("Reading labels …", kind="busy"), body: gr.update(visible=False)}
         try:
             source = name.strip() if isinstance(name, str) else ""
             view = read_view(find_parquet_files(offered.get(source, source), tuple(offered.values())))
         except ValueError as error:
-            yield [status_line(str(error), kind="error"), *_nothing(4)]
+            yield {status: status_line(str(error), kind="error")}
             return
         visitor.view = view
-        choices = [ALL_CLASSES, *(_choice(view, label) for label in np.flatnonzero(view.counts))]
-        yield [
-            status_line(_summary(view)),
-            gr.update(visible=True),
-            gr.update(choices=choices, value=ALL_CLASSES),
-            1,
-            counts_html(view),
-        ]
+        choices = [ALL_CLASSES, *(_choice(view, label) for label in np.flatnonzero(view.counts).tolist())]
+        yield {
+            status: status_line(_summary(view)),
+            body: gr.update(visible=True),
+            class_choice: gr.update(choices=choices, value=ALL_CLASSES),
+            page: 1,
+            counts: counts_html(view),
+        }
 
-    def show_page(visitor: Visitor, class_choice: Any, page: Any) -> list[Any]:
+    def show_page(visitor: Visitor, class_choice: Any, page: Any) -> dict[Any, Any]:
         visitor.rows, visitor.chosen = [], None
+        emptied = {gallery: gr.update(value=[], selected_index=None), **details.hidden()}
         view = visitor.view
         if view is None:
-            return [gr.skip(), gr.update(value=[], selected_index=None), *hide_details()]
+            return emptied
         label = _label(view, class_choice)
         total = view.num_rows if label is None else int(view.counts[label])
         num_pages = max(1, -(-total // PAGE_SIZE))
-        number = min(max(int(page), 1), num_pages) if isinstance(page, (int, float)) and page == page else 1
+        number = int(min(max(page, 1), num_pages)) if isinstance(page, (int, float)) and page == page else 1
         try:
             visitor.rows = read_rows(view, label, (number - 1) * PAGE_SIZE, PAGE_SIZE)
         except ValueError as error:
-            return [status_line(str(error), kind="error"), gr.update(value=[]), *hide_details()]
-        text = f"{_summary(view)} Page {number} of {num_pages}."
+            return {**emptied, status: status_line(str(error), kind="error")}
         items = [(row.image, f"row {row.position}") for row in visitor.rows]
-        return [status_line(text), gr.update(value=items, selected_index=None), *hide_details()]
+        return {
+            **emptied,
+            status: status_line(f"{_summary(view)} Page {number} of {num_pages}."),
+            gallery: gr.update(value=items, selected_index=None),
+        }
 
-    def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> list[Any]:
+    def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> dict[Any, Any]:
         visitor.chosen = item_at(visitor.rows, event.index)
-        return show_details(visitor.chosen, layers, settings)
-
-    def relayer(visitor: Visitor, layers: list[str]) -> Any:
-        return draw_layers(visitor.chosen, layers)
+        return details.shown(visitor.chosen, layers, settings)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [status, gallery, *details.outputs]
-    reading: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "reading"}
-    for trigger in (start.click, name.submit if hasattr(name, "submit") else start.click):
-        opened = trigger(open_dataset, [visitor, name], [status, body, class_choice, page, counts], **quiet, **reading)
-        opened.then(show_page, [visitor, class_choice, page], shown, **quiet, **reading)
-        break
-    for control in (class_choice, page):
-        control.input(show_page, [visitor, class_choice, page], shown, **quiet, **reading)
+    reading: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "reading", **quiet}
+    opened = start.click(open_dataset, [visitor, name], [status, body, class_choice, page, counts], **reading)
+    opened.then(show_page, [visitor, class_choice, page], shown, **reading)
+    # another class begins at its first page
+    class_choice.input(lambda: 1, None, page, **quiet).then(show_page, [visitor, class_choice, page], shown, **reading)
+    page.submit(show_page, [visitor, class_choice, page], shown, **reading)
+    page.blur(show_page, [visitor, class_choice, page], shown, **reading)
     gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)
-    details.layers.input(relayer, [visitor, details.layers], details.picture, **quiet)
+    details.connect(visitor)
 
 
 def counts_html(view: DatasetView) -> str:
@@ -144,7 +135,3 @@ def _summary(view: DatasetView) -> str:
         part = f" Counted: the first {view.num_files} of {len(view.source.files)} files."
     num_classes = np.count_nonzero(view.counts)
     return " ".join([f"{view.num_rows:,} rows, {num_classes:,} classes.{part}", *view.missing])
-
-
-def _nothing(count: int) -> list[Any]:
-    return [gr.skip()] * count

@@ -16,17 +16,46 @@ MASK, BOXES = "Mask", "Boxes"
 
 @dataclass(frozen=True)
 class DetailsPanel:
-    """The panel's components, in the order of :func:`show_details`."""
+    """The panel's components, and the updates that fill and empty them."""
 
-    group: gr.Group
+    group: gr.Column
     layers: gr.CheckboxGroup
     picture: gr.Image
     facts: gr.HTML
-    command: gr.Code
+    command: gr.Textbox
 
     @property
     def outputs(self) -> list[Any]:
         return [self.group, self.layers, self.picture, self.facts, self.command]
+
+    def hidden(self) -> dict[Any, Any]:
+        """Updates that empty the panel."""
+        return {self.group: gr.update(visible=False), self.picture: None, self.facts: "", self.command: ""}
+
+    def shown(self, item: DrawnSample | DatasetRow | None, layers: Any, settings: SpaceSettings) -> dict[Any, Any]:
+        """Updates that fill the panel with an image; None empties it."""
+        if item is None:
+            return self.hidden()
+        available = available_layers(item)
+        note = "" if available else status_line("No annotations: this image came without mask and boxes.")
+        command = image_command(item, settings)
+        return {
+            self.group: gr.update(visible=True),
+            self.layers: gr.update(visible=bool(available), choices=available),
+            self.picture: draw_layers(item, layers),
+            self.facts: fact_list(image_facts(item)) + note,
+            self.command: gr.update(value=command, visible=bool(command)),
+        }
+
+    def connect(self, visitor: gr.State) -> None:
+        """Draw the layers anew when one is ticked."""
+        self.layers.input(
+            lambda visitor, layers: draw_layers(visitor.chosen, layers),
+            [visitor, self.layers],
+            self.picture,
+            show_progress="hidden",
+            api_visibility="private",
+        )
 
 
 def build_details(name: str) -> DetailsPanel:
@@ -37,7 +66,7 @@ def build_details(name: str) -> DetailsPanel:
     ):
         with gr.Column(min_width=280, scale=2):
             picture = gr.Image(
-                label="Selected image",
+                show_label=False,
                 format="png",
                 interactive=False,
                 buttons=["download"],
@@ -47,44 +76,34 @@ def build_details(name: str) -> DetailsPanel:
             layers = gr.CheckboxGroup([MASK, BOXES], value=[MASK, BOXES], label="Show", elem_id=f"{name}-layers")
         with gr.Column(min_width=280, scale=3):
             facts = gr.HTML(elem_id=f"{name}-facts")
-            command = gr.Code(
+            command = gr.Textbox(
                 label="Draw it again",
-                language="shell",
                 interactive=False,
-                wrap_lines=True,
-                lines=1,
+                lines=3,
+                max_lines=8,
+                buttons=["copy"],
                 elem_id=f"{name}-command",
+                elem_classes="ub-command",
             )
     return DetailsPanel(group, layers, picture, facts, command)
 
 
-def hide_details() -> list[Any]:
-    """Updates that empty the panel."""
-    return [gr.update(visible=False), gr.skip(), None, "", ""]
+def available_layers(item: DrawnSample | DatasetRow) -> list[str]:
+    """What can be drawn over the image."""
+    has_boxes = item.boxes is not None and len(item.boxes) > 0
+    return [name for name, is_there in ((MASK, item.mask is not None), (BOXES, has_boxes)) if is_there]
 
 
-def show_details(item: DrawnSample | DatasetRow | None, layers: list[str], settings: SpaceSettings) -> list[Any]:
-    """Updates that fill the panel with an image."""
-    if item is None:
-        return hide_details()
-    has_mask, has_boxes = item.mask is not None, bool(item.boxes is not None and len(item.boxes))
-    available = [name for name, there in ((MASK, has_mask), (BOXES, has_boxes)) if there]
-    facts, command = _facts(item), ""
+def image_command(item: DrawnSample | DatasetRow, settings: SpaceSettings) -> str:
+    """The shell command that draws the image again; empty where its row does not say enough."""
     if isinstance(item, DrawnSample):
-        command = regenerate_command(item, settings)
-    elif {"prompt", "seed", "model", "index"} <= set(item.fields):
-        command = shlex.join(["ubgen", "regenerate", item.source_name, "--index", item.fields["index"]])
-    note = "" if available else status_line("No annotations: this image came without mask and boxes.")
-    return [
-        gr.update(visible=True),
-        gr.update(visible=bool(available), choices=available),
-        draw_layers(item, layers),
-        fact_list(facts) + note,
-        gr.update(value=command, visible=bool(command)),
-    ]
+        return regenerate_command(item, settings)
+    if {"prompt", "seed", "model", "index"} <= set(item.fields):
+        return shlex.join(["ubgen", "regenerate", item.source_name, "--index", item.fields["index"]])
+    return ""
 
 
-def draw_layers(item: DrawnSample | DatasetRow | None, layers: list[str]) -> Any:
+def draw_layers(item: DrawnSample | DatasetRow | None, layers: Any) -> Any:
     """The image with the layers that are ticked."""
     if item is None:
         return None
@@ -92,7 +111,8 @@ def draw_layers(item: DrawnSample | DatasetRow | None, layers: list[str]) -> Any
     return draw_overlay(item.image, item.mask if MASK in shown else None, item.boxes if BOXES in shown else None)
 
 
-def _facts(item: DrawnSample | DatasetRow) -> dict[str, object]:
+def image_facts(item: DrawnSample | DatasetRow) -> dict[str, object]:
+    """What is known about the image, by name."""
     if isinstance(item, DatasetRow):
         return {"row": item.position, **item.fields}
     request = item.request

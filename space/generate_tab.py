@@ -5,7 +5,8 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr
-from details_panel import build_details, draw_layers, hide_details, show_details
+from details_panel import build_details
+from image_gallery import image_gallery
 from page_html import status_line
 from request_limits import BASE, MAX_GUIDANCE, MAX_SEED, TUNED, VARIANTS, DrawRequest, check_request
 from sampler import Cancellation, DrawnSample
@@ -69,77 +70,73 @@ def build_generate_tab(
             )
             annotate = gr.Checkbox(can_annotate, label="Mask and boxes", visible=can_annotate, elem_id="annotate")
             with gr.Row():
-                start = gr.Button("Generate", variant="primary", elem_id="generate")
-                stop = gr.Button("Stop", interactive=False, elem_id="stop")
+                start = gr.Button("Generate", variant="primary", min_width=110, elem_id="generate")
+                stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML(status_line(READY), elem_id="status")
             with gr.Row(equal_height=False, elem_classes="ub-pair"):
-                galleries = {
-                    variant: gr.Gallery(
-                        label=TITLES[variant],
-                        format="png",
-                        columns=2,
-                        height="auto",
-                        allow_preview=False,
-                        interactive=False,
-                        buttons=[],
-                        object_fit="contain",
-                        elem_id=f"gallery-{variant}",
-                        elem_classes="ub-gallery",
-                        min_width=140,
-                        visible=variant in VARIANTS[variants[-1]],
-                    )
-                    for variant in (BASE, TUNED)
-                }
+                columns, galleries = {}, {}
+                for variant, title in TITLES.items():
+                    shown = variant in VARIANTS[variants[-1]]
+                    with gr.Column(min_width=140, visible=shown) as columns[variant]:
+                        gr.HTML(f'<h2 class="ub-title">{title}</h2>')
+                        galleries[variant] = image_gallery(f"gallery-{variant}", num_columns=4 if not has_lora else 2)
             details = build_details("generate")
     controls = [class_choice, variant_choice, num_samples, seed, num_steps, guidance, annotate]
 
-    def generate(visitor: Visitor, *values: Any) -> Iterator[list[Any]]:
+    def buttons(is_busy: bool) -> dict[Any, Any]:
+        return {start: gr.update(interactive=not is_busy), stop: gr.update(interactive=is_busy)}
+
+    def generate(visitor: Visitor, *values: Any) -> Iterator[dict[Any, Any]]:
         cancellation = visitor.start_drawing()
         try:
             request = _checked(settings, classes, values)
         except ValueError as error:
-            yield [status_line(str(error), kind="error"), *_unchanged(), *_buttons(False), *hide_details(), gr.skip()]
+            yield {status: status_line(str(error), kind="error"), **buttons(False)}
             return
-        cleared = [gr.update(value=[], visible=name in request.variants, selected_index=None) for name in galleries]
         total, started = request.num_images, time.monotonic()
-        busy = status_line(f"Drawing {request.class_name}: 0 of {total}", 0, total, "busy")
-        yield [busy, *cleared, *_buttons(True), *hide_details(), list(values)]
+        yield {
+            status: status_line(f"Drawing {request.class_name}: 0 of {total}", 0, total, "busy"),
+            kept: list(values),
+            **{columns[name]: gr.update(visible=name in request.variants) for name in TITLES},
+            **{gallery: gr.update(value=[], selected_index=None) for gallery in galleries.values()},
+            **buttons(True),
+            **details.hidden(),
+        }
         done = 0
-        for sample in draw(request, cancellation):
+        for done, sample in enumerate(draw(request, cancellation), 1):
             visitor.samples.setdefault(sample.variant, []).append(sample)
-            done += 1
-            rate = (time.monotonic() - started) / done
-            text = f"Drawing {request.class_name}: {done} of {total}, about {rate * (total - done):.0f} s left"
-            shown = [
-                gr.update(value=_items(visitor.samples[name])) if name == sample.variant else gr.skip()
-                for name in galleries
-            ]
-            yield [status_line(text, done, total, "busy"), *shown, *_nothing(8)]
+            left = (time.monotonic() - started) / done * (total - done)
+            text = f"Drawing {request.class_name}: {done} of {total}, about {left:.0f} s left"
+            yield {
+                status: status_line(text, done, total, "busy"),
+                galleries[sample.variant]: gr.update(value=_items(visitor.samples[sample.variant])),
+            }
         text = f"{done} images of {request.class_name} in {time.monotonic() - started:.1f} s. Click one for details."
         if done < total:
             text = f"Stopped after {done} of {total} images."
-        yield [status_line(text), *_unchanged(), *_buttons(False), *_nothing(6)]
+        yield {status: status_line(text), **buttons(False)}
 
-    def cancel(visitor: Visitor) -> list[Any]:
+    def cancel(visitor: Visitor) -> dict[Any, Any]:
         visitor.drawing.is_asked = True
         done = sum(map(len, visitor.samples.values()))
-        return [status_line(f"Stopped after {done} images."), *_buttons(False)]
+        return {status: status_line(f"Stopped after {done} images."), **buttons(False)}
 
-    def select(variant: str) -> Callable[..., list[Any]]:
-        def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> list[Any]:
+    def select(variant: str) -> Callable[..., dict[Any, Any]]:
+        others = [gallery for name, gallery in galleries.items() if name != variant]
+
+        def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> dict[Any, Any]:
             visitor.chosen = item_at(visitor.samples.get(variant, []), event.index)
-            return show_details(visitor.chosen, layers, settings)
+            unselected = {gallery: gr.update(selected_index=None) for gallery in others}
+            return {**unselected, **details.shown(visitor.chosen, layers, settings)}
 
         return choose
 
-    def relayer(visitor: Visitor, layers: list[str]) -> Any:
-        return draw_layers(visitor.chosen, layers)
-
+    quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     running = start.click(
         generate,
         [visitor, *controls],
-        [status, *galleries.values(), start, stop, *details.outputs, kept],
+        [status, *columns.values(), *galleries.values(), start, stop, *details.outputs, kept],
         concurrency_limit=1,
         concurrency_id="model",
         show_progress="minimal",
@@ -147,26 +144,11 @@ def build_generate_tab(
         api_visibility="private",
         trigger_mode="once",
     )
-    stop.click(
-        cancel,
-        visitor,
-        [status, start, stop],
-        cancels=running,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
+    stop.click(cancel, visitor, [status, start, stop], cancels=running, queue=False, **quiet)
     for variant, gallery in galleries.items():
-        gallery.select(
-            select(variant),
-            [visitor, details.layers],
-            details.outputs,
-            show_progress="hidden",
-            api_visibility="private",
-        )
-    details.layers.input(
-        relayer, [visitor, details.layers], details.picture, show_progress="hidden", api_visibility="private"
-    )
+        outputs = [*galleries.values(), *details.outputs]
+        gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
+    details.connect(visitor)
     return controls, kept
 
 
@@ -196,15 +178,3 @@ def _checked(settings: SpaceSettings, classes: dict[str, ClassName], values: Any
 
 def _items(samples: list[DrawnSample]) -> list[tuple[Any, str]]:
     return [(sample.image, f"{sample.variant} {sample.number + 1}") for sample in samples]
-
-
-def _buttons(is_busy: bool) -> list[Any]:
-    return [gr.update(interactive=not is_busy), gr.update(interactive=is_busy)]
-
-
-def _unchanged() -> list[Any]:
-    return _nothing(len(TITLES))
-
-
-def _nothing(count: int) -> list[Any]:
-    return [gr.skip()] * count

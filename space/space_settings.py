@@ -74,6 +74,12 @@ class SpaceSettings:
     def is_mini(self) -> bool:
         return self.model == "mini"
 
+    @property
+    def shown_model(self) -> str:
+        """The model's name for visitors: of a folder, its last part only."""
+        folder = Path(self.model).expanduser()
+        return folder.resolve().name if folder.is_dir() else self.model
+
     def class_choices(self) -> dict[str, ClassName]:
         """The classes by the name that tells them apart, in order."""
         source = self.classes or (list(CLASS_NAMES) if self.is_mini else "imagenet1k")
