@@ -110,28 +110,39 @@ def read_report(file: str | Path) -> Mapping[str, Any]:
 def report_html(tables: Mapping[str, Any]) -> str:
     """The report's tables, and a chart of each figure that is a share."""
     parts = []
-    for title, columns in tables.items():
+    for title, named in tables.items():
+        columns = {_last_part(name): figures for name, figures in named.items()}
         figures = list(dict.fromkeys(figure for column in columns.values() for figure in column))
         rows = [[figure, *(_interval(column.get(figure)) for column in columns.values())] for figure in figures]
         charts = []
         for figure in figures:
             values = {name: column.get(figure, {}).get("value") for name, column in columns.items()}
-            if all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values.values()):
+            is_share = all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values.values())
+            if is_share and len(values) > 1:
                 bars = [
                     Bar(name, value, _interval(columns[name][figure]), series % 4)
                     for series, (name, value) in enumerate(values.items())
                 ]
                 charts.append(bar_chart(bars, figure, mark=UNBIASED.get(figure)))
-        parts.append(f'<div class="ub-charts">{"".join(charts)}</div>')
-        parts.append(table(["", *columns], rows, str(title)))
+        parts.append(f'<h2 class="ub-title">{shown_text(title)}</h2><div class="ub-charts">{"".join(charts)}</div>')
+        parts.append(table(["figure", *columns], rows, "with 95% intervals"))
     return "".join(parts)
 
 
 def _interval(interval: Any) -> str:
     if not isinstance(interval, Mapping) or not isinstance(interval.get("value"), (int, float)):
-        return "–"
+        return "-"
     low, high = interval.get("low"), interval.get("high")
-    text = f"{interval['value']:.3g}"
+    text = _number(interval["value"])
     if isinstance(low, (int, float)) and isinstance(high, (int, float)):
-        text += f" [{low:.3g}, {high:.3g}]"
+        text += f" [{_number(low)}, {_number(high)}]"
     return text
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 2 else f"{value:.3f}"
+
+
+def _last_part(name: str) -> str:
+    """Of a path on the machine that wrote the report, the last part only."""
+    return Path(name).name if Path(name).is_absolute() else name

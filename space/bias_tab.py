@@ -17,17 +17,20 @@ MEASURED_STEPS = 20
 
 def build_bias_tab(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> None:
     """Lay the tab out and connect it."""
-    if settings.report is not None:
-        gr.HTML(report_html(read_report(settings.report)), elem_id="report")
-    if not settings.is_mini:
-        if settings.report is None:
-            gr.HTML(
-                status_line(
-                    "No report was given. The built-in measurement reads backgrounds and textures of the mini world, so"
-                    " it says nothing about this model."
-                )
-            )
-        return
+    report = report_html(read_report(settings.report)) if settings.report is not None else ""
+    if settings.is_mini:
+        _build_measurement(settings, draw, visitor)
+    elif not report:
+        text = (
+            "No report was given. The built-in measurement reads backgrounds and textures of the mini world; it says"
+            " nothing about this model."
+        )
+        gr.HTML(status_line(text))
+    if report:
+        gr.HTML(report, elem_id="report")
+
+
+def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> None:
     with gr.Row(equal_height=False, elem_classes="ub-line"):
         per_class = gr.Slider(
             1,

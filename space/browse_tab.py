@@ -100,7 +100,8 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
     class_choice.input(lambda: 1, None, page, **quiet).then(show_page, [visitor, class_choice, page], shown, **reading)
     page.submit(show_page, [visitor, class_choice, page], shown, **reading)
     page.blur(show_page, [visitor, class_choice, page], shown, **reading)
-    gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)
+    chosen = gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)
+    chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
 
 

@@ -1,17 +1,14 @@
 """The panel below the images: the one that was clicked, with mask and boxes, what it was made from, and a command."""
 
-import shlex
 from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr
 from dataset_rows import DatasetRow
-from overlay import draw_overlay
+from image_details import BOXES, MASK, available_layers, draw_layers, image_command, image_facts
 from page_html import fact_list, status_line
-from sampler import DrawnSample, regenerate_command
+from sampler import DrawnSample
 from space_settings import SpaceSettings
-
-MASK, BOXES = "Mask", "Boxes"
 
 
 @dataclass(frozen=True)
@@ -27,6 +24,14 @@ class DetailsPanel:
     @property
     def outputs(self) -> list[Any]:
         return [self.group, self.layers, self.picture, self.facts, self.command]
+
+    @property
+    def scroll_there(self) -> str:
+        """A function for the browser: an image far down in a long list opens a panel that is out of sight."""
+        return (
+            f"() => document.getElementById('{self.group.elem_id}')"
+            "?.scrollIntoView({block: 'nearest', behavior: 'smooth'})"
+        )
 
     def hidden(self) -> dict[Any, Any]:
         """Updates that empty the panel."""
@@ -86,47 +91,3 @@ def build_details(name: str) -> DetailsPanel:
                 elem_classes="ub-command",
             )
     return DetailsPanel(group, layers, picture, facts, command)
-
-
-def available_layers(item: DrawnSample | DatasetRow) -> list[str]:
-    """What can be drawn over the image."""
-    has_boxes = item.boxes is not None and len(item.boxes) > 0
-    return [name for name, is_there in ((MASK, item.mask is not None), (BOXES, has_boxes)) if is_there]
-
-
-def image_command(item: DrawnSample | DatasetRow, settings: SpaceSettings) -> str:
-    """The shell command that draws the image again; empty where its row does not say enough."""
-    if isinstance(item, DrawnSample):
-        return regenerate_command(item, settings)
-    if {"prompt", "seed", "model", "index"} <= set(item.fields):
-        return shlex.join(["ubgen", "regenerate", item.source_name, "--index", item.fields["index"]])
-    return ""
-
-
-def draw_layers(item: DrawnSample | DatasetRow | None, layers: Any) -> Any:
-    """The image with the layers that are ticked."""
-    if item is None:
-        return None
-    shown = set(layers) if isinstance(layers, list) else set()
-    return draw_overlay(item.image, item.mask if MASK in shown else None, item.boxes if BOXES in shown else None)
-
-
-def image_facts(item: DrawnSample | DatasetRow) -> dict[str, object]:
-    """What is known about the image, by name."""
-    if isinstance(item, DatasetRow):
-        return {"row": item.position, **item.fields}
-    request = item.request
-    facts: dict[str, object] = {
-        "prompt": item.prompt,
-        "class": request.class_name,
-        "model": item.variant,
-        "seed": item.seed,
-        "steps": request.num_inference_steps,
-        "guidance": f"{request.guidance_scale:g}",
-        "size": f"{item.image.width} × {item.image.height}",
-    }
-    if item.boxes is not None:
-        facts["boxes"] = ", ".join(str(tuple(int(value) for value in box)) for box in item.boxes) or "none found"
-    if item.is_blackened:
-        facts["note"] = "blackened by the model's safety checker"
-    return facts

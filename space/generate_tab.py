@@ -16,7 +16,7 @@ from visitor import Visitor, item_at
 from ubgen_pipeline.class_prompts import ClassName
 
 Draw = Callable[[DrawRequest, Cancellation], Iterator[DrawnSample]]
-TITLES = {BASE: "Base model", TUNED: "Tuned with ubgen"}
+TITLES = {BASE: "Base model", TUNED: "Tuned"}
 READY = "Choose a class and press Generate."
 
 
@@ -79,8 +79,8 @@ def build_generate_tab(
                 for variant, title in TITLES.items():
                     shown = variant in VARIANTS[variants[-1]]
                     with gr.Column(min_width=140, visible=shown) as columns[variant]:
-                        gr.HTML(f'<h2 class="ub-title">{title}</h2>')
-                        galleries[variant] = image_gallery(f"gallery-{variant}", num_columns=4 if not has_lora else 2)
+                        gr.HTML(f'<h2 class="ub-title">{title}</h2>', padding=False)
+                        galleries[variant] = image_gallery(f"gallery-{variant}", num_columns=2)
             details = build_details("generate")
     controls = [class_choice, variant_choice, num_samples, seed, num_steps, guidance, annotate]
 
@@ -99,7 +99,10 @@ def build_generate_tab(
             status: status_line(f"Drawing {request.class_name}: 0 of {total}", 0, total, "busy"),
             kept: list(values),
             **{columns[name]: gr.update(visible=name in request.variants) for name in TITLES},
-            **{gallery: gr.update(value=[], selected_index=None) for gallery in galleries.values()},
+            **{
+                gallery: gr.update(value=[], selected_index=None, columns=2 if len(request.variants) > 1 else 4)
+                for gallery in galleries.values()
+            },
             **buttons(True),
             **details.hidden(),
         }
@@ -147,7 +150,8 @@ def build_generate_tab(
     stop.click(cancel, visitor, [status, start, stop], cancels=running, queue=False, **quiet)
     for variant, gallery in galleries.items():
         outputs = [*galleries.values(), *details.outputs]
-        gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
+        chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
+        chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
     return controls, kept
 

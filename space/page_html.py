@@ -40,7 +40,7 @@ def fact_list(facts: Mapping[str, object]) -> str:
 
 @dataclass(frozen=True)
 class Bar:
-    """A labelled bar: ``share`` in [0, 1] is its length, ``text`` is written behind it, ``series`` picks its colour."""
+    """A labelled bar: ``share`` in [0, 1] is its length, ``text`` stands behind it, ``series`` picks its colour."""
 
     label: str
     share: float
@@ -77,7 +77,8 @@ def table(header: Sequence[object], rows: Iterable[Sequence[object]], caption: s
         + "</tr>"
         for row in rows
     )
+    shown = shown_text(caption)
     return (
-        f'<div class="ub-scroll" tabindex="0" role="region" aria-label="{shown_text(caption)}"><table class="ub-table">'
-        f"<caption>{shown_text(caption)}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
+        f'<div class="ub-scroll" tabindex="0" role="region" aria-label="{shown}"><table class="ub-table">'
+        f"<caption>{shown}</caption><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>"
     )

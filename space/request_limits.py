@@ -12,7 +12,7 @@ from ubgen_pipeline.sample_seeds import SEED_LIMIT
 
 BASE, TUNED = "base", "tuned"
 # what the page offers, and the models that it stands for
-VARIANTS = {"Base": (BASE,), "Tuned": (TUNED,), "Side by side": (BASE, TUNED)}
+VARIANTS = {"Base": (BASE,), "Tuned": (TUNED,), "Both": (BASE, TUNED)}
 MAX_GUIDANCE = 20.0
 # a number field of a browser holds integers up to here exactly
 MAX_SEED = min(SEED_LIMIT, 2**53) - 1
@@ -20,7 +20,7 @@ MAX_SEED = min(SEED_LIMIT, 2**53) - 1
 
 @dataclass(frozen=True)
 class DrawRequest:
-    """A request within the limits: ``num_samples`` images of one class from each of ``variants``, at the same seeds."""
+    """A request within the limits: ``num_samples`` images of a class from each of ``variants``, at the same seeds."""
 
     class_name: str
     variants: tuple[str, ...]
