@@ -74,18 +74,19 @@ def measure_bias(
 
 
 def bias_html(progress: BiasProgress) -> str:
-    """One chart per figure; in brackets two standard errors."""
+    """One chart per figure."""
     charts = []
     for figure, caption in FIGURES.items():
         bars = []
         for series, (variant, shares) in enumerate(progress.shares.items()):
             share = shares[figure]
-            error = 2 * math.sqrt(share * (1 - share) / progress.num_samples)
-            bars.append(Bar(SHOWN_NAMES[variant], share, f"{share:.0%} (± {error:.0%})", series))
+            hits = round(share * progress.num_samples)
+            bars.append(Bar(SHOWN_NAMES[variant], share, f"{hits} of {progress.num_samples}", series))
         charts.append(bar_chart(bars, caption, mark=UNBIASED.get(figure)))
+    error = 2 * math.sqrt(0.25 / progress.num_samples)
     note = (
-        f"{progress.num_samples} samples of each model. The line marks a world without bias. ±: two standard errors;"
-        " the judge's own mistakes come on top."
+        f"The line marks a world without bias. Two standard errors of a share are at most {error:.0%}, and the judge's"
+        " own mistakes come on top."
     )
     return f'<div class="ub-charts">{"".join(charts)}</div><p class="ub-note">{shown_text(note)}</p>'
 
