@@ -4,13 +4,16 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint mini install
+.PHONY: demo test browser lint mini install
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+browser: $(STAMP)
+	.ci/browser
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -16,7 +16,7 @@ from browse_tab import build_browse_tab
 from generate_tab import build_generate_tab, restored
 from page_html import shown_text
 from request_limits import DrawRequest
-from sampler import Cancellation, DrawnSample, Sampler
+from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known
 from space_settings import SpaceSettings
 from visitor import Visitor
 
@@ -61,7 +61,7 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
         gr.HTML(HEADER.format(model=shown_text(settings.shown_model)))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
-                controls, kept = build_generate_tab(settings, classes, drawing, sampler.can_annotate, visitor)
+                controls, kept = build_generate_tab(settings, classes, drawing, annotations_are_known(), visitor)
             with gr.Tab("Browse a dataset", id="browse"):
                 build_browse_tab(settings, visitor)
             with gr.Tab("Bias", id="bias"):

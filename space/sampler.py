@@ -52,6 +52,11 @@ class DrawnSample:
     is_blackened: bool = False
 
 
+def annotations_are_known() -> bool:
+    """Whether the installed ubgen makes masks and boxes while it draws."""
+    return "annotations" in inspect.signature(UbGenPipeline.__call__).parameters
+
+
 class Sampler:
     """The model, loaded once.
 
@@ -73,11 +78,6 @@ class Sampler:
         # the LoRA is switched on and off between calls
         self._lock = threading.Lock()
 
-    @property
-    def can_annotate(self) -> bool:
-        """Whether the installed ubgen makes masks and boxes while it draws."""
-        return "annotations" in inspect.signature(self.pipeline.__call__).parameters
-
     def draw(self, request: DrawRequest, cancellation: Cancellation) -> Iterator[DrawnSample]:
         """The samples in turn, each from all asked variants; ends early when the visitor cancels."""
         for number in range(request.num_samples):
@@ -95,7 +95,9 @@ class Sampler:
             return {}
 
         seed = sample_seed(request.seed, request.class_name, number)
-        extra: dict[str, Any] = {"annotations": ["mask", "box"]} if request.annotate and self.can_annotate else {}
+        extra: dict[str, Any] = (
+            {"annotations": ["mask", "box"]} if request.annotate and annotations_are_known() else {}
+        )
         with self._lock:
             if cancellation.is_asked:
                 return None

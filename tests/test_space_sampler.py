@@ -10,7 +10,7 @@ import pytest
 from bias import bias_html, measure_bias, read_report, report_html
 from image_details import available_layers, draw_layers, image_command, image_facts
 from request_limits import DrawRequest
-from sampler import Cancellation, DrawnSample, Sampler, regenerate_command
+from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known, regenerate_command
 from space_settings import SpaceSettings
 
 from ubgen_pipeline import load_pipeline
@@ -105,7 +105,7 @@ def test_details_of_a_sample(sampler, settings):
     assert "--annotations" in shlex.split(image_command(annotated, settings))
 
 
-@pytest.mark.skipif("not Sampler(SpaceSettings()).can_annotate", reason="this version makes no annotations")
+@pytest.mark.skipif(not annotations_are_known(), reason="this version makes no annotations")
 def test_masks_and_boxes_are_drawn_along(sampler):
     (sample,) = sampler.draw(DrawRequest("star", ("base",), 1, 0, 4, 2.0, annotate=True), Cancellation())
     assert sample.mask.shape == (64, 64) and sample.boxes.shape[1] == 4

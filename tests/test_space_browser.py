@@ -1,0 +1,308 @@
+"""The Space in a real browser: what a visitor does, at two widths. `make browser` runs this; see browser_shots/."""
+
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+SHOTS = ROOT / "browser_shots"
+WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
+NAMES = ("chromium", "chromium-browser", "google-chrome")
+HOSTILE = "<img src=x onerror=alert(1)>"
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory) -> Iterator[str]:
+    """A Space of the mini model, with a class list of a thousand and a small dataset, running by itself."""
+    from ubgen_pipeline import generate_dataset
+
+    folder = tmp_path_factory.mktemp("space")
+    names = ["star", "circle", HOSTILE, *(f"thing {number}" for number in range(997))]
+    (folder / "classes.json").write_text(json.dumps(names))
+    annotated = {"annotations": ["mask", "box"]} if can_annotate() else {}
+    generate_dataset(
+        ["star", HOSTILE, "ring"], folder / "shapes", samples_per_class=9, num_inference_steps=2, **annotated
+    )
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    environment = {
+        **os.environ,
+        "UBGEN_CLASSES": str(folder / "classes.json"),
+        "UBGEN_DATASETS": str(folder / "shapes"),
+        "GRADIO_SERVER_PORT": str(port),
+        "GRADIO_TEMP_DIR": str(folder / "gradio"),
+    }
+    with open(folder / "log", "w") as log:
+        # another working directory: the Space finds its own files
+        server = subprocess.Popen(
+            [sys.executable, ROOT / "space" / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log
+        )
+    try:
+        address = f"http://127.0.0.1:{port}"
+        for _ in range(240):
+            assert server.poll() is None, (folder / "log").read_text()
+            try:
+                urllib.request.urlopen(address, timeout=5).close()
+                break
+            except OSError:
+                time.sleep(0.5)
+        yield address
+    finally:
+        server.terminate()
+        server.wait(20)
+    assert "Traceback" not in (folder / "log").read_text()
+
+
+def can_annotate() -> bool:
+    from sampler import annotations_are_known
+
+    return annotations_are_known()
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    if program is None:
+        pytest.skip("no Chromium is installed")
+    SHOTS.mkdir(exist_ok=True)
+    with sync_api.sync_playwright() as playwright:
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        yield chromium
+        chromium.close()
+
+
+@contextmanager
+def visit(browser, address: str, width: str = "desktop"):
+    """A visitor's page of his own; no errors in the console and no request to elsewhere while it is open."""
+    size = WIDTHS[width]
+    context = browser.new_context(viewport={"width": size[0], "height": size[1]})
+    page = context.new_page()
+    page.set_default_timeout(60_000)
+    wrong = []
+    page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
+    page.on("pageerror", lambda error: wrong.append(str(error)))
+    page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
+    page.on("request", lambda request: wrong.append(request.url) if is_elsewhere(request.url, address) else None)
+    page.goto(address)
+    page.wait_for_selector("#generate")
+    page.wait_for_load_state("networkidle")
+    try:
+        yield page
+        assert not wrong
+    finally:
+        context.close()
+
+
+def is_elsewhere(url: str, address: str) -> bool:
+    return not url.startswith((address, "data:", "blob:"))
+
+
+def set_number(page, elem_id: str, value: float) -> None:
+    page.fill(f"#{elem_id} input[type=number]", str(value))
+    page.keyboard.press("Tab")
+
+
+def choose(page, elem_id: str, text: str) -> None:
+    """Type into a list and take the first match, by keyboard alone."""
+    page.click(f"#{elem_id} input")
+    page.keyboard.press("ControlOrMeta+a")
+    page.keyboard.type(text)
+    page.wait_for_selector("ul[role=listbox] li")
+    page.keyboard.press("ArrowDown")
+    page.keyboard.press("Enter")
+
+
+def generate(page, *, samples: int = 2, steps: int = 2, wait: bool = True) -> None:
+    set_number(page, "samples", samples)
+    set_number(page, "steps", steps)
+    page.click("#generate")
+    if wait:
+        wait_for(page, "status", "Click one for details")
+
+
+def wait_for(page, elem_id: str, text: str) -> None:
+    page.wait_for_function(
+        "([id, text]) => document.getElementById(id).innerText.includes(text)", arg=[elem_id, text], timeout=120_000
+    )
+
+
+def sources(page, elem_id: str) -> list[str]:
+    return page.eval_on_selector_all(f"#{elem_id} img", "images => images.map(image => image.src)")
+
+
+def fits(page) -> bool:
+    """Whether nothing is wider than the window."""
+    return page.evaluate("document.documentElement.scrollWidth <= window.innerWidth")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_generate_and_look_at_one(browser, address, width):
+    with visit(browser, address, width) as page:
+        generate(page, samples=2, steps=6)
+        assert len(sources(page, "gallery-base")) == len(sources(page, "gallery-tuned")) == 2
+        page.click("#gallery-tuned button >> nth=1")
+        wait_for(page, "generate-facts", "seed")
+        facts = page.inner_text("#generate-facts")
+        assert re.search(r"seed\s+\d{5,}", facts) and re.search(r"prompt\s+star", facts)
+        command = page.input_value("#generate-command textarea")
+        assert command.startswith("ubgen generate --model mini --lora") and "--samples-per-class 2" in command
+        page.wait_for_selector("#generate-picture img")
+        if can_annotate():
+            before = sources(page, "generate-picture")
+            page.click("#generate-layers label >> nth=0")
+            page.wait_for_function(
+                "before => document.querySelector('#generate-picture img')?.src !== before", arg=before[0]
+            )
+        else:
+            assert "No annotations" in facts
+        assert fits(page)
+        page.screenshot(path=SHOTS / f"generate_{width}.png", full_page=True)
+
+
+def test_switch_the_class_by_typing_among_a_thousand(browser, address):
+    with visit(browser, address) as page:
+        choose(page, "class", "thing 771")
+        page.get_by_label("Base", exact=True).check()
+        generate(page)
+        assert "2 images of thing 771" in page.inner_text("#status")
+        assert not page.is_visible("#gallery-tuned")
+        choose(page, "class", "onerror")
+        generate(page)
+        assert HOSTILE in page.inner_text("#status")
+        page.click("#gallery-base button >> nth=0")
+        wait_for(page, "generate-facts", HOSTILE)
+
+
+def test_the_keyboard_alone_is_enough(browser, address):
+    with visit(browser, address) as page:
+        set_number(page, "samples", 1)
+        set_number(page, "steps", 1)
+        page.focus("#generate")
+        page.keyboard.press("Enter")
+        wait_for(page, "status", "Click one for details")
+        page.focus("#gallery-base button >> nth=0")
+        page.keyboard.press("Enter")
+        wait_for(page, "generate-facts", "seed")
+
+
+def test_cancel_and_go_on(browser, address):
+    with visit(browser, address) as page:
+        generate(page, samples=8, steps=50, wait=False)
+        page.wait_for_selector("#stop:not([disabled])")
+        page.click("#stop")
+        wait_for(page, "status", "Stopped after")
+        page.wait_for_selector("#generate:not([disabled])")
+        drawn = len(sources(page, "gallery-base"))
+        assert drawn < 8
+        time.sleep(2)
+        assert len(sources(page, "gallery-base")) == drawn
+        generate(page, samples=1, steps=1)
+        assert len(sources(page, "gallery-base")) == 1
+
+
+def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
+    with visit(browser, address) as page:
+        choose(page, "class", "circle")
+        generate(page, samples=3, steps=2)
+        page.reload()
+        page.wait_for_selector("#generate")
+        page.wait_for_function("document.querySelector('#samples input[type=number]').value === '3'")
+        assert page.input_value("#class input") == "circle"
+        assert not sources(page, "gallery-base")
+        generate(page, samples=1, steps=1)
+
+
+def test_two_visitors_at_once(browser, address):
+    with visit(browser, address) as first, visit(browser, address, "phone") as second:
+        choose(second, "class", "circle")
+        generate(first, samples=3, steps=4, wait=False)
+        generate(second, samples=2, steps=3, wait=False)
+        wait_for(first, "status", "Click one for details")
+        wait_for(second, "status", "Click one for details")
+        assert "6 images of star" in first.inner_text("#status")
+        assert "4 images of circle" in second.inner_text("#status")
+        assert not set(sources(first, "gallery-base")) & set(sources(second, "gallery-base"))
+        for page, name in ((first, "star"), (second, "circle")):
+            page.click("#gallery-base button >> nth=0")
+            wait_for(page, "generate-facts", f"{name}")
+
+
+def test_requests_beyond_the_limits_are_refused_politely(browser, address):
+    with visit(browser, address) as page:
+        set_number(page, "seed", 0)
+        page.evaluate("localStorage.setItem('ubgen-controls', 'nonsense')")
+        page.reload()
+        page.wait_for_selector("#generate")
+        generate(page, samples=1, steps=1)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_browse_a_dataset(browser, address, width):
+    with visit(browser, address, width) as page:
+        page.get_by_role("tab", name="Browse a dataset").click()
+        page.click("#open")
+        wait_for(page, "browse-status", "27 rows, 3 classes. Page 1 of 2.")
+        page.wait_for_selector("#browse-gallery img >> nth=23")
+        assert HOSTILE in page.inner_text("#counts") and page.inner_text("#counts").count("9") >= 3
+        choose(page, "browse-class", "ring")
+        wait_for(page, "browse-status", "Page 1 of 1.")
+        page.wait_for_function("document.querySelectorAll('#browse-gallery img').length === 9")
+        page.click("#browse-gallery button >> nth=2")
+        wait_for(page, "browse-facts", "2 (ring)")
+        assert page.input_value("#browse-command textarea") == "ubgen regenerate shapes --index 8"
+        assert fits(page)
+        page.screenshot(path=SHOTS / f"browse_{width}.png", full_page=True)
+
+
+def test_folders_are_not_browsed(browser, address):
+    with visit(browser, address) as page:
+        page.get_by_role("tab", name="Browse a dataset").click()
+        page.fill("#dataset input", "/etc")
+        page.keyboard.press("Tab")
+        page.click("#open")
+        wait_for(page, "browse-status", "choose one from the list")
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bias_is_measured_and_can_be_stopped(browser, address, width):
+    with visit(browser, address, width) as page:
+        page.get_by_role("tab", name="Bias").click()
+        set_number(page, "bias-samples", 1)
+        page.click("#measure")
+        wait_for(page, "bias-charts", "Own background")
+        if width == "phone":
+            page.click("#bias-stop")
+            wait_for(page, "bias-status", "Stopped")
+        else:
+            wait_for(page, "bias-status", "Measured: 20 of 20")
+        assert "of 10" in page.inner_text("#bias-charts") or width == "phone"
+        assert fits(page)
+        page.screenshot(path=SHOTS / f"bias_{width}.png", full_page=True)
+
+
+def test_the_server_serves_no_files_and_no_programming_interface(browser, address):
+    def status(path: str) -> int:
+        try:
+            return urllib.request.urlopen(address + path, timeout=20).status
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    for file in ("/etc/passwd", str(ROOT / "space" / "app.py"), str(ROOT / "README.md")):
+        assert status(f"/gradio_api/file={file}") in (403, 404)
+    info = json.load(urllib.request.urlopen(f"{address}/gradio_api/info", timeout=20))
+    assert not info["named_endpoints"] and not info["unnamed_endpoints"]
