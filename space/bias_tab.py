@@ -8,6 +8,7 @@ from bias import bias_html, measure_bias, read_report, report_html
 from generate_tab import Draw
 from page_html import status_line
 from request_limits import BASE, TUNED
+from sampler import failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor
 
@@ -66,17 +67,21 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
         total = 10 * int(per_class) * len(variants)
         yield [status_line(f"Measuring: 0 of {total} images", 0, total, "busy"), "", *_buttons(True)]
         progress = None
-        for progress in measure_bias(
-            draw,
-            cancellation,
-            variants=variants,
-            samples_per_class=int(per_class),
-            seed=int(seed),
-            num_inference_steps=min(MEASURED_STEPS, settings.max_steps),
-            guidance_scale=2.0,
-        ):
-            text = f"Measuring: {progress.done} of {total} images"
-            yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *_buttons(True)]
+        try:
+            for progress in measure_bias(
+                draw,
+                cancellation,
+                variants=variants,
+                samples_per_class=int(per_class),
+                seed=int(seed),
+                num_inference_steps=min(MEASURED_STEPS, settings.max_steps),
+                guidance_scale=2.0,
+            ):
+                text = f"Measuring: {progress.done} of {total} images"
+                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *_buttons(True)]
+        except Exception as error:
+            yield [status_line(failure_text(error), kind="error"), gr.skip(), *_buttons(False)]
+            return
         done = progress.done if progress else 0
         text = "Measured" if done == total else "Stopped"
         yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *_buttons(False)]

@@ -9,7 +9,7 @@ from details_panel import build_details
 from image_gallery import image_gallery
 from page_html import status_line
 from request_limits import BASE, MAX_GUIDANCE, MAX_SEED, TUNED, VARIANTS, DrawRequest, check_request
-from sampler import Cancellation, DrawnSample
+from sampler import Cancellation, DrawnSample, failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor, item_at
 
@@ -107,14 +107,18 @@ def build_generate_tab(
             **details.hidden(),
         }
         done = 0
-        for done, sample in enumerate(draw(request, cancellation), 1):
-            visitor.samples.setdefault(sample.variant, []).append(sample)
-            left = (time.monotonic() - started) / done * (total - done)
-            text = f"Drawing {request.class_name}: {done} of {total}, about {left:.0f} s left"
-            yield {
-                status: status_line(text, done, total, "busy"),
-                galleries[sample.variant]: gr.update(value=_items(visitor.samples[sample.variant])),
-            }
+        try:
+            for done, sample in enumerate(draw(request, cancellation), 1):
+                visitor.samples.setdefault(sample.variant, []).append(sample)
+                left = (time.monotonic() - started) / done * (total - done)
+                text = f"Drawing {request.class_name}: {done} of {total}, about {left:.0f} s left"
+                yield {
+                    status: status_line(text, done, total, "busy"),
+                    galleries[sample.variant]: gr.update(value=_items(visitor.samples[sample.variant])),
+                }
+        except Exception as error:
+            yield {status: status_line(failure_text(error), kind="error"), **buttons(False)}
+            return
         text = f"{done} images of {request.class_name} in {time.monotonic() - started:.1f} s. Click one for details."
         if done < total:
             text = f"Stopped after {done} of {total} images."

@@ -3,6 +3,7 @@
 import inspect
 import shlex
 import threading
+import traceback
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -125,6 +126,14 @@ class Sampler:
             boxes=output.boxes[0] if extra and output.boxes is not None else None,
             is_blackened=bool(output.nsfw_content_detected and output.nsfw_content_detected[0]),
         )
+
+
+def failure_text(error: Exception) -> str:
+    """What a visitor is told when drawing failed; all that is not his to put right goes to the operator's log."""
+    if isinstance(error, ValueError):
+        return str(error)
+    traceback.print_exception(error)
+    return f"The model failed ({type(error).__name__}). Try again, with fewer samples or steps."
 
 
 def regenerate_command(sample: DrawnSample, settings: SpaceSettings) -> str:

@@ -142,7 +142,7 @@ def test_the_evaluation_of_arrays_needs_no_torch():
     assert not roots & {"torch", "diffusers", "transformers", "ubgen_pipeline"}
 
 
-@pytest.mark.parametrize("folder", ["training", "benchmarks", "ubgen_pipeline", "evaluation"])
+@pytest.mark.parametrize("folder", ["training", "benchmarks", "ubgen_pipeline", "evaluation", "space"])
 def test_no_file_is_named_like_a_library(folder):
     """A script's own folder comes first on the path, where such a file would be imported instead of the library."""
     libraries = set(sys.stdlib_module_names) | set(packages_distributions())

@@ -184,7 +184,7 @@ def test_settings_named_in_tables_and_text_exist(document):
     """Names in backticks with an underscore are settings, functions or files of this project."""
     sources = "\n".join(
         file.read_text("utf-8")
-        for folder in ("ubgen_pipeline", "training", "evaluation", "hub_cards", "benchmarks")
+        for folder in ("ubgen_pipeline", "training", "evaluation", "hub_cards", "benchmarks", "space")
         for file in (ROOT / folder).rglob("*.py")
     )
     prose = _FENCE.sub("", document.read_text("utf-8"))

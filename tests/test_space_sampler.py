@@ -10,7 +10,7 @@ import pytest
 from bias import bias_html, measure_bias, read_report, report_html
 from image_details import available_layers, draw_layers, image_command, image_facts
 from request_limits import DrawRequest
-from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known, regenerate_command
+from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known, failure_text, regenerate_command
 from space_settings import SpaceSettings
 
 from ubgen_pipeline import load_pipeline
@@ -74,6 +74,13 @@ def test_cancelling_ends_it_within_a_step_and_for_this_visitor_only(sampler):
     finally:
         del sampler.pipeline.denoiser
     assert len(list(sampler.draw(REQUEST, Cancellation()))) == 4
+
+
+def test_a_failure_is_told_without_its_details(sampler, capsys):
+    with pytest.raises(ValueError, match="tokens") as caught:
+        list(sampler.draw(DrawRequest("star " * 40, ("base",), 1, 0, 1, 2.0), Cancellation()))
+    assert "Shorten the name" in failure_text(caught.value) and not capsys.readouterr().err
+    assert "/secret" not in failure_text(RuntimeError("/secret")) and "/secret" in capsys.readouterr().err
 
 
 def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
