@@ -1,12 +1,6 @@
 """Browsing a dataset on the Hub with the real client: parts of files only, the operator's token for what he offers."""
 
-from pathlib import Path
-
 import pytest
-
-pytestmark = pytest.mark.skipif(
-    not Path(__file__).with_name("hub_server.py").is_file(), reason="needs the loopback Hub"
-)
 
 
 @pytest.fixture()
