@@ -11,73 +11,21 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
-from open_clip.tokenizer import SimpleTokenizer
 from safetensors.torch import load_file
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 ROOT = Path(__file__).parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from real_size_models import build_clip, build_sd15, build_tokenizer  # noqa: E402
+
 MEMORY_LIMIT = 16 * 10**9
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
 
-def build_tokenizer() -> CLIPTokenizer:
-    """OpenAI's tokenizer, rebuilt from the merges that open_clip carries; the token ids are the same."""
-    source = SimpleTokenizer()
-    merges = sorted(source.bpe_ranks, key=source.bpe_ranks.__getitem__)
-    vocabulary = {
-        token.replace("<start_of_text>", "<|startoftext|>").replace("<end_of_text>", "<|endoftext|>"): number
-        for token, number in source.encoder.items()
-    }
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=77)
-
-
 @pytest.fixture(scope="module")
 def sd15(tmp_path_factory) -> Iterator[Path]:
-    """Folder of a Stable Diffusion 1.5 with the component configurations of the published one and random weights."""
     folder = tmp_path_factory.mktemp("sd15")
-    torch.manual_seed(0)
-    text_config = CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=77,
-        projection_dim=768,
-        eos_token_id=2,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        layers_per_block=2,
-    )
-    assert 859e6 < unet.num_parameters() < 860e6
-    scheduler = PNDMScheduler(
-        beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
-    )
-    pipeline = StableDiffusionPipeline(
-        vae.half(),
-        CLIPTextModel(text_config).half(),
-        build_tokenizer(),
-        unet.half(),
-        scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
-    del pipeline, unet, vae
+    build_sd15(folder)
     yield folder
     # two gigabytes, which pytest would keep for three runs
     shutil.rmtree(folder)
@@ -85,34 +33,8 @@ def sd15(tmp_path_factory) -> Iterator[Path]:
 
 @pytest.fixture(scope="module")
 def clip(tmp_path_factory) -> Iterator[Path]:
-    """Folder of a CLIP ViT-L/14 with random weights, in transformers' layout."""
     folder = tmp_path_factory.mktemp("clip")
-    torch.manual_seed(1)
-    text = {
-        "vocab_size": 49408,
-        "hidden_size": 768,
-        "intermediate_size": 3072,
-        "num_hidden_layers": 12,
-        "num_attention_heads": 12,
-        "max_position_embeddings": 77,
-        "projection_dim": 768,
-        "eos_token_id": 2,
-    }
-    vision = {
-        "hidden_size": 1024,
-        "intermediate_size": 4096,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "image_size": 224,
-        "patch_size": 14,
-        "projection_dim": 768,
-    }
-    model = CLIPModel(CLIPConfig(text_config=text, vision_config=vision, projection_dim=768))
-    assert 427e6 < model.num_parameters() < 429e6
-    model.half().save_pretrained(folder)
-    build_tokenizer().save_pretrained(folder)
-    CLIPImageProcessor().save_pretrained(folder)
-    del model
+    build_clip(folder)
     yield folder
     shutil.rmtree(folder)
 

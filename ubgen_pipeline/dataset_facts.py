@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from ubgen_hub_cards.dataset_card import Source
 
     from .generate_settings import GenerateSettings, Plan
+    from .inference_flags import Inference
 
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
@@ -39,17 +40,17 @@ class Generator:
 
 
 def manifest(
-    settings: "GenerateSettings", plan: "Plan", generator: Generator, threads: int, device: str
+    settings: "GenerateSettings", plan: "Plan", generator: Generator, inference: "Inference", device: str
 ) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
-    from .generate_settings import HUB_SETTINGS
+    from .generate_settings import HUB_SETTINGS, RUN_SETTINGS
     from .models import resolve_model
     from .text_embeddings import split_embedding
 
     kept = dataclasses.asdict(settings)
     # the task and its source stand in the plan's facts, the source by what it holds
-    left_out = ("output_dir", "dry_run", "class_names", "classes", "model", "lora", "embeddings", "source")
-    for name in (*left_out, *HUB_SETTINGS):
+    left_out = ("class_names", "classes", "model", "lora", "embeddings", "source")
+    for name in (*left_out, *HUB_SETTINGS, *RUN_SETTINGS):
         del kept[name]
     # the settings that masks are made with stand for those that were given
     kept = {name: value for name, value in kept.items() if not name.startswith("mask_")}
@@ -68,7 +69,7 @@ def manifest(
         "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
         "model_revision": generator.model_revision,
         "lora_revision": generator.lora_revision,
-        "threads": threads,
+        **inference.facts(),
         "device": device,
         "versions": {name: version(name) for name in libraries},
     }

@@ -1,16 +1,17 @@
 """The rows of a generated dataset: one batch of prompts at a time through the pipeline, image and provenance out."""
 
 import dataclasses
-import io
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
+from contextlib import nullcontext
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 from .annotation_columns import annotation_features, annotation_row
 from .caption_prompts import CaptionPlan, ShownPrompt, shown_words
 from .dataset_facts import Generator
-from .dataset_shards import Shard
 from .generate_settings import GenerateSettings, Plan
+from .image_codecs import image_encoder
 from .model_sources import public_name
 from .source_plan import SourcePlan
 
@@ -49,84 +50,113 @@ def _mask_settings(settings: GenerateSettings) -> "MaskSettings | None":
     return settings.mask_settings(resolve_model(settings.model)) if settings.wanted_annotations() else None
 
 
-def dataset_rows(
-    settings: GenerateSettings,
-    generator: Generator,
-    pipeline: "UbGenPipeline",
-    plan: Plan,
-    num_chunks: int | None,
-    shard: Shard,
-    report: Callable[[int], None],
-) -> Iterator[dict[str, Any]]:
-    """The shard's rows, drawn in batches that start with the shard.
+class RowDrawer:
+    """Draws batches of samples and gives their rows; several threads may do so at the same time.
 
     Args:
-        num_chunks: what :func:`check_prompts` gave.
-        report: called with the number of images made, batch by batch.
+        settings: of the dataset.
+        generator: for the columns.
+        pipeline: prepared.
+        plan: the samples.
+        num_chunks: what :func:`check_prompts` found.
     """
-    from .drawn_prompts import drawn_prompt
 
-    wanted, masks = settings.wanted_annotations(), _mask_settings(settings)
-    for start in range(shard.start, shard.stop, settings.batch_size):
-        batch = [plan.sample(index) for index in range(start, min(start + settings.batch_size, shard.stop))]
-        prompts = [drawn_prompt(pipeline, sample.prompt, masks) for sample in batch]
-        shown = [shown_words(sample.prompt) for sample in batch]
-        source_rows = []
-        if isinstance(plan, SourcePlan):
-            source_rows = plan.rows(batch, pipeline.image_size(settings.height, settings.width))
-        output = pipeline(
-            [sample.prompt.name for sample in batch],
-            prompts=prompts,
-            seeds=[sample.seed for sample in batch],
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            height=settings.height,
-            width=settings.width,
-            weighted_prompts=num_chunks is not None,
-            num_prompt_chunks=num_chunks,
-            annotations=wanted,
-            shown_classes=[words for words, _ in shown],
-            shown_labels=[labels for _, labels in shown],
-            # drawn_prompt appended the class words
-            mask_settings=dataclasses.replace(masks, append_class_names=False) if masks else None,
-            **(plan.arguments(source_rows) if isinstance(plan, SourcePlan) else {}),
+    def __init__(
+        self,
+        settings: GenerateSettings,
+        generator: Generator,
+        pipeline: "UbGenPipeline",
+        plan: Plan,
+        num_chunks: int | None,
+    ):
+        self._settings, self._generator, self._plan = settings, generator, plan
+        self._pipeline, self._num_chunks = pipeline, num_chunks
+        self._masks = _mask_settings(settings)
+        from .image_drawing import ImageDrawer
+
+        self._draw, self._encode = ImageDrawer(pipeline, num_chunks=num_chunks), image_encoder(settings.codec)
+        # one batch after the other on a GPU: threads that launched at the same time would only mix their kernels
+        self._device = Lock() if pipeline.device.type != "cpu" else nullcontext()
+        self.is_compiled = False
+
+    def trial(self, batch_size: int) -> object:
+        """Draw a batch of one step, to see whether it fits, or to compile."""
+        texts = [""] * batch_size
+        drawn = self._draw(
+            texts, texts, **{**self._sampling(), "num_inference_steps": 1}, seeds=list(range(batch_size))
         )
-        assert not isinstance(output, tuple)
-        for position, sample in enumerate(batch):
-            png = io.BytesIO()
-            output.images[position].save(png, format="PNG")
+        return drawn.images()
+
+    def rows(self, indices: range, batch_size: int) -> list[dict[str, Any]]:
+        """The rows of those samples, drawn as one batch.
+
+        Args:
+            indices: at most ``batch_size`` of them.
+            batch_size: that compiled code was made for; a shorter batch is filled up with its last sample.
+        """
+        from .drawn_prompts import drawn_prompt
+
+        settings, plan = self._settings, self._plan
+        batch = [plan.sample(index) for index in indices]
+        filled = batch + [batch[-1]] * (batch_size - len(batch)) if self.is_compiled else batch
+        prompts = [drawn_prompt(self._pipeline, sample.prompt, self._masks) for sample in filled]
+        shown = [shown_words(sample.prompt) for sample in filled]
+        wanted = settings.wanted_annotations()
+        source_rows, source = [], {}
+        if isinstance(plan, SourcePlan):
+            source_rows = plan.rows(filled, self._pipeline.image_size(settings.height, settings.width))
+            source = plan.arguments(source_rows)
+        with self._device:
+            drawn = self._draw(
+                [sample.prompt.name for sample in filled],
+                prompts,
+                num_samples=len(batch),
+                seeds=[sample.seed for sample in filled],
+                annotations=wanted,
+                shown_classes=[words for words, _ in shown],
+                shown_labels=[labels for _, labels in shown],
+                # drawn_prompt appended the class words
+                mask_settings=dataclasses.replace(self._masks, append_class_names=False) if self._masks else None,
+                **self._sampling(),
+                **source,
+            )
+        rows = []
+        for position, (sample, image) in enumerate(zip(batch, drawn.images(), strict=True)):
             row = {
-                "image": {"bytes": png.getvalue(), "path": None},
+                "image": {"bytes": self._encode(image), "path": None},
                 "label": sample.prompt.label,
                 "class_name": sample.prompt.name,
                 "prompt": prompts[position],
                 "seed": sample.seed,
                 "index": sample.index,
                 "model": public_name(settings.model),
-                "model_revision": generator.model_revision,
+                "model_revision": self._generator.model_revision,
                 "lora": public_name(settings.lora),
-                "lora_revision": generator.lora_revision,
+                "lora_revision": self._generator.lora_revision,
                 "num_inference_steps": settings.num_inference_steps,
                 "guidance_scale": settings.guidance_scale,
-                "scheduler": type(pipeline.scheduler).__name__,
+                "scheduler": type(self._pipeline.scheduler).__name__,
                 "negative_prompt": settings.negative_prompt,
             }
             if plan.allows_long_prompts:
-                row["num_prompt_chunks"] = num_chunks
+                row["num_prompt_chunks"] = self._num_chunks
             if plan.attribute_names:
                 given = dict(sample.prompt.attributes)
                 row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
-            if output.annotations is not None:
-                row |= annotation_row(wanted, output.annotations[position])
+            if drawn.output.annotations is not None:
+                row |= annotation_row(wanted, drawn.output.annotations[position])
             if isinstance(plan, SourcePlan):
                 row |= plan.columns(source_rows[position])
             if isinstance(sample.prompt, ShownPrompt):
                 row["filename"] = sample.prompt.filename
-            if output.nsfw_content_detected is not None:
-                row["nsfw_content_detected"] = output.nsfw_content_detected[position]
-            yield row
-        report(len(batch))
+            if drawn.output.nsfw_content_detected is not None:
+                row["nsfw_content_detected"] = drawn.output.nsfw_content_detected[position]
+            rows.append(row)
+        return rows
+
+    def _sampling(self) -> dict[str, Any]:
+        names = ("num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
+        return {name: getattr(self._settings, name) for name in names}
 
 
 def dataset_features(

@@ -48,6 +48,10 @@ class DatasetShards:
         ]
         self._manifest_file = self.folder / STATE_FOLDER / "manifest.json"
 
+    def settle(self, manifest: Mapping[str, Any]) -> None:
+        """Take these settings instead, where they were not all known before."""
+        self.manifest = json.loads(json.dumps(manifest))
+
     def check(self) -> None:
         """Raise ``ValueError`` unless the folder is new, empty, or holds this very dataset; nothing is written."""
         if self.folder.exists() and not self.folder.is_dir():
@@ -125,13 +129,33 @@ class DatasetShards:
         """Whether all shards and the card are there."""
         return (self.folder / "README.md").is_file() and not self.missing()
 
-    def write(self, shard: Shard, rows: Iterable[Mapping[str, Any]], features: Any) -> None:
+    def begun_with(self) -> dict[str, Any] | None:
+        """The manifest's settings; None where the folder has none yet, or none that can be read."""
+        return self._recorded().get("settings")
+
+    def lowered_batch_size(self) -> int | None:
+        """The batch size that the memory turned out to be enough for; None where the first one was."""
+        return self._recorded().get("lowered_batch_size")
+
+    def lower_batch_size(self, batch_size: int) -> None:
+        """Note beside the settings that the shards still to come are drawn with a smaller batch."""
+        content = {**self._recorded(), "lowered_batch_size": batch_size}
+        self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")
+
+    def write(
+        self,
+        shard: Shard,
+        rows: Iterable[Mapping[str, Any]],
+        features: Any,
+        statistics: Mapping[str, Any] | None = None,
+    ) -> None:
         """Write the rows of a shard and commit it. On any failure nothing of it is left.
 
         Args:
             shard: one of ``shards``.
             rows: its rows in index order, as dictionaries of the features' columns.
             features: ``datasets.Features``.
+            statistics: further JSON values for the shard's mark.
         """
         from datasets.arrow_writer import ParquetWriter
 
@@ -145,14 +169,15 @@ class DatasetShards:
         if num_rows != shard.stop - shard.start:
             raise RuntimeError(f"shard {shard.number} got {num_rows} rows for {shard.stop - shard.start} samples")
         digest = hashlib.sha256(self.file(shard).read_bytes()).hexdigest()
-        statistics = {
+        mark = {
+            **(statistics or {}),
             "start": shard.start,
             "stop": shard.stop,
             "num_rows": num_rows,
             "num_bytes": self.file(shard).stat().st_size,
             "sha256": digest,
         }
-        self._write_text(self._mark(shard), json.dumps(statistics, indent=2) + "\n")
+        self._write_text(self._mark(shard), json.dumps(mark, indent=2) + "\n")
 
     def discard(self, shard: Shard) -> None:
         """Delete a shard's file, and before it the mark, so that a kill in between leaves nothing that looks whole."""
@@ -164,6 +189,13 @@ class DatasetShards:
         for leftover in self._manifest_file.parent.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         self._write_text(self.folder / "README.md", card)
+
+    def _recorded(self) -> dict[str, Any]:
+        try:
+            content = json.loads(self._manifest_file.read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
 
     def _mark(self, shard: Shard) -> Path:
         return self.folder / STATE_FOLDER / f"shard-{shard.number:05d}.json"

@@ -8,28 +8,21 @@ r, r + world size, …; a shard's content does not depend on who made it.
 import json
 import os
 import sys
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from .caption_prompts import ShownPrompt
-from .class_prompts import label_names
-from .dataset_facts import DatasetCardMaker, Generator, manifest
-from .dataset_rows import check_prompts, dataset_features, dataset_rows, say
-from .dataset_shards import DatasetShards
+from .dataset_rows import say
+from .dataset_run import DatasetRun
 from .generate_settings import GenerateSettings
-from .hub_datasets import HubDataset
-from .model_sources import hub_commit
 from .prompt_plan import read_prompt_file
 from .settings_parser import parse_settings, run_command
 from .source_plan import SourcePlan
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
-
-    from .pipeline import UbGenPipeline
 
 
 def generate_dataset(
@@ -121,100 +114,14 @@ def _settings_from(argv: Sequence[str]) -> GenerateSettings:
 
 def write_dataset(settings: GenerateSettings) -> None:
     """Check everything, then write the shards that are missing and that this process has to write."""
-    folder, plan = settings.folder(), settings.plan()
-    names = label_names(plan.classes)
-    import torch
+    run = DatasetRun(settings, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    if settings.engine == "ray":
+        from .ray_engine import write_with_ray
 
-    if settings.threads is not None:
-        torch.set_num_threads(settings.threads)
-    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    generator = Generator(
-        settings.model, settings.lora, hub_commit(settings.model, settings.revision), hub_commit(settings.lora)
-    )
-    facts = manifest(settings, plan, generator, torch.get_num_threads(), device)
-    num_samples = len(plan)
-    shards = DatasetShards(folder, facts, num_samples, settings.samples_per_shard)
-    shards.check()
-    card = DatasetCardMaker(shards, names, generator, plan.turns, settings.hub_dataset_id)
-    hub = None
-    if settings.hub_dataset_id is not None:
-        hub = HubDataset(
-            settings.hub_dataset_id,
-            shards,
-            card,
-            private=settings.private,
-            keep_local=settings.keep_local,
-            shards_per_commit=settings.shards_per_commit,
-            rank=rank,
-            num_processes=world_size,
-        )
-    elif shards.is_finished():
-        say(f"{shards.folder} is finished, {num_samples} images: nothing to do")
-        return
-    missing = shards.missing() if hub is None else hub.open()
-    own = [shard for shard in missing if shard.number % world_size == rank]
-    if own:
-        if device == "cuda" and "LOCAL_RANK" in os.environ:
-            device = f"cuda:{os.environ['LOCAL_RANK']}"
-        # before the folder is made: a model that does not load leaves nothing behind
-        pipeline = _load_pipeline(settings, generator, device)
-        num_chunks = check_prompts(settings, plan, pipeline)
-        shards.open()
-        features = dataset_features(settings, plan, names, pipeline.safety_checker is not None)
-        report = _progress(sum(shard.stop - shard.start for shard in own))
-        for shard in own:
-            shards.write(shard, dataset_rows(settings, generator, pipeline, plan, num_chunks, shard, report), features)
-            if hub is not None:
-                hub.add(shard)
-    made = f"{num_samples} images of {len(names)} classes in {len(shards.shards)} shards"
-    if hub is not None:
-        hub.flush()
-        if settings.keep_local and not shards.missing():
-            shards.finish(card(shards.shards, shards.num_bytes()))
-        say(f"{settings.hub_dataset_id}: {len(own)} shards made here; {made} in all")
-    elif rank == 0:
-        while shards.missing():
-            time.sleep(0.5)
-        shards.finish(card(shards.shards, shards.num_bytes()))
-        say(f"{shards.folder}: {made}")
-
-
-def _load_pipeline(settings: GenerateSettings, generator: Generator, device: str) -> "UbGenPipeline":
-    from .models import load_pipeline
-
-    pipeline = load_pipeline(
-        settings.model,
-        lora=settings.lora,
-        scheduler=settings.scheduler,
-        revision=generator.model_revision or settings.revision,
-        lora_revision=generator.lora_revision,
-        embeddings=settings.embeddings or (),
-        device=device,
-    )
-    pipeline.set_progress_bar_config(disable=True)
-    pipeline.latent_shape(settings.height, settings.width)
-    return pipeline
-
-
-def _progress(num_images: int) -> Callable[[int], None]:
-    """A function that counts images made and reports images/s and time left on stderr."""
-    started = last = time.monotonic()
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        # a line every second is enough, in a terminal or a log
-        if now - last < 1 and done < num_images:
-            return
-        last = now
-        rate = done / max(now - started, 1e-9)
-        left = time.strftime("%H:%M:%S", time.gmtime((num_images - done) / rate))
-        say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
-
-    return report
+        write_with_ray(run)
+    else:
+        run.write(run.missing())
+    run.finish()
 
 
 if __name__ == "__main__":

@@ -9,19 +9,22 @@ from .annotation_flags import AnnotationFlags
 from .caption_prompts import CaptionPlan, load_caption_prompts
 from .class_prompts import label_names
 from .hub_access import check_repo_id
+from .inference_flags import InferenceFlags
 from .prompt_plan import PromptPlan, plan_prompts
 from .sample_seeds import sample_seed
 from .settings_parser import field_help
 from .source_dataset import SourceDataset, parse_class_map
 from .source_plan import SourcePlan, SourceSettings, check_task
 
+ENGINES = ("local", "ray")
 Plan = PromptPlan | CaptionPlan
+RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
 # they say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
-class GenerateSettings(AnnotationFlags):
+class GenerateSettings(AnnotationFlags, InferenceFlags):
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help(
@@ -49,9 +52,7 @@ class GenerateSettings(AnnotationFlags):
     height: int | None = field_help("image height in pixels; the model's own if not given", None)
     width: int | None = field_help("image width in pixels; the model's own if not given", None)
     seed: int = field_help("seed of the run, from 0 to 2**63 - 1", 0)
-    batch_size: int = field_help("samples denoised together; part of what a resume must match", 16)
     samples_per_shard: int = field_help("rows of a parquet file", 256)
-    threads: int | None = field_help("CPU threads; torch's own choice if not given; a resume must match it", None)
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
     embeddings: list[str] | None = field_help(
         "textual inversions for words in the prompts: FILE, or FILE=TOKEN to name its word", None
@@ -70,18 +71,22 @@ class GenerateSettings(AnnotationFlags):
     private: bool = field_help("create the dataset on the Hub private", False)
     keep_local: bool = field_help("keep the shards' files here after they are on the Hub", False)
     shards_per_commit: int = field_help("finished shards that make a commit on the Hub", 8)
+    engine: str = field_help("local, or ray: a Ray cluster (RAY_ADDRESS, else this machine)", "local")
+    num_workers: int | None = field_help("of engine ray; as many as the cluster has GPUs, or 2 on CPUs", None)
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
-        counts = ("num_inference_steps", "batch_size", "samples_per_shard", "samples_per_source", "shards_per_commit")
+        counts = ("num_inference_steps", "samples_per_shard", "samples_per_source", "shards_per_commit")
         for name in counts:
             _check_count(name, getattr(self, name))
-        for name in ("samples_per_class", "max_prompts", "threads", "height", "width"):
+        for name in ("samples_per_class", "max_prompts", "num_workers", "height", "width"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
         if not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
+        self.check_inference()
+        self._check_engine()
         check_task(self.task, self.source, self.strength, self.region, self.region_margin)
         if self.source is not None and self.samples_per_class is not None:
             raise ValueError(
@@ -94,11 +99,21 @@ class GenerateSettings(AnnotationFlags):
         elif self.private or self.keep_local:
             name = "private" if self.private else "keep_local"
             raise ValueError(f"{name} is set without hub_dataset_id; name the dataset on the Hub, or leave it out.")
+        if self.wanted_annotations() and self.compile == "on":
+            raise ValueError("compile is on, which annotations from attention do not work with; give off or auto.")
         if self.wanted_annotations() and self.source is not None:
             raise ValueError(
                 "annotations is given with a source, whose rows keep the source's masks; leave it out, and annotate"
                 " the finished dataset with `ubgen annotate`."
             )
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
+        if self.num_workers is not None and self.engine != "ray":
+            raise ValueError("num_workers is given without engine ray; add --engine ray, or accelerate launch.")
+        if self.engine == "ray" and self.hub_dataset_id is not None:
+            raise ValueError("engine is 'ray' and hub_dataset_id is given; publish the finished folder instead.")
 
     def folder(self) -> Path:
         """The dataset's folder; for a dataset on the Hub that needs none here, one beside the Hub's cache."""

@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.hf_api import RepoFile
@@ -185,6 +186,20 @@ class HubDataset:
         if not self.keep_local:
             for shard in shards:
                 self.shards.discard(shard)
+
+
+def published_settings(repo_id: str) -> dict[str, Any] | None:
+    """Settings in the manifest of a dataset on the Hub; None where there is no such dataset, or none begun."""
+    try:
+        file = retried(
+            lambda: HfApi(library_name="ubgen").hf_hub_download(repo_id, MANIFEST, repo_type=REPO_TYPE),
+            "reading the manifest",
+            repo_id,
+        )
+        return json.loads(Path(file).read_text(encoding="utf-8")).get("settings")
+    # what is wrong with the repository is said when it is opened
+    except (OSError, ValueError, AttributeError):
+        return None
 
 
 class CommitBudget:

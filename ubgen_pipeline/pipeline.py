@@ -67,6 +67,8 @@ class UbGenPipeline(StableDiffusionPipeline):
         cross_attention_kwargs: dict[str, Any] | None = None,
         weighted_prompts: bool = False,
         num_prompt_chunks: int | None = None,
+        prompt_embeds: torch.Tensor | None = None,
+        negative_prompt_embeds: torch.Tensor | None = None,
         annotations: Sequence[str] | None = None,
         shown_classes: Sequence[Sequence[str]] | None = None,
         shown_labels: Sequence[Sequence[int]] | None = None,
@@ -98,6 +100,8 @@ class UbGenPipeline(StableDiffusionPipeline):
             weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
             num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
                 of this call, so that an image then depends on what else was asked for.
+            prompt_embeds, negative_prompt_embeds: ``(K, L, D)`` text features of the prompts, so that they are not
+                encoded again; both or neither.
             annotations: what to annotate the images with, of ``mask``, ``confidence``, ``heatmap``, ``instance``,
                 ``box`` and ``polygon``; any of them records attention and fills the output's ``annotations``.
             shown_classes: K lists, the names of all classes that the images of that entry show, as they stand in the
@@ -150,7 +154,12 @@ class UbGenPipeline(StableDiffusionPipeline):
         device, dtype = self._execution_device, self.unet.dtype
         lora_scale = (cross_attention_kwargs or {}).get("scale")
         # without guidance the loop ignores the negative ones
-        if weighted_prompts:
+        if prompt_embeds is not None and negative_prompt_embeds is not None:
+            _check_embeds(len(class_names), prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds)
+        elif prompt_embeds is not None or negative_prompt_embeds is not None:
+            missing = "negative_prompt_embeds" if negative_prompt_embeds is None else "prompt_embeds"
+            raise ValueError(f"{missing} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
+        elif weighted_prompts:
             texts = [*prompts, *negative_prompt]
             prompt_embeds, negative_prompt_embeds = self.encode_weighted_prompts(
                 texts, num_chunks=num_prompt_chunks, lora_scale=lora_scale
@@ -404,6 +413,12 @@ class UbGenPipeline(StableDiffusionPipeline):
         flagged = [bool(flag) for flag in flagged or []]
         images[torch.tensor(flagged, device=images.device)] = 0
         return images, flagged
+
+
+def _check_embeds(length: int, **embeds: torch.Tensor) -> None:
+    for argument, value in embeds.items():
+        if value.ndim != 3 or len(value) != length:
+            raise ValueError(f"{argument} has shape {tuple(value.shape)}; give ({length}, tokens, width).")
 
 
 def _boxes(annotation: SampleAnnotation) -> np.ndarray:

@@ -109,8 +109,12 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         ValueError: a model or LoRA that is not there or not the one that drew the row.
     """
     import torch
+    from PIL import Image
 
+    from .image_drawing import ImageDrawer
+    from .inference_flags import lora_weights
     from .models import SCHEDULERS, load_pipeline, resolve_model
+    from .prepared_pipeline import prepare_pipeline
 
     columns, manifest = row.columns, row.manifest
     if columns.get("task") is not None or manifest.get("embeddings"):
@@ -137,6 +141,7 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         scheduler=manifest["scheduler"] if manifest else None,
         revision=columns.get("model_revision"),
         lora_revision=columns.get("lora_revision"),
+        torch_dtype=getattr(torch, manifest.get("dtype", "float32")),
         device=device,
     )
     if type(pipeline.scheduler).__name__ != columns["scheduler"]:
@@ -147,20 +152,23 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         set_scheduler(pipeline, names[columns["scheduler"]])
     pipeline.set_progress_bar_config(disable=True)
     width, height = stored_image(row).size
-    output = pipeline(
+    # a fused LoRA and text encoded alone round as they did then
+    records_attention = bool(manifest.get("annotations"))
+    dtype = manifest.get("dtype", "float32")
+    prepare_pipeline(pipeline, lora_weights(lora, dtype), records_attention=records_attention)
+    num_chunks = columns.get("num_prompt_chunks")
+    drawer = ImageDrawer(pipeline, num_chunks=num_chunks)
+    drawn = drawer(
         [item["class_name"] for item in row.batch],
-        prompts=[item["prompt"] for item in row.batch],
+        [item["prompt"] for item in row.batch],
         seeds=[item["seed"] for item in row.batch],
         num_inference_steps=columns["num_inference_steps"],
         guidance_scale=columns["guidance_scale"],
         negative_prompt=columns["negative_prompt"],
         height=height,
         width=width,
-        weighted_prompts=columns.get("num_prompt_chunks") is not None,
-        num_prompt_chunks=columns.get("num_prompt_chunks"),
     )
-    assert not isinstance(output, tuple)
-    return output.images[[item["index"] for item in row.batch].index(columns["index"])]
+    return Image.fromarray(drawn.images()[[item["index"] for item in row.batch].index(columns["index"])])
 
 
 def stored_image(row: Row) -> Any:
