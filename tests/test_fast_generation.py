@@ -2,6 +2,9 @@
 
 import hashlib
 import json
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -187,6 +190,17 @@ def test_only_memory_errors_pass_through_compiling(random_mini_model):
 
     with pytest.raises(torch.OutOfMemoryError):
         compile_pipeline(pipeline, no_memory)
+
+
+def test_the_command_starts_in_a_second():
+    code = "import ubgen_pipeline; from ubgen_pipeline.command import main; main(['--help'])"
+    seconds = []
+    for _ in range(3):
+        start = time.perf_counter()
+        subprocess.run([sys.executable, "-c", code], check=True, stdout=subprocess.DEVNULL)
+        seconds.append(time.perf_counter() - start)
+    # the fastest is what other processes on the machine disturb least
+    assert min(seconds) < 1
 
 
 @pytest.mark.parametrize("codec", ["webp-lossless", "jpeg"])
