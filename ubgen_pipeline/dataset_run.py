@@ -167,6 +167,9 @@ class DatasetRun:
             say(f"{self.shards.folder}: {made}")
 
     def _write_card(self) -> None:
+        if not self.shards.manifest:
+            # a cluster's workers settled it
+            self.shards.settle(self.shards.begun_with() or {})
         self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
 
     def _load(self, device: str, dtype: object) -> "UbGenPipeline":
