@@ -27,6 +27,7 @@ except ImportError:
 
 GPU_SECONDS = 120
 STATE_SECONDS = 3600
+LAUNCH_ATTEMPTS = 5
 # system fonts: the page loads nothing from elsewhere
 THEME = gr.themes.Default(
     primary_hue="teal",
@@ -77,17 +78,24 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
 def launch_app(page: gr.Blocks, settings: SpaceSettings, **options: Any) -> Any:
     """Serve the page: bounded queue, no files but the page's own, no uploads to speak of, nothing of the API shown."""
     page.queue(max_size=settings.max_queue, default_concurrency_limit=8, api_open=False)
-    return page.launch(
-        theme=THEME,
-        css_paths=Path(__file__).with_name("style.css"),
-        footer_links=[],
-        ssr_mode=False,
-        share=False,
-        allowed_paths=[],
-        max_file_size="1kb",
-        state_session_capacity=256,
-        **options,
-    )
+    for attempt in range(1, LAUNCH_ATTEMPTS + 1):
+        try:
+            return page.launch(
+                theme=THEME,
+                css_paths=Path(__file__).with_name("style.css"),
+                footer_links=[],
+                ssr_mode=False,
+                share=False,
+                allowed_paths=[],
+                max_file_size="1kb",
+                state_session_capacity=256,
+                **options,
+            )
+        except ValueError as error:
+            # Gradio gives its own server three seconds to answer; on a busy machine that is too few
+            if "localhost is not accessible" not in str(error) or attempt == LAUNCH_ATTEMPTS:
+                raise
+            page.close(verbose=False)
 
 
 def main() -> int:

@@ -7,7 +7,7 @@ import gradio as gr
 from bias import bias_html, measure_bias, read_report, report_html
 from generate_tab import Draw
 from page_html import status_line
-from request_limits import BASE, TUNED
+from request_limits import BASE, MAX_SEED, TUNED, whole_number
 from sampler import failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor
@@ -43,9 +43,7 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
             min_width=200,
             elem_id="bias-samples",
         )
-        seed = gr.Number(
-            0, precision=0, minimum=0, maximum=2**31, label="Seed", scale=1, min_width=90, elem_id="bias-seed"
-        )
+        seed = gr.Number(0, step=1, label="Seed", scale=1, min_width=90, elem_id="bias-seed")
         start = gr.Button("Measure", variant="primary", scale=1, min_width=100, elem_id="measure")
         stop = gr.Button("Stop", interactive=False, scale=1, min_width=80, elem_id="bias-stop")
     status = gr.HTML(
@@ -58,13 +56,14 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
     variants = (BASE, TUNED) if settings.lora is not None else (BASE,)
 
     def measure(visitor: Visitor, per_class: Any, seed: Any) -> Iterator[list[Any]]:
-        cancellation = visitor.start_measuring()
-        numbers = [value for value in (per_class, seed) if isinstance(value, (int, float)) and value == value]
-        if len(numbers) < 2 or not 1 <= per_class <= MAX_SAMPLES_PER_CLASS or not 0 <= seed <= 2**31:
-            text = f"Give 1 to {MAX_SAMPLES_PER_CLASS} samples per class, and a seed from 0 to 2147483648."
-            yield [status_line(text, kind="error"), gr.skip(), *_buttons(False)]
+        try:
+            per_class = whole_number("Samples per class", per_class, 1, MAX_SAMPLES_PER_CLASS)
+            seed = whole_number("Seed", seed, 0, MAX_SEED)
+        except ValueError as error:
+            yield [status_line(str(error), kind="error"), gr.skip(), *_buttons(False)]
             return
-        total = 10 * int(per_class) * len(variants)
+        cancellation = visitor.start_measuring()
+        total = 10 * per_class * len(variants)
         yield [status_line(f"Measuring: 0 of {total} images", 0, total, "busy"), "", *_buttons(True)]
         progress = None
         try:
@@ -72,8 +71,8 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
                 draw,
                 cancellation,
                 variants=variants,
-                samples_per_class=int(per_class),
-                seed=int(seed),
+                samples_per_class=per_class,
+                seed=seed,
                 num_inference_steps=min(MEASURED_STEPS, settings.max_steps),
                 guidance_scale=2.0,
             ):

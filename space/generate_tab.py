@@ -8,7 +8,7 @@ import gradio as gr
 from details_panel import build_details
 from image_gallery import image_gallery
 from page_html import status_line
-from request_limits import BASE, MAX_GUIDANCE, MAX_SEED, TUNED, VARIANTS, DrawRequest, check_request
+from request_limits import BASE, MAX_GUIDANCE, TUNED, VARIANTS, DrawRequest, check_request
 from sampler import Cancellation, DrawnSample, failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor, item_at
@@ -59,15 +59,8 @@ def build_generate_tab(
                     1, settings.max_steps, value=min(20, settings.max_steps), step=1, label="Steps", elem_id="steps"
                 )
                 guidance = gr.Slider(0, MAX_GUIDANCE, value=2.0, step=0.5, label="Guidance", elem_id="guidance")
-            seed = gr.Number(
-                0,
-                precision=0,
-                minimum=0,
-                maximum=MAX_SEED,
-                label="Seed",
-                info="the same seed, the same images",
-                elem_id="seed",
-            )
+            # no limits of Gradio's: it would round, and answer with an error page instead of the status line
+            seed = gr.Number(0, step=1, label="Seed", info="the same seed, the same images", elem_id="seed")
             annotate = gr.Checkbox(can_annotate, label="Mask and boxes", visible=can_annotate, elem_id="annotate")
             with gr.Row():
                 start = gr.Button("Generate", variant="primary", min_width=110, elem_id="generate")
@@ -88,12 +81,12 @@ def build_generate_tab(
         return {start: gr.update(interactive=not is_busy), stop: gr.update(interactive=is_busy)}
 
     def generate(visitor: Visitor, *values: Any) -> Iterator[dict[Any, Any]]:
-        cancellation = visitor.start_drawing()
         try:
             request = _checked(settings, classes, values)
         except ValueError as error:
             yield {status: status_line(str(error), kind="error"), **buttons(False)}
             return
+        cancellation = visitor.start_drawing()
         total, started = request.num_images, time.monotonic()
         yield {
             status: status_line(f"Drawing {request.class_name}: 0 of {total}", 0, total, "busy"),

@@ -62,9 +62,9 @@ def check_request(
     return DrawRequest(
         class_name=classes[class_choice].name,
         variants=variants,
-        num_samples=_integer("Samples", num_samples, 1, settings.max_samples),
-        seed=_integer("Seed", seed, 0, MAX_SEED),
-        num_inference_steps=_integer("Steps", num_inference_steps, 1, settings.max_steps),
+        num_samples=whole_number("Samples", num_samples, 1, settings.max_samples),
+        seed=whole_number("Seed", seed, 0, MAX_SEED),
+        num_inference_steps=whole_number("Steps", num_inference_steps, 1, settings.max_steps),
         guidance_scale=_number("Guidance", guidance_scale, 0, MAX_GUIDANCE),
         annotate=annotate is True,
     )
@@ -78,7 +78,12 @@ def _number(name: str, value: Any, low: float, high: float) -> float:
     return float(value)
 
 
-def _integer(name: str, value: Any, low: int, high: int) -> int:
+def whole_number(name: str, value: Any, low: int, high: int) -> int:
+    """``value`` of the control ``name``, if it is a whole number in [low, high].
+
+    Raises:
+        ValueError: naming the control and its limits.
+    """
     # a browser sends 8 as 8 or 8.0; `in range` would walk through the range for a float
     is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
     if not is_number or not low <= value <= high or value != int(value):

@@ -113,6 +113,13 @@ def is_elsewhere(url: str, address: str) -> bool:
     return not url.startswith((address, "data:", "blob:"))
 
 
+def open_tab(page, name: str, elem_id: str) -> None:
+    """A tab's contents are made when it is first opened, and for a moment take back what is typed into them."""
+    page.get_by_role("tab", name=name).click()
+    page.wait_for_selector(f"#{elem_id}")
+    page.wait_for_timeout(1000)
+
+
 def set_number(page, elem_id: str, value: float) -> None:
     page.fill(f"#{elem_id} input[type=number]", str(value))
     page.keyboard.press("Tab")
@@ -123,9 +130,12 @@ def choose(page, elem_id: str, text: str) -> None:
     page.click(f"#{elem_id} input")
     page.keyboard.press("ControlOrMeta+a")
     page.keyboard.type(text)
-    page.wait_for_selector("ul[role=listbox] li")
+    # until the list is filtered, the first match is another one
+    page.wait_for_function("text => document.querySelector('ul[role=listbox] li')?.innerText.includes(text)", arg=text)
     page.keyboard.press("ArrowDown")
     page.keyboard.press("Enter")
+    page.wait_for_selector("ul[role=listbox]", state="detached")
+    assert text in page.input_value(f"#{elem_id} input")
 
 
 def generate(page, *, samples: int = 2, steps: int = 2, wait: bool = True) -> None:
@@ -138,9 +148,15 @@ def generate(page, *, samples: int = 2, steps: int = 2, wait: bool = True) -> No
 
 
 def wait_for(page, elem_id: str, text: str) -> None:
-    page.wait_for_function(
-        "([id, text]) => document.getElementById(id)?.innerText.includes(text)", arg=[elem_id, text], timeout=120_000
-    )
+    """Wait until the text is in the element; a failure says what was there instead."""
+    from playwright.sync_api import TimeoutError as TookTooLong
+
+    shown = "([id, text]) => document.getElementById(id)?.innerText.includes(text)"
+    try:
+        page.wait_for_function(shown, arg=[elem_id, text], timeout=120_000)
+    except TookTooLong:
+        there = page.evaluate("id => document.getElementById(id)?.innerText", elem_id)
+        raise AssertionError(f"#{elem_id} shows {there!r}, not {text!r}") from None
 
 
 def sources(page, elem_id: str) -> list[str]:
@@ -229,6 +245,29 @@ def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
         generate(page, samples=1, steps=1)
 
 
+def test_numbers_out_of_range_are_brought_back_or_refused(browser, address):
+    with visit(browser, address) as page:
+        for elem_id, value, kept in [("samples", 999, 8), ("samples", 0, 1), ("steps", -3, 1), ("guidance", 99, 20)]:
+            set_number(page, elem_id, value)
+            field = f"document.querySelector('#{elem_id} input[type=number]')"
+            page.wait_for_function(f"{field}.value === '{kept}'")
+        for value in ("-1", "1.5", "1e300", ""):
+            set_number(page, "seed", 3)
+            generate(page, samples=1, steps=1)
+            drawn = sources(page, "gallery-base")
+            set_number(page, "seed", value)
+            page.click("#generate")
+            wait_for(page, "status", "Seed: give a whole number from 0 to 9007199254740991.")
+            page.wait_for_selector("#generate:not([disabled])")
+            assert sources(page, "gallery-base") == drawn
+        page.click("#gallery-base button >> nth=0")
+        wait_for(page, "generate-facts", "seed")
+        open_tab(page, "Bias", "measure")
+        set_number(page, "bias-seed", -1)
+        page.click("#measure")
+        wait_for(page, "bias-status", "Seed: give a whole number from 0")
+
+
 def test_two_visitors_at_once(browser, address):
     with visit(browser, address) as first, visit(browser, address, "phone") as second:
         choose(second, "class", "circle")
@@ -247,7 +286,7 @@ def test_two_visitors_at_once(browser, address):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_browse_a_dataset(browser, address, width):
     with visit(browser, address, width) as page:
-        page.get_by_role("tab", name="Browse a dataset").click()
+        open_tab(page, "Browse a dataset", "open")
         page.click("#open")
         wait_for(page, "browse-status", "27 rows, 3 classes. Page 1 of 2.")
         page.wait_for_selector("#browse-gallery img >> nth=23")
@@ -264,7 +303,7 @@ def test_browse_a_dataset(browser, address, width):
 
 def test_folders_are_not_browsed(browser, address):
     with visit(browser, address) as page:
-        page.get_by_role("tab", name="Browse a dataset").click()
+        open_tab(page, "Browse a dataset", "open")
         page.fill("#dataset input", "/etc")
         page.keyboard.press("Tab")
         page.click("#open")
@@ -274,7 +313,7 @@ def test_folders_are_not_browsed(browser, address):
 @pytest.mark.parametrize("width", WIDTHS)
 def test_bias_is_measured_and_can_be_stopped(browser, address, width):
     with visit(browser, address, width) as page:
-        page.get_by_role("tab", name="Bias").click()
+        open_tab(page, "Bias", "measure")
         set_number(page, "bias-samples", 1)
         page.click("#measure")
         wait_for(page, "bias-charts", "Own background")
