@@ -85,7 +85,7 @@ def build_details(name: str) -> DetailsPanel:
                 label="Draw it again",
                 interactive=False,
                 lines=3,
-                max_lines=8,
+                max_lines=12,
                 buttons=["copy"],
                 elem_id=f"{name}-command",
                 elem_classes="ub-command",
