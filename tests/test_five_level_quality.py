@@ -39,7 +39,7 @@ def test_logits_are_the_models_own(tiny):
     model, processor = tiny
     quality = FiveLevelQuality(model, processor)
     found, expected = quality(as_images()), library_logits(model, processor, quality.prompt)
-    # 8-bit rounding of the resized image is all that differs, twice where a model resizes twice
+    # the library rounds the resized image to 8 bits; the bound stands above the widest seen, 0.021 on idefics3
     assert (found - expected).abs().max() < 0.1 * (expected[0] - expected[1]).abs().max()
     assert (found.softmax(-1) - expected.softmax(-1)).abs().max() < 0.03
 
