@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser lint mini install
+.PHONY: demo test browser lint mini evidence evidence-full install
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -22,6 +22,13 @@ lint: $(STAMP)
 
 mini: $(STAMP)
 	$(BIN)/python training/train_mini.py
+
+# stopped and started again, both go on; they share what they can
+evidence: $(STAMP)
+	$(BIN)/python benchmarks/evidence.py
+
+evidence-full: $(STAMP)
+	$(BIN)/python benchmarks/evidence.py --config benchmarks/evidence_full.yaml
 
 install: $(STAMP)
 

@@ -20,8 +20,8 @@ from .linear_transfer import linear_transfer
 from .texture_inclination import category_decisions, load_categories, texture_inclination
 from .transfer_sets import load_transfer_set
 
-# the transfer figure of the mini world: images that a probe is trained on, and tested on
-_MINI_TRANSFER_TRAIN = 500
+# of the scenes that stand for the real images, in which a class nearly always has its own background and texture
+_REAL_BIAS = 0.95
 
 
 def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str, Interval]:
@@ -81,24 +81,28 @@ def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str
 
 def _mini_world(backbone: Backbone, settings: EvaluateSettings, run: Any, interval: Any) -> dict[str, Interval]:
     figures: dict[str, Interval] = {}
-    number = settings.num_scenes
+    number, split = settings.num_scenes, settings.mini_split
     if backbone.logits is not None:
         to_class = _mini_classes(backbone)
-        world = mini_sets.validation_scenes(number)
-        figures["accuracy"] = interval(lambda hits: float(hits.mean()), to_class(run(world.images)) == world.labels)
-        stimuli, textures = mini_sets.cue_conflict_arrays(number)
+        for name, bias in (("accuracy", 0.0), ("accuracy biased scenes", _REAL_BIAS)):
+            world = mini_sets.validation_scenes(number, split=split, bias=bias)
+            figures[name] = interval(lambda hits: float(hits.mean()), to_class(run(world.images)) == world.labels)
+        stimuli, textures = mini_sets.cue_conflict_arrays(number, split=split)
         figures |= _texture(interval, to_class(run(stimuli.images)), stimuli.labels, textures)
-        contexts, num_uncommon = mini_sets.context_arrays(number)
+        contexts, num_uncommon = mini_sets.context_arrays(number, split=split)
         figures |= _context(interval, to_class(run(contexts.images)) == contexts.labels, num_uncommon)
         correct = []
         for kind in ("same", "random"):
-            swapped = mini_sets.background_swap_arrays(number, kind)
+            swapped = mini_sets.background_swap_arrays(number, kind, split=split)
             correct.append(to_class(run(swapped.images)) == swapped.labels)
         figures |= _background(interval, *correct)
-    train, test = mini_sets.transfer_arrays(_MINI_TRANSFER_TRAIN, number)
-    arrays = [(run(part.images).features, part.labels) for part in (train, test)]
-    values = _probes(arrays[0], (None, None), arrays[1], settings)
-    figures["transfer novel silhouettes"] = seed_interval(values)
+    train, test = mini_sets.transfer_arrays(settings.transfer_images, number, split=split)
+    (rows, labels), held = [(run(part.images).features, part.labels) for part in (train, test)]
+    for share in settings.transfer_shares:
+        # a prefix: balanced, and part of every larger one
+        count = round(share * len(labels))
+        values = _probes((rows[:count], labels[:count]), (None, None), held, settings)
+        figures[f"transfer novel silhouettes{'' if share == 1 else f' {share:.0%}'}"] = seed_interval(values)
     return figures
 
 

@@ -1,9 +1,13 @@
 """Settings of ``ubgen evaluate``."""
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 
+from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES
 from ubgen_pipeline.settings_parser import field_help
+
+from .mini_sets import check_split
 
 
 @dataclass(frozen=True)
@@ -17,6 +21,11 @@ class EvaluateSettings:
     output_dir: str = field_help("folder of report.json, report.md, report.html and the plots", "evaluation_report")
     mini_world: bool = field_help("measure on the mini world's rendered sets, with exact truth", False)
     num_scenes: int = field_help("rendered scenes of each of the mini world's sets", 1000)
+    mini_split: str = field_help("split of those sets: test, or validation to choose settings on", "test")
+    transfer_images: int = field_help("novel silhouettes that the mini world's probe is trained on", 500)
+    transfer_shares: list[float] = dataclasses.field(
+        default_factory=lambda: [1.0], metadata={"help": "shares of them that a probe is trained on, each a figure"}
+    )
     test: str | None = field_help("dataset to measure a classifier's accuracy on", None)
     test_split: str = field_help("split of --test", "test")
     cue_conflict: str | None = field_help("folder of cue-conflict images", None)
@@ -46,6 +55,13 @@ class EvaluateSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
         if self.num_resamples < 2:
             raise ValueError(f"num_resamples is {self.num_resamples}; give 2 or more.")
+        check_split(self.mini_split)
+        for share in self.transfer_shares:
+            if not 0 < share <= 1 or round(share * self.transfer_images) < 2 * len(NOVEL_CLASS_NAMES):
+                raise ValueError(
+                    f"transfer_shares holds {share} and transfer_images is {self.transfer_images}; give shares in "
+                    f"(0, 1] of at least {2 * len(NOVEL_CLASS_NAMES)} images, two of each class."
+                )
         for first, second in (
             ("cue_conflict", "categories"),
             ("imagenet9", "coarse_classes"),

@@ -4,6 +4,8 @@ cue conflict    the shape of one class with the texture of another
 context         scenes with 0 to 3 of background, texture and turn unlike what the biased world shows
 Mixed-Same      a foreground on its own class's background; Mixed-Rand: on a random class's
 transfer        silhouettes that no mini model was trained on
+
+Each set has a ``split``: ``test`` for figures that are reported, ``validation``, of other scenes, to choose settings on.
 """
 
 from collections.abc import Iterable
@@ -30,6 +32,8 @@ from ubgen_pipeline.mini.scenes import (
 # a class's scenes of the biased world have its own background and texture, and turn by at most 15 degrees
 _LEAST_UNCOMMON_TURN = 60.0
 TEST_SEED, CUE_SEED, CONTEXT_SEED, SWAP_SEED, TRANSFER_SEED = 900_001, 900_002, 900_003, 900_004, 900_005
+# what a split adds to those seeds; a scene depends on (seed, index), so no two splits share one
+SPLITS = {"test": 0, "validation": 100}
 
 
 @dataclass(frozen=True)
@@ -40,24 +44,24 @@ class SceneArrays:
     labels: np.ndarray
 
 
-def validation_scenes(num_scenes: int) -> SceneArrays:
-    """Unbiased scenes of the ten classes: the counterpart of a validation set."""
-    return _arrays(scenes(num_scenes, bias=0.0, seed=TEST_SEED))
+def validation_scenes(num_scenes: int, *, split: str = "test", bias: float = 0.0) -> SceneArrays:
+    """Scenes of the ten classes, unbiased if not told otherwise: the counterpart of a validation set."""
+    return _arrays(scenes(num_scenes, bias=bias, seed=_seed(TEST_SEED, split)))
 
 
-def cue_conflict_arrays(num_scenes: int) -> tuple[SceneArrays, np.ndarray]:
+def cue_conflict_arrays(num_scenes: int, *, split: str = "test") -> tuple[SceneArrays, np.ndarray]:
     """Stimuli of at least ``num_scenes``, labelled by shape, and the class ``(N,)`` that owns each one's texture."""
-    rendered = list(cue_conflict_scenes(-(-num_scenes // 90), seed=CUE_SEED))
+    rendered = list(cue_conflict_scenes(-(-num_scenes // 90), seed=_seed(CUE_SEED, split)))
     owner = {TEXTURE_NAMES.index(OWN_TEXTURE[name]): label for label, name in enumerate(CLASS_NAMES)}
     textures = [owner[TEXTURE_NAMES.index(scene.factors.texture)] for scene in rendered]
     return _arrays(rendered), np.array(textures)
 
 
-def context_arrays(num_scenes: int) -> tuple[SceneArrays, np.ndarray]:
+def context_arrays(num_scenes: int, *, split: str = "test") -> tuple[SceneArrays, np.ndarray]:
     """Scenes with equally many of 0, 1, 2 and 3 uncommon attributes, and that number ``(N,)``."""
     rendered, counts = [], []
     for index in range(num_scenes):
-        rng = np.random.default_rng((CONTEXT_SEED, index))
+        rng = np.random.default_rng((_seed(CONTEXT_SEED, split), index))
         name = CLASS_NAMES[index % len(CLASS_NAMES)]
         count = index // len(CLASS_NAMES) % 4
         uncommon = set(rng.permutation(3)[:count].tolist())
@@ -72,15 +76,30 @@ def context_arrays(num_scenes: int) -> tuple[SceneArrays, np.ndarray]:
     return _arrays(rendered), np.array(counts)
 
 
-def background_swap_arrays(num_scenes: int, kind: str) -> SceneArrays:
+def background_swap_arrays(num_scenes: int, kind: str, *, split: str = "test") -> SceneArrays:
     """Mixed-Same (``kind="same"``) or Mixed-Rand (``"random"``), with the same foregrounds."""
-    return _arrays(background_swap_scenes(num_scenes, seed=SWAP_SEED, kind=kind))
+    return _arrays(background_swap_scenes(num_scenes, seed=_seed(SWAP_SEED, split), kind=kind))
 
 
-def transfer_arrays(num_train: int, num_test: int) -> tuple[SceneArrays, SceneArrays]:
-    """Novel silhouettes to train a probe on, and others to test it on."""
-    train = _arrays(novel_scenes(num_train, seed=TRANSFER_SEED), NOVEL_CLASS_NAMES)
-    return train, _arrays(novel_scenes(num_test, seed=TRANSFER_SEED, start=10_000_000), NOVEL_CLASS_NAMES)
+def transfer_arrays(num_train: int, num_test: int, *, split: str = "test") -> tuple[SceneArrays, SceneArrays]:
+    """Novel silhouettes to train a probe on, and others to test it on.
+
+    Classes take turns, so the first rows of the training scenes are a balanced subset, and such subsets are nested.
+    """
+    seed = _seed(TRANSFER_SEED, split)
+    train = _arrays(novel_scenes(num_train, seed=seed), NOVEL_CLASS_NAMES)
+    return train, _arrays(novel_scenes(num_test, seed=seed, start=10_000_000), NOVEL_CLASS_NAMES)
+
+
+def check_split(split: str) -> None:
+    """Raise ValueError for a split that there is not."""
+    if split not in SPLITS:
+        raise ValueError(f"mini_split is {split!r}; choose one of {', '.join(SPLITS)}.")
+
+
+def _seed(first: int, split: str) -> int:
+    check_split(split)
+    return first + SPLITS[split]
 
 
 def _arrays(rendered: Iterable[Scene], class_names: tuple[str, ...] = CLASS_NAMES) -> SceneArrays:

@@ -13,6 +13,7 @@ from .clip_preprocessing import (
     transformers_preprocessing,
 )
 
+MINI_PREFIX = "mini:"
 OPEN_CLIP_PREFIX = "open_clip:"
 OPEN_CLIP_SOURCES = ("local-dir:", "hf-hub:")
 
@@ -54,8 +55,9 @@ def load_clip_encoder(name: str) -> ClipEncoder:
     """The CLIP called ``name``.
 
     Args:
-        name: ``mini``; a transformers model id or folder of a CLIP, SigLIP or SigLIP 2, such as
-            ``openai/clip-vit-large-patch14`` or ``google/siglip-base-patch16-224``; or an open_clip model:
+        name: ``mini``, or ``mini:FOLDER`` for another CLIP of its architecture; a transformers model id or folder
+            of a CLIP, SigLIP or SigLIP 2, such as ``openai/clip-vit-large-patch14`` or
+            ``google/siglip-base-patch16-224``; or an open_clip model:
             ``open_clip:ARCHITECTURE/PRETRAINED`` (``open_clip:ViT-B-32/laion2b_s34b_b79k``),
             ``open_clip:hf-hub:ORGANISATION/MODEL``, or ``open_clip:local-dir:FOLDER``.
 
@@ -63,8 +65,8 @@ def load_clip_encoder(name: str) -> ClipEncoder:
         ValueError: it is unknown, cannot be loaded, or has an image processor without gradient.
     """
     try:
-        if name == "mini":
-            encoder = _mini_encoder()
+        if name == "mini" or name.startswith(MINI_PREFIX):
+            encoder = _mini_encoder(name.removeprefix(MINI_PREFIX) if name != "mini" else None)
         elif name.startswith(OPEN_CLIP_PREFIX):
             encoder = _open_clip_encoder(name.removeprefix(OPEN_CLIP_PREFIX))
         else:
@@ -79,10 +81,10 @@ def load_clip_encoder(name: str) -> ClipEncoder:
     return encoder
 
 
-def _mini_encoder() -> ClipEncoder:
+def _mini_encoder(folder: str | None = None) -> ClipEncoder:
     from ubgen_pipeline.mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
 
-    model, tokenize = load_mini_clip()
+    model, tokenize = load_mini_clip(folder)
 
     def text_features(texts: list[str]) -> torch.Tensor:
         return model.encode_text(tokenize(texts).to(model.logit_scale.device))

@@ -1,0 +1,206 @@
+"""The paper in miniature: does a tuned generator make backbones that transfer better and are biased less?
+
+    python benchmarks/evidence.py                                        # what `make evidence` runs
+    python benchmarks/evidence.py --config benchmarks/evidence_full.yaml # with the ablations, `make evidence-full`
+    python benchmarks/evidence.py --split validation --arms base ubgen --set adversarial_weight=1 learning_rate=5e-4
+
+For each arm and seed: tune the generator, make a dataset, train a backbone on it, measure both. Every stage is kept
+under a hash of its settings, so it is done once; stopped at any moment and started again, the command goes on.
+"""
+
+import dataclasses
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from evidence_lanes import Lanes
+from evidence_page import figures_table, write_page
+from evidence_plan import ARMS, STAGE_VERSIONS, Recipe, Run, plan_run, read_config, training_settings
+
+from ubgen_evaluation.mini_sets import SPLITS
+from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+
+ROOT = Path(__file__).resolve().parents[1]
+CONFIGS = ROOT / "training" / "configs"
+# run seeds of the validation split start here, those of the test split lie below
+FIRST_VALIDATION_SEED = 1000
+REAL_BIAS = 0.95
+
+
+@dataclass(frozen=True)
+class EvidenceSettings:
+    """Settings of the evidence."""
+
+    output_dir: str = field_help("folder of every stage and of results.json", "evidence")
+    arms: list[str] = dataclasses.field(
+        default_factory=lambda: ["real", "base", "ubgen"], metadata={"help": f"of {', '.join(ARMS)}"}
+    )
+    seeds: list[int] | None = field_help("run seeds, paired between arms; 3 of the split's, if not given", None)
+    split: str = field_help("test, which is reported, or validation, to choose settings on", "test")
+    training_config: str = field_help("settings of train_ubgen.py", str(CONFIGS / "mini_evidence.yaml"))
+    set: list[str] | None = field_help("settings of train_ubgen.py that differ from that file, each name=value", None)
+    backbone_config: str = field_help("settings of train_backbone.py", str(CONFIGS / "mini_backbone.yaml"))
+    set_backbone: list[str] | None = field_help("settings of train_backbone.py that differ, each name=value", None)
+    lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
+    samples_per_class: int = field_help("images of each class", 200)
+    num_inference_steps: int = field_help("denoising steps of the images", 20)
+    guidance_scale: float = field_help("classifier-free guidance of the images", 2.0)
+    dtype: str = field_help("precision in which images are drawn", "float32")
+    num_scenes: int = field_help("rendered scenes of each test set", 2000)
+    transfer_images: int = field_help("novel silhouettes that a probe is trained on, at most", 1000)
+    transfer_shares: list[float] = dataclasses.field(
+        default_factory=lambda: [1.0, 0.5, 0.2, 0.1], metadata={"help": "shares of them that probes are trained on"}
+    )
+    probe_seeds: int = field_help("seeds that the probes are averaged over", 3)
+    probe_trials: int = field_help("regularisation strengths that each probe tries", 30)
+    threads: int = field_help("CPU threads of a stage; other numbers round otherwise, so figures differ a little", 2)
+    workers: int | None = field_help("stages at the same time; as many as there are cores for, if not given", None)
+    stages_only: list[str] | None = field_help(f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}", None)
+    results: str | None = field_help("file of the figures; in output_dir, if not given", None)
+    page: str = field_help("the document whose generated part is written, on the test split only", "docs/evidence.md")
+
+    def __post_init__(self) -> None:
+        if self.split not in SPLITS:
+            raise ValueError(f"split is {self.split!r}; choose one of {', '.join(SPLITS)}.")
+        for name, known in (("arms", ARMS), ("stages_only", tuple(STAGE_VERSIONS))):
+            given = getattr(self, name) or []
+            unknown = [item for item in given if item not in known]
+            if unknown or len({*given}) != len(given):
+                raise ValueError(f"{name} is {given}; name each once, of {', '.join(known)}.")
+        seeds = self.run_seeds
+        is_validation = self.split == "validation"
+        wrong = [seed for seed in seeds if seed < 0 or (seed >= FIRST_VALIDATION_SEED) != is_validation]
+        if wrong or not seeds or len({*seeds}) != len(seeds):
+            least = f"{FIRST_VALIDATION_SEED} or more" if is_validation else f"0 to {FIRST_VALIDATION_SEED - 1}"
+            raise ValueError(f"seeds are {seeds}; give each once, {least} on the {self.split} split.")
+        if not self.arms:
+            raise ValueError("arms is empty; name one or more.")
+        for name in (
+            "samples_per_class",
+            "num_inference_steps",
+            "num_scenes",
+            "transfer_images",
+            "probe_seeds",
+            "probe_trials",
+            "threads",
+            "workers",
+        ):
+            if (getattr(self, name) if getattr(self, name) is not None else 1) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
+
+    @property
+    def run_seeds(self) -> list[int]:
+        first = FIRST_VALIDATION_SEED if self.split == "validation" else 0
+        return list(range(first, first + 3)) if self.seeds is None else list(self.seeds)
+
+    @property
+    def num_lanes(self) -> int:
+        return self.workers or max(1, (os.cpu_count() or 1) // self.threads)
+
+    @property
+    def results_file(self) -> Path:
+        usual = "results.json" if self.split == "test" else "results_validation.json"
+        return Path(self.results) if self.results is not None else Path(self.output_dir) / usual
+
+
+def plan(settings: EvidenceSettings) -> list[Run]:
+    """Every arm and seed, one seed after the other, so that what is finished can be compared.
+
+    Raises:
+        ValueError: a training setting that cannot work.
+    """
+    measures = {"split": settings.split} | {
+        name: getattr(settings, name)
+        for name in ("num_scenes", "transfer_images", "transfer_shares", "probe_seeds", "probe_trials")
+    }
+    recipe = Recipe(
+        Path(settings.output_dir).resolve(),
+        read_config(settings.training_config, settings.set or ()),
+        read_config(settings.backbone_config, settings.set_backbone or ()),
+        settings.samples_per_class,
+        settings.num_inference_steps,
+        settings.guidance_scale,
+        settings.dtype,
+        REAL_BIAS,
+        settings.lora_step,
+        measures,
+        settings.threads,
+    )
+    runs = [plan_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
+    _check_configs(recipe, settings.arms)
+    return runs
+
+
+def run_evidence(settings: EvidenceSettings) -> int:
+    """Run what is not done, and write figures, table, plots and page of what is; the number of failed stages."""
+    runs = plan(settings)
+    wanted = settings.stages_only or list(STAGE_VERSIONS)
+    # of all runs, so that the stage that they share comes once
+    stages = {stage.key: stage for run in runs for stage in run.stages if stage.kind in wanted}
+    failed = Lanes(settings.num_lanes, settings.threads).run(list(stages.values()))
+    results = collect(settings, runs)
+    if results["runs"]:
+        settings.results_file.parent.mkdir(parents=True, exist_ok=True)
+        settings.results_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
+        print(f"\n{figures_table(results)}\n\nfigures: {settings.results_file}")
+        if settings.split == "test" and len(results["runs"]) == len(runs):
+            write_page(results, Path(settings.page))
+            print(f"page: {settings.page}")
+    for stage in failed:
+        print(f"evidence: {stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}", file=sys.stderr)
+    return len(failed)
+
+
+def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
+    """The figures of every run that is done, with the settings that gave them; JSON values."""
+    found, clips = [], {}
+    for run in runs:
+        if not run.measures.is_done:
+            continue
+        seconds = {stage.kind: _done(stage.folder)["seconds"] for stage in run.stages}
+        clips |= {stage.name: _done(stage.folder)["figures"] for stage in run.stages if stage.kind == "clip"}
+        figures = _done(run.measures.folder)["figures"]
+        found.append({"arm": run.arm, "seed": run.seed, "figures": figures, "seconds": seconds})
+    places = ("output_dir", "results", "page", "workers", "stages_only", "training_config", "backbone_config")
+    kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
+    kept |= {"seeds": settings.run_seeds, "training_config": Path(settings.training_config).name}
+    return {"settings": kept, "clip": clips, "runs": found}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; 2 for a bad setting, 1 when a stage failed, 130 after an interrupt."""
+
+    def body(argv: Sequence[str]) -> int:
+        about = (__doc__ or "").partition("\n")[0]
+        return 1 if run_evidence(parse_settings(EvidenceSettings, argv, prog="evidence.py", description=about)) else 0
+
+    return run_command(body, argv)
+
+
+def _done(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "done.json").read_text(encoding="utf-8"))
+
+
+def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
+    """Read the configurations as the training commands will, before hours are spent."""
+    from ubgen_training.backbone_config import BackboneConfig
+    from ubgen_training.ubgen_config import UbGenConfig
+
+    tuned = [arm for arm in arms if arm not in ("real", "base")]
+    asked = [(UbGenConfig, training_settings(recipe.training, arm)) for arm in tuned]
+    asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder) / "settings.yaml"
+        for config_type, values in asked:
+            file.write_text(yaml.safe_dump(values), encoding="utf-8")
+            parse_settings(config_type, ["--config", str(file), "--use_cpu", "true", "--output_dir", folder])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

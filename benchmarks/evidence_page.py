@@ -1,0 +1,280 @@
+"""The generated part of ``docs/evidence.md``: tables, plots and what they say, all from the figures alone.
+
+    python benchmarks/evidence_page.py evidence/results.json docs/evidence.md
+
+Only what lies between the two markers is replaced; the rest of the document is written by hand.
+"""
+
+import json
+import math
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from evidence_plots import draw_plots
+from evidence_statistics import PairedTest, mean_error, paired_test
+
+BEGIN, END = "<!-- evidence: begin, written by the command -->", "<!-- evidence: end -->"
+TRANSFER = "transfer novel silhouettes"
+SIGNIFICANT = 0.05
+ARM_MEANINGS = {
+    "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
+    "base": "the generator as it is",
+    "ubgen": "tuned with the full loss",
+    "no_en": "tuned without L_en, the adversarial term",
+    "no_in": "tuned without L_in, the alignment with the class's own text",
+    "no_q": "tuned without L_q, the quality",
+    "weak_clip": "tuned with a weaker CLIP",
+}
+
+
+class Figure(NamedTuple):
+    """A row of the tables: ``sign`` is 1 where higher is better, -1 where lower is; ``is_share`` prints percent."""
+
+    key: str
+    label: str
+    sign: int
+    is_share: bool = True
+
+
+def transfer_figures(results: Mapping[str, Any]) -> list[Figure]:
+    """One for each share of the training images, the largest first."""
+    number, found = results["settings"]["transfer_images"], []
+    for share in sorted(results["settings"]["transfer_shares"], reverse=True):
+        key = TRANSFER if share == 1 else f"{TRANSFER} {share:.0%}"
+        found.append(Figure(key, f"transfer, {share:.0%} ({round(share * number)} images)", 1))
+    return found
+
+
+BACKBONE_FIGURES = [
+    Figure("accuracy", "accuracy, unbiased scenes", 1),
+    Figure("accuracy biased scenes", "accuracy, biased scenes (CAS)", 1),
+    Figure("texture inclination", "texture inclination, TI", -1),
+    Figure("texture shape_fraction", "shape fraction", 1),
+    Figure("texture texture_fraction", "texture fraction", -1),
+    Figure("context average", "context bias, average", 1),
+    Figure("context cb_1", "CB_1", 1),
+    Figure("context cb_2", "CB_2", 1),
+    Figure("context cb_3", "CB_3", 1),
+    Figure("context pooled", "context bias, pooled", 1),
+    Figure("background gap", "background gap, BG-gap", -1),
+    Figure("background mixed_same", "accuracy, Mixed-Same", 1),
+    Figure("background mixed_rand", "accuracy, Mixed-Rand", 1),
+]
+IMAGE_FIGURES = [
+    Figure("class accuracy", "images recognised as their class", 1),
+    Figure("own background", "own background", -1),
+    Figure("own texture", "own texture", -1),
+    Figure("background entropy", "background entropy, bits", 1, False),
+    Figure("texture entropy", "texture entropy, bits", 1, False),
+    Figure("pairwise distance", "pairwise CLIP distance", 1, False),
+    Figure("FID", "FID to unbiased scenes", -1, False),
+    Figure("precision", "precision", 1),
+    Figure("recall", "recall", 1),
+]
+
+
+def values_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float]:
+    """A figure by seed, of the runs that have it."""
+    return {run["seed"]: run["figures"][key] for run in results["runs"] if run["arm"] == arm and key in run["figures"]}
+
+
+def arms_of(results: Mapping[str, Any]) -> list[str]:
+    """Arms of which there is a run, in the order asked for."""
+    there = {run["arm"] for run in results["runs"]}
+    return [arm for arm in results["settings"]["arms"] if arm in there]
+
+
+def compare(results: Mapping[str, Any], first: str, second: str, key: str) -> PairedTest | None:
+    """The paired test on the seeds that both have, or None where there are none."""
+    one, other = values_of(results, first, key), values_of(results, second, key)
+    seeds = sorted(one.keys() & other.keys())
+    return paired_test([one[seed] for seed in seeds], [other[seed] for seed in seeds]) if seeds else None
+
+
+def all_figures(results: Mapping[str, Any]) -> list[Figure]:
+    return [BACKBONE_FIGURES[0], *transfer_figures(results), *BACKBONE_FIGURES[1:], *IMAGE_FIGURES]
+
+
+def figures_table(results: Mapping[str, Any]) -> str:
+    """Mean ± standard error of every figure, one column for each arm, in Markdown."""
+    arms = arms_of(results)
+    rows = []
+    for figure in all_figures(results):
+        cells = []
+        for arm in arms:
+            values = list(values_of(results, arm, figure.key).values())
+            cells.append(_mean_text(values, figure) if values else "-")
+        arrow = {1: "↑", -1: "↓"}[figure.sign]
+        rows.append([f"{figure.label} {arrow}", *cells])
+    return _table(["", *arms], rows)
+
+
+def tests_table(results: Mapping[str, Any], first: str, second: str, figures: Sequence[Figure]) -> str:
+    """Differences ``first`` minus ``second`` with intervals and p values, in Markdown."""
+    rows = []
+    for figure in figures:
+        test = compare(results, first, second, figure.key)
+        if test is not None:
+            rows.append([f"{figure.label} {'↑' if figure.sign > 0 else '↓'}", *_test_cells(test, figure)])
+    return _table(["", "difference", "95% interval", "t-test p", "Wilcoxon p", "seeds better"], rows)
+
+
+def ablations_table(results: Mapping[str, Any]) -> str:
+    """What each ablation changes against the full loss, on transfer and bias."""
+    rows = []
+    for arm in _ablations(results):
+        for figure in _ablation_figures(results):
+            test = compare(results, arm, "ubgen", figure.key)
+            if test is not None:
+                rows.append([arm, f"{figure.label} {'↑' if figure.sign > 0 else '↓'}", *_test_cells(test, figure)])
+    return _table(["arm", "", "arm - ubgen", "95% interval", "t-test p", "Wilcoxon p", "seeds better"], rows)
+
+
+def verdicts(results: Mapping[str, Any]) -> list[str]:
+    """One sentence for each of the paper's claims, whether it shows here."""
+    claims = [
+        ("ubgen", "base", [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0]]),
+        ("ubgen", "real", transfer_figures(results)[:1]),
+    ]
+    claims += [("ubgen", arm, transfer_figures(results)[:1]) for arm in _ablations(results)]
+    sentences = []
+    for first, second, figures in claims:
+        for figure in figures:
+            test = compare(results, first, second, figure.key)
+            if test is not None and first in arms_of(results):
+                sentences.append(_verdict(first, second, figure, test))
+    return sentences
+
+
+def page_text(results: Mapping[str, Any], images: str = "images") -> str:
+    """The generated part, without its markers; ``images`` is the plots' folder as the document links it."""
+    arms, settings = arms_of(results), results["settings"]
+    seeds = sorted({run["seed"] for run in results["runs"]})
+    parts = [
+        f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); "
+        f"{10 * settings['samples_per_class']:,} images for each arm and seed, {settings['num_inference_steps']} "
+        f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
+        f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
+        "\n".join(f"- **{arm}**: {ARM_MEANINGS[arm]}" for arm in arms),
+    ]
+    if settings.get("set"):
+        parts.append(
+            "Training settings that differ from the file: " + ", ".join(f"`{one}`" for one in settings["set"])
+        )
+    for name, figures in results.get("clip", {}).items():
+        accuracies = ", ".join(f"{key} {value:.1%}" for key, value in figures.items())
+        parts.append(f"The {name}: {accuracies}, over 2,000 unbiased scenes.")
+    parts += ["### Figures", figures_table(results)]
+    parts += [f"![{alt}]({images}/{file})" for file, alt in PLOTS.items()]
+    if {"base", "ubgen"} <= {*arms}:
+        parts += [
+            "### ubgen against base, paired by seed",
+            tests_table(results, "ubgen", "base", all_figures(results)),
+        ]
+    if _ablations(results) and "ubgen" in arms:
+        parts += ["### Each ablation against the full loss, paired by seed", ablations_table(results)]
+    found = verdicts(results)
+    if found:
+        note = (
+            f"A claim holds here if its difference has the right sign and p < {SIGNIFICANT:g} in the two-sided paired "
+            f"t-test; no correction for the number of claims. With {len(seeds)} seeds the signed-rank test cannot fall "
+            f"below p = {2 / 2 ** len(seeds):.3g}, so it is shown beside and not decided by."
+        )
+        parts += ["### Which claims show here", note, "\n".join(f"- {sentence}" for sentence in found)]
+    return "\n\n".join(parts)
+
+
+PLOTS = {
+    "evidence_transfer.png": "Transfer to novel silhouettes against the share of training images",
+    "evidence_bias.png": "Texture inclination, background gap and context bias of the backbones",
+    "evidence_images.png": "Own background, own texture and diversity of the images",
+}
+
+
+def write_page(results: Mapping[str, Any], file: Path) -> None:
+    """Draw the plots beside ``file`` and replace its generated part; a new file gets a heading.
+
+    Raises:
+        ValueError: the file has no markers, or one of them.
+    """
+    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Evidence\n\n{BEGIN}\n{END}\n"
+    before, begin, rest = text.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
+        raise ValueError(f"page {file} lacks the line {BEGIN if not begin else END!r}; add both where figures belong.")
+    folder = file.parent / "images"
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_plots(results, folder)
+    file.write_text(f"{before}{BEGIN}\n\n{page_text(results)}\n\n{END}{after}", encoding="utf-8")
+
+
+def _bias_figures() -> list[Figure]:
+    return [figure for figure in BACKBONE_FIGURES if figure.key in _BIAS_KEYS]
+
+
+_BIAS_KEYS = ("texture inclination", "context average", "background gap")
+
+
+def _ablation_figures(results: Mapping[str, Any]) -> list[Figure]:
+    return [*transfer_figures(results), BACKBONE_FIGURES[0], *_bias_figures(), IMAGE_FIGURES[0], IMAGE_FIGURES[1]]
+
+
+def _ablations(results: Mapping[str, Any]) -> list[str]:
+    return [arm for arm in arms_of(results) if arm not in ("real", "base", "ubgen")]
+
+
+def _verdict(first: str, second: str, figure: Figure, test: PairedTest) -> str:
+    is_better = test.difference * figure.sign > 0
+    size = _number(abs(test.difference), figure) + (" points" if figure.is_share else "")
+    word = ("higher" if test.difference > 0 else "lower") if test.difference else "equal"
+    fact = f"{figure.label}: {first} is {size} {word} than {second}" if test.difference else f"{figure.label}: equal"
+    if math.isnan(test.t_p):
+        return f"**Not tested** (one seed). {fact}."
+    if test.t_p >= SIGNIFICANT:
+        return f"**Not shown.** {fact}, p = {_p(test.t_p)}."
+    return f"**{'Holds' if is_better else 'Does not hold'}.** {fact}, p = {_p(test.t_p)}."
+
+
+def _test_cells(test: PairedTest, figure: Figure) -> list[str]:
+    num_better = test.num_positive if figure.sign > 0 else test.num_pairs - test.num_positive
+    if math.isnan(test.t_p):
+        return [_signed(test.difference, figure), "-", "-", "-", f"{num_better} of {test.num_pairs}"]
+    interval = f"{_signed(test.low, figure)} to {_signed(test.high, figure)}"
+    cells = [_signed(test.difference, figure), interval, _p(test.t_p), _p(test.wilcoxon_p)]
+    return [*cells, f"{num_better} of {test.num_pairs}"]
+
+
+def _mean_text(values: Sequence[float], figure: Figure) -> str:
+    found = mean_error(values)
+    text = _number(found.mean, figure)
+    return text if math.isnan(found.standard_error) else f"{text} ± {_number(found.standard_error, figure)}"
+
+
+def _number(value: float, figure: Figure) -> str:
+    return f"{100 * value:.1f}" if figure.is_share else f"{value:.3f}"
+
+
+def _signed(value: float, figure: Figure) -> str:
+    return f"{100 * value:+.1f}" if figure.is_share else f"{value:+.3f}"
+
+
+def _p(value: float) -> str:
+    return f"{value:.3f}" if value >= 0.001 else "< 0.001"
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Write the page again from a file of figures."""
+    source, page = sys.argv[1:] if argv is None else argv
+    write_page(json.loads(Path(source).read_text(encoding="utf-8")), Path(page))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,198 @@
+"""The stages of the evidence and what each depends on; a stage's folder is named by a hash of all that goes into it.
+
+    clip -> lora -> images -> backbone -> measures
+
+The hash holds the stage's settings, the hashes of the stages it reads, and the weights of the models it loads. So two
+arms, or two commands, that ask for the same thing share it, and what is asked for with other settings is made anew.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+
+# raised when a stage does something else than before with the same settings
+STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "backbone": 1, "measures": 1}
+UNTUNED_ARMS = ("real", "base")
+TUNED_ARMS = ("ubgen", "no_en", "no_in", "no_q", "weak_clip")
+ARMS = UNTUNED_ARMS + TUNED_ARMS
+# the reward whose weight an ablation sets to 0
+_WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality"}
+# stands in the configuration for the folder of the stage `clip`, which is only known when it runs
+CLIP_FOLDER = "{clip}"
+# one seed for all: the paper, too, has one smaller CLIP
+WEAK_CLIP = {"num_scenes": 1000, "num_steps": 150, "scene_seed": 61, "seed": 7}
+_CLASSIFIER = Path(mini_model_path()).parent / "classifier"
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One piece of work; ``settings`` are JSON values, ``inputs`` the stages it reads by the name it knows them by."""
+
+    kind: str
+    name: str
+    root: Path
+    settings: Mapping[str, Any]
+    inputs: Mapping[str, "Stage"] = field(default_factory=dict)
+
+    @cached_property
+    def key(self) -> str:
+        """Hash of all that goes into it."""
+        inputs = {name: stage.key for name, stage in self.inputs.items()}
+        content = [self.kind, STAGE_VERSIONS[self.kind], self.settings, inputs, model_hashes(self.kind)]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
+
+    @property
+    def folder(self) -> Path:
+        return self.root / self.kind / self.key
+
+    @property
+    def is_done(self) -> bool:
+        return (self.folder / "done.json").is_file()
+
+    def prepare(self) -> None:
+        """Write ``stage.json``, which is all that the stage's process is told; paths in it start at the root."""
+        inputs = {name: str(stage.folder.relative_to(self.root)) for name, stage in self.inputs.items()}
+        record = {"kind": self.kind, "name": self.name, "settings": dict(self.settings), "inputs": inputs}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        partial = self.folder / "stage.json.tmp"
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.replace(self.folder / "stage.json")
+
+
+@dataclass(frozen=True)
+class Run:
+    """One arm with one seed: its last stage, from which the others are reached."""
+
+    arm: str
+    seed: int
+    measures: Stage
+
+    @property
+    def stages(self) -> list[Stage]:
+        """In the order in which they can run."""
+        return _in_order(self.measures)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything but arm and seed; what ``evidence.py``'s settings say of the stages."""
+
+    root: Path
+    training: Mapping[str, Any]
+    backbone: Mapping[str, Any]
+    samples_per_class: int
+    num_inference_steps: int
+    guidance_scale: float
+    dtype: str
+    real_bias: float
+    lora_step: int | None
+    measures: Mapping[str, Any]
+    threads: int
+
+
+def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
+    """The stages of an arm and seed.
+
+    Raises:
+        ValueError: an ablation that leaves out a reward which the training settings do not have.
+    """
+    name, common = f"{arm}/{seed}", {"threads": recipe.threads}
+    images: dict[str, Any] = {"samples_per_class": recipe.samples_per_class, "seed": seed}
+    inputs = {}
+    if arm == "real":
+        images |= {"bias": recipe.real_bias}
+    else:
+        images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
+        images |= {"dtype": recipe.dtype}
+    if arm in TUNED_ARMS:
+        config = training_settings(recipe.training, arm) | {"seed": seed}
+        clip = {}
+        if arm == "weak_clip":
+            clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
+        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, clip)
+        images |= {"lora_step": recipe.lora_step}
+    dataset = Stage("images", name, recipe.root, images | common, inputs)
+    config = {"config": dict(recipe.backbone) | {"seed": seed}}
+    backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
+    both = {"images": dataset, "backbone": backbone}
+    return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
+
+
+def training_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
+    """The settings of ``train_ubgen.py`` for an arm.
+
+    ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
+    ``weak_clip`` has a CLIP that knows less.
+    """
+    config = dict(config)
+    if arm == "no_en":
+        config["adversarial_weight"] = 0.0
+    if arm == "weak_clip":
+        config["clip_model"] = f"mini:{CLIP_FOLDER}"
+    if arm in _WITHOUT_REWARD:
+        names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
+        without = _WITHOUT_REWARD[arm]
+        if without not in names or len(names) != len(weights):
+            raise ValueError(
+                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} and "
+                f"reward_weights {weights}; name it there, with one weight for each reward."
+            )
+        config["reward_weights"] = [0.0 if name == without else weight for name, weight in zip(names, weights)]
+    return config
+
+
+def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """A YAML file of settings, with ``key=value`` overrides, the values of which are YAML too.
+
+    Raises:
+        ValueError: it cannot be read, or an override that is no ``key=value``.
+    """
+    try:
+        config = yaml.safe_load(Path(file).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"configuration {str(file)!r} could not be read as YAML: {error}") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"configuration {str(file)!r} holds no settings; write lines `name: value`.")
+    for override in overrides:
+        key, separator, value = override.partition("=")
+        if not separator or not key:
+            raise ValueError(f"--set holds {override!r}; write name=value, such as adversarial_weight=0.3.")
+        config[key] = yaml.safe_load(value)
+    return config
+
+
+@cache
+def model_hashes(kind: str) -> tuple[str, ...]:
+    """Hashes of the weights that a stage of this kind loads from the package."""
+    model, clip = Path(mini_model_path()), Path(mini_clip_path())
+    read = {
+        "clip": [],
+        "lora": [model, clip, _CLASSIFIER],
+        "images": [model],
+        "backbone": [],
+        "measures": [clip, _CLASSIFIER],
+    }
+    return tuple(_folder_hash(folder) for folder in read[kind])
+
+
+@cache
+def _folder_hash(folder: Path) -> str:
+    digest = hashlib.sha256()
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(str(file.relative_to(folder)).encode() + b"\0" + hashlib.sha256(file.read_bytes()).digest())
+    return digest.hexdigest()
+
+
+def _in_order(stage: Stage) -> list[Stage]:
+    found: dict[str, Stage] = {}
+    for before in stage.inputs.values():
+        found |= {one.key: one for one in _in_order(before)}
+    return [*found.values(), stage]

@@ -1,0 +1,211 @@
+"""What each stage of the evidence does, each in a process of its own.
+
+    python benchmarks/evidence_stages.py EVIDENCE/lora/0123456789abcdef
+
+A stage's folder holds ``stage.json``, which says all of it, then its log, its results and last of all ``done.json``. A
+stage that was killed is started again: training and generation go on where they were, the others begin anew.
+"""
+
+import fcntl
+import json
+import shutil
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from evidence_plan import CLIP_FOLDER
+
+from ubgen_pipeline.mini.scenes import CLASS_NAMES
+
+LORA_FILE = "pytorch_lora_weights.safetensors"
+# added to a run's seed, so that no training scene is one of a test set or one that the models were trained on
+_REAL_SEED = 500_000
+
+
+class StageError(Exception):
+    """A stage that failed after it said itself why."""
+
+
+def run_stage(folder: Path) -> None:
+    """Do what ``folder/stage.json`` says, unless it is done; waits for another process that is at it.
+
+    Raises:
+        StageError: a command of the stage returned an error.
+    """
+    done = folder / "done.json"
+    with open(folder / "lock", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if done.is_file():
+            return
+        stage = json.loads((folder / "stage.json").read_text(encoding="utf-8"))
+        root, started = folder.parents[1], time.monotonic()
+        inputs = {name: root / path for name, path in stage["inputs"].items()}
+        figures = STAGES[stage["kind"]](folder, stage["settings"], inputs)
+        shutil.rmtree(folder / "cache", ignore_errors=True)
+        record = {"seconds": round(time.monotonic() - started, 1), "figures": figures or {}}
+        partial = folder / "done.json.tmp"
+        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+        partial.replace(done)
+
+
+def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
+    """A CLIP of the shipped one's architecture, shown fewer scenes and for fewer updates."""
+    from ubgen_pipeline.mini.clip import load_mini_clip
+    from ubgen_pipeline.mini.weights import save_float16
+    from ubgen_training.mini_batches import render_set
+    from ubgen_training.mini_judges import train_clip, zero_shot_accuracy
+    from ubgen_training.mini_tokenizer import build_tokenizer
+
+    tokenizer, model = build_tokenizer(), folder / "model"
+    data = render_set(settings["num_scenes"], bias=0.0, seed=settings["scene_seed"], num_workers=1)
+    clip = train_clip(data, tokenizer, num_steps=settings["num_steps"], seed=settings["seed"])
+    save_float16(clip, model / "model.safetensors")
+    tokenizer.save_pretrained(model)
+    config = {"vocabulary_size": len(tokenizer), "context_length": tokenizer.model_max_length}
+    (model / "config.json").write_text(json.dumps(config) + "\n", encoding="utf-8")
+    held_out = render_set(2000, bias=0.0, seed=99, num_workers=1)
+    figures = {"zero-shot accuracy": zero_shot_accuracy(*load_mini_clip(model), held_out)}
+    figures["zero-shot accuracy of the full CLIP"] = zero_shot_accuracy(*load_mini_clip(), held_out)
+    return figures
+
+
+def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    """``train_ubgen.py``, resumed from its last checkpoint."""
+    from ubgen_training.train_ubgen import main
+
+    config, output = dict(settings["config"]), folder / "lora"
+    if "clip" in inputs:
+        config["clip_model"] = config["clip_model"].replace(CLIP_FOLDER, str(inputs["clip"] / "model"))
+    file = folder / "config.yaml"
+    file.write_text(yaml.safe_dump(config), encoding="utf-8")
+    argv = ["--config", str(file), "--output_dir", str(output), "--use_cpu", "true"]
+    if any(output.glob("checkpoint-*/trainer_state.json")):
+        argv += ["--resume_from_checkpoint", "last"]
+    _check(main(argv))
+
+
+def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    """Rendered scenes of the biased world, or a generated dataset."""
+    if "bias" in settings:
+        _render_images(folder / "dataset", settings)
+        return
+    import torch
+
+    from ubgen_pipeline.generate_dataset import generate_dataset
+
+    lora = None
+    if "lora" in inputs:
+        step = settings["lora_step"]
+        lora = inputs["lora"] / "lora" / (f"checkpoint-{step}" if step is not None else "")
+        if not (lora / LORA_FILE).is_file():
+            raise StageError(f"{lora} holds no {LORA_FILE}; choose a lora_step at which a checkpoint was saved")
+    torch.set_num_threads(settings["threads"])
+    generate_dataset(
+        list(CLASS_NAMES),
+        folder / "dataset",
+        lora=str(lora) if lora else None,
+        samples_per_class=settings["samples_per_class"],
+        num_inference_steps=settings["num_inference_steps"],
+        guidance_scale=settings["guidance_scale"],
+        seed=settings["seed"],
+        dtype=settings["dtype"],
+        device="cpu",
+        batch_size=min(50, settings["samples_per_class"] * len(CLASS_NAMES)),
+        threads=1,
+        compile="off",
+    )
+
+
+def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    from ubgen_pipeline.mini.scenes import scenes
+
+    number = settings["samples_per_class"] * len(CLASS_NAMES)
+    rendered = list(scenes(number, bias=settings["bias"], seed=_REAL_SEED + settings["seed"]))
+    rows = {
+        "image": [scene.image for scene in rendered],
+        "label": [scene.factors.class_name for scene in rendered],
+    }
+    features = Features({"image": Image(), "label": ClassLabel(names=list(CLASS_NAMES))})
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "data").mkdir(parents=True)
+    Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+
+
+def train_backbone(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    """``train_backbone.py`` on the images."""
+    from ubgen_training.train_backbone import main
+
+    file, output = folder / "config.yaml", folder / "backbone"
+    file.write_text(yaml.safe_dump(settings["config"]), encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    dataset = str(inputs["images"] / "dataset")
+    _check(main(["--config", str(file), "--dataset", dataset, "--output_dir", str(output), "--use_cpu", "true"]))
+
+
+def measure(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
+    """Every figure of the backbone and of its images; a figure that cannot be had is left out."""
+    import numpy as np
+
+    from ubgen_evaluation import mini_sets
+    from ubgen_evaluation.backbone_measures import measure_backbone
+    from ubgen_evaluation.backbones import load_backbone
+    from ubgen_evaluation.dataset_measures import measure_dataset
+    from ubgen_evaluation.evaluate_settings import EvaluateSettings
+    from ubgen_evaluation.feature_extraction import extract_features
+
+    network, dataset = inputs["backbone"] / "backbone", inputs["images"] / "dataset"
+    asked = EvaluateSettings(
+        backbones=[str(network)],
+        datasets=[str(dataset)],
+        mini_world=True,
+        mini_split=settings["split"],
+        num_scenes=settings["num_scenes"],
+        transfer_images=settings["transfer_images"],
+        transfer_shares=settings["transfer_shares"],
+        probe_seeds=settings["probe_seeds"],
+        probe_trials=settings["probe_trials"],
+        # the intervals here are over seeds
+        num_resamples=2,
+        cache_dir=str(folder / "features"),
+    )
+    found = measure_backbone(load_backbone(str(network)), asked)
+    judge = load_backbone("mini")
+    real = mini_sets.validation_scenes(settings["num_scenes"], split=settings["split"])
+    features = extract_features(judge, real.images).features
+    found |= measure_dataset(str(dataset), judge, asked, (features, real.labels))
+    shutil.rmtree(folder / "features", ignore_errors=True)
+    return {name: interval.value for name, interval in found.items() if np.isfinite(interval.value)}
+
+
+STAGES = {
+    "clip": train_weak_clip,
+    "lora": train_lora,
+    "images": make_images,
+    "backbone": train_backbone,
+    "measures": measure,
+}
+
+
+def _check(code: int) -> None:
+    if code:
+        raise StageError(f"a command failed with exit code {code}, see above")
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one stage; 1 where it failed."""
+    (folder,) = sys.argv[1:] if argv is None else argv
+    try:
+        run_stage(Path(folder).resolve())
+    except (StageError, ValueError) as error:
+        print(f"ubgen: error: {error}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
