@@ -11,6 +11,7 @@ under a hash of its settings, so it is done once; stopped at any moment and star
 import dataclasses
 import json
 import os
+import signal
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -143,6 +144,8 @@ def run_evidence(settings: EvidenceSettings) -> int:
     wanted = settings.stages_only or list(STAGE_VERSIONS)
     # of all runs, so that the stage that they share comes once
     stages = {stage.key: stage for run in runs for stage in run.stages if stage.kind in wanted}
+    # a stop of the command stops its stages, as an interrupt at the keyboard does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = Lanes(settings.num_lanes, settings.threads).run(list(stages.values()))
     results = collect(settings, runs)
     if results["runs"]:

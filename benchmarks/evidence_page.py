@@ -178,9 +178,9 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
     found = verdicts(results)
     if found:
         note = (
-            f"A claim holds here if its difference has the right sign and p < {SIGNIFICANT:g} in the two-sided paired "
-            f"t-test; no correction for the number of claims. With {len(seeds)} seeds the signed-rank test cannot fall "
-            f"below p = {2 / 2 ** len(seeds):.3g}, so it is shown beside and not decided by."
+            f"A claim holds here if its difference has the right sign and p < {SIGNIFICANT:g} in the two-sided "
+            f"paired t-test; no correction for the number of claims. With {len(seeds)} seeds the signed-rank test "
+            f"cannot fall below p = {2 / 2 ** len(seeds):.3g}, so it is shown beside and not decided by."
         )
         parts += ["### Which claims show here", note, "\n".join(f"- {sentence}" for sentence in found)]
     return "\n\n".join(parts)

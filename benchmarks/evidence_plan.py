@@ -142,8 +142,8 @@ def training_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
         without = _WITHOUT_REWARD[arm]
         if without not in names or len(names) != len(weights):
             raise ValueError(
-                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} and "
-                f"reward_weights {weights}; name it there, with one weight for each reward."
+                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} "
+                f"and reward_weights {weights}; name it there, with one weight for each reward."
             )
         config["reward_weights"] = [0.0 if name == without else weight for name, weight in zip(names, weights)]
     return config

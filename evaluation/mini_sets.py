@@ -5,7 +5,8 @@ context         scenes with 0 to 3 of background, texture and turn unlike what t
 Mixed-Same      a foreground on its own class's background; Mixed-Rand: on a random class's
 transfer        silhouettes that no mini model was trained on
 
-Each set has a ``split``: ``test`` for figures that are reported, ``validation``, of other scenes, to choose settings on.
+Each set has a ``split``: ``test`` for figures that are reported, and ``validation``, of other scenes, for the choice
+of settings.
 """
 
 from collections.abc import Iterable
