@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from evidence_figures import arms_of, transfer_key, values_of
 from evidence_statistics import mean_error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -16,7 +17,6 @@ COLOURS = {
     "no_q": "#CC79A7",
     "weak_clip": "#56B4E9",
 }
-_TRANSFER = "transfer novel silhouettes"
 _BIAS = (
     ("texture inclination", "texture inclination, %\n(lower is better)", 100.0),
     ("background gap", "background gap, points\n(lower is better)", 100.0),
@@ -56,8 +56,8 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
     shares = sorted(settings["transfer_shares"])
     figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
     ends = {}
-    for arm in _arms(results):
-        rows = [_values(results, arm, _TRANSFER if share == 1 else f"{_TRANSFER} {share:.0%}") for share in shares]
+    for arm in arms_of(results):
+        rows = [_values(results, arm, transfer_key(share)) for share in shares]
         means = [mean_error(values) for values in rows if values]
         there = [share for share, values in zip(shares, rows) if values]
         if not means:
@@ -99,7 +99,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
 def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
     from matplotlib import pyplot
 
-    arms = _arms(results)
+    arms = arms_of(results)
     figure, all_axes = pyplot.subplots(
         1, len(panels), figsize=(2.6 * len(panels) + 1, 1.3 + 0.42 * len(arms)), sharey=True
     )
@@ -128,13 +128,8 @@ def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
     pyplot.close(figure)
 
 
-def _arms(results: Mapping[str, Any]) -> list[str]:
-    there = {run["arm"] for run in results["runs"]}
-    return [arm for arm in results["settings"]["arms"] if arm in there]
-
-
 def _values(results: Mapping[str, Any], arm: str, key: str) -> list[float]:
-    return [run["figures"][key] for run in results["runs"] if run["arm"] == arm and key in run["figures"]]
+    return list(values_of(results, arm, key).values())
 
 
 def _finite(value: float) -> float:

@@ -1,0 +1,79 @@
+"""The figures of the evidence by name, and how they are read out of ``results.json``."""
+
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+ARM_MEANINGS = {
+    "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
+    "base": "the generator as it is",
+    "ubgen": "tuned with the full loss",
+    "no_en": "tuned without L_en, the adversarial term",
+    "no_in": "tuned without L_in, the alignment with the class's own text",
+    "no_q": "tuned without L_q, the quality",
+    "weak_clip": "tuned with a weaker CLIP",
+}
+
+
+class Figure(NamedTuple):
+    """A row of the tables: ``sign`` is 1 where higher is better, -1 where lower is; ``is_share`` prints percent."""
+
+    key: str
+    label: str
+    sign: int
+    is_share: bool = True
+
+
+BACKBONE_FIGURES = [
+    Figure("accuracy", "accuracy, unbiased scenes", 1),
+    Figure("accuracy biased scenes", "accuracy, biased scenes (CAS)", 1),
+    Figure("texture inclination", "texture inclination, TI", -1),
+    Figure("texture shape_fraction", "shape fraction", 1),
+    Figure("texture texture_fraction", "texture fraction", -1),
+    Figure("context average", "context bias, average", 1),
+    Figure("context cb_1", "CB_1", 1),
+    Figure("context cb_2", "CB_2", 1),
+    Figure("context cb_3", "CB_3", 1),
+    Figure("context pooled", "context bias, pooled", 1),
+    Figure("background gap", "background gap, BG-gap", -1),
+    Figure("background mixed_same", "accuracy, Mixed-Same", 1),
+    Figure("background mixed_rand", "accuracy, Mixed-Rand", 1),
+]
+IMAGE_FIGURES = [
+    Figure("class accuracy", "images recognised as their class", 1),
+    Figure("own background", "own background", -1),
+    Figure("own texture", "own texture", -1),
+    Figure("background entropy", "background entropy, bits", 1, False),
+    Figure("texture entropy", "texture entropy, bits", 1, False),
+    Figure("pairwise distance", "pairwise CLIP distance", 1, False),
+    Figure("FID", "FID to unbiased scenes", -1, False),
+    Figure("precision", "precision", 1),
+    Figure("recall", "recall", 1),
+]
+
+
+def transfer_key(share: float) -> str:
+    """Name of the transfer figure for a share of the training images, as ``ubgen evaluate`` gives it."""
+    return "transfer novel silhouettes" + ("" if share == 1 else f" {share:.0%}")
+
+
+def transfer_figures(results: Mapping[str, Any]) -> list[Figure]:
+    """One for each share of the training images, the largest first."""
+    number, found = results["settings"]["transfer_images"], []
+    for share in sorted(results["settings"]["transfer_shares"], reverse=True):
+        found.append(Figure(transfer_key(share), f"transfer, {share:.0%} ({round(share * number)} images)", 1))
+    return found
+
+
+def all_figures(results: Mapping[str, Any]) -> list[Figure]:
+    return [BACKBONE_FIGURES[0], *transfer_figures(results), *BACKBONE_FIGURES[1:], *IMAGE_FIGURES]
+
+
+def values_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float]:
+    """A figure by seed, of the runs that have it."""
+    return {run["seed"]: run["figures"][key] for run in results["runs"] if run["arm"] == arm and key in run["figures"]}
+
+
+def arms_of(results: Mapping[str, Any]) -> list[str]:
+    """Arms of which there is a run, in the order asked for."""
+    there = {run["arm"] for run in results["runs"]}
+    return [arm for arm in results["settings"]["arms"] if arm in there]
