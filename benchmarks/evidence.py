@@ -19,12 +19,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
+from contact_sheet import draw_contact_sheet
 from evidence_lanes import Lanes
-from evidence_page import figures_table, write_page
+from evidence_page import SAMPLES_FILE, figures_table, write_page
 from evidence_plan import ARMS, STAGE_VERSIONS, Recipe, Run, plan_run, read_config, training_settings
 
 from ubgen_evaluation.mini_sets import SPLITS
+from ubgen_pipeline.labelled_images import load_labelled_images
 from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -32,6 +35,8 @@ CONFIGS = ROOT / "training" / "configs"
 # run seeds of the validation split start here, those of the test split lie below
 FIRST_VALIDATION_SEED = 1000
 REAL_BIAS = 0.95
+# images of each class in the picture
+_SAMPLES_SHOWN = 4
 
 
 @dataclass(frozen=True)
@@ -153,7 +158,9 @@ def run_evidence(settings: EvidenceSettings) -> int:
         settings.results_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"\n{figures_table(results)}\n\nfigures: {settings.results_file}")
         if settings.split == "test" and len(results["runs"]) == len(runs):
-            write_page(results, Path(settings.page))
+            page = Path(settings.page)
+            draw_samples(runs, page.parent / "images" / SAMPLES_FILE)
+            write_page(results, page)
             print(f"page: {settings.page}")
     for stage in failed:
         print(f"evidence: {stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}", file=sys.stderr)
@@ -174,6 +181,20 @@ def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
     kept |= {"seeds": settings.run_seeds, "training_config": Path(settings.training_config).name}
     return {"settings": kept, "clip": clips, "runs": found}
+
+
+def draw_samples(runs: Sequence[Run], file: Path) -> None:
+    """A picture of the first seed's datasets side by side."""
+    seed = min(run.seed for run in runs)
+    drawn = {}
+    for run in runs:
+        if run.seed == seed:
+            images = load_labelled_images(str(run.measures.inputs["images"].folder / "dataset"))
+            drawn[run.arm] = {name: [] for name in images.class_names}
+            for row in images.rows.select(range(min(len(images.rows), 20 * _SAMPLES_SHOWN))):
+                drawn[run.arm][images.class_names[row["label"]]].append(np.asarray(row["image"].convert("RGB")))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

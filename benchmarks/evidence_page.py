@@ -107,6 +107,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
         parts.append(f"The {name}: {accuracies}, over 2,000 unbiased scenes.")
     parts += ["### Figures", figures_table(results)]
     parts += [f"![{alt}]({images}/{file})" for file, alt in PLOTS.items()]
+    parts.append(f"Images of seed {seeds[0]}:\n\n![Datasets of each arm, one row per class]({images}/{SAMPLES_FILE})")
     if {"base", "ubgen"} <= {*arms}:
         parts += [
             "### ubgen against base, paired by seed",
@@ -125,6 +126,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
     return "\n\n".join(parts)
 
 
+SAMPLES_FILE = "evidence_samples.png"
 PLOTS = {
     "evidence_transfer.png": "Transfer to novel silhouettes against the share of training images",
     "evidence_bias.png": "Texture inclination, background gap and context bias of the backbones",
@@ -173,7 +175,8 @@ def _verdict(first: str, second: str, figure: Figure, test: PairedTest) -> str:
         return f"**Not tested** (one seed). {fact}."
     if test.t_p >= SIGNIFICANT:
         return f"**Not shown.** {fact}, p = {_p(test.t_p)}."
-    return f"**{'Holds' if is_better else 'Does not hold'}.** {fact}, p = {_p(test.t_p)}."
+    p = _p(test.t_p) if test.t_p < 0.001 else f"= {_p(test.t_p)}"
+    return f"**{'Holds' if is_better else 'Does not hold'}.** {fact}, p {p}."
 
 
 def _test_cells(test: PairedTest, figure: Figure) -> list[str]:

@@ -41,6 +41,7 @@ _HELP = {
     "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
     "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
+    "evidence.py": [sys.executable, "benchmarks/evidence.py", "--help"],
 }
 # one update of two images; behind a document's own flags, because the last of a kind wins
 SHORTER = {

@@ -1,0 +1,258 @@
+"""The evidence: what its stages depend on, that they go on after a kill, lanes, and the page from made-up figures."""
+
+import importlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from ubgen_evaluation import mini_sets
+
+ROOT = Path(__file__).parents[1]
+BENCHMARKS = ROOT / "benchmarks"
+TINY_TRAINING = [
+    *("max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "num_inference_steps=3", "num_gradient_steps=1"),
+    *("discriminator_warmup_steps=1", "heldout_steps=0", "class_repeats=1", "lora_rank=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("evidence")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def plans(evidence):
+    return importlib.import_module("evidence_plan")
+
+
+def tiny(evidence, folder: Path, **settings):
+    return evidence.EvidenceSettings(
+        **{
+            "output_dir": str(folder / "evidence"),
+            "page": str(folder / "docs" / "evidence.md"),
+            "arms": ["ubgen"],
+            "seeds": [0],
+            "set": TINY_TRAINING,
+            "set_backbone": ["num_train_epochs=1", "per_device_train_batch_size=10"],
+            "samples_per_class": 2,
+            "num_inference_steps": 3,
+            "num_scenes": 100,
+            "transfer_images": 100,
+            "transfer_shares": [1.0, 0.2],
+            "probe_seeds": 1,
+            "probe_trials": 1,
+            "threads": 1,
+            "workers": 1,
+        }
+        | settings
+    )
+
+
+def keys(evidence, folder: Path, **settings) -> dict[str, str]:
+    (run,) = evidence.plan(tiny(evidence, folder, **settings))
+    return {stage.kind: stage.key for stage in run.stages}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"set": [*TINY_TRAINING, "adversarial_weight=0.7"]}, {"lora", "images", "backbone", "measures"}),
+        ({"seeds": [1]}, {"lora", "images", "backbone", "measures"}),
+        ({"guidance_scale": 3.0}, {"images", "backbone", "measures"}),
+        ({"lora_step": 1}, {"images", "backbone", "measures"}),
+        ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
+        ({"num_scenes": 101}, {"measures"}),
+        ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
+    ],
+)
+def test_a_setting_makes_anew_what_depends_on_it(evidence, tmp_path, settings, changed):
+    before, after = keys(evidence, tmp_path), keys(evidence, tmp_path, **settings)
+    assert {kind for kind in before if before[kind] != after[kind]} == changed
+
+
+def test_other_weights_of_the_package_make_the_stages_anew(evidence, plans, tmp_path, monkeypatch):
+    before = keys(evidence, tmp_path)
+    monkeypatch.setattr(plans, "model_hashes", lambda kind: ("other",) if kind == "images" else ())
+    assert keys(evidence, tmp_path)["images"] != before["images"]
+
+
+def test_both_commands_share_the_stages_they_have_in_common(evidence, tmp_path):
+    full = yaml.safe_load((BENCHMARKS / "evidence_full.yaml").read_text("utf-8"))
+    short = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, seeds=None)) for stage in run.stages}
+    long = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, **full)) for stage in run.stages}
+    assert short < long
+    assert len(full["seeds"]) >= 5
+
+
+def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
+    runs = evidence.plan(tiny(evidence, tmp_path, arms=["real", "base", *plans.TUNED_ARMS]))
+    configs = {run.arm: stage.settings["config"] for run in runs for stage in run.stages if stage.kind == "lora"}
+    assert configs.keys() == set(plans.TUNED_ARMS)
+    full = configs["ubgen"]
+    differing = {
+        arm: {key: value for key, value in config.items() if value != full[key]} for arm, config in configs.items()
+    }
+    alignment, quality = full["reward_weights"]
+    assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0
+    assert differing == {
+        "ubgen": {},
+        "no_en": {"adversarial_weight": 0.0},
+        "no_in": {"reward_weights": [0.0, quality]},
+        "no_q": {"reward_weights": [alignment, 0.0]},
+        "weak_clip": {"clip_model": "mini:{clip}"},
+    }
+    # the arms of a seed start from the same noise
+    images = [stage.settings["seed"] for run in runs for stage in run.stages if stage.kind == "images"]
+    assert images == [0] * len(runs)
+
+
+def test_validation_scenes_are_none_of_the_test(evidence):
+    for draw in (
+        lambda split: mini_sets.validation_scenes(30, split=split).images,
+        lambda split: mini_sets.cue_conflict_arrays(90, split=split)[0].images,
+        lambda split: mini_sets.context_arrays(40, split=split)[0].images,
+        lambda split: mini_sets.background_swap_arrays(30, "random", split=split).images,
+        lambda split: np.concatenate([part.images for part in mini_sets.transfer_arrays(30, 30, split=split)]),
+    ):
+        test, validation = ({image.tobytes() for image in draw(split)} for split in ("test", "validation"))
+        assert not test & validation
+    assert evidence.EvidenceSettings(split="validation").run_seeds == [1000, 1001, 1002]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": [1000]}, "seeds are"),
+        ({"split": "validation", "seeds": [0]}, "1000 or more"),
+        ({"split": "training"}, "split is 'training'"),
+        ({"arms": ["ubgen", "no_clip"]}, "arms is"),
+        ({"seeds": [0, 0]}, "each once"),
+        ({"workers": 0}, "workers is 0"),
+        ({"set": ["adversarial_weight"]}, "name=value"),
+        ({"set": ["adversarial_wait=1"]}, "nearest is 'adversarial_weight'"),
+        (
+            {"arms": ["no_q"], "set": ["reward_funcs=[clip_alignment]", "reward_weights=[1.0]"]},
+            "leaves out the reward",
+        ),
+        ({"training_config": "nowhere.yaml"}, "could not be read"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(evidence, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        evidence.plan(tiny(evidence, tmp_path, **settings))
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_a_killed_training_goes_on_and_the_run_ends_with_figures(evidence, tmp_path, capsys):
+    stages = importlib.import_module("evidence_stages")
+    settings = tiny(evidence, tmp_path)
+    (run,) = evidence.plan(settings)
+    lora = run.stages[0]
+    lora.prepare()
+    process = subprocess.Popen([sys.executable, str(BENCHMARKS / "evidence_stages.py"), str(lora.folder)])
+    deadline = time.monotonic() + 120
+    while not (lora.folder / "lora" / "checkpoint-1" / "trainer_state.json").is_file():
+        assert process.poll() is None and time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    was_killed = not lora.is_done
+    for stage in run.stages:
+        stage.prepare()
+        stages.run_stage(stage.folder)
+        assert stage.is_done
+    history = json.loads((lora.folder / "lora" / "trainer_state.json").read_text("utf-8"))
+    assert was_killed and history["global_step"] == 2
+    # nothing left to run: figures and page are written from what is there
+    assert evidence.run_evidence(settings) == 0
+    assert "4 of 4 stages are done already" in capsys.readouterr().out
+    results = json.loads((tmp_path / "evidence" / "results.json").read_text("utf-8"))
+    (found,) = results["runs"]
+    assert (found["arm"], found["seed"]) == ("ubgen", 0)
+    figures = importlib.import_module("evidence_figures").all_figures(results)
+    missing = {figure.key for figure in figures} - found["figures"].keys()
+    assert not missing
+    page = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
+    assert "| transfer, 20% (20 images) ↑ |" in page
+    assert (tmp_path / "docs" / "images" / "evidence_samples.png").is_file()
+
+
+def test_a_failed_stage_leaves_the_others_running(plans, tmp_path, capsys):
+    lanes = importlib.import_module("evidence_lanes")
+    images = {"samples_per_class": 1, "bias": 0.95, "threads": 1}
+    good = plans.Stage("images", "good", tmp_path, images | {"seed": 0})
+    wrong = plans.Stage("images", "wrong", tmp_path, images)
+    after = plans.Stage("backbone", "after", tmp_path, {"config": {}}, {"images": wrong})
+    failed = lanes.Lanes(2, 1).run([wrong, good, after])
+    assert failed == [wrong] and good.is_done and not after.folder.exists()
+    assert "KeyError: 'seed'" in (wrong.folder / "log.txt").read_text("utf-8")
+    said = capsys.readouterr().out
+    assert f"failed (exit code 1), see {wrong.folder / 'log.txt'}" in said
+    assert "1/3 stages" in said
+
+
+@pytest.fixture(scope="module")
+def results(evidence):
+    """Five seeds in which ubgen transfers better than base, has no other TI, and a worse background gap."""
+    figures = importlib.import_module("evidence_figures")
+    found = {
+        "settings": {
+            **{"arms": ["base", "ubgen", "no_en"], "samples_per_class": 200, "num_inference_steps": 20},
+            **{"guidance_scale": 2.0, "num_scenes": 2000, "transfer_images": 1000, "transfer_shares": [1.0, 0.1]},
+            **{"set": None},
+        },
+        "clip": {},
+        "runs": [],
+    }
+    for seed in range(5):
+        for arm in found["settings"]["arms"]:
+            values = {figure.key: 0.5 + 0.01 * seed for figure in figures.all_figures(found)}
+            if arm == "ubgen":
+                values["transfer novel silhouettes"] += 0.05 + 0.001 * seed
+                values["texture inclination"] += 0.01 * (-1) ** seed
+                values["background gap"] += 0.03 + 0.001 * seed
+            found["runs"].append({"arm": arm, "seed": seed, "figures": values, "seconds": {}})
+    return found
+
+
+def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
+    text = importlib.import_module("evidence_page").page_text(results)
+    assert "- **Holds.** transfer, 100% (1000 images): ubgen is 5.2 points higher than base, p < 0.001." in text
+    assert "- **Not shown.** texture inclination, TI: ubgen is 0.2 points higher than base, p =" in text
+    assert "- **Does not hold.** background gap, BG-gap: ubgen is 3.2 points higher than base, p < 0.001." in text
+    assert "| transfer, 100% (1000 images) ↑ | 52.0 ± 0.7 | 57.2 ± 0.8 | 52.0 ± 0.7 |" in text
+    assert "p = 0.0625" in text
+
+
+def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
+    page = importlib.import_module("evidence_page")
+    file = tmp_path / "evidence.md"
+    file.write_text(f"# Mine\n\nbefore\n\n{page.BEGIN}\nold\n{page.END}\n\nafter\n", encoding="utf-8")
+    page.write_page(results, file)
+    first = file.read_text("utf-8")
+    page.write_page(results, file)
+    assert file.read_text("utf-8") == first
+    assert first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "old" not in first
+    for name in page.PLOTS:
+        assert (tmp_path / "images" / name).stat().st_size > 10_000
+    file.write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks the line"):
+        page.write_page(results, file)
+    assert file.read_text("utf-8") == "# Mine\n"
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(BENCHMARKS / "evidence.py"), "--arms", "all", "--output_dir", str(tmp_path / "e")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "arms is ['all']" in done.stderr and not (tmp_path / "e").exists()
