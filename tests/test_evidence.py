@@ -237,12 +237,12 @@ def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
 def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
     page = importlib.import_module("evidence_page")
     file = tmp_path / "evidence.md"
-    file.write_text(f"# Mine\n\nbefore\n\n{page.BEGIN}\nold\n{page.END}\n\nafter\n", encoding="utf-8")
+    file.write_text(f"# Mine\n\nbefore\n\n{page.BEGIN}\nstale text\n{page.END}\n\nafter\n", encoding="utf-8")
     page.write_page(results, file)
     first = file.read_text("utf-8")
     page.write_page(results, file)
     assert file.read_text("utf-8") == first
-    assert first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "old" not in first
+    assert first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "stale" not in first
     for name in page.PLOTS:
         assert (tmp_path / "images" / name).stat().st_size > 10_000
     file.write_text("# Mine\n", encoding="utf-8")
