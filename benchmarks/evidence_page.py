@@ -60,15 +60,26 @@ def tests_table(results: Mapping[str, Any], first: str, second: str, figures: Se
     return _table(["", "difference", "95% interval", "t-test p", "Wilcoxon p", "seeds better"], rows)
 
 
-def ablations_table(results: Mapping[str, Any]) -> str:
-    """What each ablation changes against the full loss, on transfer and bias."""
-    rows = []
+def ablations_tables(results: Mapping[str, Any]) -> str:
+    """What each ablation changes against the full loss: transfer with all of its test, the rest with its p value."""
+    first, *others = _ablation_figures(results)
+    tested, brief = [], []
     for arm in _ablations(results):
-        for figure in _ablation_figures(results):
-            test = compare(results, arm, "ubgen", figure.key)
-            if test is not None:
-                rows.append([arm, f"{figure.label} {'↑' if figure.sign > 0 else '↓'}", *_test_cells(test, figure)])
-    return _table(["arm", "", "arm - ubgen", "95% interval", "t-test p", "Wilcoxon p", "seeds better"], rows)
+        tests = {figure: compare(results, arm, "ubgen", figure.key) for figure in (first, *others)}
+        if tests[first] is not None:
+            tested.append([arm, *_test_cells(tests[first], first)])
+        cells = [_brief_test(test, figure) for figure, test in tests.items()]
+        brief.append([arm, *cells[1:]])
+    head = [f"{figure.label} {'↑' if figure.sign > 0 else '↓'}" for figure in (first, *others)]
+    columns = ["arm - ubgen", "95% interval", "t-test p", "Wilcoxon p", "seeds better"]
+    return f"{_table([head[0], *columns], tested)}\n\n{_table(['arm - ubgen', *head[1:]], brief)}"
+
+
+def _brief_test(test: PairedTest | None, figure: Figure) -> str:
+    if test is None:
+        return "-"
+    difference = _signed(test.difference, figure)
+    return difference if math.isnan(test.t_p) else f"{difference} (p {_p(test.t_p)})"
 
 
 def verdicts(results: Mapping[str, Any]) -> list[str]:
@@ -114,7 +125,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
             tests_table(results, "ubgen", "base", all_figures(results)),
         ]
     if _ablations(results) and "ubgen" in arms:
-        parts += ["### Each ablation against the full loss, paired by seed", ablations_table(results)]
+        parts += ["### Each ablation against the full loss, paired by seed", ablations_tables(results)]
     found = verdicts(results)
     if found:
         note = (

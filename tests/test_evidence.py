@@ -242,7 +242,9 @@ def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
     first = file.read_text("utf-8")
     page.write_page(results, file)
     assert file.read_text("utf-8") == first
-    assert first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "stale" not in first
+    assert (
+        first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "stale" not in first
+    )
     for name in page.PLOTS:
         assert (tmp_path / "images" / name).stat().st_size > 10_000
     file.write_text("# Mine\n", encoding="utf-8")
