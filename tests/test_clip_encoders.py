@@ -9,7 +9,7 @@ from tiny_clip import build_tiny_clip, build_tiny_open_clip, build_tiny_siglip
 from torch.nn.functional import cosine_similarity
 from transformers import AutoImageProcessor, AutoModel, AutoTokenizer, CLIPConfig, CLIPTextModel
 
-from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 
 PHOTOGRAPHS = load_sample_images().images
 TEXTS = ["photo of circle", "photo of STAR"]

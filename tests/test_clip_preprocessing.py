@@ -16,7 +16,7 @@ from transformers import (
     SiglipImageProcessorPil,
 )
 
-from ubgen_training.clip_preprocessing import (
+from ubgen_pipeline.clip_preprocessing import (
     ImagePreprocessing,
     open_clip_preprocessing,
     transformers_preprocessing,

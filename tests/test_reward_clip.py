@@ -6,7 +6,7 @@ from tiny_clip import build_tiny_clip
 from transformers import CLIPModel, CLIPTokenizer
 from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-from ubgen_training.clip_encoders import load_clip_encoder
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_training.reward_clip import ClipAlignmentReward
 
 NAMES = ["circle", "star", "ring"]

@@ -5,9 +5,9 @@ import torch
 from tiny_clip import build_tiny_clip
 from torch import nn
 
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models import load_pipeline
 from ubgen_training.adversarial_term import AdversarialTerm
-from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.gradient_steps import GradientPlan
 from ubgen_training.reward_clip import ClipAlignmentReward
 from ubgen_training.reward_quality import QualityReward

@@ -17,9 +17,9 @@ from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from transformers import TrainerCallback
 
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models import load_pipeline
 from ubgen_training import trainer_checkpoints
-from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.ddpo_config import DDPOConfig
 from ubgen_training.ddpo_trainer import DDPOTrainer
 from ubgen_training.policy_sampler import PolicySampler

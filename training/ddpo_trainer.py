@@ -17,8 +17,9 @@ import torch
 from datasets import Dataset
 from torch import nn
 
+from ubgen_pipeline.clip_encoders import ClipEncoder
+
 from .class_statistics import ClassStatistics, group_advantages
-from .clip_encoders import ClipEncoder
 from .ddpo_config import DDPOConfig
 from .ddpo_loss import policy_loss
 from .ddpo_rollout import Rollout, ordered_labels, shuffled_pairs

@@ -18,7 +18,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from .clip_preprocessing import transformers_preprocessing
+from ubgen_pipeline.clip_preprocessing import transformers_preprocessing
+
 from .reward_quality import QUALITY_LEVELS
 
 QUESTION = "How would you rate the quality of this image?"

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch.nn.functional import cosine_similarity
 
-from .clip_encoders import ClipEncoder
+from ubgen_pipeline.clip_encoders import ClipEncoder
 
 PAIRINGS = ("matching", "all")
 

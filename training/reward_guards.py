@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from .clip_encoders import ClipEncoder
+from ubgen_pipeline.clip_encoders import ClipEncoder
+
 from .image_diversity import class_diversity
 from .reward_alarm import Evaluation, RewardAlarm
 from .reward_functions import RewardFunction, call_reward, reward_name

@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from .clip_encoders import ClipEncoder
+from ubgen_pipeline.clip_encoders import ClipEncoder
+
 from .reward_clip import ClipAlignmentReward
 from .reward_functions import RewardFunction, call_reward, check_differentiable, reward_name
 from .reward_jpeg_size import JpegSizeReward

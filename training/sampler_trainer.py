@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from datasets import Dataset
 
+from ubgen_pipeline.clip_encoders import ClipEncoder
 from ubgen_pipeline.initial_latents import SEED_LIMIT, sample_seed
 
-from .clip_encoders import ClipEncoder
 from .lora_average import LoraAverage
 from .reward_alarm import RewardAlarm
 from .reward_functions import RewardFunction, check_reward_weights, reward_name

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.ddpo_config import DDPOConfig
 from ubgen_training.ddpo_trainer import DDPOTrainer
 from ubgen_training.policy_sampler import PolicySampler

@@ -10,8 +10,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.gradient_steps import gradient_strategy
 from ubgen_training.reward_functions import check_reward_weights
 from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards

@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ubgen_pipeline.clip_encoders import ClipEncoder
+
 from .adversarial_term import AdversarialTerm
-from .clip_encoders import ClipEncoder
 from .micro_batches import MicroBatch, MicroBatches
 from .reward_functions import (
     RewardFunction,

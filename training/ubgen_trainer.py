@@ -8,10 +8,10 @@ from typing import Any
 import torch
 from torch import nn
 
+from ubgen_pipeline.clip_encoders import ClipEncoder
 from ubgen_pipeline.initial_latents import sample_seed
 
 from .adversarial_term import AdversarialSettings, AdversarialTerm
-from .clip_encoders import ClipEncoder
 from .reward_functions import RewardFunction, check_finite
 from .sampler_model import SamplerModel
 from .sampler_trainer import SamplerTrainer, draw_seeds

@@ -82,7 +82,7 @@ def load_clip_encoder(name: str) -> ClipEncoder:
 
 
 def _mini_encoder(folder: str | None = None) -> ClipEncoder:
-    from ubgen_pipeline.mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
+    from .mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
 
     model, tokenize = load_mini_clip(folder)
 
