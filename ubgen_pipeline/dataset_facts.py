@@ -11,6 +11,7 @@ import numpy as np
 
 from .dataset_shards import DatasetShards, Shard
 from .model_sources import fingerprint, model_source, public_name
+from .score_flags import ScoreFlags
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "model", "model_revision", "negative_prompt",
-    "num_samples", "prompts", "revision", "samples_per_class", "seed", "template", "versions",
+    "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores", "seed", "template", "versions",
 )  # fmt: skip
 # a text beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
@@ -52,8 +53,11 @@ def manifest(
     left_out = ("class_names", "classes", "model", "lora", "embeddings", "source")
     for name in (*left_out, *HUB_SETTINGS, *RUN_SETTINGS):
         del kept[name]
-    # the settings that masks are made with stand for those that were given
-    kept = {name: value for name, value in kept.items() if not name.startswith("mask_")}
+    # the settings that masks and scores are made with stand for those that were given
+    scores = {item.name for item in dataclasses.fields(ScoreFlags)}
+    kept = {name: value for name, value in kept.items() if not name.startswith("mask_") and name not in scores}
+    if settings.wanted_scores():
+        kept["scores"] = settings.score_facts(settings.model)
     libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
     if settings.wanted_annotations():
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))

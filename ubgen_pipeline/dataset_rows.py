@@ -12,6 +12,7 @@ from .caption_prompts import CaptionPlan, ShownPrompt, shown_words
 from .dataset_facts import Generator
 from .generate_settings import GenerateSettings, Plan
 from .image_codecs import image_encoder
+from .image_scorer import SAFETY_COLUMN, ImageScorer, score_features
 from .model_sources import public_name
 from .source_plan import SourcePlan
 
@@ -75,6 +76,15 @@ class RowDrawer:
         from .image_drawing import ImageDrawer
 
         self._draw, self._encode = ImageDrawer(pipeline, num_chunks=num_chunks), image_encoder(settings.codec)
+        self._scorer = None
+        if settings.wanted_scores():
+            self._scorer = ImageScorer(
+                settings,
+                [item.name for item in plan.classes],
+                generator=settings.model,
+                own_checker=pipeline.safety_checker is not None,
+                device=str(pipeline.device),
+            )
         # one batch after the other on a GPU: threads that launched at the same time would only mix their kernels
         self._device = Lock() if pipeline.device.type != "cpu" else nullcontext()
         self.is_compiled = False
@@ -150,7 +160,10 @@ class RowDrawer:
             if isinstance(sample.prompt, ShownPrompt):
                 row["filename"] = sample.prompt.filename
             if drawn.output.nsfw_content_detected is not None:
-                row["nsfw_content_detected"] = drawn.output.nsfw_content_detected[position]
+                row[SAFETY_COLUMN] = drawn.output.nsfw_content_detected[position]
+            if self._scorer is not None:
+                # of the file, so that a lossy codec's loss counts, and so that a score can be made again
+                row |= self._scorer(row["image"]["bytes"], sample.prompt.label, row.get(SAFETY_COLUMN))
             rows.append(row)
         return rows
 
@@ -183,7 +196,8 @@ def dataset_features(
         columns["filename"] = Value("string")
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
     if has_safety_checker:
-        columns["nsfw_content_detected"] = Value("bool")
+        columns[SAFETY_COLUMN] = Value("bool")
+    columns |= score_features(settings.wanted_scores(), names)
     return Features(columns)
 
 

@@ -12,6 +12,7 @@ from .hub_access import check_repo_id
 from .inference_flags import InferenceFlags
 from .prompt_plan import PromptPlan, plan_prompts
 from .sample_seeds import sample_seed
+from .score_flags import ScoreFlags
 from .settings_parser import field_help
 from .source_dataset import SourceDataset, parse_class_map
 from .source_plan import SourcePlan, SourceSettings, check_task
@@ -24,7 +25,7 @@ HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
-class GenerateSettings(AnnotationFlags, InferenceFlags):
+class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help(
@@ -86,6 +87,7 @@ class GenerateSettings(AnnotationFlags, InferenceFlags):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
         self.check_inference()
+        self.wanted_scores()
         self._check_engine()
         check_task(self.task, self.source, self.strength, self.region, self.region_margin)
         if self.source is not None and self.samples_per_class is not None:

@@ -1,0 +1,103 @@
+"""The columns of scores of one image: its fit to its class, its perceptual hash, its safety flag.
+
+    clip_score              cosine of the image and its own class's text for a CLIP, from -1 to 1
+    zero_shot_label         the class whose text is nearest
+    zero_shot_probability   that class's, by a softmax over all classes
+    perceptual_hash         16 hexadecimal digits; near-duplicates differ in few bits
+    duplicate_group         index of the first row of the row's group of near-duplicates; only of a finished dataset
+    nsfw_content_detected   whether a safety checker flagged the image
+
+An image that is black all over, as a safety checker leaves it, shows nothing: its CLIP scores and hash are null.
+"""
+
+import io
+from collections.abc import Collection, Sequence
+from typing import Any
+
+from PIL import Image
+
+from .perceptual_hash import hash_text, perceptual_hash
+from .score_flags import ScoreFlags
+
+CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
+HASH_COLUMN = "perceptual_hash"
+GROUP_COLUMN = "duplicate_group"
+SAFETY_COLUMN = "nsfw_content_detected"
+
+
+class ImageScorer:
+    """Scores images as the dataset stores them, one at a time. Safe to call from several threads.
+
+    Args:
+        flags: which scores, and by which models.
+        class_names: in label order.
+        generator: name of the model that drew the images.
+        own_checker: whether that model's own safety checker flagged images while it drew.
+        device: where the models of the scores run.
+
+    Raises:
+        ValueError: a CLIP or checker that cannot be loaded, or a safety flag asked for and no checker to give it.
+    """
+
+    def __init__(
+        self, flags: ScoreFlags, class_names: Sequence[str], *, generator: str, own_checker: bool, device: str
+    ):
+        self._wanted = flags.wanted_scores()
+        self._clip = self._flagger = None
+        if "safety" in self._wanted and flags.safety_checker is None and not own_checker:
+            raise ValueError(
+                f"scores holds 'safety', and {generator!r} has no safety checker of its own; name one with"
+                " safety_checker, such as CompVis/stable-diffusion-safety-checker."
+            )
+        # models load only where they are asked for
+        if flags.safety_checker is not None:
+            from .safety_flags import SafetyFlagger
+
+            self._flagger = SafetyFlagger(flags.safety_checker, device)
+        if "clip" in self._wanted:
+            from .clip_scores import ClipScorer
+
+            self._clip = ClipScorer(flags.clip_for(generator), class_names, flags.clip_template, device)
+
+    def __call__(self, data: bytes, label: int, flagged: bool | None, hashed: str | None = None) -> dict[str, Any]:
+        """The columns' values.
+
+        Args:
+            data: the image's file.
+            label: its class.
+            flagged: what the column of the safety flag holds so far.
+            hashed: its hash, where it is known.
+        """
+        with Image.open(io.BytesIO(data)) as opened:
+            image = opened.convert("RGB")
+        columns: dict[str, Any] = {}
+        is_black = image.getbbox() is None
+        if self._clip is not None:
+            score = None if is_black else self._clip(image, label)
+            values = (None, None, None) if score is None else (score.score, score.label, score.probability)
+            columns |= dict(zip(CLIP_COLUMNS, values))
+        if "duplicates" in self._wanted:
+            columns[HASH_COLUMN] = hashed or (None if is_black else hash_text(perceptual_hash(image)))
+        if "safety" in self._wanted:
+            columns[SAFETY_COLUMN] = bool(flagged) or (self._flagger is not None and self._flagger(image))
+        return columns
+
+
+def score_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:
+    """The columns' ``datasets`` features, but for the group, which only a finished dataset has.
+
+    Args:
+        wanted: scores.
+        names: of the classes, in the order of their labels.
+    """
+    from datasets import ClassLabel, Value
+
+    columns: dict[str, Any] = {}
+    if "clip" in wanted:
+        features = (Value("float32"), ClassLabel(names=list(names)), Value("float32"))
+        columns |= dict(zip(CLIP_COLUMNS, features))
+    if "duplicates" in wanted:
+        columns[HASH_COLUMN] = Value("string")
+    if "safety" in wanted:
+        columns[SAFETY_COLUMN] = Value("bool")
+    return columns
