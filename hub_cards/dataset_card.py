@@ -53,6 +53,12 @@ COLUMN_NOTES = {
     "source_index": "the source image's row there",
     "strength": "share of the denoising that the source image went through",
     "region": "what was drawn anew",
+    "clip_score": "cosine, from -1 to 1, of the image and its own class's text for a CLIP",
+    "zero_shot_label": "the class whose text is nearest to the image for a CLIP",
+    "zero_shot_probability": "that class's probability, by a softmax over the texts of all classes",
+    "perceptual_hash": "64 bits of the image's DCT hash (pHash), in hexadecimal; near-duplicates differ in few bits;"
+    " null where the image is black all over",
+    "duplicate_group": "`index` of the first row of this row's group of near-duplicates",
     "nsfw_content_detected": "whether the generator's own safety checker flagged the image, which is black then",
 }
 
@@ -86,6 +92,8 @@ class DatasetFacts:
         bias_report: text of a bias report, if one was made.
         column_notes: how each column was made, beside ``COLUMN_NOTES``.
         num_samples: rows when the dataset is whole; None: equally many of each class.
+        num_flagged: rows that a safety checker flagged, where they were counted.
+        filter_report: what ``ubgen filter`` left out to make this dataset, as it writes it.
     """
 
     class_names: Sequence[str]
@@ -104,6 +112,8 @@ class DatasetFacts:
     bias_report: str | None = None
     column_notes: Mapping[str, str] = field(default_factory=dict)
     num_samples: int | None = None
+    num_flagged: int | None = None
+    filter_report: Mapping[str, Any] | None = None
 
     @property
     def num_rows(self) -> int:

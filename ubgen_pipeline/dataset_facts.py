@@ -1,17 +1,21 @@
 """What a dataset says of itself: the manifest that a resume must match, and the card for the shards that are there."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .dataset_shards import DatasetShards, Shard
 from .model_sources import fingerprint, model_source, public_name
+from .score_columns import SAFETY_COLUMN
 from .score_flags import ScoreFlags
+from .score_notes import score_notes
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -24,10 +28,12 @@ if TYPE_CHECKING:
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "model", "model_revision", "negative_prompt",
-    "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores", "seed", "template", "versions",
+    "filters", "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores", "seed", "template",
+    "versions",
 )  # fmt: skip
-# a text beside the shards that the card takes in
+# files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
+FILTER_REPORT = "filter_report.json"
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ class DatasetCardMaker:
         turns: row i has label ``turns[i % len(turns)]``.
         repo_id: its name on the Hub, if it is there.
         licence: of the generator, where it is known without asking: keys ``license``, ``license_name`` and so on.
+        counts_flags: whether the card says how many rows the safety checker flagged. It reads them for that, so that
+            of a dataset whose shards do not stay here it must not.
     """
 
     def __init__(
@@ -100,9 +108,10 @@ class DatasetCardMaker:
         repo_id: str | None = None,
         *,
         licence: Mapping[str, str] | None = None,
+        counts_flags: bool = True,
     ):
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
-        self.turns, self.licence = turns, licence
+        self.turns, self.licence, self.counts_flags = turns, licence, counts_flags
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
         """The card for the shards ``present``, whose files have ``num_bytes`` in all; one of them must be here."""
@@ -124,12 +133,20 @@ class DatasetCardMaker:
             repo_id=self.repo_id,
             versions=manifest["versions"],
             device=manifest["device"],
-            bias_report=self._bias_report(),
+            bias_report=self._report(BIAS_REPORT),
+            column_notes=score_notes(manifest.get("scores", {}), self._features),
+            num_flagged=self._num_flagged(present),
+            filter_report=json.loads(self._report(FILTER_REPORT) or "null"),
         )
         return render_dataset_card(facts)
 
-    def _bias_report(self) -> str | None:
-        file = self.shards.folder / BIAS_REPORT
+    def _num_flagged(self, present: Sequence[Shard]) -> int | None:
+        if not self.counts_flags or SAFETY_COLUMN not in self._features:
+            return None
+        return sum(num_flagged(self.shards.file(shard)) for shard in present)
+
+    def _report(self, name: str) -> str | None:
+        file = self.shards.folder / name
         return file.read_text(encoding="utf-8") if file.is_file() else None
 
     @cached_property
@@ -162,6 +179,15 @@ def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]
     for shard in shards:
         counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
     return counts.tolist()
+
+
+def num_flagged(file: Path) -> int:
+    """Rows of a parquet file that a safety checker flagged; 0 where it has no such column."""
+    import pyarrow.parquet
+
+    if SAFETY_COLUMN not in pyarrow.parquet.read_schema(file).names:
+        return 0
+    return pyarrow.parquet.read_table(file, columns=[SAFETY_COLUMN])[SAFETY_COLUMN].to_pylist().count(True)
 
 
 def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -12,8 +12,8 @@ from .caption_prompts import CaptionPlan, ShownPrompt, shown_words
 from .dataset_facts import Generator
 from .generate_settings import GenerateSettings, Plan
 from .image_codecs import image_encoder
-from .image_scorer import SAFETY_COLUMN, ImageScorer, score_features
 from .model_sources import public_name
+from .score_columns import SAFETY_COLUMN, score_features
 from .source_plan import SourcePlan
 
 if TYPE_CHECKING:
@@ -78,6 +78,8 @@ class RowDrawer:
         self._draw, self._encode = ImageDrawer(pipeline, num_chunks=num_chunks), image_encoder(settings.codec)
         self._scorer = None
         if settings.wanted_scores():
+            from .image_scorer import ImageScorer
+
             self._scorer = ImageScorer(
                 settings,
                 [item.name for item in plan.classes],

@@ -6,13 +6,14 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from .class_prompts import label_names
-from .dataset_facts import DatasetCardMaker, Generator, manifest
+from .dataset_facts import DatasetCardMaker, Generator, manifest, num_flagged
 from .dataset_rows import RowDrawer, check_prompts, dataset_features, say
-from .dataset_shards import DatasetShards
+from .dataset_shards import DatasetShards, Shard
 from .generate_settings import GenerateSettings
 from .hub_datasets import HubDataset, published_settings
 from .inference_flags import Inference, lora_weights
 from .model_sources import hub_commit
+from .score_columns import SAFETY_COLUMN
 from .shard_drawing import write_shards
 
 if TYPE_CHECKING:
@@ -51,7 +52,14 @@ class DatasetRun:
         if self._begun is not None:
             self._settle(Inference.resumed(settings, self._begun))
         self.shards.check()
-        self.card = DatasetCardMaker(self.shards, self.names, self.generator, self.plan.turns, settings.hub_dataset_id)
+        self.card = DatasetCardMaker(
+            self.shards,
+            self.names,
+            self.generator,
+            self.plan.turns,
+            settings.hub_dataset_id,
+            counts_flags=settings.hub_dataset_id is None,
+        )
         self._hub = None
         if settings.hub_dataset_id is not None:
             self._hub = HubDataset(
@@ -66,7 +74,7 @@ class DatasetRun:
             )
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
-        self._num_written = 0
+        self._num_written = self._num_flagged = 0
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
@@ -145,9 +153,15 @@ class DatasetRun:
             batch_size=self.shards.lowered_batch_size() or self.batch_size,
             num_threads=self.num_threads,
             report=_progress(num_images),
-            written=(lambda shard: None) if self._hub is None else self._hub.add,
+            written=self._take,
         )
         self._num_written += len(numbers)
+
+    def _take(self, shard: Shard) -> None:
+        """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
+        self._num_flagged += num_flagged(self.shards.file(shard))
+        if self._hub is not None:
+            self._hub.add(shard)
 
     def finish(self) -> None:
         """Push what is left; rank 0 waits for the shards that others write, and writes the card."""
@@ -160,11 +174,13 @@ class DatasetRun:
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
+            _say_flagged(self._num_flagged, "made here")
         elif self.rank == 0:
             while self.shards.missing():
                 time.sleep(0.5)
             self._write_card()
             say(f"{self.shards.folder}: {made}")
+            _say_flagged(sum(num_flagged(self.shards.file(shard)) for shard in self.shards.shards), "of the dataset")
 
     def _write_card(self) -> None:
         if not self.shards.manifest:
@@ -191,6 +207,14 @@ class DatasetRun:
 
     def _settle(self, inference: Inference) -> None:
         self.shards.settle(manifest(self.settings, self.plan, self.generator, inference, self.device))
+
+
+def _say_flagged(count: int, which: str) -> None:
+    if count:
+        say(
+            f"{count} images {which} were flagged by the safety checker; their rows are kept and marked in"
+            f" {SAFETY_COLUMN}, and what the generator's own checker flags is black"
+        )
 
 
 def _progress(num_images: int) -> Callable[[int], None]:

@@ -185,10 +185,14 @@ class DatasetShards:
         self.file(shard).unlink(missing_ok=True)
 
     def finish(self, card: str) -> None:
-        """Write the card and clear what killed runs left under temporary names."""
+        """Write the card, as the last file, and clear what killed runs left under temporary names."""
         for leftover in self._manifest_file.parent.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         self._write_text(self.folder / "README.md", card)
+
+    def write_report(self, name: str, text: str) -> None:
+        """Write a file of that name beside the card."""
+        self._write_text(self.folder / name, text)
 
     def _recorded(self) -> dict[str, Any]:
         try:

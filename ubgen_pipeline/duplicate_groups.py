@@ -54,6 +54,20 @@ def duplicate_groups(hashes: np.ndarray, max_distance: int) -> np.ndarray:
     return earliest[groups][inverse]
 
 
+def row_groups(indices: np.ndarray, hashes: np.ndarray, is_known: np.ndarray, max_distance: int) -> np.ndarray:
+    """``(N,)`` int64: the index of the first row of each row's group; a row without a hash is alone.
+
+    Args:
+        indices: ``(N,)`` int64, of the rows.
+        hashes: ``(N,)`` uint64.
+        is_known: ``(N,)`` bool: which rows have a hash.
+        max_distance: different bits, from 0 to 16.
+    """
+    groups, known = indices.copy(), np.flatnonzero(is_known)
+    groups[known] = indices[known[duplicate_groups(hashes[known], max_distance)]]
+    return groups
+
+
 def _merged(groups: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
     """The groups ``(U,)``, each called after a member, once those that the pairs link are one."""
     links = np.concatenate([np.stack([np.arange(len(groups)), groups], axis=1), *pairs])

@@ -1,28 +1,14 @@
-"""The columns of scores of one image: its fit to its class, its perceptual hash, its safety flag.
-
-    clip_score              cosine of the image and its own class's text for a CLIP, from -1 to 1
-    zero_shot_label         the class whose text is nearest
-    zero_shot_probability   that class's, by a softmax over all classes
-    perceptual_hash         16 hexadecimal digits; near-duplicates differ in few bits
-    duplicate_group         index of the first row of the row's group of near-duplicates; only of a finished dataset
-    nsfw_content_detected   whether a safety checker flagged the image
-
-An image that is black all over, as a safety checker leaves it, shows nothing: its CLIP scores and hash are null.
-"""
+"""Scores of one image: its fit to its class, its perceptual hash, its safety flag."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from PIL import Image
 
 from .perceptual_hash import hash_text, perceptual_hash
+from .score_columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
 from .score_flags import ScoreFlags
-
-CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
-HASH_COLUMN = "perceptual_hash"
-GROUP_COLUMN = "duplicate_group"
-SAFETY_COLUMN = "nsfw_content_detected"
 
 
 class ImageScorer:
@@ -59,12 +45,14 @@ class ImageScorer:
 
             self._clip = ClipScorer(flags.clip_for(generator), class_names, flags.clip_template, device)
 
-    def __call__(self, data: bytes, label: int, flagged: bool | None, hashed: str | None = None) -> dict[str, Any]:
+    def __call__(
+        self, data: bytes, label: int | None, flagged: bool | None, hashed: str | None = None
+    ) -> dict[str, Any]:
         """The columns' values.
 
         Args:
             data: the image's file.
-            label: its class.
+            label: its class; without one there is nothing to compare with.
             flagged: what the column of the safety flag holds so far.
             hashed: its hash, where it is known.
         """
@@ -73,7 +61,7 @@ class ImageScorer:
         columns: dict[str, Any] = {}
         is_black = image.getbbox() is None
         if self._clip is not None:
-            score = None if is_black else self._clip(image, label)
+            score = None if is_black or label is None else self._clip(image, label)
             values = (None, None, None) if score is None else (score.score, score.label, score.probability)
             columns |= dict(zip(CLIP_COLUMNS, values))
         if "duplicates" in self._wanted:
@@ -81,23 +69,3 @@ class ImageScorer:
         if "safety" in self._wanted:
             columns[SAFETY_COLUMN] = bool(flagged) or (self._flagger is not None and self._flagger(image))
         return columns
-
-
-def score_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:
-    """The columns' ``datasets`` features, but for the group, which only a finished dataset has.
-
-    Args:
-        wanted: scores.
-        names: of the classes, in the order of their labels.
-    """
-    from datasets import ClassLabel, Value
-
-    columns: dict[str, Any] = {}
-    if "clip" in wanted:
-        features = (Value("float32"), ClassLabel(names=list(names)), Value("float32"))
-        columns |= dict(zip(CLIP_COLUMNS, features))
-    if "duplicates" in wanted:
-        columns[HASH_COLUMN] = Value("string")
-    if "safety" in wanted:
-        columns[SAFETY_COLUMN] = Value("bool")
-    return columns

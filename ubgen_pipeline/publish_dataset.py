@@ -5,16 +5,12 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import yaml
-
-from .class_prompts import ClassName, label_names
-from .dataset_facts import DatasetCardMaker, Generator
 from .dataset_shards import STATE_FOLDER, DatasetShards, Shard
 from .hub_access import check_repo_id
 from .hub_datasets import HubDataset
 from .settings_parser import field_help, name_leading, parse_settings, run_command
+from .stored_card import stored_card_maker
 
 
 @dataclass(frozen=True)
@@ -54,14 +50,9 @@ def publish_dataset(settings: PublishSettings) -> None:
         ValueError: a folder that holds no finished dataset of ubgen's, or what :class:`HubDataset` refuses.
     """
     shards = open_dataset(settings.folder)
-    classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
-    first = _first_row(shards)
-    generator = Generator(first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision"))
     own_card = (shards.folder / "README.md").read_text(encoding="utf-8")
-    licence = _licence(own_card)
-    names, labels = label_names(classes), _labels(shards)
-    as_written = DatasetCardMaker(shards, names, generator, labels, licence=licence)(shards.shards, shards.num_bytes())
-    maker = DatasetCardMaker(shards, names, generator, labels, settings.repo_id, licence=licence)
+    as_written = stored_card_maker(shards, own_card)(shards.shards, shards.num_bytes())
+    maker = stored_card_maker(shards, own_card, settings.repo_id)
 
     def card(present: Sequence[Shard], num_bytes: int) -> str:
         if own_card != as_written and len(present) == len(shards.shards):
@@ -99,29 +90,6 @@ def open_dataset(folder: str | Path) -> DatasetShards:
             " run ubgen generate with the same settings again to finish it."
         )
     return shards
-
-
-def _first_row(shards: DatasetShards) -> dict[str, Any]:
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(shards.file(shards.shards[0]))
-    columns = [name for name in file.schema_arrow.names if name.startswith(("model", "lora"))]
-    return next(file.iter_batches(1, columns=columns)).to_pylist()[0]
-
-
-def _labels(shards: DatasetShards) -> list[int]:
-    """The label of every row."""
-    import pyarrow.parquet
-
-    tables = [pyarrow.parquet.read_table(shards.file(shard), columns=["label"]) for shard in shards.shards]
-    return [label for table in tables for label in table["label"].to_pylist()]
-
-
-def _licence(card: str) -> dict[str, str]:
-    """The licence in the metadata of the local card, which knew the model's own folder."""
-    metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
-    keys = ("license", "license_name", "license_link")
-    return {key: metadata[key] for key in keys if isinstance(metadata, dict) and key in metadata}
 
 
 if __name__ == "__main__":

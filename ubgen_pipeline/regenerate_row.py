@@ -190,10 +190,12 @@ def _batch_of(index: int, manifest: dict[str, Any]) -> list[int]:
     """Indices of the rows that were drawn together with that row: batches start with the shard."""
     if not manifest:
         return [index]
+    # a view of ubgen filter keeps the indices of the dataset that it was made from
+    num_samples = manifest["filters"][0]["num_samples"] if "filters" in manifest else manifest["num_samples"]
     per_shard, size = manifest["samples_per_shard"], manifest["batch_size"]
     shard_start = index // per_shard * per_shard
     start = shard_start + (index - shard_start) // size * size
-    return list(range(start, min(start + size, shard_start + per_shard, manifest["num_samples"])))
+    return list(range(start, min(start + size, shard_start + per_shard, num_samples)))
 
 
 class _Files:
@@ -226,7 +228,7 @@ class _Files:
     def shards_with(self, index: int, manifest: dict[str, Any]) -> list[Path]:
         """Files that may hold the row; of a dataset with a manifest only the one that does is fetched."""
         shards = self._shards()
-        if manifest:
+        if manifest and "filters" not in manifest:
             number = index // manifest["samples_per_shard"]
             shards = [name for name in shards if name.startswith(f"data/train-{number:05d}-of-")]
         return [self._local(name) for name in shards]
