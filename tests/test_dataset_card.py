@@ -17,6 +17,9 @@ from ubgen_pipeline.dataset_rows import dataset_features
 from ubgen_pipeline.dataset_shards import Shard
 from ubgen_pipeline.generate_settings import GenerateSettings
 from ubgen_pipeline.mask_settings import ANNOTATIONS
+from ubgen_pipeline.score_columns import GROUP_COLUMN, score_features
+from ubgen_pipeline.score_flags import SCORES
+from ubgen_pipeline.score_notes import score_notes
 
 HOSTILE = [
     "no",
@@ -122,11 +125,45 @@ def test_every_column_is_explained():
         class_names=["a"], annotations=list(ANNOTATIONS), definitions=False, template="{name}++"
     )
     columns = dataset_features(settings, settings.plan(), ["a"], has_safety_checker=True)
+    columns |= {**score_features(SCORES, ["a"]), GROUP_COLUMN: Value("int64")}
     assert {"mask", "objects", "num_prompt_chunks"} <= set(columns) <= set(COLUMN_NOTES)
     card = render_dataset_card(facts(features=columns))
     for name in columns:
         assert f"| `{name}` | " in card
-    assert "black and marked" in card
+    assert "black and marked" in card and "images are marked" not in card
+    assert "3 of 50 images are marked" in render_dataset_card(facts(features=columns, num_flagged=3))
+
+
+def test_what_was_left_out_is_counted_in_a_table_whatever_classes_are_called():
+    classes = [
+        {"name": name, "num_rows": 3, "num_kept": 2, "left_out": {"safe_only": 1, "min_clip_score": 0}}
+        for name in HOSTILE
+    ]
+    rules = [
+        {"name": "safe_only", "value": True, "num_left_out": 25},
+        {"name": "min_clip_score", "value": 0.2, "num_left_out": 0},
+    ]
+    report = {"num_rows": 75, "num_kept": 50, "rules": rules, "classes": classes}
+    card = render_dataset_card(facts(filter_report=report))
+    rendered = MarkdownIt("gfm-like", {"linkify": False, "html": True}).render(card.split("\n---\n", 1)[1])
+    tables = [table for table in rendered.split("<table>") if "rows before" in table]
+    assert len(tables) == 1 and tables[0].count("<tr>") == 1 + len(HOSTILE)
+    assert tables[0].count('<td style="text-align:right">1</td>') == len(HOSTILE)
+    assert "50 of the 75 rows" in card and "so that any prefix" not in card
+
+
+def test_notes_of_scores_take_the_template_as_text():
+    scores = {
+        "clip": {"model": "open_clip:ViT-B-32/laion2b", "template": "<b>{name}</b> | *x*"},
+        "duplicates": {"max_hash_distance": 6},
+        "safety": {"model": "org/checker"},
+    }
+    notes = score_notes(scores, ["clip_score", "duplicate_group", "nsfw_content_detected"])
+    assert set(notes) == {"clip_score", "duplicate_group", "nsfw_content_detected"}
+    assert "<b>" not in notes["clip_score"] and "|" not in notes["clip_score"]
+    assert "`open_clip:ViT-B-32/laion2b`" in notes["clip_score"] and "at most 6 of" in notes["duplicate_group"]
+    card = render_dataset_card(facts(features=Features({"clip_score": Value("float32")}), column_notes=notes))
+    assert notes["clip_score"] in card
 
 
 @pytest.mark.parametrize(("num_classes", "per_shard", "num_rows"), [(3, 4, 21), (5, 2, 10), (1, 3, 7)])

@@ -27,6 +27,8 @@ _HELP = {
     "publish-pipeline": [sys.executable, "-m", "ubgen_pipeline.publish_pipeline", "--help"],
     "regenerate": [sys.executable, "-m", "ubgen_pipeline.regenerate_row", "--help"],
     "export": [sys.executable, "-m", "ubgen_pipeline.exporters", "--help"],
+    "score": [sys.executable, "-m", "ubgen_pipeline.score_dataset", "--help"],
+    "filter": [sys.executable, "-m", "ubgen_pipeline.filter_dataset", "--help"],
     "check-names": [sys.executable, "-m", "ubgen_evaluation.check_names", "--help"],
     "show": [sys.executable, "-m", "ubgen_pipeline.show_dataset", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
