@@ -41,6 +41,7 @@ _HELP = {
     "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
     "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
     "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
+    "near_duplicates.py": [sys.executable, "benchmarks/near_duplicates.py", "--help"],
     "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
     "evidence.py": [sys.executable, "benchmarks/evidence.py", "--help"],

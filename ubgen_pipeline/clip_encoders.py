@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -89,7 +90,7 @@ def _mini_encoder(folder: str | None = None) -> ClipEncoder:
     def text_features(texts: list[str]) -> torch.Tensor:
         return model.encode_text(tokenize(texts).to(model.logit_scale.device))
 
-    preprocess = ImagePreprocessing(64, 64, tuple(IMAGE_MEAN), tuple(IMAGE_STD), resize_mode="squash")
+    preprocess = ImagePreprocessing(64, 64, IMAGE_MEAN, IMAGE_STD, resize_mode="squash")
     return ClipEncoder(model, preprocess, lambda pixel_values: model.encode_image(pixel_values), text_features)
 
 
@@ -102,7 +103,8 @@ def _open_clip_encoder(name: str) -> ClipEncoder:
         architecture, _, pretrained = name.partition("/")
         if not pretrained:
             raise ValueError(f"{name!r} names no pretrained weights")
-    model = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32", require_pretrained=True)
+    # open_clip's classes differ in their attributes
+    model: Any = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32", require_pretrained=True)
     tokenize = open_clip.get_tokenizer(architecture)
     # not normalising is said, because CoCa's default is to do it
     return ClipEncoder(

@@ -19,7 +19,7 @@ def perceptual_hash(image: Image.Image) -> int:
         image: of any size and mode.
     """
     pixels = np.asarray(image.convert("L").resize((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS), np.float64)
-    frequencies = dctn(pixels, type=2)[:_HASH_SIDE, :_HASH_SIDE]
+    frequencies = np.asarray(dctn(pixels, type=2))[:_HASH_SIDE, :_HASH_SIDE]
     # of an image without structure rounding alone would decide
     frequencies[np.abs(frequencies) < 1e-6] = 0
     bits = (frequencies > np.median(frequencies)).flatten()

@@ -49,9 +49,11 @@ def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, 
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
-    model, report = StableDiffusionSafetyChecker.from_pretrained(
+    # asked for its report, the call gives a pair
+    loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
         place, subfolder=checker_folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
+    model, report = loaded
     # the weights of another kind of model would leave the checker's own at random
     if report["missing_keys"]:
         raise ValueError(f"its weights lack {sorted(report['missing_keys'])[0]!r}")
