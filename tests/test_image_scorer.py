@@ -124,7 +124,7 @@ def test_models_load_only_where_they_are_asked_for(monkeypatch):
 
 def test_facts_hold_no_path_of_this_machine(tmp_path):
     folder = build_tiny_clip(tmp_path / "some" / "clip")
-    for name in (folder, f"open_clip:local-dir:{folder}"):
+    for name in (folder, f"open_clip:local-dir:{folder}", f"mini:{folder}"):
         flags = ScoreFlags(scores=["clip", "safety"], clip_model=name, safety_checker=folder)
         facts = flags.score_facts("mini")
         assert str(tmp_path) not in str(facts) and facts["clip"]["model"].endswith("clip")

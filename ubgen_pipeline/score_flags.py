@@ -1,6 +1,7 @@
 """Which scores rows get, as flags of a command. No torch."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from .model_sources import fingerprint, public_name
@@ -74,7 +75,8 @@ class ScoreFlags:
 
 def _source(name: str) -> dict[str, str | None]:
     """A model's name as it may be published, and what its files hold."""
-    prefix, mark, path = name.partition("local-dir:")
-    if mark:
-        return {"model": f"{prefix}{public_name(path)}", "fingerprint": fingerprint(path)}
+    # open_clip:local-dir:FOLDER, mini:FOLDER
+    prefix, mark, path = name.rpartition(":")
+    if mark and Path(path).expanduser().exists():
+        return {"model": f"{prefix}:{public_name(path)}", "fingerprint": fingerprint(path)}
     return {"model": public_name(name), "fingerprint": fingerprint(name)}
