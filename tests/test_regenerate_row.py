@@ -54,6 +54,14 @@ def test_without_manifest_and_batch(dataset, tmp_path):
     assert largest_difference(drawn, stored_image(find_row(str(tmp_path), 5))) > 20
 
 
+def test_the_manifest_of_a_command_that_draws_nothing_is_passed_over(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    manifest = tmp_path / "d" / ".ubgen" / "manifest.json"
+    manifest.write_text(json.dumps({"settings": {"samples_per_shard": 256, "source": "x"}}))
+    row = find_row(str(tmp_path / "d"), 7)
+    assert row.columns["index"] == 7 and row.manifest == {} and not row.batch_is_whole
+
+
 def test_an_image_that_was_changed_is_told(dataset, tmp_path, capsys):
     folder = tmp_path / "d"
     shutil.copytree(dataset, folder)

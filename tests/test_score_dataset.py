@@ -145,6 +145,7 @@ def test_near_duplicates_are_grouped_over_the_whole_dataset(scored_scenes):
     assert all(row["duplicate_group"] == index for index, row in rows.items() if index not in (0, 20, 21))
     assert rows[22]["perceptual_hash"] is None and rows[22]["clip_score"] is None
     flags = [row["nsfw_content_detected"] for row in rows.values()]
+    assert "; 1 black all over and without scores; " in said
     assert f"1 groups of near-duplicates with 3 rows; {sum(flags)} flagged by a safety checker, and kept" in said
     # flagged afterwards, so not black
     assert any(np.asarray(row["image"]).any() for row in rows.values() if row["nsfw_content_detected"])

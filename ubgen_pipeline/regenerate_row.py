@@ -223,7 +223,9 @@ class _Files:
         """The settings of the run, or nothing where the dataset has no manifest."""
         if MANIFEST not in self.names:
             return {}
-        return json.loads(Path(self._local(MANIFEST)).read_text(encoding="utf-8"))["settings"]
+        settings = json.loads(Path(self._local(MANIFEST)).read_text(encoding="utf-8"))["settings"]
+        # that of a command that draws nothing, such as annotate, says nothing of how rows were drawn
+        return settings if "batch_size" in settings else {}
 
     def shards_with(self, index: int, manifest: dict[str, Any]) -> list[Path]:
         """Files that may hold the row; of a dataset with a manifest only the one that does is fetched."""

@@ -112,6 +112,8 @@ def summary(rows: StoredRows) -> str:
         num_right = int((rows.numbers(CLIP_COLUMNS[1]) == label).sum())
         mean = "none" if np.isnan(scores).all() else f"{np.nanmean(scores):.3f} on average"
         parts.append(f"CLIP score {mean}, {num_right} zero-shot right")
+        if num_black := int(np.isnan(scores).sum()):
+            parts.append(f"{num_black} black all over and without scores")
     if GROUP_COLUMN in rows.features:
         sizes = np.unique(rows.numbers(GROUP_COLUMN), return_counts=True)[1]
         parts.append(f"{int((sizes > 1).sum())} groups of near-duplicates with {int(sizes[sizes > 1].sum())} rows")
