@@ -4,7 +4,8 @@ A reward is a callable ``(images, class_names, labels, **kwargs) -> (B,)``: ``im
 but not clamped, because a clamp kills gradients; ``class_names`` the B names; ``labels (B,)`` integer. Of the keyword
 arguments it takes what it needs: ``image_features (B, F)`` of the trainer's CLIP, ``seeds`` and ``step``. A reward
 whose ``differentiable`` attribute is False cannot train by back-propagation. One whose values depend on the other
-images of the batch sets ``reads_whole_batch``, so that it is not called on micro-batches.
+images of the batch sets ``reads_whole_batch``, so that it is not called on micro-batches; one that compares those of a
+class sets ``compares_within_class`` too, so that a run whose batches hold no two of a class is refused.
 """
 
 from collections.abc import Callable, Sequence

@@ -11,15 +11,18 @@ import torch
 from ubgen_pipeline.clip_encoders import ClipEncoder
 
 from .reward_clip import ClipAlignmentReward
-from .reward_functions import RewardFunction, call_reward, check_differentiable, reward_name
+from .reward_functions import RewardFunction, call_reward, check_differentiable, reads_whole_batch, reward_name
 from .reward_jpeg_size import JpegSizeReward
 from .reward_pyiqa import PyiqaReward
 from .reward_quality import load_quality_reward
+from .reward_variety import ClassVarietyReward
 from .sampler_config import SamplerConfig
 
 PYIQA_PREFIX = "pyiqa:"
 # in (0, 1) and not flat, as images are; a black one would give some rewards no gradient
 PROBE_RANGE = (0.2, 0.8)
+# those that read the features of clip_model
+CLIP_REWARDS = frozenset({"clip_alignment", "class_variety"})
 
 
 def build_reward(
@@ -32,7 +35,7 @@ def build_reward(
             :mod:`ubgen_training.reward_functions` or a class of such, which is then made without arguments. Modules
             in the current folder are found.
         config: holds the settings of the named rewards.
-        encoder: the CLIP of ``clip_alignment``; see :func:`needs_clip_encoder`.
+        encoder: the CLIP of ``clip_alignment`` and ``class_variety``; see :func:`needs_clip_encoder`.
         class_names: all names, in label order.
 
     Raises:
@@ -52,7 +55,7 @@ def build_reward(
 
 def needs_clip_encoder(reward_funcs: Sequence[str]) -> bool:
     """Whether one of the rewards called so reads the features of ``clip_model``."""
-    return "clip_alignment" in reward_funcs
+    return not CLIP_REWARDS.isdisjoint(reward_funcs)
 
 
 def probe_rewards(
@@ -65,7 +68,9 @@ def probe_rewards(
     device: torch.device | str = "cpu",
     differentiable: bool = True,
 ) -> None:
-    """Call each reward once on two images of noise, before any sampling, so that a faulty one is found at once.
+    """Call each reward once on images of noise, before any sampling, so that a faulty one is found at once.
+
+    There are two images, of the first class and the last; for a reward that reads the whole batch, two of each.
 
     Args:
         class_names: all names, in label order.
@@ -78,18 +83,22 @@ def probe_rewards(
         FloatingPointError: a value is not finite.
     """
     low, high = PROBE_RANGE
-    noise = torch.rand(2, 3, height, width, generator=torch.Generator().manual_seed(0))
-    images = (low + (high - low) * noise).to(device).requires_grad_(differentiable)
-    labels = torch.tensor([0, len(class_names) - 1], device=device)
-    names = [class_names[0], class_names[-1]]
-    with torch.set_grad_enabled(differentiable):
-        features = encoder.encode_images(images) if encoder is not None else None
-        for reward in reward_funcs:
-            if differentiable:
-                check_differentiable(reward)
-            values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=(0, 1))
-            if differentiable:
-                _check_gradient(reward_name(reward), values, images)
+    for num_each in (1, 2):
+        probed = [reward for reward in reward_funcs if reads_whole_batch(reward) == (num_each == 2)]
+        if not probed:
+            continue
+        noise = torch.rand(2 * num_each, 3, height, width, generator=torch.Generator().manual_seed(0))
+        images = (low + (high - low) * noise).to(device).requires_grad_(differentiable)
+        labels = torch.tensor([0, len(class_names) - 1], device=device).repeat_interleave(num_each)
+        names, seeds = [class_names[label] for label in labels.tolist()], tuple(range(len(labels)))
+        with torch.set_grad_enabled(differentiable):
+            features = encoder.encode_images(images) if encoder is not None else None
+            for reward in probed:
+                if differentiable:
+                    check_differentiable(reward)
+                values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=seeds)
+                if differentiable:
+                    _check_gradient(reward_name(reward), values, images)
 
 
 def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> None:
@@ -137,9 +146,18 @@ def _import_reward(path: str) -> RewardFunction:
 
 
 def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
-    if encoder is None:
-        raise ValueError("reward_funcs holds 'clip_alignment', but no CLIP encoder was loaded; set clip_model.")
+    encoder = _loaded(encoder, "clip_alignment")
     return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
+
+
+def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    return ClassVarietyReward(_loaded(encoder, "class_variety"), class_names, config.clip_prompt)
+
+
+def _loaded(encoder: ClipEncoder | None, name: str) -> ClipEncoder:
+    if encoder is None:
+        raise ValueError(f"reward_funcs holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
+    return encoder
 
 
 def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
@@ -150,6 +168,7 @@ def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Se
 REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], RewardFunction]] = {
     "clip_alignment": _clip_alignment,
     "quality": _quality,
+    "class_variety": _class_variety,
     "jpeg_size": lambda *_: JpegSizeReward(),
     "jpeg_incompressibility": lambda *_: JpegSizeReward(incompressible=True),
 }

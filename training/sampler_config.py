@@ -87,8 +87,8 @@ class SamplerConfig(ResumableConfig):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["clip_alignment", "quality"],
         metadata={
-            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), jpeg_size, "
-            "jpeg_incompressibility, pyiqa:METRIC, or an import path package.module:attribute."
+            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
+            "jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an import path package.module:attribute."
         },
     )
     reward_weights: list[float] | None = field(

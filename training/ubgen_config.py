@@ -18,6 +18,14 @@ class UbGenConfig(SamplerConfig):
         ValueError: a setting out of range; gradient steps that do not fit the sampling steps.
     """
 
+    images_per_class_in_batch: int = field(
+        default=1,
+        metadata={
+            "help": "Images of a class that always come in one batch, for class_variety; divides "
+            "per_device_train_batch_size and class_repeats."
+        },
+    )
+
     num_gradient_steps: int = field(
         default=5, metadata={"help": "K, the sampling steps that carry gradient; not used by refl, steps and full."}
     )
@@ -95,6 +103,13 @@ class UbGenConfig(SamplerConfig):
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
         if self.reward_micro_batch_size is not None and self.reward_micro_batch_size < 1:
             raise ValueError(f"reward_micro_batch_size is {self.reward_micro_batch_size}; choose 1 or more.")
+        for name in ("per_device_train_batch_size", "class_repeats"):
+            size, value = self.images_per_class_in_batch, getattr(self, name)
+            if size < 1 or value % size:
+                raise ValueError(
+                    f"images_per_class_in_batch is {size}, {name} {value}; choose 1 or more for the first, and a "
+                    "multiple of it for the other."
+                )
         if self.reference_weight > 0 and self.train_method != "lora":
             raise ValueError(
                 f"reference_weight is {self.reference_weight}, but train_method is {self.train_method!r}, which "

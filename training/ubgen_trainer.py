@@ -3,15 +3,18 @@
 import math
 from collections import defaultdict
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
+from datasets import Dataset
 from torch import nn
 
 from ubgen_pipeline.clip_encoders import ClipEncoder
 from ubgen_pipeline.initial_latents import sample_seed
 
 from .adversarial_term import AdversarialSettings, AdversarialTerm
+from .class_partners import check_partners
 from .reward_functions import RewardFunction, check_finite
 from .sampler_model import SamplerModel
 from .sampler_trainer import SamplerTrainer, draw_seeds
@@ -51,6 +54,14 @@ class UbGenTrainer(SamplerTrainer):
         **kwargs: Any,
     ):
         super().__init__(model, args, class_names, reward_funcs, clip_encoder, **kwargs)
+        size = args.images_per_class_in_batch
+        sizes = (len(self.class_names), args.class_repeats, args.per_device_train_batch_size, size)
+        check_partners(self.reward_funcs, *sizes)
+        if size > 1:
+            # a row stands for a group of images, so that whatever shuffles, shards and resumes keeps them together
+            labels = list(range(len(self.class_names))) * (args.class_repeats // size)
+            self.train_dataset = Dataset.from_dict({"label": labels})
+            self.data_collator = partial(_collate_groups, size=size)
         if clip_encoder is not None:
             clip_encoder.to(args.device)
         adversarial = None
@@ -133,10 +144,10 @@ class UbGenTrainer(SamplerTrainer):
     def _warm_up_discriminator(self) -> None:
         """Train the discriminator alone on the untrained generator's images, by default for one epoch."""
         args, batch_size = self.args, self.args.per_device_train_batch_size
-        global_batch, num_labels = batch_size * args.world_size, len(self.train_dataset)
+        all_labels = torch.tensor(self.train_dataset["label"]).repeat(args.images_per_class_in_batch)
+        global_batch, num_labels = batch_size * args.world_size, len(all_labels)
         num_steps = args.discriminator_warmup_steps
         num_steps = math.ceil(num_labels / global_batch) if num_steps is None else num_steps
-        all_labels = torch.tensor(self.train_dataset["label"])
         history: dict[str, list[float]] = defaultdict(list)
         for step in range(num_steps):
             generator = self._generator("warm-up", step)
@@ -155,6 +166,12 @@ class UbGenTrainer(SamplerTrainer):
             averaged = self.average_over_ranks(history)
             self.log({name.replace("discriminator/", "discriminator_warmup/"): v for name, v in averaged.items()})
 
+    def _get_dataloader(self, dataset: Any, description: str, batch_size: int, *args: Any, **kwargs: Any) -> Any:
+        """The base's, of which a row gives ``images_per_class_in_batch`` images."""
+        return super()._get_dataloader(
+            dataset, description, batch_size // self.args.images_per_class_in_batch, *args, **kwargs
+        )
+
     def extra_state(self) -> dict[str, Any]:
         """The base's, with the discriminator, its optimizer and whether it was warmed up."""
         adversarial = self.ubgen_loss.adversarial
@@ -167,3 +184,7 @@ class UbGenTrainer(SamplerTrainer):
         if self.ubgen_loss.adversarial is not None:
             self.ubgen_loss.adversarial.load_state_dict(state["adversarial"])
             self._warmed_up = state["warmed_up"]
+
+
+def _collate_groups(rows: list[dict[str, int]], size: int) -> dict[str, torch.Tensor]:
+    return {"labels": torch.tensor([row["label"] for row in rows]).repeat_interleave(size)}
