@@ -22,9 +22,20 @@ from typing import Any
 import numpy as np
 import yaml
 from contact_sheet import draw_contact_sheet
+from evidence_figures import arm_label
 from evidence_lanes import Lanes
 from evidence_page import SAMPLES_FILE, figures_table, write_page
-from evidence_plan import ARMS, STAGE_VERSIONS, Recipe, Run, plan_run, read_config, training_settings
+from evidence_plan import (
+    ARMS,
+    STAGE_VERSIONS,
+    UNTUNED_ARMS,
+    VARIETY_ARM,
+    Recipe,
+    Run,
+    plan_run,
+    read_config,
+    training_settings,
+)
 
 from ubgen_evaluation.mini_sets import SPLITS
 from ubgen_pipeline.labelled_images import load_labelled_images
@@ -35,6 +46,7 @@ CONFIGS = ROOT / "training" / "configs"
 # run seeds of the validation split start here, those of the test split lie below
 FIRST_VALIDATION_SEED = 1000
 REAL_BIAS = 0.95
+DTYPES = ("bfloat16", "float32")
 # images of each class in the picture
 _SAMPLES_SHOWN = 4
 
@@ -45,7 +57,7 @@ class EvidenceSettings:
 
     output_dir: str = field_help("folder of every stage and of results.json", "evidence")
     arms: list[str] = dataclasses.field(
-        default_factory=lambda: ["real", "base", "ubgen"], metadata={"help": f"of {', '.join(ARMS)}"}
+        default_factory=lambda: ["real", "base", "ubgen", VARIETY_ARM], metadata={"help": f"of {', '.join(ARMS)}"}
     )
     seeds: list[int] | None = field_help("run seeds, paired between arms; 3 of the split's, if not given", None)
     split: str = field_help("test, which is reported, or validation, to choose settings on", "test")
@@ -53,11 +65,17 @@ class EvidenceSettings:
     set: list[str] | None = field_help("settings of train_ubgen.py that differ from that file, each name=value", None)
     backbone_config: str = field_help("settings of train_backbone.py", str(CONFIGS / "mini_backbone.yaml"))
     set_backbone: list[str] | None = field_help("settings of train_backbone.py that differ, each name=value", None)
+    variety_weight: float = field_help(
+        "weight of class_variety in the arm ubgen_variety, which is not the paper's", 0.25
+    )
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
     num_inference_steps: int = field_help("denoising steps of the images", 20)
     guidance_scale: float = field_help("classifier-free guidance of the images", 2.0)
-    dtype: str = field_help("precision in which images are drawn", "float32")
+    dtype: str = field_help(
+        "precision in which images are drawn; bfloat16 becomes float32 on a CPU without instructions for it",
+        "bfloat16",
+    )
     num_scenes: int = field_help("rendered scenes of each test set", 2000)
     transfer_images: int = field_help("novel silhouettes that a probe is trained on, at most", 1000)
     transfer_shares: list[float] = dataclasses.field(
@@ -65,7 +83,7 @@ class EvidenceSettings:
     )
     probe_seeds: int = field_help("seeds that the probes are averaged over", 3)
     probe_trials: int = field_help("regularisation strengths that each probe tries", 30)
-    threads: int = field_help("CPU threads of a stage; other numbers round otherwise, so figures differ a little", 2)
+    threads: int = field_help("CPU threads of a stage; other numbers round otherwise, so figures differ a little", 1)
     workers: int | None = field_help("stages at the same time; as many as there are cores for, if not given", None)
     stages_only: list[str] | None = field_help(f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}", None)
     results: str | None = field_help("file of the figures; in output_dir, if not given", None)
@@ -85,6 +103,10 @@ class EvidenceSettings:
         if wrong or not seeds or len({*seeds}) != len(seeds):
             least = f"{FIRST_VALIDATION_SEED} or more" if is_validation else f"0 to {FIRST_VALIDATION_SEED - 1}"
             raise ValueError(f"seeds are {seeds}; give each once, {least} on the {self.split} split.")
+        if self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
+        if not self.variety_weight > 0:
+            raise ValueError(f"variety_weight is {self.variety_weight}; give more than 0, or leave out {VARIETY_ARM}.")
         if not self.arms:
             raise ValueError("arms is empty; name one or more.")
         for name in (
@@ -104,6 +126,13 @@ class EvidenceSettings:
     def run_seeds(self) -> list[int]:
         first = FIRST_VALIDATION_SEED if self.split == "validation" else 0
         return list(range(first, first + 3)) if self.seeds is None else list(self.seeds)
+
+    @property
+    def image_dtype(self) -> str:
+        """``dtype``, or float32 where this CPU would emulate it, many times slower."""
+        from ubgen_training.mini_batches import computes_in_bfloat16
+
+        return self.dtype if computes_in_bfloat16() else "float32"
 
     @property
     def num_lanes(self) -> int:
@@ -132,11 +161,12 @@ def plan(settings: EvidenceSettings) -> list[Run]:
         settings.samples_per_class,
         settings.num_inference_steps,
         settings.guidance_scale,
-        settings.dtype,
+        settings.image_dtype,
         REAL_BIAS,
         settings.lora_step,
         measures,
         settings.threads,
+        settings.variety_weight,
     )
     runs = [plan_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)
@@ -179,6 +209,7 @@ def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
         found.append({"arm": run.arm, "seed": run.seed, "figures": figures, "seconds": seconds})
     places = ("output_dir", "results", "page", "workers", "stages_only", "training_config", "backbone_config")
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
+    kept |= {"dtype": settings.image_dtype, "asked_dtype": settings.dtype}
     kept |= {"seeds": settings.run_seeds, "training_config": Path(settings.training_config).name}
     return {"settings": kept, "clip": clips, "runs": found}
 
@@ -190,9 +221,11 @@ def draw_samples(runs: Sequence[Run], file: Path) -> None:
     for run in runs:
         if run.seed == seed:
             images = load_labelled_images(str(run.measures.inputs["images"].folder / "dataset"))
-            drawn[run.arm] = {name: [] for name in images.class_names}
+            drawn[arm_label(run.arm)] = {name: [] for name in images.class_names}
             for row in images.rows.select(range(min(len(images.rows), 20 * _SAMPLES_SHOWN))):
-                drawn[run.arm][images.class_names[row["label"]]].append(np.asarray(row["image"].convert("RGB")))
+                drawn[arm_label(run.arm)][images.class_names[row["label"]]].append(
+                    np.asarray(row["image"].convert("RGB"))
+                )
     file.parent.mkdir(parents=True, exist_ok=True)
     draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN)
 
@@ -216,8 +249,8 @@ def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     from ubgen_training.backbone_config import BackboneConfig
     from ubgen_training.ubgen_config import UbGenConfig
 
-    tuned = [arm for arm in arms if arm not in ("real", "base")]
-    asked = [(UbGenConfig, training_settings(recipe.training, arm)) for arm in tuned]
+    tuned = [arm for arm in arms if arm not in UNTUNED_ARMS]
+    asked = [(UbGenConfig, training_settings(recipe.training, arm, recipe.variety_weight)) for arm in tuned]
     asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"

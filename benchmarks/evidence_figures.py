@@ -7,11 +7,17 @@ ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
     "base": "the generator as it is",
     "ubgen": "tuned with the full loss",
+    "ubgen_variety": "**not the paper's**: tuned with the full loss and a reward of ubgen's own, `class_variety`, for "
+    "variety within a class ([Training](training.md#variety-within-a-class))",
     "no_en": "tuned without L_en, the adversarial term",
     "no_in": "tuned without L_in, the alignment with the class's own text",
     "no_q": "tuned without L_q, the quality",
     "weak_clip": "tuned with a weaker CLIP",
 }
+
+
+# how an arm is called in tables and plots, where not by its own name
+ARM_LABELS = {"ubgen_variety": "ubgen + variety"}
 
 
 class Figure(NamedTuple):
@@ -71,6 +77,11 @@ def all_figures(results: Mapping[str, Any]) -> list[Figure]:
 def values_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float]:
     """A figure by seed, of the runs that have it."""
     return {run["seed"]: run["figures"][key] for run in results["runs"] if run["arm"] == arm and key in run["figures"]}
+
+
+def arm_label(arm: str) -> str:
+    """What tables and plots call an arm."""
+    return ARM_LABELS.get(arm, arm)
 
 
 def arms_of(results: Mapping[str, Any]) -> list[str]:

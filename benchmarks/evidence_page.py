@@ -18,10 +18,12 @@ from evidence_figures import (
     IMAGE_FIGURES,
     Figure,
     all_figures,
+    arm_label,
     arms_of,
     transfer_figures,
     values_of,
 )
+from evidence_plan import VARIETY_ARM
 from evidence_plots import draw_plots
 from evidence_statistics import PairedTest, mean_error, paired_test
 
@@ -47,7 +49,7 @@ def figures_table(results: Mapping[str, Any]) -> str:
             cells.append(_mean_text(values, figure) if values else "-")
         arrow = {1: "↑", -1: "↓"}[figure.sign]
         rows.append([f"{figure.label} {arrow}", *cells])
-    return _table(["", *arms], rows)
+    return _table(["", *map(arm_label, arms)], rows)
 
 
 def tests_table(results: Mapping[str, Any], first: str, second: str, figures: Sequence[Figure]) -> str:
@@ -89,6 +91,16 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
         ("ubgen", "real", transfer_figures(results)[:1]),
     ]
     claims += [("ubgen", arm, transfer_figures(results)[:1]) for arm in _ablations(results)]
+    return _verdicts(results, claims)
+
+
+def variety_verdicts(results: Mapping[str, Any]) -> list[str]:
+    """As :func:`verdicts`, of the reward that is not the paper's: against the base generator and the full loss."""
+    figures = [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0], *IMAGE_FIGURES[:5]]
+    return _verdicts(results, [(VARIETY_ARM, other, figures) for other in ("base", "ubgen")])
+
+
+def _verdicts(results: Mapping[str, Any], claims: Sequence[tuple[str, str, Sequence[Figure]]]) -> list[str]:
     sentences = []
     for first, second, figures in claims:
         for figure in figures:
@@ -107,8 +119,11 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
         f"{10 * settings['samples_per_class']:,} images for each arm and seed, {settings['num_inference_steps']} "
         f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
         f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
-        "\n".join(f"- **{arm}**: {ARM_MEANINGS[arm]}" for arm in arms),
+        "\n".join(f"- **{arm_label(arm)}**: {ARM_MEANINGS[arm]}" for arm in arms),
+        _precision_text(settings),
     ]
+    if VARIETY_ARM in arms:
+        parts.append(f"Weight of `class_variety` in ubgen + variety: {settings['variety_weight']:g}.")
     if settings.get("set"):
         parts.append(
             "Training settings that differ from the file: " + ", ".join(f"`{one}`" for one in settings["set"])
@@ -124,16 +139,27 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
             "### ubgen against base, paired by seed",
             tests_table(results, "ubgen", "base", all_figures(results)),
         ]
+    for other in ("base", "ubgen"):
+        if {VARIETY_ARM, other} <= {*arms}:
+            parts += [
+                f"### ubgen + variety (not the paper's) against {other}, paired by seed",
+                tests_table(results, VARIETY_ARM, other, all_figures(results)),
+            ]
     if _ablations(results) and "ubgen" in arms:
         parts += ["### Each ablation against the full loss, paired by seed", ablations_tables(results)]
-    found = verdicts(results)
-    if found:
+    found, own = verdicts(results), variety_verdicts(results)
+    if found or own:
         note = (
             f"A claim holds here if its difference has the right sign and p < {SIGNIFICANT:g} in the two-sided "
             f"paired t-test; no correction for the number of claims. With {len(seeds)} seeds the signed-rank test "
             f"cannot fall below p = {2 / 2 ** len(seeds):.3g}, so it is shown beside and not decided by."
         )
-        parts += ["### Which claims show here", note, "\n".join(f"- {sentence}" for sentence in found)]
+        parts += ["### Which claims show here", note]
+    if found:
+        parts.append("\n".join(f"- {sentence}" for sentence in found))
+    if own:
+        parts.append("Of ubgen + variety, by the same rule; no claim of the paper's, whose loss has no such term:")
+        parts.append("\n".join(f"- {sentence}" for sentence in own))
     return "\n\n".join(parts)
 
 
@@ -162,6 +188,17 @@ def write_page(results: Mapping[str, Any], file: Path) -> None:
     file.write_text(f"{before}{BEGIN}\n\n{page_text(results)}\n\n{END}{after}", encoding="utf-8")
 
 
+def _precision_text(settings: Mapping[str, Any]) -> str:
+    text = f"Images were drawn in {settings['dtype']}, each stage ran on {_count(settings['threads'], 'thread')}"
+    if settings["dtype"] != settings["asked_dtype"]:
+        text += f"; {settings['asked_dtype']} was asked for, but this CPU has no instructions for it"
+    return f"{text}."
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" + ("s" if number != 1 else "")
+
+
 def _bias_figures() -> list[Figure]:
     return [figure for figure in BACKBONE_FIGURES if figure.key in _BIAS_KEYS]
 
@@ -174,14 +211,18 @@ def _ablation_figures(results: Mapping[str, Any]) -> list[Figure]:
 
 
 def _ablations(results: Mapping[str, Any]) -> list[str]:
-    return [arm for arm in arms_of(results) if arm not in ("real", "base", "ubgen")]
+    return [arm for arm in arms_of(results) if arm not in ("real", "base", "ubgen", VARIETY_ARM)]
 
 
 def _verdict(first: str, second: str, figure: Figure, test: PairedTest) -> str:
     is_better = test.difference * figure.sign > 0
     size = _number(abs(test.difference), figure) + (" points" if figure.is_share else "")
     word = ("higher" if test.difference > 0 else "lower") if test.difference else "equal"
-    fact = f"{figure.label}: {first} is {size} {word} than {second}" if test.difference else f"{figure.label}: equal"
+    fact = (
+        f"{figure.label}: {arm_label(first)} is {size} {word} than {arm_label(second)}"
+        if test.difference
+        else f"{figure.label}: equal"
+    )
     if math.isnan(test.t_p):
         return f"**Not tested** (one seed). {fact}."
     if test.t_p >= SIGNIFICANT:

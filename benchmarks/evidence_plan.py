@@ -21,10 +21,12 @@ from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 # raised when a stage does something else than before with the same settings
 STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "backbone": 1, "measures": 1}
 UNTUNED_ARMS = ("real", "base")
-TUNED_ARMS = ("ubgen", "no_en", "no_in", "no_q", "weak_clip")
+VARIETY_ARM = "ubgen_variety"
+TUNED_ARMS = ("ubgen", VARIETY_ARM, "no_en", "no_in", "no_q", "weak_clip")
 ARMS = UNTUNED_ARMS + TUNED_ARMS
 # the reward whose weight an ablation sets to 0
 _WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality"}
+VARIETY_REWARD = "class_variety"
 # stands in the configuration for the folder of the stage `clip`, which is only known when it runs
 CLIP_FOLDER = "{clip}"
 # one seed for all: the paper, too, has one smaller CLIP
@@ -96,6 +98,7 @@ class Recipe:
     lora_step: int | None
     measures: Mapping[str, Any]
     threads: int
+    variety_weight: float
 
 
 def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
@@ -113,7 +116,7 @@ def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
         images |= {"dtype": recipe.dtype}
     if arm in TUNED_ARMS:
-        config = training_settings(recipe.training, arm) | {"seed": seed}
+        config = training_settings(recipe.training, arm, recipe.variety_weight) | {"seed": seed}
         clip = {}
         if arm == "weak_clip":
             clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
@@ -126,19 +129,29 @@ def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
     return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
 
 
-def training_settings(config: Mapping[str, Any], arm: str) -> dict[str, Any]:
+def training_settings(config: Mapping[str, Any], arm: str, variety_weight: float) -> dict[str, Any]:
     """The settings of ``train_ubgen.py`` for an arm.
 
     ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
-    ``weak_clip`` has a CLIP that knows less.
+    ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds a reward to the full loss that is not the paper's.
+
+    Raises:
+        ValueError: reward settings that do not let the arm change them.
     """
     config = dict(config)
     if arm == "no_en":
         config["adversarial_weight"] = 0.0
     if arm == "weak_clip":
         config["clip_model"] = f"mini:{CLIP_FOLDER}"
+    names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
+    if arm == VARIETY_ARM:
+        if VARIETY_REWARD in names or len(names) != len(weights):
+            raise ValueError(
+                f"arm {arm} adds the reward {VARIETY_REWARD!r}, but the training settings have reward_funcs {names} "
+                f"and reward_weights {weights}; leave it out there, and give one weight for each reward."
+            )
+        config["reward_funcs"], config["reward_weights"] = [*names, VARIETY_REWARD], [*weights, variety_weight]
     if arm in _WITHOUT_REWARD:
-        names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
         without = _WITHOUT_REWARD[arm]
         if without not in names or len(names) != len(weights):
             raise ValueError(

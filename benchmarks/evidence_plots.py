@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evidence_figures import arms_of, transfer_key, values_of
+from evidence_figures import arm_label, arms_of, transfer_key, values_of
 from evidence_statistics import mean_error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -12,6 +12,8 @@ COLOURS = {
     "real": "#000000",
     "base": "#D55E00",
     "ubgen": "#0072B2",
+    # not of that palette: darker than all but black
+    "ubgen_variety": "#6A3D9A",
     "no_en": "#E69F00",
     "no_in": "#009E73",
     "no_q": "#CC79A7",
@@ -79,7 +81,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
     low, high = axes.get_ylim()
     for arm, place in _spread(ends, 0.055 * (high - low)).items():
         axes.annotate(
-            arm,
+            arm_label(arm),
             (max(shares), ends[arm]),
             xytext=(max(shares) * 1.08, place),
             color=COLOURS[arm],
@@ -91,7 +93,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
     axes.set_ylabel("accuracy on novel silhouettes, %")
     axes.set_title("Linear probe on frozen backbones: mean ± standard error over seeds", loc="left")
     axes.grid(axis="y", alpha=0.25)
-    figure.subplots_adjust(left=0.1, right=0.86, top=0.91, bottom=0.13)
+    figure.subplots_adjust(left=0.1, right=0.84, top=0.91, bottom=0.13)
     figure.savefig(file)
     pyplot.close(figure)
 
@@ -119,7 +121,7 @@ def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
         axes.margins(x=0.15)
         axes.grid(axis="x", alpha=0.25)
         axes.tick_params(axis="y", length=0)
-    all_axes[0].set_yticks(range(len(arms)), arms)
+    all_axes[0].set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
     for label, arm in zip(all_axes[0].get_yticklabels(), arms):
         label.set_color(COLOURS[arm])
         label.set_fontweight("bold")

@@ -2,7 +2,6 @@
 
 import json
 from importlib import import_module
-from itertools import pairwise
 
 import pytest
 import torch
@@ -48,9 +47,7 @@ def _by_definition(features, labels):
     values = []
     for i, label in enumerate(labels):
         distances = [
-            (projected[i] - projected[j]).pow(2).sum() / 2
-            for j in range(len(labels))
-            if j != i and labels[j] == label
+            (projected[i] - projected[j]).pow(2).sum() / 2 for j in range(len(labels)) if j != i and labels[j] == label
         ]
         values.append(torch.stack(distances).mean() if distances else projected[i].sum() * 0)
     return torch.stack(values)
