@@ -73,7 +73,7 @@ class EvidenceSettings:
     num_inference_steps: int = field_help("denoising steps of the images", 20)
     guidance_scale: float = field_help("classifier-free guidance of the images", 2.0)
     dtype: str = field_help(
-        "precision in which images are drawn; bfloat16 becomes float32 on a CPU without instructions for it",
+        "precision in which images are drawn; bfloat16 is float32 on a CPU without instructions for it",
         "bfloat16",
     )
     num_scenes: int = field_help("rendered scenes of each test set", 2000)

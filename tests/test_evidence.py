@@ -1,5 +1,6 @@
 """The evidence: what its stages depend on, that they go on after a kill, lanes, and the page from made-up figures."""
 
+import fcntl
 import importlib
 import json
 import os
@@ -56,6 +57,15 @@ def tiny(evidence, folder: Path, **settings):
         }
         | settings
     )
+
+
+def flags(settings) -> list[str]:
+    """The command line that gives these settings."""
+    given = []
+    for name, value in vars(settings).items():
+        if value is not None:
+            given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return given
 
 
 def keys(evidence, folder: Path, **settings) -> dict[str, str]:
@@ -165,26 +175,31 @@ def test_what_cannot_work_is_refused_before_anything_runs(evidence, tmp_path, se
     assert not (tmp_path / "evidence").exists()
 
 
-def test_a_killed_training_goes_on_and_the_run_ends_with_figures(evidence, tmp_path, capsys):
+def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path, capsys):
     stages = importlib.import_module("evidence_stages")
     settings = tiny(evidence, tmp_path)
     (run,) = evidence.plan(settings)
     lora = run.stages[0]
-    lora.prepare()
-    process = subprocess.Popen([sys.executable, str(BENCHMARKS / "evidence_stages.py"), str(lora.folder)])
-    deadline = time.monotonic() + 120
+    command = [sys.executable, str(BENCHMARKS / "evidence.py"), *flags(settings)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    deadline = time.monotonic() + 240
     while not (lora.folder / "lora" / "checkpoint-1" / "trainer_state.json").is_file():
         assert process.poll() is None and time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    was_killed = not lora.is_done
+    process.send_signal(signal.SIGINT)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.endswith("ubgen: interrupted\n")
+    # the stage's own process holds this as long as it lives
+    with open(lora.folder / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    was_cut_short = not lora.is_done
     for stage in run.stages:
         stage.prepare()
         stages.run_stage(stage.folder)
         assert stage.is_done
     history = json.loads((lora.folder / "lora" / "trainer_state.json").read_text("utf-8"))
-    assert was_killed and history["global_step"] == 2
+    assert was_cut_short and history["global_step"] == 2
     # nothing left to run: figures and page are written from what is there
     assert evidence.run_evidence(settings) == 0
     assert "4 of 4 stages are done already" in capsys.readouterr().out

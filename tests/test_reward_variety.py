@@ -150,7 +150,7 @@ def test_the_share_of_images_with_a_partner_is_that_of_draws(classes, repeats, b
 
 def test_batches_without_partners_are_refused_and_with_few_warned_of(recwarn):
     reward = ClassVarietyReward(_Encoder(), NAMES)
-    with pytest.raises(ValueError, match="'class_variety'.*no batch holds two; set images_per_class_in_batch to 2"):
+    with pytest.raises(ValueError, match=r"'class_variety'.*no batch holds two; set images_per_class_in_batch to 2"):
         check_partners([reward], 1000, 1, 4, 1)
     with pytest.raises(ValueError, match="no batch holds two"):
         check_partners([reward], 10, 10, 1, 1)

@@ -1,8 +1,8 @@
 """A reward for variety within a class. It is ubgen's own: the paper's loss (arXiv 2412.10831) has no such term.
 
-Each of the paper's terms looks at one image and at texts, so a class may swap its one background for another and stay as
-uniform as it was. Here the images of a class in one batch are compared with each other. What sets them apart along the
-class's own text is left out, so that no image gains by fitting its class less.
+Each of the paper's terms looks at one image and at texts, so a class may swap its one background for another and stay
+as uniform as it was. Here the images of a class in one batch are compared with each other. What sets them apart along
+the class's own text is left out, so that no image gains by fitting its class less.
 """
 
 from collections.abc import Sequence
@@ -20,10 +20,10 @@ _LEAST_LENGTH = 0.01
 class ClassVarietyReward:
     """Mean distance of an image to the other images of its class in the batch, in CLIP's features.
 
-    With the feature f_i of image i, the unit text feature t of its class, and P = I - t tᵀ, the reward is the mean over
-    the other images j of that class of ½‖u_i - u_j‖² = 1 - u_i·u_j, where u = P f / ‖P f‖. It is 0 for an image that
-    is alone of its class. Normalised after the projection, not before, u does not change as f moves along t; the
-    gradient at f has no part along t.
+    With the feature f_i of image i, the unit text feature t of its class, and P = I - t tᵀ, the reward is the mean
+    over the other images j of that class of ½‖u_i - u_j‖² = 1 - u_i·u_j, where u = P f / ‖P f‖. It is 0 for an image
+    that is alone of its class. Normalised after the projection and not before, u does not change as f moves along t:
+    the gradient at f has no part along t.
 
     Args:
         encoder: the CLIP.
