@@ -2,10 +2,12 @@
 
 import json
 from importlib import import_module
+from itertools import chain
 
 import pytest
 import torch
 from torch.nn.functional import normalize
+from training_worker import build_trainer
 
 from ubgen_training.class_partners import check_partners, partner_share
 from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
@@ -180,3 +182,19 @@ def test_a_run_trains_with_it_on_groups(random_mini_model, tmp_path):
     assert import_module("ubgen_training.train_ubgen").main(flags) == 0
     (logged, *_) = json.loads((output / "checkpoint-1" / "trainer_state.json").read_text())["log_history"][-1:]
     assert logged["rewards/class_variety"] > 0 and logged["reward_grad_norms/class_variety"] > 0
+
+
+def _batches(trainer):
+    return [batch["labels"].tolist() for batch in trainer.get_train_dataloader()]
+
+
+def test_groups_stay_together_and_an_epoch_shows_each_class_as_often(random_mini_model, tmp_path):
+    settings = {"class_repeats": 6, "per_device_train_batch_size": 4, "heldout_steps": 0}
+    alone = _batches(build_trainer(random_mini_model, tmp_path / "alone", **settings))
+    grouped = _batches(build_trainer(random_mini_model, tmp_path / "two", images_per_class_in_batch=2, **settings))
+    assert [len(batch) for batch in grouped] == [len(batch) for batch in alone] == [4, 4, 4, 4, 2]
+    assert sorted(chain(*grouped)) == sorted(chain(*alone)) == sorted([0, 1, 2] * 6)
+    assert all(first == second for batch in grouped for first, second in zip(batch[::2], batch[1::2]))
+    assert any(first != second for batch in alone for first, second in zip(batch[::2], batch[1::2]))
+    # shuffled, not in the order of the list
+    assert [batch[0] for batch in grouped] != sorted(batch[0] for batch in grouped)
