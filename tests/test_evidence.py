@@ -183,12 +183,16 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path
     command = [sys.executable, str(BENCHMARKS / "evidence.py"), *flags(settings)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    checkpoint = lora.folder / "lora" / "checkpoint-1" / "trainer_state.json"
     deadline = time.monotonic() + 240
-    while not (lora.folder / "lora" / "checkpoint-1" / "trainer_state.json").is_file():
-        assert process.poll() is None and time.monotonic() < deadline
-        time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
-    _, said = process.communicate(timeout=60)
+    try:
+        while not checkpoint.is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        # not SIGINT, which a shell lets the commands that it runs in the background ignore
+        process.terminate()
+        _, said = process.communicate(timeout=60)
     assert process.returncode == 130 and said.endswith("ubgen: interrupted\n")
     # the stage's own process holds this as long as it lives
     with open(lora.folder / "lock") as lock:
