@@ -4,7 +4,6 @@ import fcntl
 import importlib
 import json
 import os
-import signal
 import subprocess
 import sys
 import time
