@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch.nn.functional import normalize
 
-from .clip_encoders import ClipEncoder
+from ubgen_pipeline.clip_encoders import ClipEncoder
 
 # features nearer to their class's text than half a degree count less than fully, or their gradient would explode
 _LEAST_LENGTH = 0.01
