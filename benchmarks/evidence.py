@@ -70,8 +70,8 @@ class EvidenceSettings:
     )
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
-    num_inference_steps: int = field_help("denoising steps of the images", 20)
-    guidance_scale: float = field_help("classifier-free guidance of the images", 2.0)
+    num_inference_steps: int = field_help("denoising steps of the images", 10)
+    guidance_scale: float = field_help("classifier-free guidance of the images", 1.0)
     dtype: str = field_help(
         "precision in which images are drawn; bfloat16 is float32 on a CPU without instructions for it",
         "bfloat16",
