@@ -165,7 +165,7 @@ def main(argv: list[str] | None = None) -> int:
 
     number = options.images_per_class * len(CLASS_NAMES)
     training_sets: dict[str, Any] = {
-        "rendered, biased": lambda: load_masked_images(f"mini:{number}:9003:{WORLD_BIAS}"),
+        "rendered, biased": lambda: load_masked_images(f"mini:{number}:{9003 + options.seed}:{WORLD_BIAS}"),
         **{
             f"generated, {name}": (
                 lambda settings=settings: draw(pipeline, settings, options, options.images_per_class)

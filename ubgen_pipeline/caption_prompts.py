@@ -61,6 +61,7 @@ class CaptionPlan:
     samples_per_class: int = 1
     allows_long_prompts: ClassVar[bool] = False
     attribute_names: ClassVar[tuple[str, ...]] = ()
+    model_classes: ClassVar[Mapping[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.rows) * self.samples_per_class

@@ -155,6 +155,8 @@ class RowDrawer:
             if plan.attribute_names:
                 given = dict(sample.prompt.attributes)
                 row["attributes"] = {name: given.get(name) for name in plan.attribute_names}
+            if plan.model_classes:
+                row["model_class"] = plan.model_classes.get(sample.prompt.name)
             if drawn.output.annotations is not None:
                 row |= annotation_row(wanted, drawn.output.annotations[position])
             if isinstance(plan, SourcePlan):
@@ -190,6 +192,8 @@ def dataset_features(
         columns["num_prompt_chunks"] = Value("int64")
     if plan.attribute_names:
         columns["attributes"] = {name: Value("string") for name in plan.attribute_names}
+    if plan.model_classes:
+        columns["model_class"] = Value("string")
     if wanted := settings.wanted_annotations():
         columns |= annotation_features(wanted, names)
     if isinstance(plan, SourcePlan):

@@ -17,6 +17,7 @@ from .caption_prompts import ShownPrompt
 from .dataset_rows import say
 from .dataset_run import DatasetRun
 from .generate_settings import GenerateSettings
+from .prompt_files import PromptFile
 from .prompt_plan import read_prompt_file
 from .settings_parser import parse_settings, run_command
 from .source_plan import SourcePlan
@@ -50,11 +51,12 @@ def generate_dataset(
         given["classes"] = str(class_names)
     elif class_names is not None:
         given["class_names"] = list(class_names)
-    file = read_prompt_file(class_names) if isinstance(class_names, (str, Path)) else None
+    file = read_prompt_file(class_names, settings.get("task")) if isinstance(class_names, (str, Path)) else None
     defaults = file.defaults(settings.get("model", "mini")) if file else {}
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     asked = GenerateSettings(**{**defaults, **settings, **given})
+    _say_notes(asked, file)
     write_dataset(asked)
     if asked.hub_dataset_id is not None and not asked.keep_local:
         dataset = load_dataset(asked.hub_dataset_id, split="train", streaming=True)
@@ -98,18 +100,22 @@ def _settings_from(argv: Sequence[str]) -> GenerateSettings:
     )
     settings = parse()
     file = read_prompt_file(settings.classes) if settings.classes is not None else None
-    if file is None:
-        for note in getattr(settings.plan(), "notes", ()):
-            say(f"{settings.classes}: {note}")
-        return settings
-    for note in file.notes:
+    if file is not None:
+        # what the file says hangs on the task, and the task is the flag's before the file's
+        task = None if file.task is None else parse(defaults={"task": file.task}).task
+        file = read_prompt_file(str(settings.classes), task)
+        settings = parse(defaults=file.defaults(settings.model) if file else None)
+    _say_notes(settings, file)
+    return settings
+
+
+def _say_notes(settings: GenerateSettings, file: PromptFile | None) -> None:
+    """What of the class file does not count, on stderr."""
+    remarks = [] if file is None else file.remarks(settings.model, has_embeddings=bool(settings.embeddings))
+    if file is None or file.variations is not None:
+        remarks += getattr(settings.plan(), "notes", ())
+    for note in remarks:
         say(f"{settings.classes}: {note}")
-    if file.model not in (None, settings.model):
-        say(
-            f"{settings.classes} was written for {file.model}; drawing with {settings.model!r} at its own size unless"
-            " --model, --height or --width say otherwise"
-        )
-    return parse(defaults=file.defaults(settings.model))
 
 
 def write_dataset(settings: GenerateSettings) -> None:

@@ -10,12 +10,13 @@ from .caption_prompts import CaptionPlan, load_caption_prompts
 from .class_prompts import label_names
 from .hub_access import check_repo_id
 from .inference_flags import InferenceFlags
-from .prompt_plan import PromptPlan, plan_prompts
+from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
 from .sample_seeds import sample_seed
 from .score_flags import ScoreFlags
 from .settings_parser import field_help
 from .source_dataset import SourceDataset, parse_class_map
 from .source_plan import SourcePlan, SourceSettings, check_task
+from .variation_plan import VariationPlan
 
 ENGINES = ("local", "ray")
 Plan = PromptPlan | CaptionPlan
@@ -89,7 +90,9 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
         self.check_inference()
         self.wanted_scores()
         self._check_engine()
-        check_task(self.task, self.source, self.strength, self.region, self.region_margin)
+        # a class file may name the source
+        if self.classes is None or self.source is not None:
+            self._check_task()
         if self.source is not None and self.samples_per_class is not None:
             raise ValueError(
                 "samples_per_class is given with a source; give samples_per_source, the images of each source row."
@@ -108,6 +111,9 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
                 "annotations is given with a source, whose rows keep the source's masks; leave it out, and annotate"
                 " the finished dataset with `ubgen annotate`."
             )
+
+    def _check_task(self) -> None:
+        check_task(self.task, self.source, self.strength, self.region, self.region_margin)
 
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
@@ -129,6 +135,7 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
 
     def plan(self) -> Plan:
         """The prompt and seed of each sample, and its source where there is one."""
+        self._check_task()
         captions = None if self.classes is None else load_caption_prompts(self.classes, self.class_names)
         if captions is not None and self.source is not None:
             raise ValueError(
@@ -143,15 +150,29 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
 
     def _source_plan(self, name: str, classes: str | Sequence[str] | None) -> SourcePlan:
         class_map = parse_class_map(self.source_class_map or [], "source_class_map")
+        how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
+        file = read_prompt_file(classes, self.task) if isinstance(classes, str) else None
+        if file is not None and file.variations is not None:
+            self._check_variations()
+            source = SourceDataset(name, self.source_split, label_names(file.classes), class_map)
+            return VariationPlan(file, self.seed, self.samples_per_source, (), True, source=source, settings=how)
         if classes is None:
             source = SourceDataset(name, self.source_split, class_map=class_map)
             plan = self._prompt_plan(source.new_names)
         else:
             plan = self._prompt_plan(classes)
             source = SourceDataset(name, self.source_split, label_names(plan.classes), class_map)
-        how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
         fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptPlan)}
         return SourcePlan(**fields, source=source, settings=how)
+
+    def _check_variations(self) -> None:
+        """Refuse what has no meaning for a configuration that says how each source row is drawn anew."""
+        given = {"template": self.template != "{name}", "definitions": self.definitions, "max_prompts": self.max_prompts}
+        if wrong := [name for name, value in given.items() if value]:
+            raise ValueError(
+                f"{wrong[0]} is given, but classes is {self.classes!r}, which says how each source row is drawn; leave"
+                " it out."
+            )
 
     def _prompt_plan(self, classes: str | Sequence[str]) -> PromptPlan:
         return plan_prompts(
@@ -162,6 +183,7 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
             max_prompts=self.max_prompts,
             negative_prompt=self.negative_prompt,
             definitions=self.definitions,
+            task=self.task,
         )
 
 

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from .class_prompts import ClassName, load_class_names
+from .diffugen_variations import Variations
 from .prompt_templates import PromptTemplates
 
 _KEYS = (
@@ -39,6 +40,10 @@ class PromptFile:
         model: what the file was written for.
         settings: other settings of ``ubgen generate`` that the file gives values for.
         image_size: (height, width) for ``model``.
+        embeddings: textual inversions for ``model``, as the setting of that name has them.
+        task: what the file was read for.
+        variations: what the rows of a source dataset are drawn anew as, in place of the templates.
+        model_classes: what a labelling model calls the classes, by their names.
         notes: what the file says and this program does not follow.
     """
 
@@ -51,12 +56,38 @@ class PromptFile:
     model: str | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     image_size: tuple[int, int] | None = None
+    embeddings: tuple[str, ...] = ()
+    task: str | None = None
+    variations: Variations | None = None
+    model_classes: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
     def defaults(self, model: str) -> dict[str, Any]:
-        """Settings that stand in for the defaults when drawing with that model; a size belongs to its own model."""
-        size = dict(zip(("height", "width"), self.image_size)) if self.image_size and model == self.model else {}
-        return {**self.settings, **size}
+        """Settings that stand in for the defaults when drawing with that model.
+
+        A size and textual inversions belong to their own model.
+        """
+        own: dict[str, Any] = {}
+        if model == self.model and self.image_size is not None:
+            own |= dict(zip(("height", "width"), self.image_size))
+        if model == self.model and self.embeddings:
+            own["embeddings"] = list(self.embeddings)
+        return {**self.settings, **own}
+
+    def remarks(self, model: str, *, has_embeddings: bool) -> list[str]:
+        """The notes, and what of the file does not count when drawing with that model."""
+        remarks = list(self.notes)
+        if self.model not in (None, model):
+            remarks.append(
+                f"it was written for {self.model}; drawing with {model!r} at its own size unless --model, --height or"
+                " --width say otherwise"
+            )
+            if self.embeddings and not has_embeddings:
+                remarks.append(
+                    f"textual_inversion is {self.model}'s; its word is read as plain letters unless --embeddings FILE=WORD"
+                    " gives one for this model"
+                )
+        return remarks
 
 
 def read_mapping(source: str | Path) -> Mapping[str, Any] | None:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -50,6 +50,11 @@ class PromptPlan:
     def classes(self) -> tuple[ClassName, ...]:
         return self.file.classes
 
+    @property
+    def model_classes(self) -> Mapping[str, str]:
+        """What a labelling model calls the classes, by their names; empty where the file does not say."""
+        return self.file.model_classes
+
     def __len__(self) -> int:
         return len(self.file.drawn) * self.samples_per_class
 
@@ -92,11 +97,16 @@ class PromptPlan:
         templates = dataclasses.asdict(self.file.templates)
         templates["templates"] = list(templates["templates"])
         templates["attributes"] = {name: list(values) for name, values in self.file.templates.attributes.items()}
-        return {**templates, "drawn": list(self.file.drawn), "seed_range": self.file.seed_range}
+        facts = {**templates, "drawn": list(self.file.drawn), "seed_range": self.file.seed_range}
+        return {**facts, "model_classes": dict(self.model_classes)} if self.model_classes else facts
 
 
-def read_prompt_file(source: str | Path) -> PromptFile | None:
+def read_prompt_file(source: str | Path, task: str | None = None) -> PromptFile | None:
     """The file if it holds templates, ours or DiffuGen's; None for what is an ordinary class list.
+
+    Args:
+        source: what ``classes`` names.
+        task: which of a DiffuGen configuration's sections counts; None takes the file's own choice.
 
     Raises:
         ValueError: it could not be read, or says something that cannot be followed.
@@ -105,9 +115,10 @@ def read_prompt_file(source: str | Path) -> PromptFile | None:
     if data is None or not (is_diffugen_config(data) or "templates" in data):
         return None
     try:
+        folder = Path(source).expanduser().parent
         if is_diffugen_config(data):
-            return prompt_file_from_diffugen(data)
-        return prompt_file_from(data, Path(source).expanduser().parent)
+            return prompt_file_from_diffugen(data, folder, task)
+        return prompt_file_from(data, folder)
     except ValueError as error:
         raise ValueError(f"classes is {str(source)!r}: {error}") from error
 
@@ -121,6 +132,7 @@ def plan_prompts(
     max_prompts: int | None = None,
     negative_prompt: str | None = None,
     definitions: bool = False,
+    task: str | None = None,
 ) -> PromptPlan:
     """Plan a run.
 
@@ -133,12 +145,13 @@ def plan_prompts(
         max_prompts: different prompts of each class, drawn by the seed; None takes what the file says, or all.
         negative_prompt: text to guide away from; weights in it make the run one with word weights.
         definitions: add each class's definition to its prompt.
+        task: see :func:`read_prompt_file`.
 
     Raises:
         ValueError: anything wrong with the classes, templates or attributes, a product of too many prompts, a class
             word that is not in its prompt.
     """
-    file = read_prompt_file(source) if isinstance(source, (str, Path)) else None
+    file = read_prompt_file(source, task) if isinstance(source, (str, Path)) else None
     is_long = file is not None or definitions
     if file is not None and template != "{name}":
         raise ValueError(
