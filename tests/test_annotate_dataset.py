@@ -1,5 +1,7 @@
 """``ubgen annotate``: masks of a segmenter trained here, and every kind of model that transformers has for labels."""
 
+import itertools
+import string
 import subprocess
 import sys
 
@@ -9,8 +11,14 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from PIL import Image as PilImage
 from transformers import (
+    BertConfig,
+    BertTokenizer,
     CLIPImageProcessor,
     CLIPTextConfig,
+    GroundingDinoConfig,
+    GroundingDinoForObjectDetection,
+    GroundingDinoImageProcessor,
+    GroundingDinoProcessor,
     Mask2FormerConfig,
     Mask2FormerForUniversalSegmentation,
     Owlv2Config,
@@ -139,6 +147,32 @@ def owlv2(folder, names):
     Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
 
 
+def grounding_dino(folder, names, max_text_len=64):
+    torch.manual_seed(0)
+    # ids 101, 102, 1012 and 1029 are part of the model: it parts phrases there
+    pieces = [f"[unused{number}]" for number in range(1030)]
+    pieces[0], pieces[100], pieces[101], pieces[102], pieces[1012], pieces[1029] = (
+        "[PAD]", "[UNK]", "[CLS]", "[SEP]", ".", "?"
+    )  # fmt: skip
+    for number, word in enumerate(["circle", "star", "red", "blue", "fire", "engine", *string.ascii_lowercase], 200):
+        pieces[number], pieces[number + 100] = word, f"##{word}"
+    tokenizer = BertTokenizer(vocab={piece: number for number, piece in enumerate(pieces)})
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    backbone = SwinConfig(
+        image_size=64, patch_size=4, embed_dim=8, depths=[1] * 4, num_heads=[1] * 4, window_size=4,
+        out_indices=[2, 3, 4],
+    )  # fmt: skip
+    config = GroundingDinoConfig(
+        backbone_config=backbone.to_dict(), text_config=BertConfig(vocab_size=len(pieces), **sizes).to_dict(),
+        d_model=32, encoder_layers=1, decoder_layers=2, encoder_ffn_dim=16, decoder_ffn_dim=16,
+        encoder_attention_heads=2, decoder_attention_heads=2, num_queries=6, max_text_len=max_text_len,
+        disable_custom_kernels=True,
+    )  # fmt: skip
+    GroundingDinoForObjectDetection(config).save_pretrained(folder)
+    images = GroundingDinoImageProcessor(size={"shortest_edge": 128, "longest_edge": 128})
+    GroundingDinoProcessor(images, tokenizer).save_pretrained(folder)
+
+
 def sam(folder):
     torch.manual_seed(0)
     config = SamConfig(
@@ -157,7 +191,9 @@ def sam(folder):
     SamProcessor(processor).save_pretrained(folder)
 
 
-@pytest.mark.parametrize("build", [segformer, mask2former, yolos, owlv2], ids=lambda build: build.__name__)
+@pytest.mark.parametrize(
+    "build", [segformer, mask2former, yolos, owlv2, grounding_dino], ids=lambda build: build.__name__
+)
 def test_every_kind_of_model(tmp_path, build):
     model, source = str(tmp_path / "m"), save_scenes(tmp_path / "d", 3)
     build(model, ["sky", "disc", "star"])
@@ -185,6 +221,46 @@ def test_masks_in_a_detectors_boxes(tmp_path):
     for row in rows:
         mask = np.asarray(row["mask"])
         assert mask.shape == (64, 64) and set(np.unique(mask)) - {0} <= {1 + c for c in row["objects"]["category"]}
+
+
+def test_grounding_dino_is_asked_in_its_own_form_and_read_by_token(tmp_path):
+    grounding_dino(tmp_path / "m", [])
+    names = ["Fire Engine", "St. Star", "circle"]
+    image = PilImage.fromarray(next(scenes(1, bias=0.0, seed=1)).image)
+    annotator = build_annotator(str(tmp_path / "m"), names, {"blue circle": "circle"}, threshold=0.0, min_area=0.0)
+    found = {item.box: (item.value, item.score) for item in annotator(image).objects}
+    network = GroundingDinoForObjectDetection.from_pretrained(tmp_path / "m").eval()
+    processor = GroundingDinoProcessor.from_pretrained(tmp_path / "m")
+    inputs = processor(images=image, text="fire engine. st star. blue circle.", return_tensors="pt")
+    tokens = processor.tokenizer.convert_ids_to_tokens(inputs["input_ids"][0])
+    assert tokens[1:4] == ["fire", "engine", "."] and tokens[-4:] == ["blue", "circle", ".", "[SEP]"]
+    with torch.no_grad():
+        output = network(**inputs)
+    probabilities = output.logits[0].sigmoid()
+    # the words between the full stops
+    stops = [0, *(place for place, token in enumerate(tokens) if token == ".")]
+    expected = torch.stack(
+        [probabilities[:, left + 1 : right].mean(dim=1) for left, right in itertools.pairwise(stops)], dim=1
+    )
+    own = processor.post_process_grounded_object_detection(output, threshold=-1, target_sizes=[(64, 64)])[0]["boxes"]
+    assert len(found) == len(own) == 6
+    for box, scores in zip(own, expected):
+        x0, y0, x1, y1 = box.clamp(0, 64).tolist()
+        value, score = found[int(x0), int(y0), int(np.ceil(x1)), int(np.ceil(y1))]
+        assert value == 1 + int(scores.argmax()) and score == pytest.approx(float(scores.max()), abs=1e-6)
+
+
+def test_grounding_dino_reads_more_classes_than_one_text_holds(tmp_path):
+    grounding_dino(tmp_path / "m", [], max_text_len=8)
+    names = ["circle", "star", "fire engine", "red circle"]
+    image = PilImage.fromarray(next(scenes(1, bias=0.0, seed=1)).image)
+    annotator = build_annotator(str(tmp_path / "m"), names, threshold=0.0, min_area=0.0)
+    # 6 queries for "circle. star." and 6 for the others, which alone take 8 tokens
+    values = [item.value for item in annotator(image).objects]
+    assert len(values) == 12 and set(values[:6]) <= {1, 2} and set(values[6:]) <= {3, 4}
+    with pytest.raises(ValueError, match=r"'engine engine engine engine engine engine' takes .* shorter word"):
+        build_annotator(str(tmp_path / "m"), ["star", " ".join(["engine"] * 6)])
+    build_annotator(str(tmp_path / "m"), ["star", " ".join(["engine"] * 6)], {"engine": " ".join(["engine"] * 6)})
 
 
 def test_scores_of_a_segmenter_equal_transformers_own(tmp_path):

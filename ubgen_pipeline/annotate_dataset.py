@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Any
 from .dataset_shards import DatasetShards, Shard
 from .model_sources import public_name
 from .settings_parser import field_help, leading_folder, parse_settings, run_command
-from .source_dataset import SourceDataset, parse_class_map, png_bytes
+from .shared_words import SharedWords, read_shared_words
+from .source_dataset import SourceDataset, png_bytes
 
 if TYPE_CHECKING:
     from .annotators import Annotator, Labelling
@@ -26,7 +27,7 @@ class AnnotateSettings:
     output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
     class_map: list[str] | None = field_help(
         "MODEL_CLASS=CLASS where the model calls a class otherwise; for a detector that is told its classes, the words"
-        " to look for",
+        " to look for; or DiffuGen's configuration, in which several classes may share a word",
         None,
     )
     mask_model: str | None = field_help("SAM or its like, for masks in a detector's boxes", None)
@@ -78,12 +79,14 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
 
     source = SourceDataset(str(folder), settings.split)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    class_map = parse_class_map(settings.class_map or [], "class_map")
+    words = read_shared_words(settings.class_map or [], source.class_names)
     output_dir = str(settings.output_dir)
     if Path(output_dir).expanduser().resolve() == Path(folder).expanduser().resolve():
         raise ValueError(f"output_dir is {output_dir!r}, the dataset itself; give another folder.")
     manifest = {
         **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device")},
+        # not where a configuration lies, but what it says
+        "class_map": [dict(words.class_map), list(words.stand_ins)],
         "source": source.fingerprint(),
         "versions": {name: version(name) for name in ("torch", "transformers", "pillow", "pyarrow")},
     }
@@ -94,7 +97,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     annotator = build_annotator(
         str(settings.model),
         source.class_names,
-        class_map,
+        words.class_map,
         mask_model=settings.mask_model,
         threshold=settings.threshold,
         min_area=settings.min_area,
@@ -103,13 +106,13 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     has_masks = annotator(source.rows[0]["image"]).mask is not None
     shards.open()
     for shard in shards.missing():
-        shards.write(shard, _rows(source, annotator, settings, shard), _features(source, has_masks))
+        shards.write(shard, _rows(source, annotator, words, settings, shard), _features(source, has_masks))
     shards.finish(_card(source, settings))
     return len(source)
 
 
 def _rows(
-    source: SourceDataset, annotator: "Annotator", settings: AnnotateSettings, shard: Shard
+    source: SourceDataset, annotator: "Annotator", words: SharedWords, settings: AnnotateSettings, shard: Shard
 ) -> Iterator[dict[str, Any]]:
     from datasets import Image
 
@@ -120,7 +123,8 @@ def _rows(
             kept = kept.cast_column(name, Image(mode=feature.mode, decode=False))
     for index in range(shard.start, shard.stop):
         row = source.rows[index]
-        labelling = annotator(row["image"], row["label"] if settings.own_class_only else None)
+        own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
+        labelling = words.in_row(annotator(row["image"], own_label), row["label"])
         values = {name: value for name, value in kept[index].items() if name not in ("mask", "objects", "annotator")}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
 

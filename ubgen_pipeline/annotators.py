@@ -27,6 +27,7 @@ from transformers.models.auto import modeling_auto
 
 from .mask_regions import MaskObject, mask_objects
 from .mask_settings import IGNORE_LABEL
+from .phrase_boxes import MODEL_TYPES, PhraseBoxes
 from .segmenter import BUILT_NAMES, PIXEL_MEAN, PIXEL_STD, load_segmenter, read_config
 
 
@@ -92,7 +93,10 @@ def build_annotator(
         # the words that the model looks for, in place of the class's own name
         words = {target: name for name, target in class_map.items()}
         asked = [words.get(name, name) for name in class_names]
-        return BoxAnnotator(network, _load(AutoProcessor, model), asked, None, masks, threshold, min_area, device)
+        processor = _load(AutoProcessor, model)
+        if config.model_type in MODEL_TYPES:
+            processor = PhraseBoxes(network, processor, asked, device)
+        return BoxAnnotator(network, processor, asked, None, masks, threshold, min_area, device)
     names = [config.id2label[number] for number in range(config.num_labels)]
     table = class_table(names, class_names, class_map, model)
     if loader is AutoModelForObjectDetection:
@@ -225,6 +229,8 @@ class BoxAnnotator:
     def _detect(self, image: Image.Image) -> list[tuple[int, float, list[float]]]:
         """Value, score and box (x0, y0, x1, y1) of what was found."""
         size = [image.size[::-1]]
+        if isinstance(self._processor, PhraseBoxes):
+            return [(1 + phrase, score, box) for phrase, score, box in self._processor(image, self._threshold)]
         if self._asked is None:
             inputs = self._processor(images=image, return_tensors="pt").to(self._device)
             found = self._processor.post_process_object_detection(

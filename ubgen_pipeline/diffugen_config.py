@@ -39,8 +39,8 @@ _READ_ABOVE = (
 )  # fmt: skip
 _IGNORED = {
     "image_count": "the number of images is that of the prompts times seed_count_per_prompt",
-    "label_model": "label the finished dataset with `ubgen annotate DIR --model MODEL --class-map CONFIG`, CONFIG being"
-    " this file",
+    "label_model": "label the finished dataset with `ubgen annotate DIR --model MODEL --class-map FILE`, where FILE is"
+    " this one",
 }
 # what DiffuGen writes beside an image that it labels by attention
 _ANNOTATIONS = ["mask", "heatmap", "box", "polygon"]

@@ -167,7 +167,11 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
 
     def _check_variations(self) -> None:
         """Refuse what has no meaning for a configuration that says how each source row is drawn anew."""
-        given = {"template": self.template != "{name}", "definitions": self.definitions, "max_prompts": self.max_prompts}
+        given = {
+            "template": self.template != "{name}",
+            "definitions": self.definitions,
+            "max_prompts": self.max_prompts,
+        }
         if wrong := [name for name, value in given.items() if value]:
             raise ValueError(
                 f"{wrong[0]} is given, but classes is {self.classes!r}, which says how each source row is drawn; leave"

@@ -84,14 +84,14 @@ class PromptFile:
             )
             if self.embeddings and not has_embeddings:
                 remarks.append(
-                    f"textual_inversion is {self.model}'s; its word is read as plain letters unless --embeddings FILE=WORD"
-                    " gives one for this model"
+                    f"textual_inversion is {self.model}'s; its word is read as plain letters unless --embeddings"
+                    " FILE=WORD gives one for this model"
                 )
         return remarks
 
 
-def read_mapping(source: str | Path) -> Mapping[str, Any] | None:
-    """The mapping in a JSON or YAML file; None where the source is no such file.
+def read_mapping(source: str | Path, argument: str = "classes") -> Mapping[str, Any] | None:
+    """The mapping in a JSON or YAML file; None where the source is no such file. ``argument`` is named in errors.
 
     Raises:
         ValueError: the file could not be read.
@@ -103,7 +103,7 @@ def read_mapping(source: str | Path) -> Mapping[str, Any] | None:
         text = file.read_text(encoding="utf-8-sig")
         data = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error
+        raise ValueError(f"{argument} is {str(source)!r}, which could not be read: {error}") from error
     return data if isinstance(data, Mapping) else None
 
 

@@ -103,7 +103,9 @@ class VariationPlan(SourcePlan):
         round_number, place = divmod(index, len(self._entries))
         _, prompt = self._entries[place]
         ranks, counts = self._entry_ranks
-        return Sample(index, prompt, sample_seed(self.seed, prompt.key, round_number * counts[prompt.key] + ranks[place]))
+        return Sample(
+            index, prompt, sample_seed(self.seed, prompt.key, round_number * counts[prompt.key] + ranks[place])
+        )
 
     def prompts(self) -> list[ClassPrompt]:
         """Every prompt that the run draws, once."""
