@@ -3,23 +3,23 @@
     python benchmarks/annotation_overhead.py --layouts mini sd15
 
 ``mini`` is the embedded model, ``sd15`` a Stable Diffusion 1.5 of its real size with random weights. Plain and
-annotated runs take turns, and the smallest time of each counts. On the CPU it is the process's own time, which other
+annotated runs take turns, and the median time of each counts. On the CPU it is the process's own time, which other
 processes disturb less than the clock's.
 """
 
 import resource
+import statistics
 import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from diffusers import AutoencoderKL, DDIMScheduler, UNet2DConditionModel
-from transformers import CLIPTextConfig, CLIPTextModel
+from real_size_models import sd15_components
 
 from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
 from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings
-from ubgen_pipeline.models import load_pipeline
+from ubgen_pipeline.models import load_pipeline, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
 from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
@@ -46,41 +46,10 @@ class OverheadSettings:
 
 
 def build_sd15(device: str) -> UbGenPipeline:
-    """A pipeline with the component configurations of Stable Diffusion 1.5 and random weights, and the mini
-    tokenizer: no text is understood, and none needs to be."""
-    torch.manual_seed(0)
-    dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    tokenizer = load_pipeline("mini").tokenizer
-    tokenizer.model_max_length = 77
-    text_config = CLIPTextConfig(
-        vocab_size=49408,
-        hidden_size=768,
-        intermediate_size=3072,
-        num_hidden_layers=12,
-        num_attention_heads=12,
-        max_position_embeddings=77,
-        projection_dim=768,
-        eos_token_id=2,
-    )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-    )
-    unet = UNet2DConditionModel(
-        sample_size=64,
-        block_out_channels=(320, 640, 1280, 1280),
-        cross_attention_dim=768,
-        attention_head_dim=8,
-        layers_per_block=2,
-    )
-    scheduler = DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False)
-    return UbGenPipeline(
-        vae, CLIPTextModel(text_config), tokenizer, unet, scheduler, None, None, requires_safety_checker=False
-    ).to(device, dtype)
+    """Stable Diffusion 1.5 with random weights and DDIM, which calls the UNet once a step."""
+    pipeline = UbGenPipeline(**sd15_components())
+    set_scheduler(pipeline, "ddim")
+    return pipeline.to(device, torch.float16 if device.startswith("cuda") else torch.float32)
 
 
 def seconds(pipeline: UbGenPipeline, settings: OverheadSettings, annotations: Sequence[str]) -> float:
@@ -142,16 +111,21 @@ def _body(argv: Sequence[str]) -> None:
                     peaks[annotated] = torch.cuda.max_memory_allocated()
                 else:
                     peaks[annotated] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        plain, annotated_time = min(times[False]), min(times[True])
+        plain, with_maps = (statistics.median(times[annotated]) for annotated in (False, True))
         print(
-            f"{layout}: {plain:.2f} s plain, {annotated_time:.2f} s annotated, overhead"
-            f" {annotated_time / plain - 1:+.1%}; peak {peaks[False] / 1e9:.2f} and {peaks[True] / 1e9:.2f} GB"
+            f"{layout}: {plain:.2f} s plain, {with_maps:.2f} s annotated, overhead {with_maps / plain - 1:+.1%};"
+            f" peak {peaks[False] / 1e9:.2f} and {peaks[True] / 1e9:.2f} GB"
         )
+        print(f"{layout}: plain {_all(times[False])}, annotated {_all(times[True])}", flush=True)
         if not settings.measure_maps:
             continue
         size = pipeline.latent_shape(settings.image_size, settings.image_size)[1]
         held = [recorded_bytes(pipeline, mask_settings, steps, size) for steps in (1, 2)]
         print(f"{layout}: maps held per image after 1 and 2 steps: {held[0] / 1e6:.2f} and {held[1] / 1e6:.2f} MB")
+
+
+def _all(times: Sequence[float]) -> str:
+    return " ".join(f"{value:.2f}" for value in times) + " s"
 
 
 if __name__ == "__main__":

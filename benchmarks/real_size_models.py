@@ -8,6 +8,7 @@ of the published models, so time and memory are theirs; the images are noise.
 
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, PNDMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -45,8 +46,8 @@ def build_unet() -> UNet2DConditionModel:
     return unet
 
 
-def build_sd15(folder: Path | str) -> None:
-    """Save a Stable Diffusion 1.5 in 16 bits."""
+def sd15_components() -> dict[str, Any]:
+    """The arguments of a pipeline of Stable Diffusion 1.5, in float32 and without a safety checker."""
     torch.manual_seed(0)
     text_config = CLIPTextConfig(
         vocab_size=49408,
@@ -70,17 +71,23 @@ def build_sd15(folder: Path | str) -> None:
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
     )
-    pipeline = StableDiffusionPipeline(
-        vae.half(),
-        CLIPTextModel(text_config).half(),
-        build_tokenizer(),
-        unet.half(),
-        scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
-    pipeline.save_pretrained(folder)
+    return {
+        "vae": vae,
+        "text_encoder": CLIPTextModel(text_config),
+        "tokenizer": build_tokenizer(),
+        "unet": unet,
+        "scheduler": scheduler,
+        "safety_checker": None,
+        "feature_extractor": None,
+        "requires_safety_checker": False,
+    }
+
+
+def build_sd15(folder: Path | str) -> None:
+    """Save a Stable Diffusion 1.5 in 16 bits."""
+    parts = sd15_components()
+    halved = {name: part.half() if isinstance(part, torch.nn.Module) else part for name, part in parts.items()}
+    StableDiffusionPipeline(**halved).save_pretrained(folder)
 
 
 def build_lora(folder: Path | str) -> None:
