@@ -17,7 +17,7 @@ import dataclasses
 import json
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -38,16 +38,13 @@ from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss
 IMAGE_SIZE = 64
 # the world that the mini model was trained on
 WORLD_BIAS = 0.95
+VARIANTS = ("full", "no class prompt", "no self-attention", "no ignore band")
 
 
 def variants(settings: MaskSettings) -> dict[str, MaskSettings]:
     """The model's settings, and each part of the method left out."""
-    return {
-        "full": settings,
-        "no class prompt": dataclasses.replace(settings, class_prompt=False),
-        "no self-attention": dataclasses.replace(settings, self_power=0),
-        "no ignore band": dataclasses.replace(settings, ignore_threshold=settings.threshold),
-    }
+    changes = ({}, {"class_prompt": False}, {"self_power": 0}, {"ignore_threshold": settings.threshold})
+    return {name: dataclasses.replace(settings, **change) for name, change in zip(VARIANTS, changes, strict=True)}
 
 
 def draw(pipeline: Any, settings: MaskSettings, options: argparse.Namespace, number: int) -> MaskedImages:
@@ -125,12 +122,18 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--output-dir", type=Path, default=Path("mask_quality"))
     parser.add_argument("--judge", type=Path, help="folder of a trained segmenter; none: train one")
     parser.add_argument("--images-per-class", type=int, default=100, help="images of the downstream training set")
-    parser.add_argument("--judged-per-class", type=int, default=20, help="images set against the judge")
+    parser.add_argument("--judged-per-class", type=int, default=20, help="images set against the judge; 0: no judge")
     parser.add_argument("--test-scenes", type=int, default=500)
     parser.add_argument("--steps", type=int, default=800, help="updates of every segmenter trained")
     parser.add_argument("--num-inference-steps", type=int, default=20)
     parser.add_argument("--guidance-scale", type=float, default=2.0)
-    parser.add_argument("--downstream", nargs="*", default=["full", "no ignore band"], help="settings trained on")
+    parser.add_argument(
+        "--downstream",
+        nargs="*",
+        default=["rendered", "full", "no ignore band"],
+        choices=["rendered", *VARIANTS],
+        help="what segmenters are trained on; equal seeds and sizes compare, also where the arms are run one by one",
+    )
     parser.add_argument("--threads", type=int)
     parser.add_argument("--seed", type=int, default=0)
     options = parser.parse_args(argv)
@@ -148,38 +151,43 @@ def main(argv: list[str] | None = None) -> int:
         "unbiased": load_masked_images(f"mini:{options.test_scenes}:9001:0.0"),
         "biased": load_masked_images(f"mini:{options.test_scenes}:9002:{WORLD_BIAS}"),
     }
+    pipeline = load_pipeline("mini")
+    pipeline.set_progress_bar_config(disable=True)
+    masks = variants(pipeline.default_mask_settings())
+    if options.judged_per_class:
+        judge_images(pipeline, masks, tests, options, note)
+    number = options.images_per_class * len(CLASS_NAMES)
+    for arm in options.downstream:
+        if arm == "rendered":
+            name, data = "rendered, biased", load_masked_images(f"mini:{number}:{9003 + options.seed}:{WORLD_BIAS}")
+        else:
+            name, data = f"generated, {arm}", draw(pipeline, masks[arm], options, options.images_per_class)
+        segmenter = train_on(data, options, options.output_dir / name.replace(", ", "-").replace(" ", "-"))
+        for test_name, test in tests.items():
+            note(f"trained on {name}, tested on {test_name} scenes", measure(segmenter, test))
+    print_tables(results)
+    return 0
+
+
+def judge_images(
+    pipeline: Any,
+    masks: dict[str, MaskSettings],
+    tests: dict[str, MaskedImages],
+    options: argparse.Namespace,
+    note: Callable[[str, Any], None],
+) -> None:
+    """How good the judge is on rendered scenes, and what it says of each setting's masks of the same images."""
     if options.judge is not None:
         judge = load_segmenter(options.judge)
     else:
         judge = train_on(load_masked_images("mini:8000:71:0.0"), options, options.output_dir / "judge")
     for name, test in tests.items():
         note(f"judge on rendered {name} scenes", measure(judge, test))
-
-    pipeline = load_pipeline("mini")
-    pipeline.set_progress_bar_config(disable=True)
     judged: list[np.ndarray] = []
-    for name, settings in variants(pipeline.default_mask_settings()).items():
+    for name, settings in masks.items():
         data = draw(pipeline, settings, options, options.judged_per_class)
         judged = judged or list(predicted_masks(judge, data, IMAGE_SIZE))
         note(f"against the judge, {name}", figures(masks_of(data), judged))
-
-    number = options.images_per_class * len(CLASS_NAMES)
-    training_sets: dict[str, Any] = {
-        "rendered, biased": lambda: load_masked_images(f"mini:{number}:{9003 + options.seed}:{WORLD_BIAS}"),
-        **{
-            f"generated, {name}": (
-                lambda settings=settings: draw(pipeline, settings, options, options.images_per_class)
-            )
-            for name, settings in variants(pipeline.default_mask_settings()).items()
-            if name in options.downstream
-        },
-    }
-    for name, load in training_sets.items():
-        segmenter = train_on(load(), options, options.output_dir / name.replace(", ", "-").replace(" ", "-"))
-        for test_name, test in tests.items():
-            note(f"trained on {name}, tested on {test_name} scenes", measure(segmenter, test))
-    print_tables(results)
-    return 0
 
 
 def print_tables(results: dict[str, Any]) -> None:
