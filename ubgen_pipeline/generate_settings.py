@@ -59,7 +59,10 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
     embeddings: list[str] | None = field_help(
         "textual inversions for words in the prompts: FILE, or FILE=TOKEN to name its word", None
     )
-    task: str = field_help("text-to-image, image-to-image or inpaint; the last two need --source", "text-to-image")
+    task: str = field_help(
+        "text-to-image, image-to-image or inpaint; the last two need --source, or a configuration that names one",
+        "text-to-image",
+    )
     source: str | None = field_help("dataset to start from: folder or Hub id; rows need image and label", None)
     source_split: str = field_help("split of the source", "train")
     source_class_map: list[str] | None = field_help(

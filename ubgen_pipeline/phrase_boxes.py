@@ -75,6 +75,8 @@ def _texts(tokenizer: Any, phrases: Sequence[str], max_length: int) -> list[tupl
     """Texts that hold all phrases, and where: index of the phrase -> places of its tokens."""
     # a full stop ends a phrase; the model was trained on lower case
     plain = [" ".join(phrase.replace(".", " ").lower().split()) for phrase in phrases]
+    if bare := [phrase for phrase, text in zip(phrases, plain) if not text]:
+        raise ValueError(f"class {bare[0]!r} has no word to look for; give it one with class_map WORD=CLASS.")
     texts, first = [], 0
     while first < len(plain):
         last = first + 1

@@ -50,10 +50,13 @@ class VariationPlan(SourcePlan):
     def _variations(self) -> list[list[ClassPrompt]]:
         """Of every source row, its prompts."""
         assert self.file.variations is not None
-        return [
-            self.file.variations.prompts(self.classes[label], label, drawn_from) if has_region else []
-            for label, drawn_from, has_region in zip(self._labels, self.source.rows["attributes"], self._has_region)
-        ]
+        variations = []
+        for label, drawn_from, has_region in zip(self._labels, self.source.rows["attributes"], self._has_region):
+            # templates of other files leave attributes empty that they do not use
+            is_known = has_region and all(drawn_from[name] is not None for name in DRAWN_FROM)
+            item = self.classes[label]
+            variations.append(self.file.variations.prompts(item, label, drawn_from) if is_known else [])
+        return variations
 
     @cached_property
     def _entries(self) -> list[tuple[int, ClassPrompt]]:
