@@ -110,7 +110,8 @@ def _body(argv: Sequence[str]) -> None:
                 if settings.device.startswith("cuda"):
                     peaks[annotated] = torch.cuda.max_memory_allocated()
                 else:
-                    peaks[annotated] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+                    # of the process's whole life, so only the first of each kind tells them apart
+                    peaks.setdefault(annotated, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         plain, with_maps = (statistics.median(times[annotated]) for annotated in (False, True))
         print(
             f"{layout}: {plain:.2f} s plain, {with_maps:.2f} s annotated, overhead {with_maps / plain - 1:+.1%};"
