@@ -1,6 +1,7 @@
 """Checks of the arguments of a call of the pipeline."""
 
 from collections.abc import Sequence
+from typing import Any
 
 
 def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
@@ -18,3 +19,25 @@ def check_counts(**counts: int) -> None:
     for argument, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
+
+
+def check_lossy(
+    guidance_until: float,
+    deep_features_every: int,
+    annotations: Sequence[str] | None,
+    cross_attention_kwargs: dict[str, Any] | None,
+) -> None:
+    """Raise ``ValueError`` for a shortcut out of range, or one beside what it would spoil."""
+    if not 0 <= guidance_until <= 1:
+        raise ValueError(f"guidance_until is {guidance_until}; give a share of the steps, from 0 to 1.")
+    check_counts(deep_features_every=deep_features_every)
+    if deep_features_every > 1 and annotations:
+        raise ValueError(
+            f"deep_features_every is {deep_features_every}, and annotations need the attention of every step; give 1,"
+            " or annotate the finished dataset with `ubgen annotate`."
+        )
+    if deep_features_every > 1 and cross_attention_kwargs:
+        raise ValueError(
+            f"deep_features_every is {deep_features_every}, which takes no cross_attention_kwargs; give 1, or leave"
+            " them out."
+        )

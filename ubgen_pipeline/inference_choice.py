@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from .inference_flags import Inference, InferenceFlags, compile_pays, lora_weights
+from .packed_products import pack_products
 from .prepared_pipeline import compile_pipeline, find_batch_size
 
 if TYPE_CHECKING:
@@ -63,7 +64,7 @@ def choose_inference(
     num_denoiser_samples: int,
     records_attention: bool,
 ) -> Inference:
-    """Settle what the flags and the manifest leave open, and compile where that was chosen.
+    """Settle what the flags and the manifest leave open, and compile where that was chosen; pack where it was not.
 
     Args:
         flags: of this run.
@@ -103,4 +104,7 @@ def choose_inference(
     elif begun is None:
         reason = "" if inference.compile == "off" else ": it would not pay here" * (not records_attention)
         print(f"ubgen: the model is not compiled{reason}", file=sys.stderr, flush=True)
+    if not is_compiled:
+        # the compiler does not see into them
+        pack_products(pipeline.unet)
     return Inference(size, inference.threads, dtype, "on" if is_compiled else "off", inference.lora_weights)

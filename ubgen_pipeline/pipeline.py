@@ -21,9 +21,10 @@ from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 from .annotations import SampleAnnotation, annotate
 from .attention_maps import AttentionRecorder, joined_texts
 from .attention_masks import heat_maps as _heat_maps  # noqa: F401 (named here for the loader, as are the next two)
-from .call_arguments import check_counts, text_list
+from .call_arguments import check_counts, check_lossy, text_list
 from .class_texts import class_texts, shown_once
 from .class_tokens import append_class_words
+from .deep_features import DeepFeatureDenoiser
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
 from .mask_regions import mask_objects as _mask_objects  # noqa: F401
@@ -76,6 +77,8 @@ class UbGenPipeline(StableDiffusionPipeline):
         source_images: torch.Tensor | None = None,
         regions: torch.Tensor | None = None,
         strength: float = 0.8,
+        guidance_until: float = 1.0,
+        deep_features_every: int = 1,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -111,6 +114,8 @@ class UbGenPipeline(StableDiffusionPipeline):
             source_images: ``(N, 3, H, W)`` in [0, 1] to start from instead of noise alone: image-to-image.
             regions: ``(N, H, W)`` bool, what of them is to be drawn anew; all else keeps its pixels: inpainting.
             strength: share of the steps that a source image goes through, in (0, 1]; the more, the less is left of it.
+            guidance_until: share of the steps, from the first on, that are guided; below 1 faster, and other images.
+            deep_features_every: run the UNet's deep layers at every n-th step only; above 1 faster, and other images.
 
         Raises:
             ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
@@ -136,6 +141,7 @@ class UbGenPipeline(StableDiffusionPipeline):
         batch_size = len(labels) if batch_size is None else batch_size
         check_counts(batch_size=batch_size)
         check_source(source_images, regions, strength, len(labels), self.image_size(height, width))
+        check_lossy(guidance_until, deep_features_every, annotations, cross_attention_kwargs)
         wanted = check_annotations(annotations or ())
         if wanted:
             settings = mask_settings or self.default_mask_settings()
@@ -179,13 +185,15 @@ class UbGenPipeline(StableDiffusionPipeline):
                 timesteps = remaining_timesteps(self.scheduler, strength)
                 start_latents = source.at(self.scheduler, timesteps[0]).to(dtype)
             self._num_timesteps = len(timesteps)
+            denoiser = partial(self.denoiser, cross_attention_kwargs=cross_attention_kwargs)
             steps = denoising_steps(
-                partial(self.denoiser, cross_attention_kwargs=cross_attention_kwargs),
+                denoiser if deep_features_every == 1 else DeepFeatureDenoiser(self.unet, deep_features_every),
                 self.scheduler,
                 start_latents,
                 prompt_embeds[labels[rows]],
                 negative_prompt_embeds=negative_prompt_embeds[labels[rows]],
                 guidance_scale=guidance_scale,
+                num_guided_steps=round(guidance_until * self._num_timesteps),
                 timesteps=timesteps,
                 generators=step_generators(seeds[rows]),
                 eta=eta,

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_attention: bool) -> None:
     """Make ``pipeline`` faster in place; it can no longer be trained.
 
+    :func:`.packed_products.pack_products` does the rest where it is not compiled.
+
     Args:
         pipeline: freshly loaded.
         lora_weights: where its LoRA goes: see :class:`.inference_flags.Inference`.
@@ -35,8 +37,10 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
     if lora_weights != "beside" and not records_attention:
         pipeline.unet.fuse_qkv_projections()
         pipeline.unet.set_attn_processor(FusedAttnProcessor2_0())
-    pipeline.unet.to(memory_format=torch.channels_last)
-    pipeline.vae.to(memory_format=torch.channels_last)
+    # on a CPU oneDNN's convolutions of that order are 2% faster here, at twice the rounding error
+    if pipeline.device.type != "cpu":
+        pipeline.unet.to(memory_format=torch.channels_last)
+        pipeline.vae.to(memory_format=torch.channels_last)
 
 
 def compile_pipeline(pipeline: "UbGenPipeline", draw: Callable[[], object]) -> bool:

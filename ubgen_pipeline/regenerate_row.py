@@ -114,6 +114,7 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
     from .image_drawing import ImageDrawer
     from .inference_flags import lora_weights
     from .models import SCHEDULERS, load_pipeline, resolve_model
+    from .packed_products import pack_products
     from .prepared_pipeline import prepare_pipeline
 
     columns, manifest = row.columns, row.manifest
@@ -156,6 +157,8 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
     records_attention = bool(manifest.get("annotations"))
     dtype = manifest.get("dtype", "float32")
     prepare_pipeline(pipeline, lora_weights(lora, dtype), records_attention=records_attention)
+    if manifest.get("compile") != "on":
+        pack_products(pipeline.unet)
     num_chunks = columns.get("num_prompt_chunks")
     drawer = ImageDrawer(pipeline, num_chunks=num_chunks)
     drawn = drawer(
