@@ -6,7 +6,8 @@
 The stock arm is what users write: the pipeline as loaded, the LoRA beside the weights, prompts encoded for every
 batch, and each image saved as PNG before the next batch begins. The other arm writes a shard of a dataset. Both are
 loaded first, then take turns, A B A B, and the table gives medians. "loop" ends with the latents, "end to end" with
-files. On a CPU torch takes as many threads as it likes for the stock arm.
+files. On a CPU torch takes as many threads as it likes for the stock arm. CPU seconds tell the arms apart on a machine
+that does other work too; with OMP_NUM_THREADS=1 they count no waiting of threads for each other.
 """
 
 import math
@@ -14,7 +15,7 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from queue import Queue
@@ -38,8 +39,6 @@ from ubgen_pipeline.pipeline import UbGenPipeline
 from ubgen_pipeline.prepared_pipeline import with_own_scheduler
 from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
-NUM_REFERENCES = 4
-
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
@@ -57,6 +56,7 @@ class BenchmarkSettings:
     compile: str = field_help("of ubgen: auto, on or off", "auto")
     dtype: str | None = field_help("of both arms; float16 on a GPU and float32 elsewhere, if not given", None)
     codec: str = field_help("of ubgen", "png")
+    num_references: int = field_help("images of the last turn drawn in twice the precision, to measure errors", 8)
     device: str | None = field_help("cpu or cuda; a GPU where there is one, if not given", None)
 
 
@@ -147,16 +147,20 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     torch.set_num_threads(num_cores)
     stock = StockArm(settings, model, lora, device, dtype)
     seconds: dict[str, list[float]] = {"stock": [], "ubgen": [], "stock loop": [], "ubgen loop": []}
+    processor: dict[str, list[float]] = {arm: [] for arm in seconds}
+
+    def time_arm(arm: str, num_threads: int, call: Callable[[], object]) -> None:
+        torch.set_num_threads(num_threads)
+        started = time.process_time()
+        seconds[arm].append(_timed(call, device))
+        processor[arm].append(time.process_time() - started)
+
     latents: dict[str, torch.Tensor] = {}
     for turn, samples in enumerate(turns):
-        torch.set_num_threads(num_cores)
-        seconds["stock"].append(_timed(lambda: stock.images(samples, scratch / f"stock-{turn}"), device))  # noqa: B023
-        torch.set_num_threads(threads)
-        seconds["ubgen"].append(_timed(lambda: run.write([turn]), device))  # noqa: B023
-        torch.set_num_threads(num_cores)
-        seconds["stock loop"].append(_timed(lambda: latents.update(stock=stock.latents(samples)), device))  # noqa: B023
-        torch.set_num_threads(threads)
-        seconds["ubgen loop"].append(_timed(lambda: latents.update(ubgen=loop(run, samples)), device))  # noqa: B023
+        time_arm("stock", num_cores, lambda: stock.images(samples, scratch / f"stock-{turn}"))  # noqa: B023
+        time_arm("ubgen", threads, lambda: run.write([turn]))  # noqa: B023
+        time_arm("stock loop", num_cores, lambda: latents.update(stock=stock.latents(samples)))  # noqa: B023
+        time_arm("ubgen loop", threads, lambda: latents.update(ubgen=loop(run, samples)))  # noqa: B023
     torch.set_num_threads(num_cores)
     rates = {arm: len(turns[-1]) / statistics.median(times[1:]) for arm, times in seconds.items()}
     flops = _flops_of_an_image(run, settings)
@@ -167,18 +171,36 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         one, other = rates[f"stock{arm}"], rates[f"ubgen{arm}"]
         share = f"{other * flops / peak:.0%}"
         print(f"{name:<12}{one:>8.3f} im/s{other:>8.3f} im/s{other / one:>7.2f}x{share:>14}")
+    cpu = {arm: statistics.median(times[1:]) / len(turns[-1]) for arm, times in processor.items()}
+    print(
+        f"CPU seconds of an image, end to end: stock {cpu['stock']:.3f}, ubgen {cpu['ubgen']:.3f},"
+        f" ratio {cpu['stock'] / cpu['ubgen']:.2f}"
+    )
     noises = [_peak_signal_to_noise(samples, scratch, turn) for turn, samples in enumerate(turns)]
     pairs = np.concatenate(noises)
     print(
         f"\nimages: {np.mean(pairs >= 40):.1%} of {len(pairs)} pairs at 40 dB or more, lowest {pairs.min():.1f} dB,"
         f" {np.mean(np.isinf(pairs)):.1%} equal"
     )
-    reference = _reference(settings, model, lora, device, dtype, turns[-1][:NUM_REFERENCES])
-    for arm in ("stock", "ubgen"):
-        error = latents[arm][:NUM_REFERENCES].to(reference) - reference
+    count = settings.num_references
+    reference = _reference(settings, model, lora, device, dtype, turns[-1][:count])
+    errors = {arm: relative_errors(latents[arm][:count], reference) for arm in ("stock", "ubgen")}
+    for arm, error in errors.items():
         print(
-            f"{arm}: latents' relative error {(error.norm() / reference.norm()).item():.2e} against {reference.dtype}"
+            f"{arm}: latents' relative error against {reference.dtype}, of {len(error)} images: root mean square"
+            f" {np.sqrt(np.mean(error**2)):.2e}, median {np.median(error):.2e}"
         )
+    ratio = np.exp(np.mean(np.log(errors["ubgen"] / errors["stock"])))
+    spread = np.exp(np.std(np.log(errors["ubgen"] / errors["stock"]), ddof=1) / np.sqrt(count)) if count > 1 else 1.0
+    print(
+        f"error of ubgen over that of stock, geometric mean: {ratio:.2f}, times or over {spread:.2f} (standard error)"
+    )
+
+
+def relative_errors(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
+    """``(N,)``: of each sample's latents ``(N, C, H, W)`` against the reference of that shape."""
+    error, size = (latents.to(reference) - reference).flatten(1).norm(dim=1), reference.flatten(1).norm(dim=1)
+    return (error / size).double().cpu().numpy()
 
 
 def loop(run: DatasetRun, samples: Sequence[Any]) -> torch.Tensor:

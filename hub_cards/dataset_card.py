@@ -37,6 +37,8 @@ COLUMN_NOTES = {
     "guidance_scale": "strength of classifier-free guidance; 1 or less means none",
     "scheduler": "class of the scheduler in diffusers",
     "negative_prompt": "the text that the image was guided away from, if any",
+    "preset": "the lossy shortcut that the image was drawn with",
+    "few_step_lora": "the second LoRA, for a few steps, if the preset takes one",
     "num_prompt_chunks": "tokenizer lengths that every prompt of the run was filled up to, where prompts may be long",
     "attributes": "what the template's placeholders were filled with",
     "model_class": "what the labelling model of the configuration calls the class",

@@ -44,6 +44,7 @@ class Generator:
     lora: str | None
     model_revision: str | None
     lora_revision: str | None
+    few_step_lora_revision: str | None = None
 
 
 def manifest(
@@ -64,6 +65,11 @@ def manifest(
     kept = {name: value for name, value in kept.items() if not name.startswith("mask_") and name not in scores}
     if settings.wanted_scores():
         kept["scores"] = settings.score_facts(settings.model)
+    del kept["preset"], kept["few_step_lora"]
+    if settings.preset is not None:
+        kept |= {"preset": settings.preset, **settings.shortcuts()}
+        kept["few_step_lora"] = fingerprint(settings.few_step_lora)
+        kept["few_step_lora_revision"] = generator.few_step_lora_revision
     libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
     if settings.wanted_annotations():
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))

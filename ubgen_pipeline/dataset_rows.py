@@ -150,6 +150,7 @@ class RowDrawer:
                 "scheduler": type(self._pipeline.scheduler).__name__,
                 "negative_prompt": settings.negative_prompt,
             }
+            row |= settings.preset_facts()
             if plan.allows_long_prompts:
                 row["num_prompt_chunks"] = self._num_chunks
             if plan.attribute_names:
@@ -173,7 +174,7 @@ class RowDrawer:
 
     def _sampling(self) -> dict[str, Any]:
         names = ("num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
-        return {name: getattr(self._settings, name) for name in names}
+        return {name: getattr(self._settings, name) for name in names} | self._settings.shortcuts()
 
 
 def dataset_features(
@@ -188,6 +189,7 @@ def dataset_features(
     columns |= {name: Value("string") for name in ("model", "model_revision", "lora", "lora_revision")}
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
+    columns |= {name: Value("string") for name in settings.preset_facts()}
     if plan.allows_long_prompts:
         columns["num_prompt_chunks"] = Value("int64")
     if plan.attribute_names:

@@ -12,6 +12,7 @@ from .dataset_shards import DatasetShards, Shard
 from .generate_settings import GenerateSettings
 from .hub_datasets import HubDataset, published_settings
 from .inference_flags import Inference, lora_weights
+from .lossy_presets import describe
 from .model_sources import hub_commit
 from .score_columns import SAFETY_COLUMN
 from .shard_drawing import write_shards
@@ -43,7 +44,11 @@ class DatasetRun:
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.generator = Generator(
-            settings.model, settings.lora, hub_commit(settings.model, settings.revision), hub_commit(settings.lora)
+            settings.model,
+            settings.lora,
+            hub_commit(settings.model, settings.revision),
+            hub_commit(settings.lora),
+            hub_commit(settings.few_step_lora),
         )
         self.shards = DatasetShards(folder, {}, len(self.plan), settings.samples_per_shard)
         self._begun = self.shards.begun_with()
@@ -101,6 +106,8 @@ class DatasetRun:
             torch.cuda.set_device(device)
         records_attention = bool(settings.wanted_annotations())
         dtype = wanted_dtype(settings, self._begun, device)
+        if settings.preset is not None and self.rank == 0:
+            say(describe(settings.preset))
         # before the folder is made: a model that does not load leaves nothing behind
         pipeline = self._load(device, getattr(torch, dtype))
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
@@ -113,7 +120,7 @@ class DatasetRun:
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
-        prepare_pipeline(pipeline, lora_weights(settings.lora, dtype), records_attention=records_attention)
+        prepare_pipeline(pipeline, lora_weights(settings.any_lora(), dtype), records_attention=records_attention)
         self._drawer = RowDrawer(settings, self.generator, pipeline, plan, num_chunks)
         num_calls = settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
         inference = choose_inference(
@@ -121,10 +128,10 @@ class DatasetRun:
             self._begun,
             pipeline,
             self._drawer.trial,
-            lora=settings.lora,
+            lora=settings.any_lora(),
             latent_pixels=height * width,
             num_denoiser_samples=len(plan) * num_calls // self.world_size,
-            records_attention=records_attention,
+            is_compilable=not records_attention and not settings.reuses_features(),
         )
         self._drawer.is_compiled = inference.compile == "on"
         self.batch_size = inference.batch_size
@@ -198,6 +205,8 @@ class DatasetRun:
             scheduler=settings.scheduler,
             revision=self.generator.model_revision or settings.revision,
             lora_revision=self.generator.lora_revision,
+            few_step_lora=settings.few_step_lora,
+            few_step_lora_revision=self.generator.few_step_lora_revision,
             embeddings=settings.embeddings or (),
             torch_dtype=dtype,  # pyright: ignore[reportArgumentType]
             device=device,

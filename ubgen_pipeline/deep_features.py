@@ -1,7 +1,7 @@
-"""A UNet whose deep layers run at every n-th call only: DeepCache (Ma et al. 2024, Eq. 6-8). It loses accuracy.
+"""A UNet whose deep layers run at every n-th call only: DeepCache (Ma et al. 2024). It loses accuracy.
 
-At neighbouring steps the features far from the image's own resolution are nearly the same, so those that enter the last
-level's last layers are kept and used again.
+At neighbouring steps the features far from the image's own resolution are nearly the same, so those that enter the
+last level's last layers are kept and used again.
 
 Shapes: N samples, C channels, H x W latent size, L tokens, D width of the text encoder.
 """
@@ -101,7 +101,9 @@ def _layers(block: Any) -> list[tuple[Any, Any]]:
     return list(zip(block.resnets, getattr(block, "attentions", None) or repeat(None)))
 
 
-def _run(layer: tuple[Any, Any], hidden: torch.Tensor, time: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+def _run(
+    layer: tuple[Any, Any], hidden: torch.Tensor, time: torch.Tensor, prompt_embeds: torch.Tensor
+) -> torch.Tensor:
     residual, transformer = layer
     hidden = residual(hidden, time)
     if transformer is None:

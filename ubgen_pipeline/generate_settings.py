@@ -10,6 +10,7 @@ from .caption_prompts import CaptionPlan, load_caption_prompts
 from .class_prompts import label_names
 from .hub_access import check_repo_id
 from .inference_flags import InferenceFlags
+from .lossy_presets import PresetFlags
 from .prompt_plan import PromptPlan, plan_prompts, read_prompt_file
 from .sample_seeds import sample_seed
 from .score_flags import ScoreFlags
@@ -26,7 +27,7 @@ HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
-class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
+class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags, PresetFlags):
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help(
@@ -50,7 +51,9 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
     negative_prompt: str | None = field_help("text to guide away from", None)
     num_inference_steps: int = field_help("denoising steps", 50)
     guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
-    scheduler: str | None = field_help("ddpm, ddim, pndm, dpm++ or unipc; the model's own if not given", None)
+    scheduler: str | None = field_help(
+        "ddpm, ddim, pndm, dpm++, unipc, or of presets lcm, ddim-trailing; the model's own if not given", None
+    )
     height: int | None = field_help("image height in pixels; the model's own if not given", None)
     width: int | None = field_help("image width in pixels; the model's own if not given", None)
     seed: int = field_help("seed of the run, from 0 to 2**63 - 1", 0)
@@ -92,6 +95,7 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags):
         sample_seed(self.seed, "", 0)
         self.check_inference()
         self.wanted_scores()
+        self.apply_preset()
         self._check_engine()
         # a class file may name the source
         if self.classes is None or self.source is not None:

@@ -62,7 +62,7 @@ def choose_inference(
     lora: str | None,
     latent_pixels: int,
     num_denoiser_samples: int,
-    records_attention: bool,
+    is_compilable: bool,
 ) -> Inference:
     """Settle what the flags and the manifest leave open, and compile where that was chosen; pack where it was not.
 
@@ -74,7 +74,7 @@ def choose_inference(
         lora: None where there is none.
         latent_pixels: h x w of a sample's latents.
         num_denoiser_samples: see :func:`.inference_flags.compile_pays`.
-        records_attention: whether annotations are made, which compiled code has no place for.
+        is_compilable: False where annotations are made or features kept, which compiled code has no place for.
 
     Raises:
         ValueError: a dataset was begun with compiled code, which does not work here.
@@ -93,7 +93,7 @@ def choose_inference(
             size = max(1, _CPU_LATENT_PIXELS // latent_pixels)
         inference = Inference(size, torch.get_num_threads(), dtype, flags.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
-    is_compiled = inference.compile == "on" or (is_worth_it and not records_attention)
+    is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)
     if is_compiled:
         print("ubgen: compiling the model, which takes a minute or so", file=sys.stderr, flush=True)
         is_compiled = compile_pipeline(pipeline, lambda: trial(size))
@@ -102,7 +102,7 @@ def choose_inference(
                 "compile was on when this dataset was begun, but fails here; finish it on such a machine."
             )
     elif begun is None:
-        reason = "" if inference.compile == "off" else ": it would not pay here" * (not records_attention)
+        reason = "" if inference.compile == "off" else ": it would not pay here" * is_compilable
         print(f"ubgen: the model is not compiled{reason}", file=sys.stderr, flush=True)
     if not is_compiled:
         # the compiler does not see into them

@@ -10,6 +10,7 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    LCMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
@@ -26,13 +27,18 @@ SCHEDULERS: dict[str, type[Any]] = {
     "pndm": PNDMScheduler,
     "dpm++": DPMSolverMultistepScheduler,
     "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+    "ddim-trailing": DDIMScheduler,
 }
 # DDPM and DDIM clip to the range of images unless told that they walk latents; PNDM starts with Runge-Kutta steps,
-# three times the UNet calls, unless told not to, as in Stable Diffusion's own configuration.
+# three times the UNet calls, unless told not to, as in Stable Diffusion's own configuration. Few steps must begin at
+# pure noise, which trailing timesteps do (Lin et al. 2024).
 _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "ddpm": {"clip_sample": False},
     "ddim": {"clip_sample": False},
     "pndm": {"skip_prk_steps": True},
+    "lcm": {"clip_sample": False},
+    "ddim-trailing": {"clip_sample": False, "timestep_spacing": "trailing"},
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -60,10 +66,12 @@ def load_pipeline(
     model: str | Path,
     *,
     lora: str | Path | None = None,
+    few_step_lora: str | Path | None = None,
     scheduler: str | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
     lora_revision: str | None = None,
+    few_step_lora_revision: str | None = None,
     embeddings: Sequence[str] = (),
     device: str | torch.device | None = None,
 ) -> UbGenPipeline:
@@ -72,10 +80,12 @@ def load_pipeline(
     Args:
         model: ``mini``, a folder in diffusers layout, or a Hub id.
         lora: folder, file or Hub id of a LoRA in diffusers format.
+        few_step_lora: of a second LoRA, distilled for a few steps, to be added to the first.
         scheduler: a key of :data:`SCHEDULERS`; None keeps the model's own.
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
         lora_revision: of the LoRA on the Hub.
+        few_step_lora_revision: of the second LoRA on the Hub.
         embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
         device: where to put it; None leaves it on the CPU.
 
@@ -101,6 +111,10 @@ def load_pipeline(
         set_scheduler(pipeline, scheduler)
     if lora is not None:
         load_lora(pipeline, lora, revision=lora_revision)
+    if few_step_lora is not None:
+        load_lora(pipeline, few_step_lora, revision=few_step_lora_revision, argument="few_step_lora")
+        # loading a second one does not switch on both
+        pipeline.set_adapters(sorted({name for names in pipeline.get_list_adapters().values() for name in names}))
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
@@ -124,7 +138,9 @@ def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:
     pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config, **settings)
 
 
-def load_lora(pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None = None) -> None:
+def load_lora(
+    pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None = None, argument: str = "lora"
+) -> None:
     """Load a LoRA into the pipeline after checking every key and shape, so that a misfit leaves it untouched.
 
     Raises:
@@ -138,12 +154,12 @@ def load_lora(pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None
         )
     except (OSError, SafetensorError, ValueError) as error:
         raise ValueError(
-            f"lora is {str(lora)!r}, which could not be read; give a folder with pytorch_lora_weights.safetensors,"
-            f" such a file, or a Hub id. {_first_line(error)}"
+            f"{argument} is {str(lora)!r}, which could not be read; give a folder with"
+            f" pytorch_lora_weights.safetensors, such a file, or a Hub id. {_first_line(error)}"
         ) from error
     if misfit := _misfit(pipeline, state_dict):
         raise ValueError(
-            f"lora is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
+            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
         )
     pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
 

@@ -32,7 +32,7 @@ def _pack_inside(parent: nn.Module) -> int:
         if type(child) is GEGLU and _is_plain(child.proj):
             setattr(parent, name, PackedGEGLU(child))
             count += 1
-        elif _is_plain(child):
+        elif isinstance(child, nn.Linear) and _is_plain(child):
             setattr(parent, name, PackedLinear(child))
             count += 1
         else:
@@ -52,8 +52,10 @@ class PackedLinear(nn.Module):
 
 
 class PackedGEGLU(nn.Module):
-    """``(x V^T + c) * gelu(x W^T + b)`` (Shazeer 2020, Eq. 6), ``(..., in)`` to ``(..., out)`` float32, in two products
-    whose results are multiplied while they are written."""
+    """``(x V^T + c) * gelu(x W^T + b)`` (Shazeer 2020), ``(..., in)`` to ``(..., out)`` float32.
+
+    Two products, the second multiplied by the first while it is written.
+    """
 
     def __init__(self, layer: GEGLU):
         super().__init__()
@@ -71,7 +73,6 @@ def _packed(weight: torch.Tensor) -> torch.Tensor:
 
 
 def _is_plain(module: nn.Module) -> bool:
-    # a subclass may be a LoRA beside its weight
     return type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"
 
 

@@ -15,6 +15,7 @@ from typing import Any
 
 from .dataset_shards import STATE_FOLDER
 from .hub_access import check_repo_id, retried
+from .lossy_presets import PRESETS, Preset
 from .model_sources import fingerprint
 from .settings_parser import field_help, name_leading, parse_settings, run_command
 
@@ -30,6 +31,7 @@ class RegenerateSettings:
     output: str | None = field_help("PNG file to write; INDEX.png if not given", None)
     model: str | None = field_help("where the model lies now, if it came from a local folder", None)
     lora: str | None = field_help("where the LoRA lies now, if it came from a local folder", None)
+    few_step_lora: str | None = field_help("where the preset's LoRA lies now, if it came from a local folder", None)
     device: str | None = field_help("that of the dataset if not given", None)
 
     def __post_init__(self) -> None:
@@ -60,7 +62,9 @@ def _body(argv: Sequence[str]) -> int:
         description=(__doc__ or "").split("\n")[0],
     )
     row = find_row(settings.dataset, settings.index)
-    image = regenerate(row, model=settings.model, lora=settings.lora, device=settings.device)
+    image = regenerate(
+        row, model=settings.model, lora=settings.lora, few_step_lora=settings.few_step_lora, device=settings.device
+    )
     output = Path(settings.output or f"{settings.index}.png").expanduser()
     image.save(output, format="PNG")
     alone = "" if row.batch_is_whole else "; its batch is not in the dataset any more, so it was drawn alone"
@@ -97,12 +101,19 @@ def find_row(dataset: str, index: int) -> Row:
     raise ValueError(f"index is {index}, which no row of {dataset!r} has.")
 
 
-def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, device: str | None = None) -> Any:
+def regenerate(
+    row: Row,
+    *,
+    model: str | None = None,
+    lora: str | None = None,
+    few_step_lora: str | None = None,
+    device: str | None = None,
+) -> Any:
     """The row's image, a ``PIL.Image``, drawn again.
 
     Args:
         row: see :func:`find_row`.
-        model, lora: where they lie now; None takes the row's own names.
+        model, lora, few_step_lora: where they lie now; None takes the row's own names.
         device: None takes the dataset's own, where this machine has it.
 
     Raises:
@@ -122,26 +133,27 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         what = "a source image" if columns.get("task") is not None else "textual inversions"
         raise ValueError(f"the row was drawn with {what}, which the dataset does not hold; generate it again instead.")
     model = str(model or columns["model"])
-    lora = lora or columns["lora"]
-    if columns["lora"] is None and lora is not None:
-        raise ValueError(f"lora is {lora!r}, and the row was drawn without one; leave it out.")
-    for name, source in (("model", resolve_model(model)), ("lora", lora)):
-        if name in manifest and fingerprint(source) != manifest[name] and Path(source or "").expanduser().exists():
-            raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
-    if lora is not None and "/" not in lora and not Path(lora).expanduser().exists():
-        raise ValueError(f"the row's LoRA came from a local folder called {lora!r}; say with lora where it lies now.")
+    _check_same("model", resolve_model(model), manifest)
+    lora = _lora_of(row, "lora", lora)
+    few_step_lora = _lora_of(row, "few_step_lora", few_step_lora)
+    preset = PRESETS.get(columns.get("preset") or "", Preset("exact", ""))
+    if columns.get("preset") is not None and columns["preset"] not in PRESETS:
+        raise ValueError(f"the row was drawn with preset {columns['preset']!r}, which this version does not know.")
     if manifest.get("threads"):
         torch.set_num_threads(manifest["threads"])
     if device is None:
         device = manifest.get("device") or "cpu"
         device = device if device != "cuda" or torch.cuda.is_available() else "cpu"
-    names = {scheduler.__name__: name for name, scheduler in SCHEDULERS.items()}
+    # of two names for one class the first has its usual settings
+    names = {scheduler.__name__: name for name, scheduler in reversed(SCHEDULERS.items())}
     pipeline = load_pipeline(
         model,
         lora=lora,
-        scheduler=manifest["scheduler"] if manifest else None,
+        few_step_lora=few_step_lora,
+        scheduler=manifest["scheduler"] if manifest else preset.settings.get("scheduler"),
         revision=columns.get("model_revision"),
         lora_revision=columns.get("lora_revision"),
+        few_step_lora_revision=manifest.get("few_step_lora_revision"),
         torch_dtype=getattr(torch, manifest.get("dtype", "float32")),
         device=device,
     )
@@ -156,7 +168,7 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
     # a fused LoRA and text encoded alone round as they did then
     records_attention = bool(manifest.get("annotations"))
     dtype = manifest.get("dtype", "float32")
-    prepare_pipeline(pipeline, lora_weights(lora, dtype), records_attention=records_attention)
+    prepare_pipeline(pipeline, lora_weights(lora or few_step_lora, dtype), records_attention=records_attention)
     if manifest.get("compile") != "on":
         pack_products(pipeline.unet)
     num_chunks = columns.get("num_prompt_chunks")
@@ -170,8 +182,29 @@ def regenerate(row: Row, *, model: str | None = None, lora: str | None = None, d
         negative_prompt=columns["negative_prompt"],
         height=height,
         width=width,
+        # those of the run, should the preset of that name have changed since
+        **{name: manifest.get(name, value) for name, value in preset.shortcuts.items()},
     )
     return Image.fromarray(drawn.images()[[item["index"] for item in row.batch].index(columns["index"])])
+
+
+def _lora_of(row: Row, column: str, given: str | None) -> str | None:
+    """The LoRA that drew the row, from where it lies now."""
+    recorded = row.columns.get(column)
+    if recorded is None and given is not None:
+        raise ValueError(f"{column} is {given!r}, and the row was drawn without one; leave it out.")
+    lora = given or recorded
+    _check_same(column, lora, row.manifest)
+    if lora is not None and "/" not in lora and not Path(lora).expanduser().exists():
+        raise ValueError(
+            f"the row's LoRA came from a local folder called {lora!r}; say with {column} where it lies now."
+        )
+    return lora
+
+
+def _check_same(name: str, source: str | None, manifest: dict[str, Any]) -> None:
+    if name in manifest and fingerprint(source) != manifest[name] and Path(source or "").expanduser().exists():
+        raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
 
 
 def stored_image(row: Row) -> Any:
