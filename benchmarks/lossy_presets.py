@@ -59,13 +59,17 @@ class PresetSettings:
 
 
 class Row(NamedTuple):
-    """One line: median seconds of a batch over the exact arm's, shares in [0, 1], FIDs, and decibels of the pairs."""
+    """One line: median seconds of a batch over the exact arm's, shares in [0, 1], FIDs, and decibels of the pairs.
+
+    ``read_alike`` is the share of pairs in which the judge reads the same class, background and texture.
+    """
 
     name: str
     speed_up: float
     class_accuracy: float
     own_background: float
     own_texture: float
+    read_alike: float
     fid_exact: float
     fid_scenes: float
     decibels: float
@@ -135,10 +139,10 @@ def compare(settings: PresetSettings) -> list[Row]:
     features |= {name: image_features(item) for name, item in images.items()}
     # the first batch warms up
     seconds = {name: statistics.median(arm.seconds[1:] or arm.seconds) for name, arm in arms.items()}
-    rows = []
-    for name in arms:
-        labels = np.tile(np.arange(len(CLASS_NAMES)), settings.num_images // len(CLASS_NAMES))
-        factors = predict_factors(images[name])
+    readings = {name: predict_factors(item) for name, item in images.items()}
+    labels, rows = np.tile(np.arange(len(CLASS_NAMES)), settings.num_images // len(CLASS_NAMES)), []
+    for name, factors in readings.items():
+        alike = [factors[kind] == readings["exact"][kind] for kind in factors]
         rows.append(
             Row(
                 name,
@@ -146,6 +150,7 @@ def compare(settings: PresetSettings) -> list[Row]:
                 class_accuracy(factors["class"], labels, len(CLASS_NAMES)).mean,
                 own_share(factors["background"], OWN_BACKGROUND_INDEX, labels).mean,
                 own_share(factors["texture"], OWN_TEXTURE_INDEX, labels).mean,
+                float(np.mean(np.all(alike, axis=0))),
                 frechet_distance(features["exact"], features[name]),
                 frechet_distance(features["scenes"], features[name]),
                 peak_signal_to_noise(images["exact"], images[name]),
@@ -173,11 +178,12 @@ def peak_signal_to_noise(images: np.ndarray, others: np.ndarray) -> float:
 def table(rows: Sequence[Row], num_images: int) -> str:
     """The rows as a table in Markdown."""
     lines = [
-        "| | speed | class accuracy | own background | own texture | FID to exact | FID to scenes | PSNR to exact |",
-        "|---|---|---|---|---|---|---|---|",
+        "| | speed | class accuracy | own background | own texture | read alike | FID to exact | FID to scenes"
+        " | PSNR to exact |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        cells = [row.name, f"{row.speed_up:.2f}x", *(f"{share:.1%}" for share in row[2:5])]
+        cells = [row.name, f"{row.speed_up:.2f}x", *(f"{share:.1%}" for share in row[2:6])]
         cells += [f"{row.fid_exact:.2f}", f"{row.fid_scenes:.2f}", f"{row.decibels:.1f} dB"]
         lines.append(f"| {' | '.join(cells)} |")
     error = 2 * math.sqrt(0.25 / num_images)

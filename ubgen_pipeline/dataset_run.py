@@ -134,7 +134,7 @@ class DatasetRun:
             is_compilable=not records_attention and not settings.reuses_features(),
         )
         self._drawer.is_compiled = inference.compile == "on"
-        self.batch_size = inference.batch_size
+        self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
         self._pipeline = pipeline
@@ -150,18 +150,21 @@ class DatasetRun:
         """Draw and write those of the missing shards, and push them where the dataset is on the Hub."""
         if not numbers:
             return
+        from .attention_choice import attention_order
+
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
-        write_shards(
-            self.shards,
-            numbers,
-            self._drawer.rows,
-            dataset_features(self.settings, self.plan, self.names, has_safety_checker),
-            batch_size=self.shards.lowered_batch_size() or self.batch_size,
-            num_threads=self.num_threads,
-            report=_progress(num_images),
-            written=self._take,
-        )
+        with attention_order(self.attention):
+            write_shards(
+                self.shards,
+                numbers,
+                self._drawer.rows,
+                dataset_features(self.settings, self.plan, self.names, has_safety_checker),
+                batch_size=self.shards.lowered_batch_size() or self.batch_size,
+                num_threads=self.num_threads,
+                report=_progress(num_images),
+                written=self._take,
+            )
         self._num_written += len(numbers)
 
     def _take(self, shard: Shard) -> None:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from .attention_choice import OWN_ORDER, attention_calls, attention_order, fastest_attention
 from .inference_flags import Inference, InferenceFlags, compile_pays, lora_weights
 from .packed_products import pack_products
 from .prepared_pipeline import compile_pipeline, find_batch_size
@@ -79,10 +80,11 @@ def choose_inference(
     Raises:
         ValueError: a dataset was begun with compiled code, which does not work here.
     """
+    attention = OWN_ORDER
     device, dtype = pipeline.device, str(pipeline.unet.dtype).removeprefix("torch.")
     if begun is not None:
         inference = Inference.resumed(flags, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
-        size = inference.batch_size
+        size, attention = inference.batch_size, inference.attention
     else:
         if flags.batch_size is not None:
             size = flags.batch_size
@@ -91,12 +93,16 @@ def choose_inference(
             print(f"ubgen: batch_size {size} fits the memory", file=sys.stderr, flush=True)
         else:
             size = max(1, _CPU_LATENT_PIXELS // latent_pixels)
+        if device.type == "cuda":
+            attention = fastest_attention(attention_calls(lambda: trial(size)), pipeline.unet.dtype, device)
+            print(f"ubgen: attention {attention} is the fastest", file=sys.stderr, flush=True)
         inference = Inference(size, torch.get_num_threads(), dtype, flags.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)
     if is_compiled:
         print("ubgen: compiling the model, which takes a minute or so", file=sys.stderr, flush=True)
-        is_compiled = compile_pipeline(pipeline, lambda: trial(size))
+        with attention_order(attention):
+            is_compiled = compile_pipeline(pipeline, lambda: trial(size))
         if not is_compiled and (begun or {}).get("compile") == "on":
             raise ValueError(
                 "compile was on when this dataset was begun, but fails here; finish it on such a machine."
@@ -107,4 +113,5 @@ def choose_inference(
     if not is_compiled:
         # the compiler does not see into them
         pack_products(pipeline.unet)
-    return Inference(size, inference.threads, dtype, "on" if is_compiled else "off", inference.lora_weights)
+    compiling = "on" if is_compiled else "off"
+    return Inference(size, inference.threads, dtype, compiling, inference.lora_weights, attention)

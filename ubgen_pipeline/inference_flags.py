@@ -60,6 +60,7 @@ class Inference:
         compile: ``on`` or ``off``.
         lora_weights: ``fused`` into the model's in float32, ``beside`` them in 16 bits, where fusing would lose small
             updates to rounding, or ``none``.
+        attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_choice`.
     """
 
     batch_size: int
@@ -67,10 +68,12 @@ class Inference:
     dtype: str
     compile: str
     lora_weights: str
+    attention: str = "auto"
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest."""
-        return dataclasses.asdict(self)
+        """For the manifest, from which torch's own order of attention kernels is left out."""
+        facts = dataclasses.asdict(self)
+        return {name: value for name, value in facts.items() if (name, value) != ("attention", "auto")}
 
     @classmethod
     def resumed(cls, flags: InferenceFlags, manifest: Mapping[str, Any]) -> "Inference":
@@ -80,7 +83,10 @@ class Inference:
             flags: of this run.
             manifest: settings of the dataset's manifest.
         """
-        values: dict[str, Any] = {item.name: manifest.get(item.name) for item in dataclasses.fields(cls)}
+        defaults = {"attention": "auto"}
+        values: dict[str, Any] = {
+            item.name: manifest.get(item.name, defaults.get(item.name)) for item in dataclasses.fields(cls)
+        }
         for name in values:
             if getattr(flags, name, None) not in (None, "auto"):
                 values[name] = getattr(flags, name)

@@ -122,6 +122,7 @@ def regenerate(
     import torch
     from PIL import Image
 
+    from .attention_choice import OWN_ORDER, attention_order
     from .image_drawing import ImageDrawer
     from .inference_flags import lora_weights
     from .models import SCHEDULERS, load_pipeline, resolve_model
@@ -173,18 +174,19 @@ def regenerate(
         pack_products(pipeline.unet)
     num_chunks = columns.get("num_prompt_chunks")
     drawer = ImageDrawer(pipeline, num_chunks=num_chunks)
-    drawn = drawer(
-        [item["class_name"] for item in row.batch],
-        [item["prompt"] for item in row.batch],
-        seeds=[item["seed"] for item in row.batch],
-        num_inference_steps=columns["num_inference_steps"],
-        guidance_scale=columns["guidance_scale"],
-        negative_prompt=columns["negative_prompt"],
-        height=height,
-        width=width,
-        # those of the run, should the preset of that name have changed since
-        **{name: manifest.get(name, value) for name, value in preset.shortcuts.items()},
-    )
+    with attention_order(manifest.get("attention", OWN_ORDER)):
+        drawn = drawer(
+            [item["class_name"] for item in row.batch],
+            [item["prompt"] for item in row.batch],
+            seeds=[item["seed"] for item in row.batch],
+            num_inference_steps=columns["num_inference_steps"],
+            guidance_scale=columns["guidance_scale"],
+            negative_prompt=columns["negative_prompt"],
+            height=height,
+            width=width,
+            # those of the run, should the preset of that name have changed since
+            **{name: manifest.get(name, value) for name, value in preset.shortcuts.items()},
+        )
     return Image.fromarray(drawn.images()[[item["index"] for item in row.batch].index(columns["index"])])
 
 

@@ -1,0 +1,196 @@
+"""What a dataset costs: device-hours, wall time on n devices, and storage.
+
+    python benchmarks/cost_model.py
+    python benchmarks/cost_model.py --rate 4.25 --workers 8 64 --presets guidance-cutoff deep-cache
+    python benchmarks/cost_model.py --model mini --rate 7.1 --workers 1 --size 64 --images 10000
+
+Counted here: the model's operations for an image, of SD1.5 at 512 pixels or of the mini model. Measured here: bytes
+and encoding time of an image, of scenes of the mini world enlarged and with a photograph's grain. Given: the rate of a
+matrix product on the device, by default that of an H100 in 16 bits; and the images/s of one device, where it is known.
+"""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from dataset_files import sample_images
+from diffusers import AutoencoderKL
+from real_size_models import build_unet
+from torch.utils.flop_counter import FlopCounterMode
+
+from ubgen_pipeline.deep_features import DeepFeatureDenoiser
+from ubgen_pipeline.image_codecs import CODECS, image_encoder
+from ubgen_pipeline.lossy_presets import PRESETS
+from ubgen_pipeline.mini import mini_model_path
+from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+
+MODELS = ("sd15", "mini")
+
+
+@dataclass(frozen=True)
+class CostSettings:
+    """Settings of the estimate."""
+
+    model: str = field_help(f"{' or '.join(MODELS)}: whose operations are counted", "sd15")
+    images: list[int] | None = field_help("images of the dataset; 1.3 and 100 million if not given", None)
+    tflops: float = field_help("given: rate of a matrix product on one device, in 1e12 operations/s", 798.0)
+    rate: float | None = field_help("given: images/s of one device; only the limit is shown without it", None)
+    workers: list[int] | None = field_help("devices at the same time; 8 and 64 if not given", None)
+    num_inference_steps: int = field_help("denoising steps of PNDM, which calls the UNet once more", 50)
+    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
+    samples_per_shard: int = field_help("rows of a shard, the unit that workers take", 256)
+    startup: float = field_help("given: seconds until a worker draws, compiling included", 120.0)
+    presets: list[str] | None = field_help("lossy presets to count too", None)
+    size: int = field_help("image side in pixels, for the storage", 512)
+    num_encoded: int = field_help("images that bytes and encoding are measured on", 16)
+
+    def __post_init__(self) -> None:
+        if self.model not in MODELS:
+            raise ValueError(f"model is {self.model!r}; choose one of {', '.join(MODELS)}.")
+        for name in ("tflops", "rate"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ValueError(f"{name} is {value}; give a number above 0.")
+        for name in ("images", "workers"):
+            if any(value < 1 for value in getattr(self, name) or ()):
+                raise ValueError(f"{name} holds {min(getattr(self, name))}; give integers of at least 1.")
+        if unknown := [name for name in self.presets or () if name not in PRESETS]:
+            raise ValueError(f"presets holds {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
+
+
+class Operations:
+    """Counted operations of the model's parts, two for each multiply-add; nothing is computed."""
+
+    def __init__(self, model: str):
+        with torch.device("meta"):
+            self.unet, self.vae = _parts(model)
+        self._noise = torch.zeros(1, 4, self.unet.config.sample_size, self.unet.config.sample_size, device="meta")
+        self._text = torch.zeros(1, 77, self.unet.config.cross_attention_dim, device="meta")
+
+    def of_an_image(self, num_steps: int, guidance_scale: float, preset: str | None = None) -> float:
+        """Of one image, with PNDM unless the preset says otherwise; its text is left out, encoded once a class."""
+        settings: dict[str, Any] = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale}
+        shortcuts: dict[str, Any] = {}
+        if preset is not None:
+            settings, shortcuts = settings | PRESETS[preset].settings, dict(PRESETS[preset].shortcuts)
+        num_calls = settings["num_inference_steps"] + ("scheduler" not in settings)
+        num_guided = round(num_calls * shortcuts.get("guidance_until", 1.0)) if settings["guidance_scale"] > 1 else 0
+        every = shortcuts.get("deep_features_every", 1)
+        whole, outer = self._unet_passes(every)
+        total = _flops(lambda: self.vae.decode(self._noise))
+        for call in range(num_calls):
+            # the change of the batch at the end of guidance makes a whole pass too
+            is_whole = call % every == 0 or call == num_guided
+            total += (whole if is_whole else outer) * (2 if call < num_guided else 1)
+        return total
+
+    def _unet_passes(self, every: int) -> tuple[float, float]:
+        denoiser, arguments = DeepFeatureDenoiser(self.unet, every), (self._noise, torch.tensor(1), self._text)
+        return _flops(lambda: denoiser(*arguments)), _flops(lambda: denoiser(*arguments))
+
+
+def device_hours(num_images: int, rate: float) -> float:
+    """Hours that devices of ``rate`` images/s work in all."""
+    return num_images / rate / 3600
+
+
+def wall_hours(num_images: int, rate: float, num_workers: int, samples_per_shard: int, startup: float) -> float:
+    """Hours until the last of ``num_workers`` is done: each takes whole shards, and the last round may not be full.
+
+    Args:
+        num_images: of the dataset.
+        rate: images/s of one worker.
+        num_workers: each with one device.
+        samples_per_shard: rows of a shard.
+        startup: seconds until a worker draws.
+    """
+    rounds = math.ceil(math.ceil(num_images / samples_per_shard) / num_workers)
+    return (startup + rounds * min(samples_per_shard, num_images) / rate) / 3600
+
+
+def codec_costs(codec: str, size: int, num_images: int) -> tuple[float, float]:
+    """(bytes of an image, seconds of one core to encode it), measured here."""
+    encode, seconds, lengths = image_encoder(codec), [], []
+    for image in sample_images(num_images, size):
+        start = time.thread_time()
+        lengths.append(len(encode(image)))
+        seconds.append(time.thread_time() - start)
+    return statistics.mean(lengths), statistics.median(seconds)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse, count and print; 2 for a bad setting."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    settings = parse_settings(CostSettings, argv, prog="cost_model.py", description=(__doc__ or "").split("\n")[0])
+    images, workers = settings.images or [1_300_000, 100_000_000], settings.workers or [8, 64]
+    operations = Operations(settings.model)
+    exact = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale)
+    limit = settings.tflops * 1e12 / exact
+    print(f"counted: {exact / 1e12:.4g} TFLOP for an image; at {settings.tflops:g} TFLOP/s {limit:.2f} images/s\n")
+    rates = {"limit, counted": limit}
+    if settings.rate is not None:
+        rates[f"rate given, {settings.rate / limit:.0%} of it"] = settings.rate
+    hours = [f"hours on {number}" for number in workers]
+    print(_line(["images", "at", "images/s", "device-hours", *hours]))
+    print(_line(["---"] * (4 + len(workers))))
+    for num_images in images:
+        for name, rate in rates.items():
+            walls = (
+                wall_hours(num_images, rate, number, settings.samples_per_shard, settings.startup)
+                for number in workers
+            )
+            cells = [f"{num_images:,}", name, f"{rate:.2f}", f"{device_hours(num_images, rate):,.1f}"]
+            print(_line([*cells, *(f"{wall:,.1f}" for wall in walls)]))
+    print(f"\n{_line(['codec', 'bytes/image', *(f'{number:,}' for number in images), 'cores a device'])}")
+    print(_line(["---"] * (3 + len(images))))
+    for codec in CODECS:
+        size, seconds = codec_costs(codec, settings.size, settings.num_encoded)
+        stored = (f"{size * number / 1e12:.3g} TB" for number in images)
+        print(_line([codec, f"{size:,.0f}", *stored, f"{seconds * (settings.rate or limit):.2f}"]))
+    if settings.presets:
+        print(f"\n{_line(['lossy preset', 'TFLOP for an image', 'of the exact'])}")
+        print(_line(["---"] * 3))
+        for name in settings.presets:
+            lossy = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale, name)
+            print(_line([name, f"{lossy / 1e12:.4g}", f"{lossy / exact:.0%}"]))
+
+
+def _parts(model: str) -> tuple[Any, Any]:
+    if model == "mini":
+        from diffusers import UNet2DConditionModel
+
+        folder = mini_model_path()
+        parts = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
+        unet, vae = (kind.from_config(kind.load_config(folder, subfolder=name)) for kind, name in parts)
+        return unet, vae
+    vae = AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+    return build_unet(), vae
+
+
+def _flops(call: Any) -> float:
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops()
+
+
+def _line(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
