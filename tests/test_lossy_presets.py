@@ -1,5 +1,6 @@
 """Lossy presets: applied, told, recorded, drawn again, and refused beside what they would spoil."""
 
+import dataclasses
 import json
 import re
 import subprocess
@@ -10,6 +11,7 @@ import pytest
 import torch
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
 
 from ubgen_pipeline.generate_dataset import generate_dataset
 from ubgen_pipeline.generate_settings import GenerateSettings
@@ -103,6 +105,29 @@ def test_both_loras_act_and_are_fused(random_mini_model, loras):
     torch.testing.assert_close(both, sum(changes), rtol=1e-4, atol=1e-6)
 
 
+def test_a_lora_in_the_format_of_published_ones_loads(random_mini_model, loras, tmp_path):
+    """LCM's and Hyper-SD's come with the keys of the kohya scripts and an alpha each."""
+    renamed = {}
+    for key, value in load_file(loras[0] / "pytorch_lora_weights.safetensors").items():
+        module, side = key.removeprefix("unet.").removesuffix(".weight").rsplit(".", 1)
+        name = f"lora_unet_{module.replace('.', '_')}"
+        renamed[f"{name}.{'lora_down' if side == 'lora_A' else 'lora_up'}.weight"] = value
+        # half the rank, so that the product counts half
+        renamed[f"{name}.alpha"] = torch.tensor(1.0)
+    save_file(renamed, tmp_path / "few.safetensors")
+
+    def weight(**lora):
+        pipeline = load_pipeline(random_mini_model, **lora)
+        if lora:
+            prepare_pipeline(pipeline, "fused", records_attention=True)
+        return pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.detach()
+
+    change = weight(lora=loras[0]) - weight()
+    torch.testing.assert_close(
+        weight(few_step_lora=tmp_path / "few.safetensors") - weight(), change / 2, rtol=1e-3, atol=1e-6
+    )
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
@@ -121,8 +146,6 @@ def test_what_does_not_go_together_is_refused(settings, message):
 
 
 def test_settings_handed_to_a_worker_stay_as_they_are():
-    import dataclasses
-
     settings = GenerateSettings(class_names=NAMES, preset="dpm-20")
     assert GenerateSettings(**dataclasses.asdict(settings)) == settings and settings.num_inference_steps == 20
 
