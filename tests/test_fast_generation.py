@@ -2,8 +2,6 @@
 
 import hashlib
 import json
-import os
-import shutil
 import subprocess
 import sys
 import time
@@ -13,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
@@ -229,47 +226,3 @@ def test_bad_input(random_mini_model, tmp_path, capsys, more, message):
     arguments = ["--model", random_mini_model, "--class-names", *NAMES, "--output-dir", str(tmp_path / "d")]
     assert main([*arguments, *more]) == 2
     assert message in capsys.readouterr().err and not (tmp_path / "d").exists()
-
-
-@pytest.fixture
-def tiny_model(tmp_path):
-    """One level and one layer, so that compiling takes seconds."""
-    from ubgen_training.mini_denoiser import TEXT_WIDTH, assemble_pipeline, build_text_encoder
-    from ubgen_training.mini_tokenizer import build_tokenizer
-
-    torch.manual_seed(0)
-    tokenizer = build_tokenizer()
-    layers = {"block_out_channels": (8,), "layers_per_block": 1, "norm_num_groups": 4}
-    unet = UNet2DConditionModel(
-        sample_size=8,
-        down_block_types=("CrossAttnDownBlock2D",),
-        mid_block_type=None,
-        up_block_types=("CrossAttnUpBlock2D",),
-        cross_attention_dim=TEXT_WIDTH,
-        attention_head_dim=2,
-        **layers,
-    )
-    vae = AutoencoderKL(sample_size=8, latent_channels=4, mid_block_add_attention=False, **layers)
-    pipeline = assemble_pipeline(vae.eval(), unet.eval(), build_text_encoder(tokenizer).eval(), tokenizer)
-    pipeline.save_pretrained(tmp_path / "tiny")
-    return tmp_path / "tiny"
-
-
-@pytest.mark.slow
-def test_compiled_code_draws_the_same_bytes_in_a_resume(tiny_model, tmp_path):
-    """A resume is a new process, which compiles again or finds the code of the first one."""
-    code = "import sys; from ubgen_pipeline.generate_dataset import main; sys.exit(main(sys.argv[1:]))"
-    arguments = ["--model", str(tiny_model), "--class-names", *NAMES, "--samples-per-class", "4", "--compile", "on"]
-    arguments += ["--samples-per-shard", "6", "--num-inference-steps", "2", "--batch-size", "4", "--threads", "1"]
-    environment = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path / "compiled"), "OMP_NUM_THREADS": "1"}
-
-    def run():
-        command = [sys.executable, "-c", code, *arguments, "--output-dir", str(tmp_path / "d")]
-        subprocess.run(command, check=True, env=environment, timeout=300)
-        return _hashes(tmp_path / "d")
-
-    whole = run()
-    assert _manifest(tmp_path / "d")["settings"]["compile"] == "on"
-    next((tmp_path / "d" / "data").glob("train-00001*")).unlink()
-    shutil.rmtree(tmp_path / "compiled")
-    assert run() == whole

@@ -5,6 +5,7 @@ Kernels round differently, so the choice is kept in a dataset's manifest like ev
 
 import statistics
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
@@ -33,19 +35,32 @@ class _CallRecorder(TorchFunctionMode):
     def __init__(self) -> None:
         super().__init__()
         self.calls: AttentionCalls = Counter()
+        self.is_inside = False
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        if func is F.scaled_dot_product_attention:
+        if self.is_inside and func is F.scaled_dot_product_attention:
             query, key = (args[i] if len(args) > i else kwargs[name] for i, name in enumerate(("query", "key")))
             self.calls[tuple(query.shape), tuple(key.shape)] += 1
         return func(*args, **kwargs)
 
 
-def attention_calls(call: Callable[[], object]) -> AttentionCalls:
-    """The attention that ``call``, one pass of an eager model, asks torch for."""
-    with _CallRecorder() as recorder:
-        call()
+def attention_calls(model: nn.Module, call: Callable[[], object]) -> AttentionCalls:
+    """The attention that ``model``, not compiled, asks torch for while ``call`` runs it in this thread."""
+
+    def enter(*_: Any) -> None:
+        recorder.is_inside = True
+
+    def leave(*_: Any) -> None:
+        recorder.is_inside = False
+
+    handles = [model.register_forward_pre_hook(enter), model.register_forward_hook(leave)]
+    try:
+        with _CallRecorder() as recorder:
+            call()
+    finally:
+        for handle in handles:
+            handle.remove()
     return recorder.calls
 
 
@@ -66,7 +81,8 @@ def fastest_attention(
     seconds = {}
     for name in (OWN_ORDER, *_BACKENDS):
         try:
-            with attention_order(name, only=True):
+            # torch warns of each reason why a kernel cannot
+            with attention_order(name, only=True), warnings.catch_warnings(action="ignore"):
                 seconds[name] = sum(
                     count * timer(*(torch.randn(shape, device=device).to(dtype) for shape in shapes), 10)
                     for shapes, count in calls.items()

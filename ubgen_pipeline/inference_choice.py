@@ -94,7 +94,9 @@ def choose_inference(
         else:
             size = max(1, _CPU_LATENT_PIXELS // latent_pixels)
         if device.type == "cuda":
-            attention = fastest_attention(attention_calls(lambda: trial(size)), pipeline.unet.dtype, device)
+            attention = fastest_attention(
+                attention_calls(pipeline.unet, lambda: trial(size)), pipeline.unet.dtype, device
+            )
             print(f"ubgen: attention {attention} is the fastest", file=sys.stderr, flush=True)
         inference = Inference(size, torch.get_num_threads(), dtype, flags.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
