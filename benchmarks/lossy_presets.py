@@ -151,8 +151,9 @@ def compare(settings: PresetSettings) -> list[Row]:
                 own_share(factors["background"], OWN_BACKGROUND_INDEX, labels).mean,
                 own_share(factors["texture"], OWN_TEXTURE_INDEX, labels).mean,
                 float(np.mean(np.all(alike, axis=0))),
-                frechet_distance(features["exact"], features[name]),
-                frechet_distance(features["scenes"], features[name]),
+                # of equal sets it may come out a little below 0
+                max(0.0, frechet_distance(features["exact"], features[name])),
+                max(0.0, frechet_distance(features["scenes"], features[name])),
                 peak_signal_to_noise(images["exact"], images[name]),
             )
         )

@@ -35,19 +35,36 @@ class Preset:
         return self.shortcuts.get("deep_features_every", 1) > 1
 
 
-_NOT_MEASURED = "not measured: the mini model has no LoRA for a few steps"
+def _measured(speed: float, read_alike: float, decibels: float) -> str:
+    return (
+        f"{speed:.2f} times as fast; {read_alike:.1f}% of the images are read alike by the judge, and their median PSNR"
+        f" to the exact ones is {decibels:.1f} dB"
+    )
+
+
+_NOT_MEASURED = "not measured, as it has no LoRA for a few steps"
 PRESETS: dict[str, Preset] = {
-    "guidance-cutoff": Preset("guidance for the first 60% of the steps only", "", shortcuts={"guidance_until": 0.6}),
-    "deep-cache": Preset("deep layers of the UNet at every third step only", "", shortcuts={"deep_features_every": 3}),
+    "guidance-cutoff": Preset(
+        "guidance for the first 60% of the steps only", _measured(1.18, 73.3, 30.8), shortcuts={"guidance_until": 0.6}
+    ),
+    "deep-cache": Preset(
+        "deep layers of the UNet at every third step only",
+        _measured(1.42, 87.5, 38.6),
+        shortcuts={"deep_features_every": 3},
+    ),
     "dpm-20": Preset(
-        "20 steps of DPM-Solver++ (Lu et al. 2022)", "", settings={"scheduler": "dpm++", "num_inference_steps": 20}
+        "20 steps of DPM-Solver++ (Lu et al. 2022)",
+        _measured(2.41, 87.5, 41.9),
+        settings={"scheduler": "dpm++", "num_inference_steps": 20},
     ),
     "unipc-10": Preset(
-        "10 steps of UniPC (Zhao et al. 2023)", "", settings={"scheduler": "unipc", "num_inference_steps": 10}
+        "10 steps of UniPC (Zhao et al. 2023)",
+        _measured(4.69, 83.3, 36.0),
+        settings={"scheduler": "unipc", "num_inference_steps": 10},
     ),
     "dpm-20-cutoff": Preset(
         "20 steps of DPM-Solver++, guidance for the first 60% of them only",
-        "",
+        _measured(2.96, 70.0, 30.1),
         settings={"scheduler": "dpm++", "num_inference_steps": 20},
         shortcuts={"guidance_until": 0.6},
     ),
@@ -134,4 +151,4 @@ class PresetFlags:
 def describe(name: str) -> str:
     """One line about that preset: what it does and what it costs."""
     preset = PRESETS[name]
-    return f"preset {name} is lossy: {preset.about}. On the mini model {preset.measured} (docs/performance.md)"
+    return f"preset {name} is lossy: {preset.about}. On the mini model: {preset.measured} (docs/performance.md)"
