@@ -22,6 +22,7 @@ from dataset_files import sample_images
 from diffusers import AutoencoderKL
 from real_size_models import build_unet
 from torch.utils.flop_counter import FlopCounterMode
+from transformers import CLIPTokenizer
 
 from ubgen_pipeline.deep_features import DeepFeatureDenoiser
 from ubgen_pipeline.image_codecs import CODECS, image_encoder
@@ -68,9 +69,9 @@ class Operations:
 
     def __init__(self, model: str):
         with torch.device("meta"):
-            self.unet, self.vae = _parts(model)
+            self.unet, self.vae, num_tokens = _parts(model)
         self._noise = torch.zeros(1, 4, self.unet.config.sample_size, self.unet.config.sample_size, device="meta")
-        self._text = torch.zeros(1, 77, self.unet.config.cross_attention_dim, device="meta")
+        self._text = torch.zeros(1, num_tokens, self.unet.config.cross_attention_dim, device="meta")
 
     def of_an_image(self, num_steps: int, guidance_scale: float, preset: str | None = None) -> float:
         """Of one image, with PNDM unless the preset says otherwise; its text is left out, encoded once a class."""
@@ -163,14 +164,15 @@ def _body(argv: Sequence[str]) -> None:
             print(_line([name, f"{lossy / 1e12:.4g}", f"{lossy / exact:.0%}"]))
 
 
-def _parts(model: str) -> tuple[Any, Any]:
+def _parts(model: str) -> tuple[Any, Any, int]:
+    """UNet, VAE, and the tokens of a prompt."""
     if model == "mini":
         from diffusers import UNet2DConditionModel
 
         folder = mini_model_path()
         parts = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
         unet, vae = (kind.from_config(kind.load_config(folder, subfolder=name)) for kind, name in parts)
-        return unet, vae
+        return unet, vae, CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer").model_max_length
     vae = AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),
         down_block_types=("DownEncoderBlock2D",) * 4,
@@ -179,7 +181,7 @@ def _parts(model: str) -> tuple[Any, Any]:
         latent_channels=4,
         sample_size=512,
     )
-    return build_unet(), vae
+    return build_unet(), vae, 77
 
 
 def _flops(call: Any) -> float:

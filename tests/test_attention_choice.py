@@ -21,12 +21,12 @@ def test_calls_are_those_of_the_unet(random_mini_model):
     pipeline.set_progress_bar_config(disable=True)
     # the text encoder's are not among them
     calls = attention_calls(pipeline.unet, lambda: pipeline(["star"], num_inference_steps=1))
-    # three transformer blocks at 16x16 with 80 channels, four at 8x8 with 160, each with 4 heads
+    # three transformer blocks at 16x16 with 80 channels, four at 8x8 with 160, each with 4 heads; a prompt has 24
     expected = {256: (3, 20), 64: (4, 40)}
     assert calls == {
         ((2, 4, tokens, width), (2, 4, keys, width)): count
         for tokens, (count, width) in expected.items()
-        for keys in (tokens, 77)
+        for keys in (tokens, 24)
     }
 
 

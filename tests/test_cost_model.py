@@ -22,7 +22,7 @@ def test_operations_are_those_of_a_call(random_mini_model):
     pipeline.set_progress_bar_config(disable=True)
 
     def counted(**arguments):
-        text = torch.zeros(1, 77, 96)
+        text = torch.zeros(1, 24, 96)
         with FlopCounterMode(display=False) as counter:
             pipeline(["star"], num_inference_steps=4, prompt_embeds=text, negative_prompt_embeds=text, **arguments)
         return counter.get_total_flops()

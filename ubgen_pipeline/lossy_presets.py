@@ -37,7 +37,7 @@ class Preset:
 
 def _measured(speed: float, read_alike: float, decibels: float) -> str:
     return (
-        f"{speed:.2f} times as fast; {read_alike:.1f}% of the images are read alike by the judge, and their median PSNR"
+        f"{speed:.2f} times as fast; {read_alike:.1f}% of the images are read alike by the judge, their median PSNR"
         f" to the exact ones is {decibels:.1f} dB"
     )
 
