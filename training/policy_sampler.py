@@ -116,7 +116,7 @@ class PolicySampler(SamplerModel):
             prompt_embeds = torch.cat([negative, prompt_embeds])
         # DDPM and DDIM do not scale the latents that a model reads
         timesteps = scheduler.timesteps[index.to(latents.device)]
-        return guided_prediction(self.pipeline.denoiser, latents, timesteps, prompt_embeds, scale)
+        return guided_prediction(self.predict, latents, timesteps, prompt_embeds, scale)
 
     def _log_probs(
         self, index: torch.Tensor, latents: torch.Tensor, next_latents: torch.Tensor, prediction: torch.Tensor

@@ -6,6 +6,7 @@ Shapes: B samples, N classes, L tokens, D text width, H x W pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +23,7 @@ from ubgen_pipeline.pipeline import UbGenPipeline
 
 from .gradient_steps import GradientPlan
 from .reference_distance import ReferenceDistance
+from .rollout_denoiser import RolloutDenoiser, multiply_in_activation_dtype
 
 TRAIN_METHODS = ("lora", "full")
 
@@ -102,6 +104,7 @@ class SamplerModel(nn.Module):
         if train_method == "full":
             self.prompt_embeds = self.prompt_embeds.float()
             self.negative_prompt_embeds = self.negative_prompt_embeds.float()
+        self._rollout_denoiser: RolloutDenoiser | None = None
 
     def _add_lora(self, lora: LoraSettings, seed: int) -> None:
         lora_config = LoraConfig(
@@ -113,6 +116,17 @@ class SamplerModel(nn.Module):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.unet.add_adapter(lora_config)
+        multiply_in_activation_dtype(self.unet)
+
+    def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
+        """Call the UNet of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
+
+        ``compiled_batch_size`` is the B for which it is compiled; None compiles nothing.
+        """
+        rows = 1 + (self.sampling.guidance_scale > 1)
+        self._rollout_denoiser = RolloutDenoiser(
+            self.unet, None if compiled_batch_size is None else rows * compiled_batch_size
+        )
 
     @property
     def image_size(self) -> tuple[int, int]:
@@ -146,7 +160,7 @@ class SamplerModel(nn.Module):
         Raises:
             ValueError: the plan does not fit the steps; see :func:`denoising_steps`.
         """
-        denoiser = self.pipeline.denoiser
+        denoiser = self.predict
         if with_distance:
             denoiser = ReferenceDistance(denoiser, self.unet, self.sampling.guidance_scale)
         for step in self.denoise(labels, seeds, gradient_plan, denoiser):
@@ -163,14 +177,14 @@ class SamplerModel(nn.Module):
     ) -> Iterator[DenoisingStep]:
         """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
 
-        ``denoiser`` stands in for the pipeline's; None takes that.
+        ``denoiser`` stands in for :meth:`predict`; None takes that.
         """
         scheduler, device = self.pipeline.scheduler, self.unet.device
         scheduler.set_timesteps(self.sampling.num_inference_steps, device=device)
         labels = labels.to(self.prompt_embeds.device)
         latents = draw_latents(seeds, self.latent_shape).to(device) * scheduler.init_noise_sigma
         return denoising_steps(
-            denoiser or self.pipeline.denoiser,
+            self._with_rollout(denoiser or self.predict),
             scheduler,
             latents,
             self.prompt_embeds[labels],
@@ -183,6 +197,27 @@ class SamplerModel(nn.Module):
             eta=self.sampling.eta,
         )
 
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The UNet's prediction ``(N, C, h, w)``, as :meth:`UbGenPipeline.denoiser` gives it, in the latents' dtype.
+
+        A 16-bit UNet runs in its own precision: autocast would widen every normalisation to float32.
+        """
+        dtype = next(self.unet.parameters()).dtype
+        with _precision_of(dtype, latents.device):
+            prediction = self.pipeline.denoiser(latents.to(dtype), timestep, prompt_embeds.to(dtype))
+        return prediction.to(latents.dtype)
+
+    def _with_rollout(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser`` at the steps with gradient, the faster one at the others."""
+        rollout = self._rollout_denoiser
+        if rollout is None or not rollout.refresh():
+            return denoiser
+
+        def call(latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+            return (denoiser if torch.is_grad_enabled() else rollout)(latents, timestep, prompt_embeds)
+
+        return call
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images ``(B, 3, H, W)`` float32 of ``latents (B, C, h, w)``, in micro-batches where the settings say so.
 
@@ -190,13 +225,17 @@ class SamplerModel(nn.Module):
         turns to the next. The sampler's own graph is walked once, after all of them.
         """
         if self.sampling.decode_batch_size is None:
-            return self.pipeline.decode_latents(latents).float()
+            return self._decode(latents).float()
         images = [
             # the VAE's decoder draws nothing, so there is no random state to restore
-            checkpoint(self.pipeline.decode_latents, rows, use_reentrant=False, preserve_rng_state=False)
+            checkpoint(self._decode, rows, use_reentrant=False, preserve_rng_state=False)
             for rows in latents.split(self.sampling.decode_batch_size)
         ]
         return torch.cat(images).float()
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        with _precision_of(next(self.pipeline.vae.parameters()).dtype, latents.device):
+            return self.pipeline.decode_latents(latents)
 
     def activation_checkpointing_enable(self, **_: Any) -> None:
         """Recompute UNet and VAE activations in the backward pass instead of keeping them; options are not used."""
@@ -214,6 +253,12 @@ class SamplerModel(nn.Module):
         self.prompt_embeds = fn(self.prompt_embeds)
         self.negative_prompt_embeds = fn(self.negative_prompt_embeds)
         return self
+
+
+def _precision_of(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
+    """No autocast for 16-bit weights; float32 ones are left to it."""
+    is_16_bit = dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(device.type, enabled=False) if is_16_bit else nullcontext()
 
 
 def check_train_method(train_method: str) -> None:

@@ -4,6 +4,8 @@ from dataclasses import dataclass, field
 
 import torch
 
+from ubgen_pipeline.inference_flags import COMPILE_CHOICES, compile_pays
+
 from .gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
 from .sampler_config import SamplerConfig
 
@@ -41,6 +43,14 @@ class UbGenConfig(SamplerConfig):
     reward_micro_batch_size: int | None = field(
         default=None,
         metadata={"help": "Images decoded and rewarded together: less memory, same gradient. Default: all."},
+    )
+
+    compile_rollout: str = field(
+        default="auto",
+        metadata={
+            "help": "torch.compile of the UNet for the steps without gradient: on, off, or auto, which compiles on a "
+            "GPU where the training is long enough to make up for it."
+        },
     )
 
     reference_weight: float = field(
@@ -110,6 +120,10 @@ class UbGenConfig(SamplerConfig):
                     f"images_per_class_in_batch is {size}, {name} {value}; choose 1 or more for the first, and a "
                     "multiple of it for the other."
                 )
+        if self.compile_rollout not in COMPILE_CHOICES:
+            raise ValueError(
+                f"compile_rollout is {self.compile_rollout!r}; choose one of {', '.join(COMPILE_CHOICES)}."
+            )
         if self.reference_weight > 0 and self.train_method != "lora":
             raise ValueError(
                 f"reference_weight is {self.reference_weight}, but train_method is {self.train_method!r}, which "
@@ -131,6 +145,18 @@ class UbGenConfig(SamplerConfig):
         if self.train_method != "lora":
             return False
         return self.reference_weight > 0 or (self.reference_steps > 0 and (step + 1) % self.reference_steps == 0)
+
+    def compiles_rollout(self, num_images: float, num_steps: int) -> bool:
+        """Whether the UNet of the steps without gradient is compiled.
+
+        Args:
+            num_images: that this process draws in all.
+            num_steps: sampling steps of each.
+        """
+        if self.compile_rollout != "auto":
+            return self.compile_rollout == "on"
+        rows = 1 + (self.guidance_scale > 1)
+        return compile_pays(round(num_images * num_steps * rows), self.device.type)
 
     def draw_gradient_plan(self, num_steps: int, generator: torch.Generator) -> GradientPlan:
         """The gradient's way through one batch's ``num_steps`` steps; ``generator`` is a CPU one.

@@ -78,8 +78,20 @@ class UbGenTrainer(SamplerTrainer):
         self._num_steps = model.num_steps
         # once before the first step, so that settings which do not fit this scheduler's steps end here
         args.draw_gradient_plan(self._num_steps, torch.Generator())
+        self._speed_up_rollouts(model)
         self._warmed_up = adversarial is None
         self._batch_position = (0, 0)
+
+    def _speed_up_rollouts(self, model: SamplerModel) -> None:
+        args, batch_size = self.args, self.args.per_device_train_batch_size
+        share = len(self.train_dataset) / args.world_size
+        images = args.max_steps * batch_size * args.gradient_accumulation_steps
+        images = images if args.max_steps > 0 else args.num_train_epochs * share
+        if args.adversarial_weight > 0:
+            warm_up = args.discriminator_warmup_steps
+            images += share if warm_up is None else warm_up * batch_size
+        compiles = args.compiles_rollout(images, self._num_steps)
+        model.speed_up_rollouts(batch_size if compiles else None)
 
     def _build_adversarial_term(self, clip_encoder: ClipEncoder | None) -> AdversarialTerm:
         if clip_encoder is None:
