@@ -5,10 +5,12 @@
 
 Writing encodes images on one thread and commits shards of them, synced, as ``ubgen generate`` does. Reading decodes
 every image of them: `map-style` by index through ``datasets``' Arrow cache, made before, and `streaming` from the
-parquet files. Images are scenes of the mini world, enlarged and with a photograph's grain.
+parquet files. Codecs take turns, and the table gives medians. What the codec alone takes, in memory, is the limit of
+each: beside the rates stands their share of it. Images are scenes of the mini world, enlarged and with a photograph's
+grain.
 """
 
-import shutil
+import io
 import statistics
 import sys
 import tempfile
@@ -20,7 +22,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Features, Value, load_dataset
 from datasets import Image as ImageFeature
-from machine_limits import machine_line
+from machine_limits import copy_rate, machine_line
 from PIL import Image
 
 from ubgen_pipeline.dataset_shards import DatasetShards
@@ -37,7 +39,7 @@ class BenchmarkSettings:
 
     size: int = field_help("image side in pixels", 512)
     num_images: int = field_help("images of a shard", 64)
-    repeats: int = field_help("shards written and read with each codec", 3)
+    repeats: int = field_help("shards written with each codec, and times that all are read", 3)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -51,41 +53,97 @@ def _body(argv: Sequence[str]) -> None:
     )
     images = sample_images(settings.num_images, settings.size)
     print(machine_line("cpu"))
-    header = ("codec", "encode", "encode + write", "bytes/image", "map-style", "streaming", "RMS error")
-    print("".join(f"{name:>16}" for name in header))
-    for codec in CODECS:
-        print(codec_line(codec, images, settings.repeats))
+    print(f"limit: memory copy {copy_rate('cpu') / 1e9:.1f} GB/s; an image is {images[0].nbytes} bytes")
+    with tempfile.TemporaryDirectory() as scratch:
+        files = [CodecFiles(codec, images, settings.repeats, Path(scratch) / codec) for codec in CODECS]
+        for number in range(settings.repeats):
+            for each in files:
+                each.write(number)
+        for each in files:
+            each.open()
+        for _ in range(settings.repeats):
+            for each in files:
+                each.read()
+        header = ("codec", "encode", "and write", "bytes/image", "decode", "map-style", "streaming", "RMS error")
+        print("".join(f"{name:>15}" for name in header))
+        for each in files:
+            print(each.line())
 
 
-def codec_line(codec: str, images: np.ndarray, repeats: int) -> str:
-    """One line of the table: rates in images/s, the error in 8-bit levels."""
-    encode, folder = image_encoder(codec), Path(tempfile.mkdtemp())
-    features = Features({"image": ImageFeature(), "index": Value("int64")})
-    shards = DatasetShards(folder / "d", {}, len(images) * repeats, len(images))
-    shards.open()
-    encoding, writing = [], []
-    for shard in shards.shards:
-        start = time.perf_counter()
-        files = [encode(image) for image in images]
-        encoding.append(time.perf_counter() - start)
-        rows = [{"image": {"bytes": data, "path": None}, "index": shard.start + i} for i, data in enumerate(files)]
-        shards.write(shard, rows, features)
-        writing.append(time.perf_counter() - start)
-    size = sum(shards.file(shard).stat().st_size for shard in shards.shards) / (len(images) * repeats)
-    arguments = {"path": str(folder / "d"), "split": "train", "cache_dir": str(folder / "cache")}
-    dataset = load_dataset(**arguments)
-    error = np.asarray(dataset[0]["image"], float) - images[0]  # pyright: ignore[reportArgumentType]
-    reading = [
-        _rate(lambda: [np.asarray(row["image"]) for row in dataset], len(images) * repeats),  # pyright: ignore
-        _rate(
-            lambda: [np.asarray(row["image"]) for row in load_dataset(**arguments, streaming=True)],
-            len(images) * repeats,
-        ),
-    ]
-    shutil.rmtree(folder)
-    rates = [len(images) / statistics.median(seconds) for seconds in (encoding, writing)]
-    numbers = [f"{rates[0]:.0f}", f"{rates[1]:.0f}", f"{size:.0f}", *(f"{rate:.0f}" for rate in reading)]
-    return "".join(f"{text:>16}" for text in (codec, *numbers, f"{np.sqrt(np.mean(error**2)):.2f}"))
+class CodecFiles:
+    """Shards of one codec, written and read in turns.
+
+    Args:
+        codec: one of ``CODECS``.
+        images: ``(N, size, size, 3)`` uint8, the content of every shard.
+        num_shards: to be written.
+        folder: for the dataset and the Arrow cache.
+    """
+
+    def __init__(self, codec: str, images: np.ndarray, num_shards: int, folder: Path):
+        self.codec, self.images, self.folder = codec, images, folder
+        self.encode = image_encoder(codec)
+        self.files: list[bytes] = []
+        self.shards = DatasetShards(folder / "d", {}, len(images) * num_shards, len(images))
+        self.shards.open()
+        self.seconds: dict[str, list[float]] = {
+            name: [] for name in ("encode", "and write", "decode", "map-style", "streaming")
+        }
+
+    def write(self, number: int) -> None:
+        """Encode and commit one shard."""
+        features = Features({"image": ImageFeature(), "index": Value("int64")})
+        shard, start = self.shards.shards[number], time.perf_counter()
+        self.files = [self.encode(image) for image in self.images]
+        self.seconds["encode"].append(time.perf_counter() - start)
+        rows = [
+            {"image": {"bytes": data, "path": None}, "index": shard.start + i} for i, data in enumerate(self.files)
+        ]
+        self.shards.write(shard, rows, features)
+        self.seconds["and write"].append(time.perf_counter() - start)
+
+    def open(self) -> None:
+        """Make the Arrow cache."""
+        self._arguments = {
+            "path": str(self.folder / "d"),
+            "split": "train",
+            "cache_dir": str(self.folder / "cache"),
+        }
+        self._dataset = load_dataset(**self._arguments)
+
+    def read(self) -> None:
+        """Read all images: from memory, by index, and as a stream."""
+        count = len(self.shards.shards)
+        sources = {
+            "decode": lambda: [np.asarray(Image.open(io.BytesIO(data))) for data in self.files],
+            "map-style": lambda: [np.asarray(row["image"]) for row in self._dataset],  # pyright: ignore
+            "streaming": lambda: [np.asarray(row["image"]) for row in load_dataset(**self._arguments, streaming=True)],
+        }
+        for name, read in sources.items():
+            start = time.perf_counter()
+            read()
+            self.seconds[name].append((time.perf_counter() - start) / (1 if name == "decode" else count))
+
+    def line(self) -> str:
+        """One line of the table: rates in images/s with their share of the codec's own, the error in 8-bit levels."""
+        rates = {name: len(self.images) / statistics.median(times) for name, times in self.seconds.items()}
+        size = sum(self.shards.file(shard).stat().st_size for shard in self.shards.shards)
+        decoded = np.asarray(self._dataset[0]["image"], float)  # pyright: ignore[reportArgumentType]
+        error = np.sqrt(np.mean((decoded - self.images[0]) ** 2))
+
+        def beside(name: str, limit: str) -> str:
+            return f"{rates[name]:.0f} ({rates[name] / rates[limit]:.0%})"
+
+        numbers = [
+            f"{rates['encode']:.0f}",
+            beside("and write", "encode"),
+            f"{size / len(self.images) / len(self.shards.shards):.0f}",
+            f"{rates['decode']:.0f}",
+            beside("map-style", "decode"),
+            beside("streaming", "decode"),
+            f"{error:.2f}",
+        ]
+        return "".join(f"{text:>15}" for text in (self.codec, *numbers))
 
 
 def sample_images(num_images: int, size: int) -> np.ndarray:
@@ -96,12 +154,6 @@ def sample_images(num_images: int, size: int) -> np.ndarray:
         noisy = np.asarray(enlarged, float) + generator.normal(0, GRAIN, (size, size, 3))
         images.append(noisy.round().clip(0, 255).astype(np.uint8))
     return np.stack(images[:num_images])
-
-
-def _rate(read: object, count: int) -> float:
-    start = time.perf_counter()
-    read()  # pyright: ignore[reportCallIssue]
-    return count / (time.perf_counter() - start)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ way back. The cosine compares a step's LoRA gradient with that of `full`, and is
 
 import json
 import resource
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -70,10 +71,7 @@ class BenchmarkSettings:
 
 
 class Row(NamedTuple):
-    """One line of the table: peak memory in bytes, seconds of the fastest step, cosine in [-1, 1] or None.
-
-    The fastest is what other processes on the machine disturb least.
-    """
+    """One line of the table: peak memory in bytes, median seconds of a step, cosine in [-1, 1] or None."""
 
     strategy: str
     peak_bytes: int
@@ -110,7 +108,7 @@ def measure(settings: BenchmarkSettings, strategy: str, folder: Path) -> None:
             torch.cuda.synchronize()
         seconds.append(time.perf_counter() - start)
     save_file(gradients, folder / "gradients.safetensors")
-    measured = {"peak_bytes": peak_bytes(device), "seconds": min(seconds[1:])}
+    measured = {"peak_bytes": peak_bytes(device), "seconds": statistics.median(seconds[1:])}
     (folder / "measured.json").write_text(json.dumps(measured))
 
 

@@ -1,8 +1,8 @@
 """A training step as users write it with diffusers and peft, for comparison with ``UbGenTrainer``.
 
 All of it eager: the LoRA beside the weights and under autocast where they are 16-bit, prompts encoded in every step,
-the whole batch decoded and rewarded at once, and one ``backward`` through the steps that carry gradient; the others run
-under ``no_grad``, as in the code released with arXiv 2412.10831.
+the whole batch decoded and rewarded at once, and one ``backward`` through the steps that carry gradient; the others
+run under ``no_grad``, as in the code released with arXiv 2412.10831.
 """
 
 from collections.abc import Sequence

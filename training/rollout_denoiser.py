@@ -100,7 +100,7 @@ class RolloutDenoiser:
 
 
 def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A UNet without gradient on the same frozen weights: with what :func:`copy_lora` fills in, it answers as ``unet``.
+    """A UNet without gradient on the same frozen weights; with what :func:`copy_lora` fills in, it answers as that.
 
     In float32 its layers with a LoRA are plain ones with weights of their own; in 16 bits they are such layers whose
     LoRA is in 16 bits. A ``unet`` without LoRA gives one that shares everything, trained weights included.
