@@ -91,7 +91,9 @@ class StockTraining:
         pipeline, scheduler = self.pipeline, self.pipeline.scheduler
         with torch.no_grad():
             prompts = [self.prompts[label] for label in labels.tolist()]
-            wanted, negative = pipeline.encode_prompt(prompts, self.device, 1, True, negative_prompt="")
+            wanted, negative = pipeline.encode_prompt(
+                prompts, self.device, 1, True, negative_prompt=[""] * len(prompts)
+            )
         embeds = torch.cat([negative, wanted])
         scheduler.set_timesteps(self.num_inference_steps, device=self.device)
         unet = pipeline.unet.config

@@ -69,7 +69,7 @@ class RolloutDenoiser:
         dtype."""
         assert self._twin is not None
         call = self._twin if self._compiled is None or len(latents) != self.compiled_rows else self._compiled_or_plain
-        dtype = self._twin.dtype
+        dtype = next(self._twin.parameters()).dtype
         # 16-bit weights need no autocast, which would widen every normalisation to float32
         with torch.autocast(latents.device.type, enabled=False):
             prediction = call(latents.to(dtype), timestep, prompt_embeds.to(dtype), return_dict=False)[0]
@@ -166,4 +166,4 @@ def _lora_weights(layer: LoraLayer) -> list[nn.Parameter]:
 
 
 def _is_16_bit(unet: nn.Module) -> bool:
-    return unet.dtype in (torch.float16, torch.bfloat16)
+    return next(unet.parameters()).dtype in (torch.float16, torch.bfloat16)
