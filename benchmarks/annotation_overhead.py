@@ -3,19 +3,22 @@
     python benchmarks/annotation_overhead.py --layouts mini sd15
 
 ``mini`` is the embedded model, ``sd15`` a Stable Diffusion 1.5 of its real size with random weights. Plain and
-annotated runs take turns, and the median time of each counts. On the CPU it is the process's own time, which other
-processes disturb less than the clock's.
+annotated runs take turns, A B A B, and medians count, after one run of each that does not. On the CPU it is the
+process's own time, which other processes disturb less than the clock's. The share of the machine's limit is that of
+the counted operations of UNet and decoder, maps left out, at the rate of the largest matrix product.
 """
 
 import resource
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
+from machine_limits import copy_rate, machine_line, product_rate
 from real_size_models import sd15_components
+from torch.utils.flop_counter import FlopCounterMode
 
 from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
 from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings
@@ -54,7 +57,7 @@ def build_sd15(device: str) -> UbGenPipeline:
 
 def seconds(pipeline: UbGenPipeline, settings: OverheadSettings, annotations: Sequence[str]) -> float:
     """Of drawing one batch of as many classes as samples, so that nothing is shared."""
-    clock = time.perf_counter if settings.device.startswith("cuda") else time.process_time
+    clock = _clock(settings)
     names = ["circle", "square", "triangle", "star", "heart", "cross", "crescent", "ring", "arrow", "diamond"]
     start = clock()
     pipeline(
@@ -68,6 +71,23 @@ def seconds(pipeline: UbGenPipeline, settings: OverheadSettings, annotations: Se
     if settings.device.startswith("cuda"):
         torch.cuda.synchronize()
     return clock() - start
+
+
+def _clock(settings: OverheadSettings) -> Callable[[], float]:
+    return time.perf_counter if settings.device.startswith("cuda") else time.process_time
+
+
+def counted_operations(pipeline: UbGenPipeline, settings: OverheadSettings) -> float:
+    """Of a batch: the UNet's calls, twice under the default guidance, and where asked for the decoder."""
+    noise = torch.zeros(1, *pipeline.latent_shape(settings.image_size, settings.image_size))
+    noise = noise.to(pipeline.unet.device, pipeline.unet.dtype)
+    text = noise.new_zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
+    counts = []
+    for call in (lambda: pipeline.denoiser(noise, torch.tensor(1), text), lambda: pipeline.decode_latents(noise)):
+        with FlopCounterMode(display=False) as counter, torch.no_grad():
+            call()
+        counts.append(counter.get_total_flops())
+    return settings.batch_size * (2 * settings.num_inference_steps * counts[0] + settings.decode * counts[1])
 
 
 def recorded_bytes(pipeline: UbGenPipeline, mask_settings: MaskSettings, num_steps: int, size: int) -> int:
@@ -96,13 +116,17 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(OverheadSettings, argv, description=(__doc__ or "").split("\n")[0])
+    print(machine_line(settings.device))
     for layout in settings.layouts:
         pipeline = load_pipeline("mini", device=settings.device) if layout == "mini" else build_sd15(settings.device)
         pipeline.set_progress_bar_config(disable=True)
         mask_settings = default_mask_settings(len(pipeline.unet.config.down_block_types))
+        limit = product_rate(settings.device, pipeline.unet.dtype, _clock(settings))
+        print(f"limits: matrix product {limit / 1e12:.3f} TFLOP/s, copy {copy_rate(settings.device) / 1e9:.1f} GB/s")
+        counted = counted_operations(pipeline, settings)
         times: dict[bool, list[float]] = {False: [], True: []}
         peaks = {}
-        for _ in range(settings.repeats):
+        for _ in range(settings.repeats + 1):
             for annotated in (False, True):
                 if settings.device.startswith("cuda"):
                     torch.cuda.reset_peak_memory_stats()
@@ -112,10 +136,11 @@ def _body(argv: Sequence[str]) -> None:
                 else:
                     # of the process's whole life, so only the first of each kind tells them apart
                     peaks.setdefault(annotated, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
-        plain, with_maps = (statistics.median(times[annotated]) for annotated in (False, True))
+        plain, annotated_time = (statistics.median(times[annotated][1:]) for annotated in (False, True))
         print(
-            f"{layout}: {plain:.2f} s plain, {with_maps:.2f} s annotated, overhead {with_maps / plain - 1:+.1%};"
-            f" peak {peaks[False] / 1e9:.2f} and {peaks[True] / 1e9:.2f} GB"
+            f"{layout}: {plain:.2f} s plain, {annotated_time:.2f} s annotated, overhead"
+            f" {annotated_time / plain - 1:+.1%}; of the limit {counted / plain / limit:.0%} and"
+            f" {counted / annotated_time / limit:.0%}; peak {peaks[False] / 1e9:.2f} and {peaks[True] / 1e9:.2f} GB"
         )
         print(f"{layout}: plain {_all(times[False])}, annotated {_all(times[True])}", flush=True)
         if not settings.measure_maps:

@@ -11,15 +11,17 @@ import torch
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
-def seconds_of(call: Callable[[], object], device: str, repeats: int = 1) -> float:
-    """Median seconds of a call, the device's work included."""
+def seconds_of(
+    call: Callable[[], object], device: str, repeats: int = 1, clock: Callable[[], float] = time.perf_counter
+) -> float:
+    """Median seconds of a call on ``clock``, the device's work included."""
     seconds = []
     for _ in range(repeats):
         synchronize(device)
-        start = time.perf_counter()
+        start = clock()
         call()
         synchronize(device)
-        seconds.append(time.perf_counter() - start)
+        seconds.append(clock() - start)
     return statistics.median(seconds)
 
 
@@ -29,8 +31,8 @@ def synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def product_rate(device: str, dtype: torch.dtype) -> float:
-    """Operations per second of the fastest square matrix product tried, two for each multiply-add.
+def product_rate(device: str, dtype: torch.dtype, clock: Callable[[], float] = time.perf_counter) -> float:
+    """Operations per second of ``clock`` of the fastest square matrix product tried, two for each multiply-add.
 
     On a CPU torch's own product and oneDNN's: on AMD's the two are a factor of two apart.
     """
@@ -38,13 +40,12 @@ def product_rate(device: str, dtype: torch.dtype) -> float:
     for size in (4096, 8192, 16384) if device.startswith("cuda") else (512, 1024, 2048):
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         torch.mm(left, right)
-        rates.append(2 * size**3 / seconds_of(lambda: torch.mm(left, right), device, 5))  # noqa: B023
+        rates.append(2 * size**3 / seconds_of(lambda: torch.mm(left, right), device, 5, clock))  # noqa: B023
         if device == "cpu" and torch.backends.mkldnn.is_available():
             packed = torch.ops.mkldnn._reorder_linear_weight(right, None)
             arguments = (left, packed, None, "none", [], "")
-            rates.append(
-                2 * size**3 / seconds_of(lambda: torch.ops.mkldnn._linear_pointwise(*arguments), device, 5)  # noqa: B023
-            )
+            product = lambda: torch.ops.mkldnn._linear_pointwise(*arguments)  # noqa: B023, E731
+            rates.append(2 * size**3 / seconds_of(product, device, 5, clock))
     return max(rates)
 
 

@@ -67,6 +67,11 @@ class BenchmarkSettings:
         if self.clock not in ("wall", "process"):
             raise ValueError(f"clock is {self.clock!r}; choose wall or process.")
 
+    @property
+    def read_clock(self) -> Callable[[], float]:
+        """The chosen clock."""
+        return time.process_time if self.clock == "process" else time.perf_counter
+
     def filled_in(self, scratch: Path) -> "BenchmarkSettings":
         """With what depends on machine and model; builds the random models in ``scratch``."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
@@ -229,7 +234,7 @@ def build_quality(settings: BenchmarkSettings) -> Any:
 def now(settings: BenchmarkSettings) -> float:
     """Seconds on the chosen clock, the device's work included."""
     synchronize(str(settings.device))
-    return time.process_time() if settings.clock == "process" else time.perf_counter()
+    return settings.read_clock()
 
 
 def reset_peak(device: str) -> None:

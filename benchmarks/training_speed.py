@@ -34,7 +34,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     """Measure both arms and print the table."""
     device, dtype = str(settings.device), getattr(torch, str(settings.dtype))
     print(machine_line(device))
-    limit, copying = product_rate(device, dtype), copy_rate(device)
+    limit, copying = product_rate(device, dtype, settings.read_clock), copy_rate(device)
     print(f"limits: matrix product {limit / 1e12:.3f} TFLOP/s in {settings.dtype}, copy {copying / 1e9:.1f} GB/s")
     peaks = {arm: measure_peaks(settings, arm, scratch) for arm in ARMS} if settings.memory else {}
     arms = Arms(settings, ARMS, scratch)

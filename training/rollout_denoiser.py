@@ -21,7 +21,6 @@ from diffusers import UNet2DConditionModel
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
-from torch.distributed.tensor import DTensor
 
 from ubgen_pipeline.prepared_pipeline import compile_cache_folder
 
@@ -47,17 +46,16 @@ class RolloutDenoiser:
     def refresh(self) -> bool:
         """Take over the LoRA's weights as they are now; False where the UNet itself must be called.
 
-        That is so where a launcher shards its weights, and in float32 under autocast, which would cast the fused
-        weights to 16 bits.
+        That is so in float32 under autocast, which would cast the fused weights to 16 bits.
         """
         weights = [*self.unet.parameters(), *self.unet.buffers()]
         device = weights[0].device.type
-        if any(isinstance(weight, DTensor) or hasattr(weight, "ds_id") for weight in weights):
-            return False
         if not _is_16_bit(self.unet) and torch.is_autocast_enabled(device):
             return False
         # a launcher may replace the weights after the first rollout
         if self._twin is None or [id(weight) for weight in weights] != [id(weight) for weight in self._shared]:
+            if device == "cuda":
+                put_channels_last(self.unet)
             self._twin, self._shared = twin_unet(self.unet), weights
             self._compiled = self._compile(self._twin) if self.compiled_rows else None
         copy_lora(self.unet, self._twin)
@@ -134,6 +132,13 @@ def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
         other.weight.copy_(layer.get_base_layer().weight)
         for adapter in layer.active_adapters:
             other.weight.add_(layer.get_delta_weight(adapter))
+
+
+def put_channels_last(unet: UNet2DConditionModel) -> None:
+    """Lay the frozen convolutions' weights out as a GPU's tensor cores read them; no value changes."""
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
 
 
 def multiply_in_activation_dtype(unet: UNet2DConditionModel) -> None:

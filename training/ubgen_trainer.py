@@ -83,6 +83,9 @@ class UbGenTrainer(SamplerTrainer):
         self._batch_position = (0, 0)
 
     def _speed_up_rollouts(self, model: SamplerModel) -> None:
+        # sharded weights are whole only inside the UNet's own forward
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            return
         args, batch_size = self.args, self.args.per_device_train_batch_size
         share = len(self.train_dataset) / args.world_size
         images = args.max_steps * batch_size * args.gradient_accumulation_steps
