@@ -6,7 +6,8 @@ It gives the trained UNet's predictions up to rounding, from a second UNet that 
   rollout, so that rounding never adds up;
 - in 16 bits fusing would lose small updates to rounding. The LoRA stays beside the weights, and its matrices are cast
   once a rollout instead of in every product;
-- compiled on request, for one batch size; others run uncompiled.
+- compiled on request, for one batch size; others run uncompiled;
+- uncompiled on a CPU, the transformer blocks' products are oneDNN's, which lays out a copy of their weights.
 
 Shapes: N denoiser rows (2B under guidance), C x H x W latents, L tokens, D text width.
 """
@@ -18,10 +19,12 @@ from collections.abc import Callable
 
 import torch
 from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ubgen_pipeline.packed_products import pack_products
 from ubgen_pipeline.prepared_pipeline import compile_cache_folder
 
 
@@ -59,6 +62,9 @@ class RolloutDenoiser:
             self._twin, self._shared = twin_unet(self.unet), weights
             self._compiled = self._compile(self._twin) if self.compiled_rows else None
         copy_lora(self.unet, self._twin)
+        if self.compiled_rows is None and device == "cpu" and _can_pack(self.unet):
+            # what was packed before is left alone: these are the layers just written, and at first all
+            pack_products(self._twin)
         return True
 
     @torch.no_grad()
@@ -111,12 +117,8 @@ def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
             for weight in _lora_weights(layer):
                 weight.requires_grad_(False)
                 weight.data = weight.data.to(unet.dtype)
-            continue
-        fused = copy.copy(layer.get_base_layer())
-        fused._parameters = dict(fused._parameters)
-        fused.weight = nn.Parameter(fused.weight.detach().clone(), requires_grad=False)
-        parent, _, child = name.rpartition(".")
-        setattr(twin.get_submodule(parent), child, fused)
+        else:
+            _replace(twin, name, _own_weight(layer.get_base_layer()))
     return twin
 
 
@@ -129,9 +131,14 @@ def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
             for source, target in zip(_lora_weights(layer), _lora_weights(other), strict=True):
                 target.copy_(source)
             continue
-        other.weight.copy_(layer.get_base_layer().weight)
+        base = layer.get_base_layer()
+        # a packed layer has no weight to write into; where one has, compiled code goes on reading it
+        fused = other if hasattr(other, "weight") else _own_weight(base)
+        fused.weight.copy_(base.weight)
         for adapter in layer.active_adapters:
-            other.weight.add_(layer.get_delta_weight(adapter))
+            fused.weight.add_(layer.get_delta_weight(adapter))
+        if fused is not other:
+            _replace(twin, name, fused)
 
 
 def put_channels_last(unet: UNet2DConditionModel) -> None:
@@ -160,6 +167,26 @@ class _CastLinear(nn.Linear):
     def forward(self, input: torch.Tensor) -> torch.Tensor:
         bias = None if self.bias is None else self.bias.to(input.dtype)
         return nn.functional.linear(input, self.weight.to(input.dtype), bias)
+
+
+def _own_weight(layer: nn.Module) -> nn.Module:
+    """The same layer with a weight of its own; its bias is shared."""
+    own = copy.copy(layer)
+    own._parameters = dict(layer._parameters)
+    own.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    return own
+
+
+def _replace(unet: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(unet.get_submodule(parent), child, layer)
+
+
+def _can_pack(unet: nn.Module) -> bool:
+    """Whether all weights that are packed once are frozen, and those with a LoRA are packed layer by layer."""
+    names = _lora_layers(unet)
+    in_pairs = any(isinstance(unet.get_submodule(name.rpartition(".")[0]), GEGLU) for name in names)
+    return bool(names) and not in_pairs and not _is_16_bit(unet)
 
 
 def _lora_layers(unet: nn.Module) -> dict[str, LoraLayer]:
