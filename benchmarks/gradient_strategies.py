@@ -117,6 +117,8 @@ def build(settings: BenchmarkSettings, device: str) -> tuple[SamplerModel, UbGen
     sampling = SamplingSettings(settings.steps, settings.guidance_scale, decode_batch_size=settings.micro_batch_size)
     pipeline = load_pipeline(settings.model, scheduler=settings.scheduler)
     sampler = SamplerModel(pipeline, CLASS_NAMES, LoraSettings(LORA_RANK), sampling).to(device)
+    # as the trainer does
+    sampler.speed_up_rollouts()
     if settings.activation_checkpointing:
         sampler.activation_checkpointing_enable()
     encoder = load_clip_encoder("mini").to(device)
