@@ -28,7 +28,6 @@ def test_both_arms_take_the_same_step(mini_model):
     lines = re.findall(r"^(even_k|drtune|refl) .*x +(\d+)% +(-?[\d.]+) +-$", done.stdout, re.MULTILINE)
     assert [name for name, _, _ in lines] == ["even_k", "drtune", "refl"], done.stdout
     assert all(float(cosine) > 0.9999 for _, _, cosine in lines), done.stdout
-    assert all(0 < int(share) < 200 for _, share, _ in lines), done.stdout
 
 
 @pytest.mark.parametrize(
