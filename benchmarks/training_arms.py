@@ -13,10 +13,10 @@ from machine_limits import synchronize
 from stock_training import StockTraining, flat_gradient
 from transformers import TrainerCallback
 
+from ubgen_pipeline.clip_encoders import load_clip_encoder
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models import load_pipeline
 from ubgen_pipeline.settings_parser import field_help
-from ubgen_training.clip_encoders import load_clip_encoder
 from ubgen_training.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
 from ubgen_training.reward_clip import ClipAlignmentReward
 from ubgen_training.reward_quality import load_quality_reward
