@@ -8,6 +8,8 @@ PACKAGE_FOLDERS = {
     "ubgen_training": "training",
     "ubgen_evaluation": "evaluation",
     "ubgen_hub_cards": "hub_cards",
+    # no package: files that run beside each other, which publish-space copies
+    "ubgen_space": "space",
 }
 
 setup(
@@ -17,5 +19,6 @@ setup(
         "ubgen_pipeline.mini": ["model/**/*", "clip/*", "classifier/*", "lora/*"],
         "ubgen_training": ["configs/*.yaml", "configs/accelerate/*.yaml"],
         "ubgen_hub_cards": ["*.md.jinja"],
+        "ubgen_space": ["*.css", "*.md", "*.txt"],
     },
 )

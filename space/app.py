@@ -3,6 +3,8 @@
 import os
 import sys
 
+import ubgen_wheel  # noqa: F401  # before everything that imports ubgen
+
 # before gradio is imported: it reads this once
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"
 

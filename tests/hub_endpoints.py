@@ -67,6 +67,7 @@ class Endpoints:
             ("DELETE", "/api/repos/delete", self._delete),
             ("POST", "/api/validate-yaml", self._validate_yaml),
             ("PUT", rf"{_API}/settings", self._settings),
+            ("GET|POST|DELETE", rf"{_API}/variables", self._variables),
             ("POST", rf"{_API}/preupload/(?P<rev>[^/]+)", self._preupload),
             ("POST", rf"{_API}/commit/(?P<rev>[^/]+)", self._commit),
             ("POST", rf"{_API}/paths-info/(?P<rev>[^/]+)", self._paths_info),
@@ -123,6 +124,8 @@ class Endpoints:
         self.rights.writer(request, repo)
         if not _NAME.fullmatch(name) or name.endswith((".git", ".ipynb")) or kind not in REPO_TYPES:
             raise RefusedError(400, f"Invalid repo name: {repo}")
+        if kind == "space" and payload.get("sdk") not in ("gradio", "docker", "static"):
+            raise RefusedError(400, "Invalid sdk")
         try:
             self.repositories.create(kind, repo, private=payload.get("visibility") == "private", author=account.name)
         except RefusedError as refused:
@@ -147,6 +150,11 @@ class Endpoints:
         if "gated" in payload:
             repository.gated = bool(payload["gated"])
         return JSONResponse({})
+
+    def _variables(self, request: Request, body: bytes, kind: str, repo: str) -> Response:
+        self.rights.writer(request, repo)
+        variables = self.repositories.change_variables(kind, repo, request.method, json.loads(body or b"{}"))
+        return JSONResponse({name: {"value": value} for name, value in variables.items()})
 
     def _validate_yaml(self, request: Request, body: bytes) -> Response:
         match = re.match(r"^---\n(.*?)\n---(\n|$)", json.loads(body)["content"], re.DOTALL)

@@ -46,7 +46,7 @@ class Commit:
 
 @dataclass
 class Repository:
-    """A repository; ``branches`` and ``tags`` map names to commit ids."""
+    """A repository; ``branches`` and ``tags`` map names to commit ids. A Space has ``variables`` besides."""
 
     repo_type: str
     repo_id: str
@@ -56,6 +56,7 @@ class Repository:
     commits: dict[str, Commit] = field(default_factory=dict)
     branches: dict[str, str] = field(default_factory=dict)
     tags: dict[str, str] = field(default_factory=dict)
+    variables: dict[str, str] = field(default_factory=dict)
 
     def commit(self, revision: str) -> Commit:
         """The commit of a branch, tag, ref or (shortened) commit id."""
@@ -97,10 +98,25 @@ class Repositories:
             repository = Repository(repo_type, repo_id, private)
             self.repositories[repo_type, repo_id] = repository
             attributes = "".join(f"*{suffix} filter=lfs diff=lfs merge=lfs -text\n" for suffix in LFS_SUFFIXES)
-            self._append(
-                repository, "main", {".gitattributes": self.store(attributes.encode())}, "initial commit", author
-            )
+            files = {".gitattributes": self.store(attributes.encode())}
+            if repo_type == "space":
+                name = repo_id.partition("/")[2]
+                files["README.md"] = self.store(f"---\ntitle: {name}\nsdk: gradio\n---\n".encode())
+            self._append(repository, "main", files, "initial commit", author)
             return repository
+
+    def change_variables(
+        self, repo_type: str, repo_id: str, method: str, change: Mapping[str, str]
+    ) -> Mapping[str, str]:
+        """The variables of a Space after a POST (``key``, ``value``), a DELETE (``key``) or a GET."""
+        if repo_type != "space":
+            raise RefusedError(404, "only a Space has variables")
+        variables = self[repo_type, repo_id].variables
+        if method == "POST":
+            variables[change["key"]] = change["value"]
+        elif method == "DELETE" and variables.pop(change["key"], None) is None:
+            raise RefusedError(404, "no such variable")
+        return variables
 
     def url(self, repo_type: str, repo_id: str) -> str:
         prefix = "" if repo_type == "model" else f"{repo_type}s/"

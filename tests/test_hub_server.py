@@ -43,7 +43,9 @@ def test_files_of_every_kind_of_repository(hub, kind):
     files = {f"folder/{i}.txt": str(i).encode() for i in range(7)} | {"big file.bin": os.urandom(10_000), "é.txt": b""}
     add(api, "org/r", files, repo_type=kind)
     # three a page
-    assert set(api.list_repo_files("org/r", repo_type=kind)) == {*files, ".gitattributes"}
+    # a new Space has a card, which says what to run
+    own = {".gitattributes", "README.md"} if kind == "space" else {".gitattributes"}
+    assert set(api.list_repo_files("org/r", repo_type=kind)) == {*files, *own}
     assert [entry.path for entry in api.list_repo_tree("org/r", "folder", repo_type=kind)][:2] == [
         "folder/0.txt",
         "folder/1.txt",

@@ -1,5 +1,6 @@
 """The wheel, in a clean environment outside the clone: commands, imports and the embedded model all come from it."""
 
+import io
 import json
 import os
 import re
@@ -19,6 +20,8 @@ FOLDERS = {
     "ubgen_evaluation": "evaluation",
     "ubgen_hub_cards": "hub_cards",
 }
+# beside them the Space's files, which are copied and not imported
+SHIPPED = FOLDERS | {"ubgen_space": "space"}
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -33,7 +36,7 @@ def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
 def source_tree(tmp_path_factory, mini_model):
     """A copy of what is packaged, so that building writes nothing into the clone and finds no leftovers there."""
     tree = tmp_path_factory.mktemp("sources")
-    for folder in FOLDERS.values():
+    for folder in SHIPPED.values():
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree / file)
@@ -81,7 +84,7 @@ def data_files(folder: Path) -> set[str]:
     }
 
 
-@pytest.mark.parametrize(("package", "folder"), FOLDERS.items())
+@pytest.mark.parametrize(("package", "folder"), SHIPPED.items())
 def test_the_wheel_holds_every_module_and_data_file(wheel, source_tree, package, folder):
     names = set(zipfile.ZipFile(wheel).namelist())
     modules = {str(file.relative_to(source_tree / folder)) for file in (source_tree / folder).rglob("*.py")}
@@ -91,11 +94,38 @@ def test_the_wheel_holds_every_module_and_data_file(wheel, source_tree, package,
 
 def test_the_wheel_holds_nothing_else(wheel):
     archive = zipfile.ZipFile(wheel)
-    assert {name.partition("/")[0] for name in archive.namelist()} - set(FOLDERS) == {"ubgen-0.1.0.dist-info"}
+    assert {name.partition("/")[0] for name in archive.namelist()} - set(SHIPPED) == {"ubgen-0.1.0.dist-info"}
     assert any(name.endswith("licenses/LICENSE") for name in archive.namelist())
     assert not [name for name in archive.namelist() if name.endswith((".bin", ".pt", ".pth", ".ckpt", ".pkl"))]
     metadata = archive.read("ubgen-0.1.0.dist-info/METADATA").decode()
     assert "License-Expression: Apache-2.0" in metadata and "Provides-Extra: dev" in metadata
+
+
+def test_a_wheel_packed_from_the_running_ubgen_is_the_built_one(wheel, environment, source_tree, tmp_path):
+    """Packed in the clone and where the wheel is installed."""
+    from ubgen_pipeline.own_wheel import pack_wheel
+
+    code = "import sys; from ubgen_pipeline.own_wheel import pack_wheel; sys.stdout.buffer.write(pack_wheel().content)"
+    environment_variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    command = [str(environment / "python"), "-c", code]
+    installed = subprocess.run(
+        command, cwd=tmp_path, env=environment_variables, capture_output=True, check=True
+    ).stdout
+    built = contents(wheel)
+    names = {name for name in built if not name.endswith(("RECORD", "WHEEL", "top_level.txt"))}
+    packed = contents(io.BytesIO(installed))
+    assert {name: packed[name] for name in names} == {name: built[name] for name in names}
+    assert set(packed) == set(built) - {"ubgen-0.1.0.dist-info/top_level.txt"}
+    # the clone's metadata is that of its last installation
+    in_clone = contents(io.BytesIO(pack_wheel().content))
+    assert set(in_clone) == set(packed)
+    sources = {name for name in packed if ".dist-info/" not in name}
+    assert {name: in_clone[name] for name in sources} == {name: packed[name] for name in sources}
+
+
+def contents(wheel) -> dict[str, bytes]:
+    archive = zipfile.ZipFile(wheel)
+    return {name: archive.read(name) for name in archive.namelist() if not name.endswith("/")}
 
 
 def test_imports_come_from_the_wheel(environment, tmp_path):

@@ -14,6 +14,12 @@ BUILT_IN_LISTS = {
 }
 
 
+def built_in_name(source: str) -> str | None:
+    """The list that ``source`` names, in whatever case and with or without hyphens; None where it names none."""
+    name = source.lower().replace("-", "").replace("_", "")
+    return name if name in BUILT_IN_LISTS else None
+
+
 def built_in_entries(name: str) -> list[tuple[str, str | None, str | None]]:
     """(name, id or None, definition or None) of each class of a list in :data:`BUILT_IN_LISTS`, in the list's order.
 

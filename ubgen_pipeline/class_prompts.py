@@ -14,7 +14,7 @@ from typing import Any
 
 import yaml
 
-from .built_in_classes import BUILT_IN_LISTS, built_in_entries
+from .built_in_classes import BUILT_IN_LISTS, built_in_entries, built_in_name
 
 _WNID = re.compile(r"n\d{8}")
 _NAME_KEYS = ("name", "class_name", "class", "label")
@@ -111,8 +111,7 @@ def class_prompts(classes: Sequence[ClassName], template: str = "{name}") -> lis
 
 
 def _load(source: str | Path) -> list[ClassName]:
-    built_in = str(source).lower().replace("-", "").replace("_", "")
-    if isinstance(source, str) and built_in in BUILT_IN_LISTS:
+    if isinstance(source, str) and (built_in := built_in_name(source)) is not None:
         return [ClassName(*entry) for entry in built_in_entries(built_in)]
     file = Path(source).expanduser()
     if not file.is_file():

@@ -160,7 +160,7 @@ class DatasetRun:
                 numbers,
                 self._drawer.rows,
                 dataset_features(self.settings, self.plan, self.names, has_safety_checker),
-                batch_size=self.shards.lowered_batch_size() or self.batch_size,
+                batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
                 report=_progress(num_images),
                 written=self._take,
@@ -172,6 +172,11 @@ class DatasetRun:
         self._num_flagged += num_flagged(self.shards.file(shard))
         if self._hub is not None:
             self._hub.add(shard)
+
+    def _affordable_batch_size(self) -> int:
+        """The one settled on, or what the memory was enough for in an earlier run, here or on the Hub."""
+        lowered = (self.shards.lowered_batch_size(), self._hub and self._hub.lowered_batch_size)
+        return min([self.batch_size, *filter(None, lowered)])
 
     def finish(self) -> None:
         """Push what is left; rank 0 waits for the shards that others write, and writes the card."""

@@ -2,7 +2,8 @@
 
     data/train-KKKKK-of-NNNNN.parquet    rows of one contiguous range of sample indices
     .ubgen/manifest.json                 the settings that a resume must match, and their hash
-    .ubgen/shard-KKKKK.json              written last: the shard's statistics, and the mark that it is complete
+    .ubgen/shard-KKKKK.json              written last: the shard's statistics (its batch size among them), and the
+                                         mark that it is complete
     README.md                            the dataset card, written when all shards are there
 
 Every file is written under a temporary name, synced and renamed. ``datasets`` does not look into ``.ubgen``.
@@ -86,9 +87,13 @@ class DatasetShards:
             " use that value to resume, or give another place."
         )
 
-    def manifest_text(self) -> str:
-        """Content of the manifest file."""
-        return json.dumps({"hash": settings_hash(self.manifest), "settings": self.manifest}, indent=2) + "\n"
+    def manifest_text(self, batch_sizes: Mapping[int, int] | None = None) -> str:
+        """Content of the manifest file, with the batch sizes by shard number that are not the settings' own."""
+        content: dict[str, Any] = {"hash": settings_hash(self.manifest), "settings": self.manifest}
+        if batch_sizes:
+            content["lowered_batch_size"] = min(batch_sizes.values())
+            content["batch_sizes"] = {str(number): size for number, size in sorted(batch_sizes.items())}
+        return json.dumps(content, indent=2) + "\n"
 
     def open(self) -> None:
         """Create the folder and its manifest where they are missing."""
@@ -141,6 +146,14 @@ class DatasetShards:
         """Note beside the settings that the shards still to come are drawn with a smaller batch."""
         content = {**self._recorded(), "lowered_batch_size": batch_size}
         self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")
+
+    def own_batch_size(self, shard: Shard) -> int | None:
+        """The batch size of a complete shard here that was drawn with another one than the settings'; else None."""
+        try:
+            size = json.loads(self._mark(shard).read_text(encoding="utf-8")).get("batch_size")
+        except FileNotFoundError:
+            return None
+        return size if size != self.manifest.get("batch_size") else None
 
     def write(
         self,

@@ -52,14 +52,16 @@ def check_may_write(api: HfApi, repo_id: str) -> None:
         raise ValueError(f"the token may only read, not write to {repo_id!r}; make one with write access and set it.")
 
 
-def open_repository(api: HfApi, repo_id: str, repo_type: str, *, private: bool) -> None:
-    """Create the repository, or check that the one there is as private as asked for.
+def open_repository(api: HfApi, repo_id: str, repo_type: str, *, private: bool, space_sdk: str | None = None) -> None:
+    """Create the repository, a Space with that SDK, or check that the one there is as private as asked for.
 
     Raises:
         ValueError: no right to create or to see it, or it is public and ``private`` was asked for.
     """
     retried(
-        lambda: api.create_repo(repo_id, repo_type=repo_type, private=private or None, exist_ok=True),
+        lambda: api.create_repo(
+            repo_id, repo_type=repo_type, private=private or None, exist_ok=True, space_sdk=space_sdk
+        ),
         "creating the repository",
         repo_id,
     )

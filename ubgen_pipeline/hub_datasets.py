@@ -1,7 +1,8 @@
 """A dataset on the Hub that is filled shard by shard while it is generated. The Hub alone knows what is done.
 
     data/train-KKKKK-of-NNNNN.parquet    the shards; one is there whole or not at all
-    .ubgen/manifest.json                 the settings that a resume must match, and their hash
+    .ubgen/manifest.json                 the settings that a resume must match, and their hash; and of shards that
+                                         the memory was not enough for, the batch sizes that they were drawn with
     README.md                            the card, a function of the settings and of the shards that are there
 
 Finished shards go up in groups, each with the card in one commit on the head that was looked at. Where that head has
@@ -75,11 +76,14 @@ class HubDataset:
         self.rank, self.num_processes = rank, num_processes
         self.budget = CommitBudget(num_processes)
         self.pending: list[Shard] = []
+        self.lowered_batch_size: int | None = None
 
     def open(self) -> list[Shard]:
         """Create the repository or check the one there; returns the shards that are neither there nor finished here.
 
         What is finished here and not there, as after a kill, is pushed by the process that it belongs to.
+
+        ``lowered_batch_size`` is then the one that earlier processes had to go down to, if they had.
 
         Raises:
             ValueError: no token or right to write, or a repository that holds something else or a dataset made with
@@ -90,6 +94,7 @@ class HubDataset:
         published = retried(self._read, "reading the repository", self.repo_id)
         if published.has_manifest:
             self._check_manifest(published.head)
+            self.lowered_batch_size = min(self._batch_sizes(published.head).values(), default=None)
         commits = retried(self._commit_times, "reading the repository's history", self.repo_id)
         self.budget.others.extend(commits)
         self._discard(shard for shard in self.shards.shards if shard.number in published.num_bytes)
@@ -132,8 +137,11 @@ class HubDataset:
             CommitOperationAdd(f"data/{self.shards.file(shard).name}", str(self.shards.file(shard))) for shard in new
         ]
         operations.append(CommitOperationAdd(CARD, self.card(present, sum(sizes.values())).encode()))
-        if not published.has_manifest:
-            operations.append(CommitOperationAdd(MANIFEST, self.shards.manifest_text().encode()))
+        lowered = {shard.number: size for shard in new if (size := self.shards.own_batch_size(shard)) is not None}
+        if lowered or not published.has_manifest:
+            batch_sizes = self._batch_sizes(published.head) if published.has_manifest else {}
+            text = self.shards.manifest_text(batch_sizes | lowered)
+            operations.append(CommitOperationAdd(MANIFEST, text.encode()))
         numbers = ", ".join(str(shard.number) for shard in new)
         self.api.create_commit(
             self.repo_id,
@@ -165,17 +173,26 @@ class HubDataset:
         return PublishedShards(head, held, MANIFEST in sizes)
 
     def _check_manifest(self, head: str) -> None:
+        found = self._manifest(head)["settings"]
+        if settings_hash(found) != settings_hash(self.shards.manifest):
+            raise ValueError(self.shards.difference(found, f"hub_dataset_id is {self.repo_id!r}"))
+
+    def _batch_sizes(self, head: str) -> dict[int, int]:
+        """By shard number, the batch sizes there that are not the settings' own."""
+        return {int(number): size for number, size in self._manifest(head).get("batch_sizes", {}).items()}
+
+    def _manifest(self, head: str) -> dict[str, Any]:
         file = retried(
             lambda: self.api.hf_hub_download(self.repo_id, MANIFEST, repo_type=REPO_TYPE, revision=head),
             "reading the manifest",
             self.repo_id,
         )
         try:
-            found = json.loads(Path(file).read_text(encoding="utf-8"))["settings"]
-        except (ValueError, KeyError, TypeError) as error:
+            content = json.loads(Path(file).read_text(encoding="utf-8"))
+            content["settings"].items()
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"{MANIFEST!r} of {self.repo_id!r} is no manifest; give a new name.") from error
-        if settings_hash(found) != settings_hash(self.shards.manifest):
-            raise ValueError(self.shards.difference(found, f"hub_dataset_id is {self.repo_id!r}"))
+        return content
 
     def _commit_times(self) -> list[float]:
         commits = self.api.list_repo_commits(self.repo_id, repo_type=REPO_TYPE)

@@ -10,6 +10,7 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +94,7 @@ def find_row(dataset: str, index: int) -> Row:
         indices = table["index"].to_pylist()
         if index not in indices:
             continue
-        batch_indices = _batch_of(index, manifest)
+        batch_indices = _batch_of(index, manifest, source.batch_size(index)) if manifest else [index]
         whole = set(batch_indices) <= set(indices)
         wanted = batch_indices if whole else [index]
         batch = table.take([indices.index(i) for i in wanted]).to_pylist()
@@ -224,13 +225,11 @@ def largest_difference(image: Any, other: Any) -> int:
     return int(abs(first - second).max())
 
 
-def _batch_of(index: int, manifest: dict[str, Any]) -> list[int]:
+def _batch_of(index: int, manifest: dict[str, Any], size: int) -> list[int]:
     """Indices of the rows that were drawn together with that row: batches start with the shard."""
-    if not manifest:
-        return [index]
     # a view of ubgen filter keeps the indices of the dataset that it was made from
     num_samples = manifest["filters"][0]["num_samples"] if "filters" in manifest else manifest["num_samples"]
-    per_shard, size = manifest["samples_per_shard"], manifest["batch_size"]
+    per_shard = manifest["samples_per_shard"]
     shard_start = index // per_shard * per_shard
     start = shard_start + (index - shard_start) // size * size
     return list(range(start, min(start + size, shard_start + per_shard, num_samples)))
@@ -259,9 +258,7 @@ class _Files:
 
     def manifest(self) -> dict[str, Any]:
         """The settings of the run, or nothing where the dataset has no manifest."""
-        if MANIFEST not in self.names:
-            return {}
-        settings = json.loads(Path(self._local(MANIFEST)).read_text(encoding="utf-8"))["settings"]
+        settings = self._recorded.get("settings", {})
         # that of a command that draws nothing, such as annotate, says nothing of how rows were drawn
         return settings if "batch_size" in settings else {}
 
@@ -269,9 +266,31 @@ class _Files:
         """Files that may hold the row; of a dataset with a manifest only the one that does is fetched."""
         shards = self._shards()
         if manifest and "filters" not in manifest:
-            number = index // manifest["samples_per_shard"]
-            shards = [name for name in shards if name.startswith(f"data/train-{number:05d}-of-")]
+            shards = [name for name in shards if name.startswith(f"data/train-{self._number(index):05d}-of-")]
         return [self._local(name) for name in shards]
+
+    def batch_size(self, index: int) -> int:
+        """The batch size that the row's shard was drawn with, which a full memory may have made smaller."""
+        number = self._number(index)
+        mark = self.folder / STATE_FOLDER / f"shard-{number:05d}.json"
+        # the shards of a view are others
+        is_view = "filters" in self._recorded["settings"]
+        if (
+            not is_view
+            and mark.is_file()
+            and "batch_size" in (statistics := json.loads(mark.read_text(encoding="utf-8")))
+        ):
+            return statistics["batch_size"]
+        return self._recorded.get("batch_sizes", {}).get(str(number), self._recorded["settings"]["batch_size"])
+
+    @cached_property
+    def _recorded(self) -> dict[str, Any]:
+        if MANIFEST not in self.names:
+            return {}
+        return json.loads(Path(self._local(MANIFEST)).read_text(encoding="utf-8"))
+
+    def _number(self, index: int) -> int:
+        return index // self._recorded["settings"]["samples_per_shard"]
 
     def _shards(self) -> list[str]:
         return sorted(name for name in self.names if name.startswith("data/train-") and name.endswith(".parquet"))

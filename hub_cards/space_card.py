@@ -1,0 +1,104 @@
+"""The card of a Space: its metadata decides what the Hub runs.
+
+Values of variables may have been typed by anybody who can write to the Space; see :mod:`ubgen_hub_cards.card_text`.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from huggingface_hub import SpaceCardData
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from .card_text import is_hub_id, markdown_code, markdown_text, without_tokens
+
+TEMPLATE = "space_card.md.jinja"
+SDK = "gradio"
+# a version that the browser tests have run
+SDK_VERSION = "6.31.0"
+PYTHON_VERSION = "3.11"
+
+# what the variable decides, and what holds where it is not set
+VARIABLES = {
+    "UBGEN_MODEL": (
+        "`mini`, a folder in diffusers layout, or a Hub id of a Stable Diffusion 1.x or 2.x model",
+        "`mini`",
+    ),
+    "UBGEN_LORA": (
+        "LoRA that is compared with the base: folder, file or Hub id",
+        "for `mini` the shipped one",
+    ),
+    "UBGEN_CLASSES": (
+        "class file, or a built-in list: imagenet1k, imagenet100, voc, coco",
+        "the mini world's ten, else imagenet1k",
+    ),
+    "UBGEN_DATASETS": ("datasets offered for browsing, separated by commas: Hub ids or local folders", "none"),
+    "UBGEN_REPORT": ("report.json of `ubgen evaluate`, for the tab on bias", "none"),
+    "UBGEN_DEVICE": ("where the model runs", "CUDA where there is one"),
+    "UBGEN_MAX_SAMPLES": ("images of one model per request", "8"),
+    "UBGEN_MAX_STEPS": ("denoising steps per request", "50"),
+    "UBGEN_MAX_QUEUE": ("requests that wait; more are turned away", "16"),
+}
+
+
+@dataclass(frozen=True)
+class SpaceFacts:
+    """What a Space is.
+
+    Args:
+        title: its name for visitors.
+        version: of the ubgen inside; None where none is inside.
+        variables: of the Space, by name.
+    """
+
+    title: str = "ubgen"
+    version: str | None = None
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def models(self) -> list[str]:
+        """Model and LoRA, as far as they are on the Hub."""
+        named = (self.variables.get(name, "") for name in ("UBGEN_MODEL", "UBGEN_LORA"))
+        return [name for name in named if is_hub_id(name)]
+
+    @property
+    def datasets(self) -> list[str]:
+        """The offered datasets, as far as they are on the Hub."""
+        named: Sequence[str] = self.variables.get("UBGEN_DATASETS", "").split(",")
+        return [name.strip() for name in named if is_hub_id(name.strip())]
+
+
+def space_metadata(facts: SpaceFacts) -> SpaceCardData:
+    """The card's metadata: what to run, with what, and which models and datasets it uses."""
+    return SpaceCardData(
+        title=facts.title,
+        emoji="🎲",
+        colorFrom="green",
+        colorTo="gray",
+        sdk=SDK,
+        sdk_version=SDK_VERSION,
+        python_version=PYTHON_VERSION,
+        app_file="app.py",
+        pinned=False,
+        license="apache-2.0",
+        short_description="Class names in, a low-bias labelled image dataset out",
+        tags=["ubgen", "text-to-image", "synthetic-data", "bias"],
+        models=facts.models or None,
+        datasets=facts.datasets or None,
+    )
+
+
+def render_space_card(facts: SpaceFacts) -> str:
+    """The card's Markdown, metadata first."""
+    environment = Environment(
+        loader=PackageLoader("ubgen_hub_cards", "."),
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        # the output is Markdown; every value that is not ours passes the filter
+        autoescape=False,
+    )
+    environment.filters |= {"text": markdown_text, "code": markdown_code}
+    values = {name: value for name, value in facts.variables.items() if name in VARIABLES and value}
+    body = environment.get_template(TEMPLATE).render(facts=facts, variables=VARIABLES, values=values)
+    return f"---\n{space_metadata(facts).to_yaml().strip()}\n---\n\n{without_tokens(body)}"
