@@ -1,7 +1,7 @@
 """Measure bias, transfer, fidelity and diversity of backbones and datasets, side by side, and write a report.
 
 ubgen evaluate --backbones biased tuned --mini-world --output-dir REPORT
-ubgen evaluate --datasets base tuned --mini-world --output-dir REPORT
+ubgen evaluate --datasets base tuned --mini-world --output-dir REPORT --write-bias-report
 """
 
 import dataclasses
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from ubgen_pipeline.settings_parser import parse_settings, run_command
 
+from .bias_text import bias_text
 from .evaluate_settings import EvaluateSettings
 from .evaluation_report import ReportTable, write_report
 
@@ -24,13 +25,19 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
     import numpy as np
     import torch
 
+    from ubgen_pipeline.bias_report import add_bias_report
     from ubgen_pipeline.labelled_images import load_labelled_images
+    from ubgen_pipeline.publish_dataset import open_dataset
 
     from .backbone_measures import measure_backbone
     from .backbones import load_backbone
     from .dataset_measures import measure_dataset
     from .feature_extraction import extract_features
 
+    if settings.write_bias_report:
+        # before anything is measured
+        for name in settings.datasets or ():
+            open_dataset(name)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     tables = []
     if settings.backbones:
@@ -51,6 +58,9 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
             _say(f"dataset {name}")
             columns[name] = measure_dataset(name, backbone, settings, reference)
         tables.append(ReportTable("Datasets", columns))
+        if settings.write_bias_report:
+            for name, figures in columns.items():
+                add_bias_report(name, bias_text(figures, settings))
     write_report(tables, dataclasses.asdict(settings), settings.output_dir)
     return tables
 

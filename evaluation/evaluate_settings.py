@@ -18,6 +18,9 @@ class EvaluateSettings:
         "backbones: folders that train_backbone.py wrote, timm:ARCHITECTURE, transformers:HUB_ID, or mini", None
     )
     datasets: list[str] | None = field_help("datasets: folders or Hub ids", None)
+    write_bias_report: bool = field_help(
+        "write each dataset's figures into its folder and its card; for datasets that ubgen generated, here", False
+    )
     output_dir: str = field_help("folder of report.json, report.md, report.html and the plots", "evaluation_report")
     mini_world: bool = field_help("measure on the mini world's rendered sets, with exact truth", False)
     num_scenes: int = field_help("rendered scenes of each of the mini world's sets", 1000)
@@ -50,6 +53,8 @@ class EvaluateSettings:
     def __post_init__(self) -> None:
         if not self.backbones and not self.datasets:
             raise ValueError("nothing to evaluate; give --backbones, --datasets or both.")
+        if self.write_bias_report and not self.datasets:
+            raise ValueError("write_bias_report is set without datasets; give --datasets.")
         for name in ("num_scenes", "probe_seeds", "probe_trials", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")

@@ -94,17 +94,19 @@ def _markdown_table(table: ReportTable) -> list[str]:
     names = [name.replace("|", "\\|") for name in table.columns]
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for figure in table.figures:
-        cells = [_cell(column.get(figure)) for column in table.columns.values()]
-        lines.append(f"| {_labelled(figure)} | {' | '.join(cells)} |")
+        cells = [cell(column.get(figure)) for column in table.columns.values()]
+        lines.append(f"| {labelled(figure)} | {' | '.join(cells)} |")
     return lines
 
 
-def _labelled(figure: str) -> str:
+def labelled(figure: str) -> str:
+    """The figure's name for readers, with the way that it points."""
     direction = DIRECTIONS.get(figure) or (DIRECTIONS["transfer"] if figure.startswith("transfer ") else 0)
     return f"{figure.replace('_', ' ')}{' ↑' if direction > 0 else ' ↓' if direction < 0 else ''}"
 
 
-def _cell(interval: Interval | None) -> str:
+def cell(interval: Interval | None) -> str:
+    """A value and, in brackets, its interval; ``-`` where there is none."""
     if interval is None:
         return "-"
     text = _number(interval.value)
@@ -143,7 +145,7 @@ def _plot(table: ReportTable) -> bytes:
             if math.isfinite(interval.low):
                 axes.plot([position, position], [interval.low, interval.high], color="black", linewidth=1.2)
         axes.axhline(0, color="black", linewidth=0.6)
-        axes.set_title(_labelled(figure), fontsize=9)
+        axes.set_title(labelled(figure), fontsize=9)
         axes.set_xlim(-0.6, len(names) - 0.4)
         axes.set_xticks(range(len(names)), short, fontsize=7, rotation=20 if len(names) > 2 else 0)
         axes.tick_params(axis="y", labelsize=7)
@@ -162,7 +164,7 @@ def _html(tables: list[ReportTable], plots: dict[str, bytes]) -> str:
             "title": table.title,
             "names": list(table.columns),
             "rows": [
-                [_labelled(figure), *(_cell(column.get(figure)) for column in table.columns.values())]
+                [labelled(figure), *(cell(column.get(figure)) for column in table.columns.values())]
                 for figure in table.figures
             ],
             "plot": base64.b64encode(plots[table.title]).decode(),

@@ -18,7 +18,7 @@ _TOKEN = re.compile(r"hf(?:_|&#95;)[A-Za-z0-9]{8,}")
 
 def plain_line(text: str) -> str:
     """``text`` on one line of at most ``LONGEST_TEXT`` characters, without control and direction marks."""
-    kept = "".join(" " if unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp") else char for char in text)
+    kept = "".join(" " if _is_control(char) else char for char in text)
     line = " ".join(kept.split())
     return line if len(line) <= LONGEST_TEXT else line[: LONGEST_TEXT - 1] + "…"
 
@@ -45,6 +45,12 @@ def markdown_code(value: object) -> str:
     return f"`{line}`" if _NAME.fullmatch(line) else markdown_text(line)
 
 
+def markdown_block(text: str) -> list[str]:
+    """The lines of ``text`` as those of an indented block of code, in which Markdown means nothing."""
+    lines = ["".join(char for char in line if not _is_control(char)).rstrip() for line in text.splitlines()]
+    return [f"    {line}" if line else "" for line in lines]
+
+
 def python_literal(text: str) -> str:
     """``text`` as a string literal of one line, in ASCII."""
     return ascii(plain_line(text))
@@ -68,3 +74,7 @@ def public_source(source: str) -> str:
 def without_tokens(card: str) -> str:
     """The card with every access token of the Hub in it blotted out."""
     return _TOKEN.sub("hf…", card)
+
+
+def _is_control(char: str) -> bool:
+    return unicodedata.category(char) in ("Cc", "Cf", "Cs", "Zl", "Zp")

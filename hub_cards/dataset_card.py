@@ -6,6 +6,7 @@ Class names, prompts and templates are user text; see :mod:`ubgen_hub_cards.card
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from datasets import DatasetInfo, Features
@@ -14,11 +15,12 @@ from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_code, markdown_text, public_source, without_tokens
+from .card_text import is_hub_id, markdown_block, markdown_code, markdown_text, public_source, without_tokens
 
 TEMPLATE = "dataset_card.md.jinja"
 # the Hub's own categories, by the largest count of rows that each takes
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
+_REPORT_HEADING, _NEXT_HEADING = "## Bias report", "## Classes"
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,60}")
 
 COLUMN_NOTES = {
@@ -192,10 +194,25 @@ def render_dataset_card(facts: DatasetFacts) -> str:
             for name, value in facts.settings.items()
             if value is not None
         },
-        report_lines=(facts.bias_report or "").splitlines(),
+        report_lines=markdown_block(facts.bias_report or ""),
     )
     # not the metadata: there the class names must be those of the rows
     return f"---\n{dataset_metadata(facts).to_yaml()}\n---\n\n{without_tokens(body)}"
+
+
+def with_bias_report(card: str, report: str) -> str:
+    """A card, maybe edited by hand, with the report in its section in place of an earlier one; all else as it is.
+
+    For a card as :func:`render_dataset_card` makes it, it gives the one that has the report among its facts.
+    """
+    lines, section = card.split("\n"), [_REPORT_HEADING, "", *markdown_block(without_tokens(report)), ""]
+    headings = [number for number, line in enumerate(lines) if line.startswith("## ")] + [len(lines)]
+    for heading, following in pairwise(headings):
+        if lines[heading].rstrip() == _REPORT_HEADING:
+            return "\n".join([*lines[:heading], *section, *lines[following:]])
+    # before the classes, of which there may be thousands
+    place = next((number for number in headings[:-1] if lines[number] == _NEXT_HEADING), len(lines))
+    return "\n".join([*lines[:place], *section, *lines[place:]])
 
 
 def _kinds(features: Features) -> list[tuple[str, str]]:

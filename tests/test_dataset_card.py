@@ -10,7 +10,7 @@ from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
-from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card
+from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card, with_bias_report
 from ubgen_hub_cards.pipeline_card import render_pipeline_card
 from ubgen_pipeline.dataset_facts import class_counts
 from ubgen_pipeline.dataset_rows import dataset_features
@@ -104,6 +104,21 @@ def test_user_text_stays_text():
     # nothing that a renderer would make a link of, and no token
     assert not re.search(r"https?://example|www\.example|@example|hf_abcdef", body)
     assert max(len(cell) for cell in cells) < 300
+
+
+def test_a_report_that_comes_later_gives_the_card_that_had_it_from_the_start():
+    report = "accuracy  0.5\n\n## Classes\n```\n<b>x</b>\u2028hf_abcdefghijklmnopqrstuvwxyz\x1b[0m\n"
+    whole, before = facts(bias_report=report), facts(bias_report=None)
+    card = render_dataset_card(whole)
+    assert with_bias_report(render_dataset_card(before), report) == card
+    assert with_bias_report(render_dataset_card(facts(bias_report="another\ntext")), report) == card
+    assert with_bias_report(card, report) == card and "\n    ## Classes\n" in card
+    # a card of another's own keeps all that it says
+    own = "---\nlicense: mit\n---\n# Mine\n\n## Notes\n\nx\n"
+    assert with_bias_report(own, "a\n") == own + "## Bias report\n\n    a\n"
+    assert with_bias_report(own + "## Bias report\n\n    a\n\n## More\n", "b") == (
+        own + "## Bias report\n\n    b\n\n## More\n"
+    )
 
 
 def test_licence_is_inherited_or_said_to_be_unknown():

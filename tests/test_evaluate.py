@@ -181,3 +181,33 @@ def test_what_a_user_can_put_right_is_one_line_and_code_2(flags, message, backbo
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("ubgen: error: ") and re.search(message, error), error
     assert not (tmp_path / "out" / "report.json").exists()
+
+
+def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, capsys):
+    from ubgen_pipeline import generate_dataset
+
+    folder = tmp_path / "drawn"
+    generate_dataset(list(CLASS_NAMES), folder, samples_per_class=2, num_inference_steps=2, threads=1)
+    card = (folder / "README.md").read_text()
+    flags = ["--mini-world", "--num-resamples", "10", "--output-dir", str(tmp_path / "out"), "--write-bias-report"]
+    command = [sys.executable, "-m", "ubgen_evaluation.evaluate", "--datasets", str(folder), *flags]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-3000:]
+    report = (folder / "bias_report.txt").read_text()
+    figures = json.loads((tmp_path / "out" / "report.json").read_text())["tables"]["Datasets"][str(folder)]
+    assert f"own background ↓{' ' * 15}{figures['own background']['value']:.3f} [" in report
+    assert str(tmp_path) not in report and "backbone mini" in report
+    shown = (folder / "README.md").read_text()
+    indented = "".join(f"    {line}\n" if line else "\n" for line in report.splitlines())
+    assert shown == card.replace("## Classes", f"## Bias report\n\n{indented}\n## Classes")
+    assert sorted(file.name for file in folder.iterdir()) == [".ubgen", "README.md", "bias_report.txt", "data"]
+    # of others' datasets nothing is changed
+    (folder / ".ubgen" / "manifest.json").unlink()
+    capsys.readouterr()
+    assert main(["--datasets", str(folder), *flags]) == 2
+    assert "no dataset that ubgen generate has made" in capsys.readouterr().err
+
+
+def test_a_bias_report_needs_a_dataset(capsys):
+    assert main(["--backbones", "mini", "--mini-world", "--write-bias-report"]) == 2
+    assert "without datasets" in capsys.readouterr().err

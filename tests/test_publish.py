@@ -62,6 +62,16 @@ def test_published_equals_streamed(hub, mini_model, tmp_path, capsys):
     assert len(hub.repositories["dataset", "org/published"].commits) == commits
     assert regenerate(["org/published", "--index", "4", "--output", str(tmp_path / "4.png")]) == 0
     assert "bit for bit" in capsys.readouterr().err
+    # a report that was put beside the shards is taken into the card
+    (folder / "bias_report.txt").write_text("own background  0.9 <b>\n")
+    assert publish_dataset.main([str(folder), "org/reported"]) == 0
+    reported = hub.repositories.read("dataset", "org/reported", "README.md").decode()
+    assert "## Bias report\n\n    own background  0.9 <b>\n\n## Classes" in reported
+    assert (
+        reported.replace("org/reported", "NAME").replace("## Bias report\n\n    own background  0.9 <b>\n\n", "")
+        == (cards[0])
+    )
+    (folder / "bias_report.txt").unlink()
     # a card edited by hand goes up as it is
     (folder / "README.md").write_text("---\nlicense: mit\n---\nmine\n")
     assert publish_dataset.main([str(folder), "org/edited"]) == 0

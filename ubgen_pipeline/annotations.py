@@ -31,6 +31,11 @@ class SampleAnnotation:
     heat_maps: np.ndarray
     objects: list[MaskObject]
 
+    @property
+    def boxes(self) -> np.ndarray:
+        """``(N, 4)`` int64, the objects' boxes (x0, y0, x1, y1), end exclusive."""
+        return np.array([item.box for item in self.objects], dtype=np.int64).reshape(-1, 4)
+
 
 def annotate(
     recorded: RecordedAttention,

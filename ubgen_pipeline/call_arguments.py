@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from typing import Any
 
+import torch
+
+OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
 
 def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
     """The texts as a list; ``ValueError`` for one text alone, something else, none, or not ``length`` of them."""
@@ -19,6 +23,28 @@ def check_counts(**counts: int) -> None:
     for argument, count in counts.items():
         if isinstance(count, bool) or not isinstance(count, int) or count < 1:
             raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
+
+
+def check_output_type(output_type: str) -> None:
+    """Raise ``ValueError`` unless it is one of ``OUTPUT_TYPES``."""
+    if output_type not in OUTPUT_TYPES:
+        raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
+
+
+def check_embeds(length: int, prompt_embeds: torch.Tensor | None, negative_prompt_embeds: torch.Tensor | None) -> bool:
+    """Whether the call brings its own text features, ``(length, tokens, width)`` both.
+
+    Raises:
+        ValueError: one of the two without the other, or of another shape.
+    """
+    given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+    missing = [argument for argument, value in given.items() if value is None]
+    if len(missing) == 1:
+        raise ValueError(f"{missing[0]} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
+    for argument, value in given.items():
+        if value is not None and (value.ndim != 3 or len(value) != length):
+            raise ValueError(f"{argument} has shape {tuple(value.shape)}; give ({length}, tokens, width).")
+    return not missing
 
 
 def check_lossy(

@@ -139,12 +139,16 @@ class DatasetCardMaker:
             repo_id=self.repo_id,
             versions=manifest["versions"],
             device=manifest["device"],
-            bias_report=self._report(BIAS_REPORT),
+            bias_report=self.bias_report(),
             column_notes=score_notes(manifest.get("scores", {}), self._features),
             num_flagged=self._num_flagged(present),
             filter_report=json.loads(self._report(FILTER_REPORT) or "null"),
         )
         return render_dataset_card(facts)
+
+    def bias_report(self) -> str | None:
+        """The text beside the shards, if there is one."""
+        return self._report(BIAS_REPORT)
 
     def _num_flagged(self, present: Sequence[Shard]) -> int | None:
         if not self.counts_flags or SAFETY_COLUMN not in self._features:

@@ -4,41 +4,40 @@ That loader copies this file and the siblings it imports itself, found by a regu
 helper is imported here directly and flat, and no other module of the package is.
 """
 
-import json
-import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from diffusers import StableDiffusionPipeline
-from diffusers.utils.dynamic_modules_utils import get_relative_imports
-from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 
-from .annotations import SampleAnnotation, annotate
-from .attention_maps import AttentionRecorder, joined_texts
-from .attention_masks import heat_maps as _heat_maps  # noqa: F401 (named here for the loader, as are the next two)
-from .call_arguments import check_counts, check_lossy, text_list
-from .class_texts import class_texts, shown_once
-from .class_tokens import append_class_words
+# those under another name are not used here: the loader copies only what this file names
+from .annotation_plan import annotation_plan
+from .annotations import annotate as _annotate  # noqa: F401
+from .attention_maps import joined_texts as _joined_texts  # noqa: F401
+from .attention_masks import heat_maps as _heat_maps  # noqa: F401
+from .call_arguments import check_counts, check_embeds, check_lossy, check_output_type, text_list
+from .class_texts import class_texts as _class_texts  # noqa: F401
+from .class_tokens import append_class_words as _append_class_words  # noqa: F401
 from .deep_features import DeepFeatureDenoiser
+from .image_sizes import latent_shape as _latent_shape  # noqa: F401
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
 from .mask_regions import mask_objects as _mask_objects  # noqa: F401
-from .mask_settings import MaskSettings, check_annotations, default_mask_settings
+from .mask_settings import MaskSettings, check_annotations
 from .pipeline_output import UbGenOutput
-from .prompt_encoding import encode_weighted, token_chunks
-from .prompt_weights import parse_weights
+from .prompt_encoding import check_prompt_lengths as _check_prompt_lengths  # noqa: F401
+from .prompt_weights import parse_weights as _parse_weights  # noqa: F401
 from .sample_seeds import default_seeds
-from .source_images import SourceImages, check_source, remaining_timesteps
+from .saved_code import without_code, write_code
+from .source_images import check_source, encoded_source, remaining_timesteps
+from .stable_diffusion_parts import StableDiffusionParts
+from .weighted_prompts import encode_weighted_prompts as _encode_weighted_prompts  # noqa: F401
 
-OUTPUT_TYPES = ("pil", "np", "pt", "latent")
 
-
-class UbGenPipeline(StableDiffusionPipeline):
+class UbGenPipeline(StableDiffusionParts, StableDiffusionPipeline):
     """Draws labelled images from class names with any SD1.x or SD2.x checkpoint in diffusers layout.
 
     Loading, LoRA, textual inversion, offloading and schedulers are those of ``StableDiffusionPipeline``. A sample is
@@ -127,8 +126,7 @@ class UbGenPipeline(StableDiffusionPipeline):
             negative_prompt = [negative_prompt] * len(class_names)
         negative_prompt = text_list("negative_prompt", negative_prompt, length=len(class_names))
         check_counts(num_images_per_class=num_images_per_class, num_inference_steps=num_inference_steps)
-        if output_type not in OUTPUT_TYPES:
-            raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
+        check_output_type(output_type)
         labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]
         seeds = default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
         if len(seeds) != len(labels):
@@ -142,15 +140,13 @@ class UbGenPipeline(StableDiffusionPipeline):
         check_counts(batch_size=batch_size)
         check_source(source_images, regions, strength, len(labels), self.image_size(height, width))
         check_lossy(guidance_until, deep_features_every, annotations, cross_attention_kwargs)
-        wanted = check_annotations(annotations or ())
+        wanted, plan = check_annotations(annotations or ()), None
         if wanted:
             settings = mask_settings or self.default_mask_settings()
-            if weighted_prompts and not settings.class_prompt:
-                raise ValueError("mask_settings.class_prompt is False, which word weights do not work with; leave it.")
-            shown_classes, label_rows = shown_once(class_names, shown_classes, shown_labels)
-            if settings.append_class_names:
-                prompts = [append_class_words(prompt, words) for prompt, words in zip(prompts, shown_classes)]
-            shown_texts = [class_texts(self, *pair, settings.class_prompt) for pair in zip(prompts, shown_classes)]
+            plan = annotation_plan(
+                self, class_names, prompts, settings, shown_classes, shown_labels, weighted=weighted_prompts
+            )
+            prompts = plan.prompts
         if not weighted_prompts:
             self.check_prompt_lengths(prompts, class_names)
 
@@ -159,20 +155,11 @@ class UbGenPipeline(StableDiffusionPipeline):
         self._interrupt = False
         device, dtype = self._execution_device, self.unet.dtype
         lora_scale = (cross_attention_kwargs or {}).get("scale")
-        # without guidance the loop ignores the negative ones
-        if prompt_embeds is not None and negative_prompt_embeds is not None:
-            _check_embeds(len(class_names), prompt_embeds=prompt_embeds, negative_prompt_embeds=negative_prompt_embeds)
-        elif prompt_embeds is not None or negative_prompt_embeds is not None:
-            missing = "negative_prompt_embeds" if negative_prompt_embeds is None else "prompt_embeds"
-            raise ValueError(f"{missing} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
-        elif weighted_prompts:
-            texts = [*prompts, *negative_prompt]
-            prompt_embeds, negative_prompt_embeds = self.encode_weighted_prompts(
-                texts, num_chunks=num_prompt_chunks, lora_scale=lora_scale
-            ).chunk(2)
-        else:
-            prompt_embeds = self.encode_prompts(prompts, lora_scale=lora_scale)
-            negative_prompt_embeds = self.encode_prompts(negative_prompt, lora_scale=lora_scale)
+        if not check_embeds(len(class_names), prompt_embeds, negative_prompt_embeds):
+            prompt_embeds, negative_prompt_embeds = self.encode_both(
+                prompts, negative_prompt, weighted_prompts, num_prompt_chunks, lora_scale
+            )
+        assert prompt_embeds is not None and negative_prompt_embeds is not None
         image_batches, flags, annotated = [], [], []
         for start in range(0, len(labels), batch_size):
             rows = slice(start, start + batch_size)
@@ -181,7 +168,8 @@ class UbGenPipeline(StableDiffusionPipeline):
             timesteps, source = self.scheduler.timesteps, None
             start_latents = latents[rows].to(device, dtype) * self.scheduler.init_noise_sigma
             if source_images is not None:
-                source = self._source(source_images[rows], latents[rows], None if regions is None else regions[rows])
+                marked = None if regions is None else regions[rows]
+                source = encoded_source(self, source_images[rows], latents[rows], marked)
                 timesteps = remaining_timesteps(self.scheduler, strength)
                 start_latents = source.at(self.scheduler, timesteps[0]).to(dtype)
             self._num_timesteps = len(timesteps)
@@ -199,15 +187,8 @@ class UbGenPipeline(StableDiffusionPipeline):
                 eta=eta,
             )
             recorder = None
-            if wanted:
-                recorder = AttentionRecorder(
-                    self.unet,
-                    joined_texts([shown_texts[label] for label in labels[rows]]),
-                    noise_shape[1:],
-                    cross_levels=settings.cross_levels,
-                    self_level=settings.self_level if settings.self_power else None,
-                    steps=settings.recorded_steps(self._num_timesteps),
-                )
+            if plan is not None:
+                recorder = plan.recorder(self.unet, labels[rows], noise_shape[1:], self._num_timesteps)
             # torch.compiler.disable, around this method in diffusers, hides its signature from type checkers
             progress = self.progress_bar(total=self._num_timesteps)  # pyright: ignore[reportCallIssue]
             with progress as progress_bar, recorder or nullcontext():
@@ -227,13 +208,11 @@ class UbGenPipeline(StableDiffusionPipeline):
             if output_type != "latent":
                 images = self.decode_latents(step.latents).clamp(0, 1)
                 images = images if source is None else source.put_back_pixels(images)
-                images, flagged = self._blacken_flagged(images)
+                images, flagged = self.blacken_flagged(images)
             image_batches.append(images)
             flags.extend(flagged)
-            if recorder is not None:
-                size = (noise_shape[1] * self.vae_scale_factor, noise_shape[2] * self.vae_scale_factor)
-                batch_labels = [label_rows[label] for label in labels[rows]]
-                annotated.extend(annotate(recorder.result(), settings, size, batch_labels, flagged or None))
+            if plan is not None and recorder is not None:
+                annotated.extend(plan.annotate(recorder, labels[rows], self.image_size(height, width), flagged))
 
         images = torch.cat(image_batches)
         if output_type != "latent":
@@ -246,132 +225,11 @@ class UbGenPipeline(StableDiffusionPipeline):
             prompts=[prompts[label] for label in labels],
             seeds=seeds,
             masks=[item.mask for item in annotated] if "mask" in wanted else None,
-            boxes=[_boxes(item) for item in annotated] if "box" in wanted else None,
+            boxes=[item.boxes for item in annotated] if "box" in wanted else None,
             annotations=annotated or None,
             nsfw_content_detected=flags or None,
         )
         return output if return_dict else tuple(getattr(output, name) for name in output.__dataclass_fields__)
-
-    def encode_prompts(self, prompts: Sequence[str], *, lora_scale: float | None = None) -> torch.Tensor:
-        """Text features ``(B, L, D)`` of B prompts, in the text encoder's dtype; each distinct prompt is encoded once.
-
-        Differentiable in the text encoder's weights unless the caller switched gradients off.
-        """
-        distinct = list(dict.fromkeys(prompts))
-        features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
-        return features[[distinct.index(prompt) for prompt in prompts]]
-
-    def encode_weighted_prompts(
-        self, prompts: Sequence[str], *, num_chunks: int | None = None, lora_scale: float | None = None
-    ) -> torch.Tensor:
-        """Text features ``(B, C * L, D)`` of B prompts with word weights, L being the tokenizer's length.
-
-        Args:
-            prompts: texts, see :mod:`.prompt_weights` for the syntax.
-            num_chunks: C; None takes what the longest prompt needs.
-            lora_scale: of a LoRA in the text encoder.
-
-        Raises:
-            ValueError: a prompt needs more chunks than ``num_chunks``.
-        """
-        distinct = list(dict.fromkeys(prompts))
-
-        def encode(token_ids: torch.Tensor) -> torch.Tensor:
-            return self.text_encoder(token_ids.to(self._execution_device))[0]
-
-        if lora_scale is not None:
-            scale_lora_layers(self.text_encoder, lora_scale)
-        try:
-            fragments = [self._fragments(prompt) for prompt in distinct]
-            features = encode_weighted(self.tokenizer, encode, fragments, num_chunks)
-        finally:
-            if lora_scale is not None:
-                unscale_lora_layers(self.text_encoder, lora_scale)
-        return features[[distinct.index(prompt) for prompt in prompts]]
-
-    def count_prompt_chunks(self, prompts: Iterable[str]) -> int:
-        """Tokenizer lengths that the longest of the weighted prompts takes."""
-        return max(len(token_chunks(self.tokenizer, self._fragments(prompt))[0]) for prompt in set(prompts))
-
-    def _fragments(self, prompt: str) -> list[tuple[str, float]]:
-        pieces = [(piece.text, piece.weight) for piece in parse_weights(prompt)]
-        added = self.tokenizer.added_tokens_encoder
-        if any(f"{token}_1" in added for token in added):
-            # a textual inversion of several vectors becomes several tokens
-            pieces = [(str(self.maybe_convert_prompt(text, self.tokenizer)), weight) for text, weight in pieces]
-        return pieces
-
-    def default_mask_settings(self) -> MaskSettings:
-        """The mask settings for this model's UNet."""
-        return default_mask_settings(len(self.unet.config.down_block_types))
-
-    def denoiser(
-        self,
-        latents: torch.Tensor,
-        timestep: torch.Tensor,
-        prompt_embeds: torch.Tensor,
-        cross_attention_kwargs: dict[str, Any] | None = None,
-    ) -> torch.Tensor:
-        """The UNet's prediction ``(B, C, h, w)`` (noise or velocity, as the scheduler's ``prediction_type`` says).
-
-        Args:
-            latents: ``(B, C, h, w)`` after ``scheduler.scale_model_input``.
-            timestep: ``()`` or ``(B,)``.
-            prompt_embeds: ``(B, L, D)``.
-            cross_attention_kwargs: handed to the attention processors.
-        """
-        return self.unet(
-            latents,
-            timestep,
-            encoder_hidden_states=prompt_embeds,
-            cross_attention_kwargs=cross_attention_kwargs,
-            return_dict=False,
-        )[0]
-
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """Images ``(B, 3, H, W)``, nominally in [0, 1] but not clamped, so that no gradient is lost, of latents
-        ``(B, C, h, w)``."""
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return decoded * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior, so
-        that nothing is drawn."""
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return posterior.mode() * self.vae.config.scaling_factor
-
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
-
-        Raises:
-            ValueError: a size that is not a positive multiple of 8 and of the VAE's factor.
-        """
-        own = self.unet.config.sample_size
-        own_height, own_width = (own, own) if isinstance(own, int) else own
-        factor, unit = self.vae_scale_factor, max(8, self.vae_scale_factor)
-        sizes = {"height": (height, own_height), "width": (width, own_width)}
-        pixels = [own_side * factor if asked is None else asked for asked, own_side in sizes.values()]
-        for name, value in zip(sizes, pixels):
-            if value <= 0 or value % unit:
-                raise ValueError(f"{name} is {value}; give a positive multiple of {unit}.")
-        return self.unet.config.in_channels, pixels[0] // factor, pixels[1] // factor
-
-    def image_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
-        """(H, W) in pixels of an image of the size asked for; None takes the model's own."""
-        _, *sides = self.latent_shape(height, width)
-        return sides[0] * self.vae_scale_factor, sides[1] * self.vae_scale_factor
-
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
-        limit = self.tokenizer.model_max_length
-        for name, prompt in zip(prompts if class_names is None else class_names, prompts, strict=True):
-            text = self.maybe_convert_prompt(prompt, self.tokenizer)
-            length = len(self.tokenizer(text, verbose=False).input_ids)
-            if length > limit:
-                raise ValueError(
-                    f"class name {name!r} gives a prompt of {length} tokens, start and end included; the model's"
-                    f" tokenizer takes {limit}. Shorten the name or its prompt."
-                )
 
     def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
         """Write ``model_index.json`` with this code beside it, so that ``trust_remote_code=True`` reloads this class.
@@ -383,16 +241,7 @@ class UbGenPipeline(StableDiffusionPipeline):
                 "push_to_hub is True; call push_to_hub() or save_pretrained(..., push_to_hub=True) instead."
             )
         super().save_config(save_directory)
-        here, folder = Path(__file__).parent, Path(save_directory)
-        for module in (Path(__file__).stem, *get_relative_imports(__file__)):
-            if (source := here / f"{module}.py").resolve() != (folder / source.name).resolve():
-                shutil.copyfile(source, folder / source.name)
-        index_file = folder / str(self.config_name)
-        index = json.loads(index_file.read_text())
-        index["_class_name"] = [Path(__file__).stem, type(self).__name__]
-        # where this model was loaded from is nobody else's business
-        index.pop("_name_or_path", None)
-        index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+        write_code(__file__, type(self).__name__, save_directory, str(self.config_name))
 
     @classmethod
     def _dict_from_json_file(cls, json_file: str | Path) -> dict[str, Any]:
@@ -400,34 +249,4 @@ class UbGenPipeline(StableDiffusionPipeline):
 
         Whoever loads through this class has its code already: nothing from the folder needs to be trusted.
         """
-        index = super()._dict_from_json_file(json_file)
-        if isinstance(index.get("_class_name"), list) and index["_class_name"][-1] == cls.__name__:
-            index["_class_name"] = cls.__name__
-        return index
-
-    def _source(self, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None) -> SourceImages:
-        device = self._execution_device
-        images = images.to(device)
-        latents = self.encode_images(images).to(self.unet.dtype)
-        region = None if regions is None else regions.to(device)[:, None]
-        return SourceImages(images, latents, noise.to(device, latents.dtype), region)
-
-    def _blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
-        """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
-        if self.safety_checker is None:
-            return images, []
-        # the checker reads [-1, 1] and writes into what it is given
-        _, flagged = self.run_safety_checker(images * 2 - 1, images.device, images.dtype)
-        flagged = [bool(flag) for flag in flagged or []]
-        images[torch.tensor(flagged, device=images.device)] = 0
-        return images, flagged
-
-
-def _check_embeds(length: int, **embeds: torch.Tensor) -> None:
-    for argument, value in embeds.items():
-        if value.ndim != 3 or len(value) != length:
-            raise ValueError(f"{argument} has shape {tuple(value.shape)}; give ({length}, tokens, width).")
-
-
-def _boxes(annotation: SampleAnnotation) -> np.ndarray:
-    return np.array([item.box for item in annotation.objects], dtype=np.int64).reshape(-1, 4)
+        return without_code(super()._dict_from_json_file(json_file), cls.__name__)

@@ -1,4 +1,4 @@
-"""Text features of weighted and of long prompts, for a CLIP tokenizer and text encoder.
+"""Text features of weighted and of long prompts, for a CLIP tokenizer and text encoder; and prompts too long.
 
     B prompts, C chunks of L tokens (start and end mark included), D features
 
@@ -80,3 +80,15 @@ def encode_weighted(
     # not e + w (z - e) where w is 1: that would round
     weighted = torch.where(scale == 1, features, nothing + scale * (features - nothing))
     return weighted.reshape(len(prompts), -1, features.shape[-1])
+
+
+def check_prompt_lengths(tokenizer: Any, texts: Sequence[str], class_names: Sequence[str]) -> None:
+    """Raise ``ValueError`` naming the class of the first of the texts that the tokenizer would cut."""
+    limit = tokenizer.model_max_length
+    for name, text in zip(class_names, texts, strict=True):
+        length = len(tokenizer(text, verbose=False).input_ids)
+        if length > limit:
+            raise ValueError(
+                f"class name {name!r} gives a prompt of {length} tokens, start and end included; the model's"
+                f" tokenizer takes {limit}. Shorten the name or its prompt."
+            )

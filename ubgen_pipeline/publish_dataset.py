@@ -49,10 +49,15 @@ def publish_dataset(settings: PublishSettings) -> None:
     Raises:
         ValueError: a folder that holds no finished dataset of ubgen's, or what :class:`HubDataset` refuses.
     """
+    from ubgen_hub_cards.dataset_card import with_bias_report
+
     shards = open_dataset(settings.folder)
     own_card = (shards.folder / "README.md").read_text(encoding="utf-8")
-    as_written = stored_card_maker(shards, own_card)(shards.shards, shards.num_bytes())
+    local_maker = stored_card_maker(shards, own_card)
+    as_written = local_maker(shards.shards, shards.num_bytes())
     maker = stored_card_maker(shards, own_card, settings.repo_id)
+    if (report := local_maker.bias_report()) is not None:
+        own_card = with_bias_report(own_card, report)
 
     def card(present: Sequence[Shard], num_bytes: int) -> str:
         if own_card != as_written and len(present) == len(shards.shards):

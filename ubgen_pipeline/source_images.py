@@ -46,6 +46,24 @@ class SourceImages:
         return images if self.region is None else torch.where(self.region, images, self.pixels.to(images.dtype))
 
 
+def encoded_source(
+    pipeline: Any, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None
+) -> SourceImages:
+    """The source of a batch on the pipeline's device.
+
+    Args:
+        pipeline: a ``UbGenPipeline``.
+        images: ``(B, 3, H, W)`` in [0, 1].
+        noise: ``(B, C, h, w)``.
+        regions: ``(B, H, W)`` bool.
+    """
+    device = pipeline._execution_device
+    images = images.to(device)
+    latents = pipeline.encode_images(images).to(pipeline.unet.dtype)
+    region = None if regions is None else regions.to(device)[:, None]
+    return SourceImages(images, latents, noise.to(device, latents.dtype), region)
+
+
 def remaining_timesteps(scheduler: Any, strength: float) -> torch.Tensor:
     """The last ``strength`` of the scheduler's timesteps, counted as diffusers' image-to-image pipelines do.
 
