@@ -28,7 +28,7 @@ from hub_repositories import (
     tree_entries,
 )
 from hub_rights import Account, Rights
-from hub_xet import restore, xet_hashes
+from hub_xet import TOKEN, HttpStore, LocalStore
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
@@ -44,7 +44,7 @@ class Endpoints:
         folder: where contents are kept.
         endpoint, storage: addresses of the Hub and of its large files.
         accounts: by token.
-        cas: folder of Xet's content store, read and written by the client itself; None serves no Xet.
+        xet: Xet's content store; None serves no Xet.
         page_size: entries on a page of a listing.
     """
 
@@ -54,13 +54,13 @@ class Endpoints:
         endpoint: str,
         storage: str,
         accounts: dict[str, Account],
-        cas: Path | None,
+        xet: LocalStore | HttpStore | None,
         page_size: int,
     ):
         self.repositories = Repositories(folder)
         self.rights = Rights(self.repositories, accounts)
         self.endpoint, self.storage = endpoint, storage
-        self.cas, self.page_size = cas, page_size
+        self.xet, self.page_size = xet, page_size
         routes: tuple[tuple[str, str, Callable[..., Response]], ...] = (
             ("GET", "/api/whoami-v2", self._whoami),
             ("POST", "/api/repos/create", self._create),
@@ -98,6 +98,8 @@ class Endpoints:
             return JSONResponse({"error": refused.message, **refused.body}, refused.status, headers)
 
     def _answer(self, request: Request, path: str, body: bytes) -> Response:
+        if isinstance(self.xet, HttpStore) and path.startswith(f"{HttpStore.PREFIX}/"):
+            return self.xet.answer(request, path, body)
         for method, pattern, handler in self._routes:
             if re.fullmatch(method, request.method) and (match := pattern.fullmatch(path)):
                 groups = {name: value and unquote(value) for name, value in match.groupdict().items()}
@@ -239,7 +241,7 @@ class Endpoints:
     def _large_file(self, sha256: str, size: int | None) -> File:
         file = self.repositories.object(sha256)
         if not file.is_file():
-            if self.cas is None or sha256 not in xet_hashes(self.cas):
+            if self.xet is None or sha256 not in self.xet.hashes():
                 raise RefusedError(400, f"the large file {sha256} was not uploaded")
             assert size is not None
         else:
@@ -276,8 +278,8 @@ class Endpoints:
         commit = self.rights.readable(request, kind, repo).commit(rev)
         recursive = request.query_params.get("recursive", "").lower() in ("1", "true")
         entries = tree_entries(commit, path or "", recursive=recursive)
-        if self.cas is not None:
-            hashes = xet_hashes(self.cas)
+        if self.xet is not None:
+            hashes = self.xet.hashes()
             for entry in entries:
                 if "lfs" in entry and entry["lfs"]["oid"] in hashes:
                     entry["xetHash"] = hashes[entry["lfs"]["oid"]]
@@ -366,9 +368,9 @@ class Endpoints:
         if not file.is_lfs:
             return FileResponse(self.repositories.object(file.sha256), headers=headers | {"ETag": f'"{file.oid}"'})
         headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size)}
-        if self.cas is not None and (xet_hash := xet_hashes(self.cas).get(file.sha256)):
+        if self.xet is not None and (xet_hash := self.xet.hashes().get(file.sha256)):
             if not (content := self.repositories.object(file.sha256)).is_file():
-                restore(self.cas, xet_hash, file.size, content)
+                self.xet.restore(xet_hash, file.size, content)
             token = f"{self.endpoint}/api/{kind}s/{repo}/xet-read-token/{quote(rev, safe='')}"
             headers |= {"X-Xet-Hash": xet_hash, "Link": f'<{token}>; rel="xet-auth"'}
         return RedirectResponse(f"{self.storage}/objects/{file.sha256}", 302, headers)
@@ -377,15 +379,15 @@ class Endpoints:
         return FileResponse(self.repositories.object(oid), headers={"ETag": f'"{oid}"'})
 
     def _xet_token(self, request: Request, body: bytes, kind: str, repo: str, rev: str, right: str) -> Response:
-        if self.cas is None:
+        if self.xet is None:
             raise RefusedError(404, "this Hub serves no Xet")
         if right == "write":
             self.rights.writer(request, repo)
         self.rights.readable(request, kind, repo, content=True)
-        url, expires = f"local://{self.cas}", str(int(time.time()) + 3600)
+        url, expires = self.xet.url, str(int(time.time()) + 3600)
         names = ("X-Xet-Cas-Url", "X-Xet-Access-Token", "X-Xet-Token-Expiration")
-        headers = dict(zip(names, (url, "loopback", expires)))
-        return JSONResponse({"casUrl": url, "accessToken": "loopback", "exp": int(expires)}, headers=headers)
+        headers = dict(zip(names, (url, TOKEN, expires)))
+        return JSONResponse({"casUrl": url, "accessToken": TOKEN, "exp": int(expires)}, headers=headers)
 
 
 def _missing_entry(path: str, oid: str) -> RefusedError:

@@ -15,6 +15,7 @@ import uvicorn
 from hub_endpoints import Endpoints
 from hub_faults import Faults
 from hub_rights import Account
+from hub_xet import HttpStore, LocalStore
 from starlette.requests import Request
 
 WRITE_TOKEN, READ_TOKEN = "hf_loopbackwritetokenAAAAAAAAAAAAAAAAA", "hf_loopbackreadtokenBBBBBBBBBBBBBBBBBBB"
@@ -25,21 +26,25 @@ class LoopbackHub:
 
     Args:
         folder: where contents are kept.
-        cas: folder of Xet's content store, read and written by the client itself; None serves no Xet.
+        cas: folder of Xet's content store; None serves no Xet.
+        xet_over_http: serve the store; otherwise the client itself reads and writes the folder.
         page_size: entries on a page of a listing.
     """
 
-    def __init__(self, folder: Path, *, cas: Path | None = None, page_size: int = 1000):
+    def __init__(self, folder: Path, *, cas: Path | None = None, xet_over_http: bool = False, page_size: int = 1000):
         self._socket = socket.socket()
         self._socket.bind(("127.0.0.1", 0))
         port = self._socket.getsockname()[1]
         self.cas, self.endpoint = cas, f"http://127.0.0.1:{port}"
+        xet = None
+        if cas is not None:
+            xet = HttpStore(cas, self.endpoint) if xet_over_http else LocalStore(cas)
         accounts = {
             WRITE_TOKEN: Account("tester", "write", ("tester", "org")),
             READ_TOKEN: Account("reader", "read", ("reader", "org")),
         }
         # large files lie on another host, as on the Hub: clients send no token there
-        self._endpoints = Endpoints(folder, self.endpoint, f"http://localhost:{port}", accounts, cas, page_size)
+        self._endpoints = Endpoints(folder, self.endpoint, f"http://localhost:{port}", accounts, xet, page_size)
         self.repositories, self.granted = self._endpoints.repositories, self._endpoints.rights.granted
         self.faults = Faults(self._app)
         config = uvicorn.Config(self.faults, log_level="critical", proxy_headers=False, lifespan="off", ws="none")

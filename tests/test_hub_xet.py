@@ -1,7 +1,7 @@
 """The flows to the Hub with Xet on: hf_xet itself uploads and downloads.
 
-Its server's place is taken by a content store on the disk, which hf_xet writes and reads for a ``local://`` address;
-the loopback Hub hands that address out and reads the store's shards. Xet's traffic over HTTP is thus not covered.
+Most tests use the content store that hf_xet itself keeps on the disk for a ``local://`` address, which the loopback
+Hub hands out. The last two use a store behind Xet's HTTP interface; reading without Xet is left to the others there.
 """
 
 import os
@@ -77,3 +77,47 @@ def test_a_model(hub, tmp_path):
     assert Path(HfApi().hf_hub_download("org/lora", "pytorch_lora_weights.safetensors")).read_bytes() == weights
     names = {"README.md", "pytorch_lora_weights.safetensors", "samples/2.png"}
     assert set(HfApi().list_repo_files("org/lora")) == {".gitattributes", *names}
+
+
+@pytest.fixture
+def served(start_hub, tmp_path, monkeypatch):
+    """A loopback Hub with the content store behind HTTP, and a client that does not wait long between attempts."""
+    monkeypatch.setenv("HF_XET_CLIENT_RETRY_BASE_DELAY", "20ms")
+    hub = start_hub(cas=tmp_path / "cas", xet_over_http=True)
+    yield hub
+    paths = [path for _, path in hub.faults.requests]
+    for address in ("xorbs", "shards", "reconstructions"):
+        assert [path for path in paths if path.startswith(f"/cas/v1/{address}")], address
+    assert not [path for path in paths if path.startswith("/objects/")], "files went by LFS"
+
+
+def assert_downloads_whole(repo_id, tmp_path):
+    stream(tmp_path / "kept", "org/kept", keep_local=True)
+    local = shards_of(tmp_path / "kept", 6)
+    for shard in local.shards:
+        name = f"data/{local.file(shard).name}"
+        downloaded = HfApi().hf_hub_download(repo_id, name, repo_type="dataset")
+        assert Path(downloaded).read_bytes() == local.file(shard).read_bytes()
+
+
+def test_over_http_faults_of_the_store_lose_nothing(served, tmp_path):
+    for path in ("/cas/v1/xorbs/", "/cas/v1/shards", "/cas/v1/reconstructions/", "/cas/xorb/"):
+        served.faults.add(path, status=503)
+        served.faults.add(path, cut="before")
+    stream(tmp_path / "d", "org/d")
+    added = ["Add shards 0, 1 of 6", "Add shards 2, 3 of 6", "Add shards 4, 5 of 6"]
+    assert titles(served, "dataset", "org/d") == ["initial commit", *added]
+    assert_downloads_whole("org/d", tmp_path)
+    assert all(fault.struck for fault in served.faults.faults)
+
+
+def test_over_http_killed_and_run_again(served, tmp_path):
+    process = None
+    served.faults.add("/cas/v1/shards", cut="before", skip=1, call=lambda path: process.kill())
+    command = [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
+    process = subprocess.Popen(command, env=os.environ)
+    assert process.wait() == -9
+    assert len(titles(served, "dataset", "org/d")) == 2
+    stream(tmp_path / "d", "org/d")
+    assert len(titles(served, "dataset", "org/d")) == 4
+    assert_downloads_whole("org/d", tmp_path)
