@@ -115,7 +115,7 @@ def test_a_report_that_comes_later_gives_the_card_that_had_it_from_the_start():
     assert with_bias_report(card, report) == card and "\n    ## Classes\n" in card
     # a card of another's own keeps all that it says
     own = "---\nlicense: mit\n---\n# Mine\n\n## Notes\n\nx\n"
-    assert with_bias_report(own, "a\n") == own + "## Bias report\n\n    a\n"
+    assert with_bias_report(own, "a\n") == own + "\n## Bias report\n\n    a\n"
     assert with_bias_report(own + "## Bias report\n\n    a\n\n## More\n", "b") == (
         own + "## Bias report\n\n    b\n\n## More\n"
     )

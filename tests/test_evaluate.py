@@ -195,7 +195,7 @@ def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, capsys):
     assert done.returncode == 0, done.stderr[-3000:]
     report = (folder / "bias_report.txt").read_text()
     figures = json.loads((tmp_path / "out" / "report.json").read_text())["tables"]["Datasets"][str(folder)]
-    assert f"own background ↓{' ' * 15}{figures['own background']['value']:.3f} [" in report
+    assert f"own background ↓ {figures['own background']['value']:.3f} [" in " ".join(report.split())
     assert str(tmp_path) not in report and "backbone mini" in report
     shown = (folder / "README.md").read_text()
     indented = "".join(f"    {line}\n" if line else "\n" for line in report.splitlines())
