@@ -1,0 +1,191 @@
+"""Tables and plots of the loss weightings' figures, for a section of a Markdown page."""
+
+import os
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+START, END = "<!-- loss weightings -->", "<!-- end of loss weightings -->"
+UPDATES_PLOT, STEPS_PLOT = "loss_weightings_updates.png", "loss_weightings_steps.png"
+LAST_FIGURES = {
+    "fid": ("FID", 1),
+    "kid": ("KID", 2),
+    "clip_fid": ("FID, CLIP", 2),
+    "precision": ("precision", 3),
+    "recall": ("recall", 3),
+    "class_accuracy": ("class accuracy", 3),
+}
+
+
+@dataclass(frozen=True)
+class Results:
+    """``figures`` has a row for every run, number of updates, scheduler and number of steps that was scored."""
+
+    settings: dict[str, Any]
+    floors: dict[str, dict[str, float]]
+    figures: list[dict[str, Any]]
+
+    def values(self, figure: str, **wanted: Any) -> list[float]:
+        """That figure of the rows that have these entries."""
+        return [row[figure] for row in self.figures if all(row[name] == value for name, value in wanted.items())]
+
+    def names(self, entry: str, **wanted: Any) -> list[Any]:
+        """The different values of an entry, in the order of the rows."""
+        return list(dict.fromkeys(self.values(entry, **wanted)))
+
+    @property
+    def usual_sampling(self) -> dict[str, Any]:
+        """How images are drawn in the comparison over updates."""
+        return {"sampler": self.settings["sampler"], "num_steps": self.settings["num_inference_steps"]}
+
+    @property
+    def runs(self) -> list[tuple[str, str]]:
+        """Every weighting with its target, the noise target first."""
+        pairs = {(row["weighting"], row["target"]) for row in self.figures}
+        order = {row["weighting"]: number for number, row in reversed(list(enumerate(self.figures)))}
+        return sorted(pairs, key=lambda pair: (pair[1] != "noise", pair[1], order[pair[0]]))
+
+
+def tables(results: Results) -> str:
+    """Markdown: FID by updates, every figure at the last update, FID by sampling steps."""
+    updates, last = results.settings["checkpoints"], results.settings["checkpoints"][-1]
+    usual = results.usual_sampling
+    by_updates, at_last = [], []
+    for weighting, target in results.runs:
+        run = {"weighting": weighting, "target": target, **usual}
+        name = [weighting, target]
+        by_updates.append([*name, *(_cell(results.values("fid", num_updates=n, **run), 1) for n in updates)])
+        rows = [results.values(figure, num_updates=last, **run) for figure in LAST_FIGURES]
+        digits = [digits for _, digits in LAST_FIGURES.values()]
+        at_last.append([*name, str(len(rows[0])), *map(_cell, rows, digits)])
+    for name, floor in results.floors.items():
+        cells = [f"{floor[figure]:.{digits}f}" for figure, (_, digits) in LAST_FIGURES.items()]
+        at_last.append([f"*{name}*", "", "", *cells])
+    titles = [title for title, _ in LAST_FIGURES.values()]
+    parts = [
+        f"FID after so many updates, {usual['sampler']} with {usual['num_steps']} steps:",
+        _table(["weighting", "target", *map(str, updates)], by_updates),
+        f"Every figure after {last} updates; the last two rows are what no denoiser here can beat:",
+        _table(["weighting", "target", "seeds", *titles], at_last),
+    ]
+    if rows := _rows_by_steps(results):
+        parts += [
+            f"FID by sampling steps, weights after {last} updates of the first seed:",
+            _table(["weighting", "sampler", *map(str, _steps(results))], rows),
+        ]
+    return "\n\n".join(parts)
+
+
+def _steps(results: Results) -> list[int]:
+    """Numbers of steps of the comparison over steps: the one over updates has a single one, which may be another."""
+    compared = [row for row in results.figures if row["sampler"] != results.settings["sampler"]]
+    return sorted({row["num_steps"] for row in compared})
+
+
+def _rows_by_steps(results: Results) -> list[list[str]]:
+    last, rows = results.settings["checkpoints"][-1], []
+    for weighting in results.names("weighting"):
+        run = {"weighting": weighting, "target": "noise", "seed": 0, "num_updates": last}
+        samplers = results.names("sampler", **run)
+        for sampler in samplers if len(samplers) > 1 else ():
+            cells = [_cell(results.values("fid", sampler=sampler, num_steps=n, **run), 1) for n in _steps(results)]
+            rows.append([weighting, sampler, *cells])
+    return rows
+
+
+def _cell(values: Sequence[float], digits: int) -> str:
+    """The mean over seeds and half the difference of the ends, which for two seeds is the standard error."""
+    if not values:
+        return "-"
+    mean = f"{statistics.fmean(values):.{digits}f}"
+    return mean if len(values) == 1 else f"{mean} ± {statistics.stdev(values) / len(values) ** 0.5:.{digits}f}"
+
+
+def _table(titles: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def plot_results(results: Results, folder: Path) -> list[Path]:
+    """Fidelity against updates, and against sampling steps where that was measured; PNG."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / UPDATES_PLOT]
+    _plot_updates(results, files[0])
+    if _rows_by_steps(results):
+        files.append(folder / STEPS_PLOT)
+        _plot_steps(results, files[1])
+    return files
+
+
+def _plot_updates(results: Results, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    canvas = Figure(figsize=(10, 3.6), layout="constrained")
+    panels = {"fid": "FID ↓", "kid": "KID ↓", "class_accuracy": "class accuracy ↑"}
+    for number, (figure, title) in enumerate(panels.items(), start=1):
+        axes = canvas.add_subplot(1, len(panels), number)
+        for colour, weighting in enumerate(results.names("weighting")):
+            run = {"weighting": weighting, "target": "noise", **results.usual_sampling}
+            updates = [n for n in results.settings["checkpoints"] if results.values(figure, num_updates=n, **run)]
+            seeds = [results.values(figure, num_updates=n, **run) for n in updates]
+            axes.plot(updates, list(map(statistics.fmean, seeds)), color=f"C{colour}", marker="o", label=weighting)
+            # every seed as a dot, so that the spread is seen
+            for update, values in zip(updates, seeds):
+                axes.plot([update] * len(values), values, ".", color=f"C{colour}", alpha=0.5)
+        _finish(axes, title, "updates", is_logarithmic=figure != "class_accuracy")
+    canvas.axes[0].legend(frameon=False, fontsize=8)
+    canvas.savefig(file, dpi=110)
+
+
+def _plot_steps(results: Results, file: Path) -> None:
+    from matplotlib.figure import Figure
+
+    last = results.settings["checkpoints"][-1]
+    compared = list(dict.fromkeys(row[0] for row in _rows_by_steps(results)))
+    canvas = Figure(figsize=(4.2 * len(compared), 3.6), layout="constrained")
+    shared = None
+    for number, weighting in enumerate(compared, start=1):
+        axes = shared = canvas.add_subplot(1, len(compared), number, sharey=shared)
+        run = {"weighting": weighting, "target": "noise", "seed": 0, "num_updates": last}
+        for sampler in results.names("sampler", **run):
+            steps = [n for n in _steps(results) if results.values("fid", sampler=sampler, num_steps=n, **run)]
+            values = [results.values("fid", sampler=sampler, num_steps=n, **run)[0] for n in steps]
+            axes.plot(steps, values, marker="o", label=sampler)
+        _finish(axes, f"{weighting}: FID ↓", "sampling steps", is_logarithmic=True)
+    canvas.axes[0].legend(frameon=False, fontsize=8)
+    canvas.savefig(file, dpi=110)
+
+
+def _finish(axes: Any, title: str, label: str, is_logarithmic: bool) -> None:
+    axes.set_xscale("log")
+    if is_logarithmic:
+        axes.set_yscale("log")
+    ticks = sorted({value for line in axes.lines for value in line.get_xdata()})
+    axes.set_xticks(ticks, [str(value) for value in ticks])
+    axes.minorticks_off()
+    axes.set_title(title, fontsize=10)
+    axes.set_xlabel(label, fontsize=9)
+    axes.tick_params(labelsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def update_page(page: Path, results: Results, plots: Sequence[Path]) -> None:
+    """Write tables and plots between the page's markers; a page without them gets a section at its end.
+
+    Raises:
+        ValueError: the page has one marker only.
+    """
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Evidence\n"
+    if (START in text) != (END in text):
+        missing = END if START in text else START
+        raise ValueError(f"page {page} lacks the marker {missing!r}; add it, or delete the other one.")
+    if START not in text:
+        text = f"{text.rstrip()}\n\n## Loss weightings\n\n{START}\n{END}\n"
+    shown = [f"![{plot.stem.replace('_', ' ')}]({os.path.relpath(plot, page.parent)})" for plot in plots]
+    before, rest = text.split(START, 1)
+    after = rest.split(END, 1)[1]
+    page.parent.mkdir(parents=True, exist_ok=True)
+    content = "\n\n".join([START, tables(results), *shown, END])
+    page.write_text(before + content + after, encoding="utf-8")
