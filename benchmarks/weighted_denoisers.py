@@ -7,7 +7,6 @@ Shapes: N scenes, B samples, C classes, L tokens, D text width; latents are (4, 
 
 import os
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,11 +177,3 @@ def save_whole(tensors: dict[str, torch.Tensor], file: Path) -> None:
     temporary = file.with_suffix(".tmp")
     save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
     os.replace(temporary, file)
-
-
-def planned_runs(
-    weightings: Sequence[str], num_seeds: int, compared: Sequence[str], other_targets: Sequence[str]
-) -> list[Run]:
-    """Every weighting on the noise target with every seed, seed by seed, then ``compared`` on the other targets."""
-    runs = [Run(weighting, "noise", seed) for seed in range(num_seeds) for weighting in weightings]
-    return runs + [Run(weighting, target, 0) for target in other_targets for weighting in compared]

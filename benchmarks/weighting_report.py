@@ -1,5 +1,6 @@
 """Tables and plots of the loss weightings' figures, for a section of a Markdown page."""
 
+import itertools
 import os
 import statistics
 from collections.abc import Iterable, Sequence
@@ -31,10 +32,6 @@ class Results:
         """That figure of the rows that have these entries."""
         return [row[figure] for row in self.figures if all(row[name] == value for name, value in wanted.items())]
 
-    def names(self, entry: str, **wanted: Any) -> list[Any]:
-        """The different values of an entry, in the order of the rows."""
-        return list(dict.fromkeys(self.values(entry, **wanted)))
-
     @property
     def usual_sampling(self) -> dict[str, Any]:
         """How images are drawn in the comparison over updates."""
@@ -42,10 +39,22 @@ class Results:
 
     @property
     def runs(self) -> list[tuple[str, str]]:
-        """Every weighting with its target, the noise target first."""
-        pairs = {(row["weighting"], row["target"]) for row in self.figures}
-        order = {row["weighting"]: number for number, row in reversed(list(enumerate(self.figures)))}
-        return sorted(pairs, key=lambda pair: (pair[1] != "noise", pair[1], order[pair[0]]))
+        """Every weighting that was scored, with its target; the noise target first."""
+        pairs = dict.fromkeys((row["weighting"], row["target"]) for row in self.figures)
+        order = self.settings["weightings"]
+        return sorted(pairs, key=lambda pair: (pair[1] != "noise", pair[1], order.index(pair[0])))
+
+    @property
+    def sampled(self) -> dict[tuple[str, str], dict[int, float]]:
+        """FID by number of steps, for each weighting and scheduler of the comparison over steps, as far as scored."""
+        found = {}
+        for weighting, sampler in itertools.product(self.settings["compared"], self.settings["samplers"]):
+            run = {"weighting": weighting, "target": "noise", "seed": 0, "sampler": sampler}
+            run["num_updates"] = self.settings["checkpoints"][-1]
+            steps = {n: self.values("fid", num_steps=n, **run) for n in self.settings["sampler_steps"]}
+            if any(steps.values()):
+                found[weighting, sampler] = {n: values[0] for n, values in steps.items() if values}
+        return found
 
 
 def tables(results: Results) -> str:
@@ -70,33 +79,21 @@ def tables(results: Results) -> str:
         f"Every figure after {last} updates; the last two rows are what no denoiser here can beat:",
         _table(["weighting", "target", "seeds", *titles], at_last),
     ]
-    if rows := _rows_by_steps(results):
+    if results.sampled:
+        steps = results.settings["sampler_steps"]
+        rows = [
+            [*names, *(_cell([found[n]] if n in found else [], 1) for n in steps)]
+            for names, found in results.sampled.items()
+        ]
         parts += [
             f"FID by sampling steps, weights after {last} updates of the first seed:",
-            _table(["weighting", "sampler", *map(str, _steps(results))], rows),
+            _table(["weighting", "sampler", *map(str, steps)], rows),
         ]
     return "\n\n".join(parts)
 
 
-def _steps(results: Results) -> list[int]:
-    """Numbers of steps of the comparison over steps: the one over updates has a single one, which may be another."""
-    compared = [row for row in results.figures if row["sampler"] != results.settings["sampler"]]
-    return sorted({row["num_steps"] for row in compared})
-
-
-def _rows_by_steps(results: Results) -> list[list[str]]:
-    last, rows = results.settings["checkpoints"][-1], []
-    for weighting in results.names("weighting"):
-        run = {"weighting": weighting, "target": "noise", "seed": 0, "num_updates": last}
-        samplers = results.names("sampler", **run)
-        for sampler in samplers if len(samplers) > 1 else ():
-            cells = [_cell(results.values("fid", sampler=sampler, num_steps=n, **run), 1) for n in _steps(results)]
-            rows.append([weighting, sampler, *cells])
-    return rows
-
-
 def _cell(values: Sequence[float], digits: int) -> str:
-    """The mean over seeds and half the difference of the ends, which for two seeds is the standard error."""
+    """The mean over seeds, with its standard error where there are several."""
     if not values:
         return "-"
     mean = f"{statistics.fmean(values):.{digits}f}"
@@ -113,7 +110,7 @@ def plot_results(results: Results, folder: Path) -> list[Path]:
     folder.mkdir(parents=True, exist_ok=True)
     files = [folder / UPDATES_PLOT]
     _plot_updates(results, files[0])
-    if _rows_by_steps(results):
+    if results.sampled:
         files.append(folder / STEPS_PLOT)
         _plot_steps(results, files[1])
     return files
@@ -126,35 +123,38 @@ def _plot_updates(results: Results, file: Path) -> None:
     panels = {"fid": "FID ↓", "kid": "KID ↓", "class_accuracy": "class accuracy ↑"}
     for number, (figure, title) in enumerate(panels.items(), start=1):
         axes = canvas.add_subplot(1, len(panels), number)
-        for colour, weighting in enumerate(results.names("weighting")):
+        for colour, weighting in enumerate(results.settings["weightings"]):
             run = {"weighting": weighting, "target": "noise", **results.usual_sampling}
             updates = [n for n in results.settings["checkpoints"] if results.values(figure, num_updates=n, **run)]
+            if not updates:
+                continue
             seeds = [results.values(figure, num_updates=n, **run) for n in updates]
             axes.plot(updates, list(map(statistics.fmean, seeds)), color=f"C{colour}", marker="o", label=weighting)
             # every seed as a dot, so that the spread is seen
             for update, values in zip(updates, seeds):
                 axes.plot([update] * len(values), values, ".", color=f"C{colour}", alpha=0.5)
         _finish(axes, title, "updates", is_logarithmic=figure != "class_accuracy")
-    canvas.axes[0].legend(frameon=False, fontsize=8)
-    canvas.savefig(file, dpi=110)
+    _save(canvas, file)
 
 
 def _plot_steps(results: Results, file: Path) -> None:
     from matplotlib.figure import Figure
 
-    last = results.settings["checkpoints"][-1]
-    compared = list(dict.fromkeys(row[0] for row in _rows_by_steps(results)))
+    compared = list(dict.fromkeys(weighting for weighting, _ in results.sampled))
     canvas = Figure(figsize=(4.2 * len(compared), 3.6), layout="constrained")
     shared = None
     for number, weighting in enumerate(compared, start=1):
         axes = shared = canvas.add_subplot(1, len(compared), number, sharey=shared)
-        run = {"weighting": weighting, "target": "noise", "seed": 0, "num_updates": last}
-        for sampler in results.names("sampler", **run):
-            steps = [n for n in _steps(results) if results.values("fid", sampler=sampler, num_steps=n, **run)]
-            values = [results.values("fid", sampler=sampler, num_steps=n, **run)[0] for n in steps]
-            axes.plot(steps, values, marker="o", label=sampler)
+        for colour, sampler in enumerate(results.settings["samplers"]):
+            if found := results.sampled.get((weighting, sampler)):
+                axes.plot(list(found), list(found.values()), color=f"C{colour}", marker="o", label=sampler)
         _finish(axes, f"{weighting}: FID ↓", "sampling steps", is_logarithmic=True)
-    canvas.axes[0].legend(frameon=False, fontsize=8)
+    _save(canvas, file)
+
+
+def _save(canvas: Any, file: Path) -> None:
+    if canvas.axes[0].lines:
+        canvas.axes[0].legend(frameon=False, fontsize=8)
     canvas.savefig(file, dpi=110)
 
 

@@ -4,10 +4,11 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from image_folders import save_class_folders
 from safetensors.torch import load_file
 
@@ -22,6 +23,7 @@ from ubgen_training.train_denoiser import main, train
 
 ROOT = Path(__file__).parents[1]
 NAMES = ("circle", "star")
+LORA_FILE = "pytorch_lora_weights.safetensors"
 SETTINGS = {
     "per_device_train_batch_size": 2,
     "max_steps": 3,
@@ -138,6 +140,80 @@ def test_training_lowers_the_loss(random_mini_model, folder):
         optimizer.step()
         losses.append(loss.item())
     assert sum(losses[-2:]) < 0.8 * sum(losses[:2])
+
+
+@pytest.mark.parametrize("scheduler", [DDIMScheduler, UniPCMultistepScheduler])
+def test_zero_terminal_snr(random_mini_model, folder, tmp_path, scheduler):
+    """The noise at the last timestep says nothing of the image: Debias cannot weigh it, velocity can be learned."""
+    pipeline = load_pipeline(random_mini_model)
+    pipeline.scheduler = scheduler.from_config(pipeline.scheduler.config, rescale_betas_zero_snr=True)
+    pipeline.save_pretrained(tmp_path / "model")
+    settings = {"train_method": "scratch", "max_steps": 1, "average_decay": 0.0}
+    with pytest.raises(ValueError, match=r"'debias' is infinite on target 'noise' where SNR is 0.*timestep 999"):
+        train(config(folder, tmp_path / "noise", str(tmp_path / "model"), target="noise", **settings))
+    assert not (tmp_path / "noise" / "unet").exists()
+    out = train(config(folder, tmp_path / "velocity", str(tmp_path / "model"), target="velocity", **settings))
+    trained = load_pipeline(out)
+    assert type(trained.scheduler) is scheduler and trained.scheduler.config.rescale_betas_zero_snr
+    model = DenoiserModel(trained, NAMES, train_method="full", empty_prompt_share=0.0)
+    assert model.loss.alphas_cumprod[-1] == 0 and model.loss.weights[-1].item() == pytest.approx(0, abs=2e-6)
+    seen = []
+    model.unet.register_forward_pre_hook(lambda module, arguments: seen.append(arguments[0]))
+    # one stratum a timestep, so that the last one is among them
+    pixels, labels = torch.rand(1, 3, 64, 64).expand(1000, -1, -1, -1) * 2 - 1, torch.zeros(1000, dtype=torch.long)
+    latents = model.encode(pixels[:1]).expand(1000, -1, -1, -1)
+    model.encode = lambda pixels: latents
+    model.unet.forward = lambda noisy, timesteps, embeds: SimpleNamespace(sample=torch.zeros_like(noisy))
+    losses = model(pixels, labels, torch.Generator().manual_seed(0))
+    noise = torch.randn(latents.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.isfinite(losses).all()
+    assert torch.equal(seen[0][-1], noise[-1]) and not torch.equal(seen[0][-2], noise[-2])
+
+
+def test_the_average_is_that_of_every_update(random_mini_model, folder, tmp_path):
+    """The exported weights against the recurrence by hand, from the checkpoints' own weights."""
+    settings = {"average_decay": 0.2, "learning_rate": 1e-2}
+    out = train(config(folder, tmp_path / "out", random_mini_model, **settings))
+    start = DenoiserModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2), seed=SETTINGS["seed"])
+    layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
+    key = f"unet.{layer}.lora.down.weight"
+    expected = dict(start.unet.named_parameters())[f"{layer}.lora_A.default.weight"].detach()
+    for number, decay in ((1, 1 / 10), (2, 2 / 11), (3, 0.2)):
+        trained = load_file(out / f"checkpoint-{number}" / LORA_FILE)[key]
+        expected = decay * expected + (1 - decay) * trained
+    torch.testing.assert_close(load_file(out / LORA_FILE)[key], expected)
+    assert (expected - trained).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("method", ["lora", "scratch"])
+def test_mixed_precision(random_mini_model, folder, tmp_path, monkeypatch, method):
+    """bfloat16 arithmetic, float32 trained weights, frozen ones of a LoRA in bfloat16; the same to a rounding."""
+    seen, forward = [], DenoiserModel.forward
+
+    def spied(model, *inputs):
+        types = [{p.dtype for p in model.unet.parameters() if p.requires_grad is trained} for trained in (True, False)]
+        layer = model.unet.mid_block.resnets[0].conv1
+        hook = layer.register_forward_hook(lambda module, arguments, output: seen.append((output.dtype, *types)))
+        loss = forward(model, *inputs)
+        hook.remove()
+        assert loss.dtype == torch.float32
+        return loss
+
+    monkeypatch.setattr(DenoiserModel, "forward", spied)
+    settings = {"train_method": method, "max_steps": 1, "save_strategy": "no", "average_decay": 0.0}
+    weights = {}
+    for bf16 in (False, True):
+        out = train(config(folder, tmp_path / str(bf16), random_mini_model, bf16=bf16, **settings))
+        file = out / LORA_FILE if method == "lora" else out / "unet" / "diffusion_pytorch_model.safetensors"
+        weights[bf16] = load_file(file)
+    (plain, _, _), (mixed, trained, frozen) = seen
+    assert (plain, mixed, trained) == (torch.float32, torch.bfloat16, {torch.float32})
+    assert frozen == ({torch.bfloat16} if method == "lora" else set())
+    assert any(not torch.equal(value, weights[False][name]) for name, value in weights[True].items())
+    for name, value in weights[True].items():
+        assert value.dtype == torch.float32
+        # an update of AdamW moves a weight by the learning rate; a LoRA starts from weights drawn in bfloat16
+        torch.testing.assert_close(value, weights[False][name], atol=2.5e-3, rtol=2**-7)
 
 
 def test_streams_and_flips(folder):

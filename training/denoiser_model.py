@@ -36,7 +36,8 @@ class DenoiserModel(nn.Module):
         seed: of the LoRA's, or of the new UNet's, initial weights.
 
     Raises:
-        ValueError: a target that the model was not trained for, or a weighting that is infinite on it.
+        ValueError: a target that the model was not trained for, or a weighting that is infinite on it, as at zero
+            terminal SNR.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class DenoiserModel(nn.Module):
         self.config = PretrainedConfig()
         self.pipeline = pipeline
         self.train_method = train_method
-        self.loss = DenoisingLoss(pipeline.scheduler.alphas_cumprod.cpu(), weighting, target)
+        self.loss = DenoisingLoss(training_schedule(pipeline.scheduler), weighting, target)
         self.empty_prompt_share = empty_prompt_share
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
@@ -129,3 +130,15 @@ class DenoiserModel(nn.Module):
         super()._apply(fn, recurse)
         self.pipeline.vae._apply(fn)
         return self
+
+
+def training_schedule(scheduler: Any) -> torch.Tensor:
+    """The scheduler's ᾱ ``(T,)`` on the CPU, exactly 0 at the end of a schedule with zero terminal SNR.
+
+    DPM-Solver's and UniPC's schedulers keep 2**-24 there, by which their solvers can divide. A weight of 1/SNR or
+    1/sqrt(SNR) would then be huge but finite, and nothing would tell of it.
+    """
+    alphas_cumprod = scheduler.alphas_cumprod.cpu().clone()
+    if scheduler.config.get("rescale_betas_zero_snr", False):
+        alphas_cumprod[-1] = 0
+    return alphas_cumprod

@@ -1,5 +1,6 @@
 """Batches of rendered scenes for the mini model's own training."""
 
+import itertools
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -29,20 +30,16 @@ def _render_range(start: int, num_scenes: int, bias: float, seed: int) -> tuple[
 
 
 def render_set(num_scenes: int, *, bias: float, seed: int, num_workers: int = 4) -> SceneSet:
-    """Render the first ``num_scenes`` scenes of a series, in order, on several processes."""
+    """Render the first ``num_scenes`` scenes of a series, in order, on several processes unless on one."""
     size = -(-num_scenes // num_workers)
     starts = range(0, num_scenes, size)
-    # fork would copy torch's thread pool in a locked state
-    with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
-        parts = list(
-            pool.map(
-                _render_range,
-                starts,
-                [min(size, num_scenes - start) for start in starts],
-                [bias] * len(starts),
-                [seed] * len(starts),
-            )
-        )
+    lengths = [min(size, num_scenes - start) for start in starts]
+    if num_workers == 1:
+        parts = [_render_range(0, num_scenes, bias, seed)]
+    else:
+        # fork would copy torch's thread pool in a locked state
+        with ProcessPoolExecutor(num_workers, mp_context=get_context("spawn")) as pool:
+            parts = list(pool.map(_render_range, starts, lengths, itertools.repeat(bias), itertools.repeat(seed)))
     images = torch.from_numpy(np.concatenate([images for images, _ in parts])).permute(0, 3, 1, 2).contiguous()
     factors = [factor for _, part in parts for factor in part]
     labels = torch.tensor([CLASS_NAMES.index(factor.class_name) for factor in factors])
