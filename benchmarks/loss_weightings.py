@@ -103,7 +103,8 @@ def _body(argv: Sequence[str]) -> None:
     if not (work_dir / "floors.json").exists():
         found = floors(load_pipeline("mini").vae, reference, settings.num_images, settings.bias)
         write_json(found, work_dir / "floors.json")
-    _do_jobs(settings, planned_jobs(settings))
+    if not settings.only_report:
+        _do_jobs(settings, planned_jobs(settings))
     _report(settings)
     print(f"figures in {_json_file(settings)}")
 

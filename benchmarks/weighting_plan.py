@@ -54,6 +54,7 @@ class WeightingSettings:
     workers: int = field_help("processes of one thread each", 2)
     json: str | None = field_help("file for all figures; default: results.json in the work folder", None)
     page: str | None = field_help("Markdown page whose section between the markers is written anew", None)
+    only_report: bool = field_help("train and draw nothing; write the page of what is there", False)
     images: str = field_help("folder of the page's two plots", str(ROOT / "docs" / "images"))
 
     def __post_init__(self) -> None:

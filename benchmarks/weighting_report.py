@@ -1,4 +1,4 @@
-"""Tables and plots of the loss weightings' figures, for a section of a Markdown page."""
+"""Findings, tables and plots of the loss weightings' figures, for a section of a Markdown page."""
 
 import itertools
 import os
@@ -92,6 +92,51 @@ def tables(results: Results) -> str:
     return "\n\n".join(parts)
 
 
+def findings(results: Results) -> str:
+    """What the figures say of the source's claim, in plain words; a paragraph."""
+    last, usual = results.settings["checkpoints"][-1], results.usual_sampling
+    noise = {"target": "noise", "num_updates": last, **usual}
+    seeds = {name: results.values("fid", weighting=name, **noise) for name in results.settings["weightings"]}
+    scored = [name for name, values in seeds.items() if values]
+    if not scored:
+        return "No run is finished yet."
+    fewest, most = (pick(len(seeds[name]) for name in scored) for pick in (min, max))
+    parts = [f"Seeds of each weighting on the noise target: {fewest if fewest == most else f'{fewest} to {most}'}."]
+    for figure, title, best_last in (("fid", "FID", False), ("class_accuracy", "class accuracy", True)):
+        means = {name: statistics.fmean(results.values(figure, weighting=name, **noise)) for name in scored}
+        order = sorted(scored, key=means.__getitem__, reverse=best_last)
+        parts.append(f"After {last} updates by {title}, best first: {', '.join(order)}.")
+    if missing := [name for name in seeds if name not in scored]:
+        parts.append(f"Not measured yet: {', '.join(missing)}.")
+    if {"constant", "debias"} <= set(scored):
+        parts.append(_debias_against_constant(results, noise))
+    if fewest == 1:
+        parts.append("A difference that rests on one seed may be chance.")
+    return " ".join(parts)
+
+
+def _debias_against_constant(results: Results, noise: dict[str, Any]) -> str:
+    pairs = []
+    for row in results.figures:
+        if row["weighting"] == "debias" and all(row[name] == value for name, value in noise.items()):
+            constant = results.values("fid", weighting="constant", seed=row["seed"], **noise)
+            pairs += [row["fid"] - value for value in constant]
+    text = f"FID of debias less that of constant, seed by seed: {', '.join(f'{pair:+.1f}' for pair in pairs)}."
+    both = [
+        (found[steps], results.sampled["constant", sampler][steps])
+        for (weighting, sampler), found in results.sampled.items()
+        if weighting == "debias" and ("constant", sampler) in results.sampled
+        for steps in found
+        if steps in results.sampled["constant", sampler]
+    ]
+    if both:
+        lower = sum(debias < constant for debias, constant in both)
+        text += (
+            f" With the same scheduler and number of steps debias has the lower FID in {lower} of {len(both)} cases."
+        )
+    return text
+
+
 def _cell(values: Sequence[float], digits: int) -> str:
     """The mean over seeds, with its standard error where there are several."""
     if not values:
@@ -172,7 +217,7 @@ def _finish(axes: Any, title: str, label: str, is_logarithmic: bool) -> None:
 
 
 def update_page(page: Path, results: Results, plots: Sequence[Path]) -> None:
-    """Write tables and plots between the page's markers; a page without them gets a section at its end.
+    """Write findings, tables and plots between the page's markers; a page without them gets a section at its end.
 
     Raises:
         ValueError: the page has one marker only.
@@ -187,5 +232,5 @@ def update_page(page: Path, results: Results, plots: Sequence[Path]) -> None:
     before, rest = text.split(START, 1)
     after = rest.split(END, 1)[1]
     page.parent.mkdir(parents=True, exist_ok=True)
-    content = "\n\n".join([START, tables(results), *shown, END])
+    content = "\n\n".join([START, findings(results), tables(results), *shown, END])
     page.write_text(before + content + after, encoding="utf-8")

@@ -24,7 +24,7 @@ from generated_fidelity import sample, sampling_scheduler  # noqa: E402
 from loss_weightings import main  # noqa: E402
 from weighted_denoisers import Run, TrainingSettings, World, average_file, load_average, train_run  # noqa: E402
 from weighting_plan import WeightingSettings, planned_jobs  # noqa: E402
-from weighting_report import END, START, Results, plot_results, update_page  # noqa: E402
+from weighting_report import END, START, Results, findings, plot_results, update_page  # noqa: E402
 
 TINY = {"batch_size": 4, "learning_rate": 1e-3, "width": 16}
 WIDTH = 16
@@ -162,6 +162,8 @@ def test_page(tmp_path):
     assert ["constant", "noise", "52.0 ± 2.0", "42.0 ± 2.0"] in rows
     assert rows[7][:6] == ["debias", "noise", "2", "22.0 ± 2.0", "1.00 ± 0.00", "2.00 ± 0.00"]
     assert ["debias", "ddim", "99.0", "88.0"] in rows and ["debias", "dpm++", "77.0", "-"] in rows
+    assert "After 20 updates by FID, best first: debias, constant. " in text
+    assert "seed by seed: -20.0, -20.0." in text and "may be chance" not in text and "cases" not in text
     for plot in plots:
         assert f"](images/{plot.name})" in text and plot.read_bytes().startswith(b"\x89PNG")
     update_page(page, results(), plots)
@@ -169,6 +171,17 @@ def test_page(tmp_path):
     page.write_text(f"{START} only")
     with pytest.raises(ValueError, match="lacks the marker '<!-- end"):
         update_page(page, results(), plots)
+
+
+def test_findings_of_what_is_there_so_far():
+    whole = results()
+    first = [row for row in whole.figures if row["seed"] == 0]
+    constant = {**first[1], "weighting": "constant", "num_updates": 20, "sampler": "ddim", "num_steps": 5, "fid": 90.0}
+    settings = {**whole.settings, "compared": ["constant", "debias"], "weightings": ["constant", "p2", "debias"]}
+    text = findings(Results(settings, whole.floors, [*first, constant]))
+    assert "noise target: 1." in text and "Not measured yet: p2." in text and "may be chance" in text
+    assert "debias has the lower FID in 0 of 1 cases" in text
+    assert findings(Results(settings, whole.floors, [])) == "No run is finished yet."
 
 
 def test_the_command_goes_on_where_it_was(tmp_path, capsys):
@@ -196,6 +209,9 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     assert len(figures) == 6 and all(math.isfinite(row["fid"]) and 0 <= row["recall"] <= 1 for row in figures)
     assert main([*flags, "--num-seeds", "1"]) == 0
     assert {file: file.stat().st_mtime_ns for file in written} == written
+    next(iter(written)).unlink()
+    assert main([*flags, "--num-seeds", "1", "--only-report"]) == 0
+    assert len(json.loads((tmp_path / "work" / "results.json").read_text())["figures"]) == 5
     assert main([*flags, "--batch-size", "3"]) == 2
     assert "batch_size is 3, but work_dir" in capsys.readouterr().err
 
