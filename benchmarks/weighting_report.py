@@ -178,7 +178,7 @@ def _plot_updates(results: Results, file: Path) -> None:
             # every seed as a dot, so that the spread is seen
             for update, values in zip(updates, seeds):
                 axes.plot([update] * len(values), values, ".", color=f"C{colour}", alpha=0.5)
-        _finish(axes, title, "updates", is_logarithmic=figure != "class_accuracy")
+        _finish(axes, title, "updates")
     _save(canvas, file)
 
 
@@ -193,7 +193,7 @@ def _plot_steps(results: Results, file: Path) -> None:
         for colour, sampler in enumerate(results.settings["samplers"]):
             if found := results.sampled.get((weighting, sampler)):
                 axes.plot(list(found), list(found.values()), color=f"C{colour}", marker="o", label=sampler)
-        _finish(axes, f"{weighting}: FID ↓", "sampling steps", is_logarithmic=True)
+        _finish(axes, f"{weighting}: FID ↓", "sampling steps")
     _save(canvas, file)
 
 
@@ -203,10 +203,8 @@ def _save(canvas: Any, file: Path) -> None:
     canvas.savefig(file, dpi=110)
 
 
-def _finish(axes: Any, title: str, label: str, is_logarithmic: bool) -> None:
+def _finish(axes: Any, title: str, label: str) -> None:
     axes.set_xscale("log")
-    if is_logarithmic:
-        axes.set_yscale("log")
     ticks = sorted({value for line in axes.lines for value in line.get_xdata()})
     axes.set_xticks(ticks, [str(value) for value in ticks])
     axes.minorticks_off()
