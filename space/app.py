@@ -64,16 +64,20 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
         gr.HTML(HEADER.format(model=shown_text(settings.shown_model)))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
-                controls, kept = build_generate_tab(settings, classes, drawing, annotations_are_known(), visitor)
-            with gr.Tab("Browse a dataset", id="browse"):
+                controls, start, kept = build_generate_tab(
+                    settings, classes, drawing, annotations_are_known(), visitor
+                )
+            # made with the page: a tab that is made when it is opened takes back what is typed into it at once
+            with gr.Tab("Browse a dataset", id="browse", render_children=True):
                 build_browse_tab(settings, visitor)
-            with gr.Tab("Bias", id="bias"):
+            with gr.Tab("Bias", id="bias", render_children=True):
                 build_bias_tab(settings, drawing, visitor)
 
         def restore(values: Any) -> list[Any]:
-            return restored(settings, classes, values, len(controls))
+            return [*restored(settings, classes, values, len(controls)), gr.update(interactive=True)]
 
-        page.load(restore, kept, controls, show_progress="hidden", api_visibility="private")
+        # not in the queue: it would keep a visitor's page from starting
+        page.load(restore, kept, [*controls, start], queue=False, show_progress="hidden", api_visibility="private")
     return page
 
 

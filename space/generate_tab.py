@@ -22,8 +22,10 @@ READY = "Choose a class and press Generate."
 
 def build_generate_tab(
     settings: SpaceSettings, classes: dict[str, ClassName], draw: Draw, can_annotate: bool, visitor: gr.State
-) -> tuple[list[Any], gr.BrowserState]:
-    """Lay the tab out and connect it; returns its controls, and where the browser keeps their values.
+) -> tuple[list[Any], gr.Button, gr.BrowserState]:
+    """Lay the tab out and connect it; returns its controls, the button, and where the browser keeps their values.
+
+    The button is off until the caller turns it on: what is pressed before the page listens would be lost.
 
     Args:
         settings: limits and defaults.
@@ -63,7 +65,7 @@ def build_generate_tab(
             seed = gr.Number(0, step=1, label="Seed", info="the same seed, the same images", elem_id="seed")
             annotate = gr.Checkbox(can_annotate, label="Mask and boxes", visible=can_annotate, elem_id="annotate")
             with gr.Row():
-                start = gr.Button("Generate", variant="primary", min_width=110, elem_id="generate")
+                start = gr.Button("Generate", variant="primary", interactive=False, min_width=110, elem_id="generate")
                 stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
         with gr.Column(scale=3, min_width=320):
             status = gr.HTML(status_line(READY), elem_id="status")
@@ -150,7 +152,7 @@ def build_generate_tab(
         chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
         chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
-    return controls, kept
+    return controls, start, kept
 
 
 def restored(settings: SpaceSettings, classes: dict[str, ClassName], values: Any, num_controls: int) -> list[Any]:

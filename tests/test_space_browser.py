@@ -21,7 +21,19 @@ SHOTS = ROOT / "browser_shots"
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<svg onload=alert(1)>"
-pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
+# in seconds; CI says when the last test may start, see .ci/browser, and there a test has to end sooner
+LAST_START = float(os.environ.get("BROWSER_TEST_SECONDS", "inf"))
+TIMEOUT = 120 if "BROWSER_TEST_SECONDS" in os.environ else 300
+PATIENCE = 0.8 * TIMEOUT
+STARTED = time.monotonic()
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(TIMEOUT, func_only=True)]
+
+
+@pytest.fixture(autouse=True)
+def in_time() -> None:
+    """Leaves out what cannot end in time, as on a machine that has much else to do; the summary names it."""
+    if time.monotonic() - STARTED > LAST_START:
+        pytest.skip(f"not started within {LAST_START:.0f} s (BROWSER_TEST_SECONDS)")
 
 
 @pytest.fixture(scope="module")
@@ -53,18 +65,27 @@ def address(tmp_path_factory) -> Iterator[str]:
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        for _ in range(240):
-            assert server.poll() is None, (folder / "log").read_text()
-            try:
-                urllib.request.urlopen(address, timeout=5).close()
-                break
-            except OSError:
-                time.sleep(0.5)
+        wait_until_served(address, server, folder / "log")
         yield address
     finally:
         server.terminate()
-        server.wait(20)
+        try:
+            server.wait(PATIENCE)
+        except subprocess.TimeoutExpired:
+            server.kill()
     assert "Traceback" not in (folder / "log").read_text()
+
+
+def wait_until_served(address: str, server: subprocess.Popen, log: Path) -> None:
+    deadline = time.monotonic() + TIMEOUT
+    while time.monotonic() < deadline:
+        assert server.poll() is None, log.read_text()
+        try:
+            urllib.request.urlopen(address, timeout=PATIENCE).close()
+            return
+        except OSError:
+            time.sleep(0.2)
+    raise AssertionError(f"the Space does not answer after {TIMEOUT} s: {log.read_text()}")
 
 
 def can_annotate() -> bool:
@@ -76,12 +97,13 @@ def can_annotate() -> bool:
 @pytest.fixture(scope="module")
 def browser():
     sync_api = pytest.importorskip("playwright.sync_api")
-    program = next((found for name in NAMES if (found := shutil.which(name))), None)
+    names = (os.environ.get("BROWSER_PROGRAM", ""), *NAMES)
+    program = next((found for name in names if (found := shutil.which(name))), None)
     if program is None:
         pytest.skip("no Chromium is installed")
     SHOTS.mkdir(exist_ok=True)
     with sync_api.sync_playwright() as playwright:
-        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"])
+        chromium = playwright.chromium.launch(executable_path=program, args=["--no-sandbox"], timeout=1000 * PATIENCE)
         yield chromium
         chromium.close()
 
@@ -92,16 +114,14 @@ def visit(browser, address: str, width: str = "desktop"):
     size = WIDTHS[width]
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     page = context.new_page()
-    page.set_default_timeout(30_000)
+    page.set_default_timeout(1000 * PATIENCE)
     wrong = []
     page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
     page.on("pageerror", lambda error: wrong.append(str(error)))
     page.on("dialog", lambda dialog: (wrong.append(dialog.message), dialog.dismiss()))
     page.on("request", lambda request: wrong.append(request.url) if is_elsewhere(request.url, address) else None)
     page.goto(address)
-    page.wait_for_selector("#generate")
-    # the page keeps a connection open, so it never falls silent; handlers are attached a moment after it is drawn
-    page.wait_for_timeout(1000)
+    wait_until_ready(page)
     try:
         yield page
         assert not wrong
@@ -109,15 +129,18 @@ def visit(browser, address: str, width: str = "desktop"):
         context.close()
 
 
+def wait_until_ready(page) -> None:
+    """The button can be pressed once the page listens and has taken back what it kept."""
+    page.wait_for_selector("#generate:not([disabled])")
+
+
 def is_elsewhere(url: str, address: str) -> bool:
     return not url.startswith((address, "data:", "blob:"))
 
 
 def open_tab(page, name: str, elem_id: str) -> None:
-    """A tab's contents are made when it is first opened, and for a moment take back what is typed into them."""
     page.get_by_role("tab", name=name).click()
     page.wait_for_selector(f"#{elem_id}")
-    page.wait_for_timeout(1000)
 
 
 def set_number(page, elem_id: str, value: float) -> None:
@@ -145,6 +168,9 @@ def generate(page, *, samples: int = 2, steps: int = 2, wait: bool = True) -> No
     if wait:
         num_images = samples * (2 if page.is_checked("#variant input >> nth=2") else 1)
         wait_for(page, "status", f"{num_images} images of {page.input_value('#class input')} in")
+        shown = "([ids, count]) => ids.reduce((sum, id) => sum + (%s)(id), 0) === count"
+        count = "id => document.querySelectorAll(`#${id} img`).length"
+        page.wait_for_function(shown % count, arg=[["gallery-base", "gallery-tuned"], num_images])
 
 
 def wait_for(page, elem_id: str, text: str) -> None:
@@ -153,7 +179,7 @@ def wait_for(page, elem_id: str, text: str) -> None:
 
     shown = "([id, text]) => document.getElementById(id)?.innerText.includes(text)"
     try:
-        page.wait_for_function(shown, arg=[elem_id, text], timeout=120_000)
+        page.wait_for_function(shown, arg=[elem_id, text])
     except TookTooLong:
         there = page.evaluate("id => document.getElementById(id)?.innerText", elem_id)
         raise AssertionError(f"#{elem_id} shows {there!r}, not {text!r}") from None
@@ -227,10 +253,9 @@ def test_cancel_and_go_on(browser, address):
         page.wait_for_selector("#generate:not([disabled])")
         drawn = len(sources(page, "gallery-base"))
         assert drawn < 8
-        time.sleep(2)
-        assert len(sources(page, "gallery-base")) == drawn
         generate(page, samples=1, steps=1)
-        assert len(sources(page, "gallery-base")) == 1
+        # none of the stopped request's came after it
+        assert len(sources(page, "gallery-base")) == len(sources(page, "gallery-tuned")) == 1
 
 
 def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
@@ -238,7 +263,7 @@ def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
         choose(page, "class", "circle")
         generate(page, samples=3, steps=2)
         page.reload()
-        page.wait_for_selector("#generate")
+        wait_until_ready(page)
         page.wait_for_function("document.querySelector('#samples input[type=number]').value === '3'")
         page.wait_for_function("document.querySelector('#class input').value === 'circle'")
         assert not sources(page, "gallery-base")
