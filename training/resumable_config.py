@@ -35,6 +35,12 @@ class ResumableConfig(_BaseConfig):
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset()
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.device.type == "cpu":
+            # pinned memory speeds up copies to an accelerator; without one, torch warns in every epoch
+            self.dataloader_pin_memory = False
+
     def settings_to_resume_with(self) -> dict[str, Any]:
         """The settings that a resumed run must share, as they read from JSON."""
         kinds = [kind for kind in type(self).__mro__ if issubclass(kind, ResumableConfig)]
