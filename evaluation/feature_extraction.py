@@ -16,6 +16,8 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ubgen_pipeline.tensor_files import give_ordinary_permissions
+
 from .backbones import Backbone
 
 
@@ -141,4 +143,5 @@ def _write(result: FeatureSet, file: Path) -> None:
     # of its own name, so that two processes do not write into one file
     partial = file.with_suffix(f".{os.getpid()}.tmp")
     save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial)
+    give_ordinary_permissions(partial)
     os.replace(partial, file)

@@ -16,6 +16,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 
 from ubgen_pipeline.labelled_images import LabelledImages
+from ubgen_pipeline.tensor_files import give_ordinary_permissions
 
 from .augmented_images import AugmentedImages, MixingCollator, StreamedImages
 from .backbone_config import BackboneConfig
@@ -181,6 +182,7 @@ def save_backbone(model: nn.Module, folder: Path, class_names: list[str], image_
         data_config={"input_size": (3, image_size, image_size), "crop_pct": 1.0, "interpolation": "bicubic"},
         safe_serialization=True,
     )
+    give_ordinary_permissions(*partial.glob("*.safetensors"))
     for file in partial.iterdir():
         os.replace(file, folder / file.name)
     partial.rmdir()

@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
 from torch.distributed.tensor import DTensor, distribute_tensor
+
+from ubgen_pipeline.tensor_files import save_tensors
 
 
 def save_state(state: Any, path: str | Path) -> None:
@@ -25,7 +26,7 @@ def save_state(state: Any, path: str | Path) -> None:
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_describe(state, tensors))
     temporary = Path(path).with_suffix(".tmp")
-    save_file(tensors, temporary, metadata={"structure": structure})
+    save_tensors(tensors, temporary, metadata={"structure": structure})
     os.replace(temporary, path)
 
 

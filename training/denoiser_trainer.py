@@ -9,6 +9,7 @@ from torch import nn
 
 from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.labelled_images import LabelledImages
+from ubgen_pipeline.tensor_files import give_ordinary_permissions
 
 from .denoiser_config import DenoiserConfig
 from .denoiser_model import DenoiserModel
@@ -86,7 +87,9 @@ class DenoiserTrainer(CheckpointingTrainer):
         with average.applied() if average is not None and is_exported else nullcontext():
             super().save_model(output_dir, _internal_call)
             if not _internal_call and denoiser.train_method != "lora" and self.args.should_save:
-                denoiser.pipeline.save_pretrained(output_dir or str(self.args.output_dir), safe_serialization=True)
+                folder = Path(output_dir or str(self.args.output_dir))
+                denoiser.pipeline.save_pretrained(folder, safe_serialization=True)
+                give_ordinary_permissions(*folder.glob("*/*.safetensors"))
 
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         save_trained_weights(self._denoiser, folder, write=write)

@@ -9,6 +9,8 @@ from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
+from ubgen_pipeline.tensor_files import give_ordinary_permissions
+
 from .checkpoint_state import shard_like, whole_state
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -35,6 +37,7 @@ def save_lora(
             unet_lora_adapter_metadata=settings,
             weight_name=PARTIAL_FILE,
         )
+        give_ordinary_permissions(file.with_name(PARTIAL_FILE))
         os.replace(file.with_name(PARTIAL_FILE), file)
     return file
 

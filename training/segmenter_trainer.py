@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 
 from ubgen_evaluation.mask_quality import MaskQuality, confusion_counts, quality_of_counts
 from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.segmenter import Segmenter
+from ubgen_pipeline.tensor_files import save_tensors
 
 from .checkpoint_state import whole_state
 from .segmenter_config import SegmenterConfig
@@ -63,7 +64,7 @@ class SegmenterTrainer(CheckpointingTrainer):
             self._segmenter.save(folder)
             if folder.name.startswith(".checkpoint-"):
                 copies = {name: value.detach().cpu().clone().contiguous() for name, value in weights.items()}
-                save_file(copies, folder / TRAINING_FILE)
+                save_tensors(copies, folder / TRAINING_FILE)
 
     def load_weights(self, folder: Path) -> None:
         """Read the weights of a checkpoint."""

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from safetensors.torch import save_file
 
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 from ubgen_pipeline.mini.classifiers import load_factor_classifier, predict_factors
@@ -24,6 +23,7 @@ from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 from ubgen_pipeline.mini.weights import save_float16
 from ubgen_pipeline.settings_parser import parse_settings
+from ubgen_pipeline.tensor_files import give_ordinary_permissions, save_tensors
 from ubgen_training.checkpoint_folders import newest_checkpoint
 from ubgen_training.mini_autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
 from ubgen_training.mini_batches import computes_in_bfloat16, render_set
@@ -88,6 +88,7 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
     """Write the shipped folder: fp16 weights under unsuffixed names."""
     folder = Path(mini_model_path())
     assemble_pipeline(vae.half(), unet.half(), text_encoder.half(), tokenizer).save_pretrained(folder)
+    give_ordinary_permissions(*folder.glob("*/*.safetensors"))
     # plain transformers would otherwise load fp16 text weights beside a float32 UNet
     config_file = folder / "text_encoder" / "config.json"
     config = json.loads(config_file.read_text()) | {"dtype": "float32"}
@@ -107,7 +108,7 @@ def build_lora_stage(settings: argparse.Namespace) -> None:
     # its metadata hold the alpha
     with safe_open(output_dir / LORA_FILE.name, "pt") as trained:
         weights = {name: trained.get_tensor(name).half() for name in trained.keys()}  # noqa: SIM118 - no mapping
-        save_file(weights, LORA_FILE, metadata=trained.metadata())
+        save_tensors(weights, LORA_FILE, metadata=trained.metadata())
 
 
 def measure_stage(settings: argparse.Namespace) -> dict[str, float]:

@@ -8,7 +8,9 @@ from pathlib import Path
 
 import torch
 from diffusers import UNet2DConditionModel
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from ubgen_pipeline.tensor_files import save_tensors
 
 from .checkpoint_state import shard_like, whole_state
 from .lora_export import load_lora_into, save_lora
@@ -49,7 +51,7 @@ def save_unet(unet: UNet2DConditionModel, folder: Path, *, write: bool = True) -
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         unet.save_config(folder)
-        save_file(weights, folder / f".{UNET_FILE}", metadata={"format": "pt"})
+        save_tensors(weights, folder / f".{UNET_FILE}", metadata={"format": "pt"})
         os.replace(folder / f".{UNET_FILE}", folder / UNET_FILE)
 
 

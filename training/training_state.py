@@ -5,7 +5,8 @@ from pathlib import Path
 
 import torch
 from safetensors import safe_open
-from safetensors.torch import save_file
+
+from ubgen_pipeline.tensor_files import save_tensors
 
 
 class ExponentialAverage:
@@ -37,7 +38,7 @@ def save_training_state(
         tensors |= {f"optimizer.{index}.{key}": value.contiguous() for key, value in moments.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_suffix(".tmp")
-    save_file({name: value.clone() for name, value in tensors.items()}, temporary, metadata={"step": str(step)})
+    save_tensors({name: value.clone() for name, value in tensors.items()}, temporary, metadata={"step": str(step)})
     os.replace(temporary, path)
 
 

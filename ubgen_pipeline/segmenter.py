@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
 from torchvision.models import segmentation
 from transformers import (
@@ -27,6 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from .mini.segmenter_network import UNetSegmenter
+from .tensor_files import give_ordinary_permissions, save_tensors
 
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")
@@ -100,9 +101,10 @@ class Segmenter(nn.Module):
         folder.mkdir(parents=True, exist_ok=True)
         if self.kind not in BUILT_NAMES:
             self.network.save_pretrained(folder)  # pyright: ignore[reportCallIssue]
+            give_ordinary_permissions(*folder.glob("*.safetensors"))
             return
         weights = {name: value.detach().cpu().contiguous() for name, value in self.network.state_dict().items()}
-        save_file(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
+        save_tensors(weights, folder / WEIGHTS_FILE, metadata={"format": "pt"})
         config = {"model_type": self.kind, "class_names": self.class_names}
         (folder / CONFIG_FILE).write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 

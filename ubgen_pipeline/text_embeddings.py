@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
+
+from .tensor_files import save_tensors
 
 EMBEDDING_FILE = "learned_embeds.safetensors"
 # other tools write these as pickles; torch's restricted loader reads tensors out of them and runs nothing
@@ -103,7 +105,7 @@ def save_embedding(token: str, vectors: torch.Tensor, folder: str | Path) -> Pat
     """Write ``vectors (n, D)`` as plain diffusers' ``load_textual_inversion`` reads them; returns the file."""
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    save_file({token: vectors.detach().cpu().float().contiguous()}, folder / EMBEDDING_FILE)
+    save_tensors({token: vectors.detach().cpu().float().contiguous()}, folder / EMBEDDING_FILE)
     return folder / EMBEDDING_FILE
 
 

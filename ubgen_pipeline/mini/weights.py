@@ -4,8 +4,10 @@ from pathlib import Path
 from typing import TypeVar
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import nn
+
+from ..tensor_files import save_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -26,4 +28,4 @@ def save_float16(model: nn.Module, file: Path) -> None:
         name: (value.to(torch.float16) if value.is_floating_point() else value).contiguous()
         for name, value in model.state_dict().items()
     }
-    save_file(tensors, file, metadata={"format": "pt"})
+    save_tensors(tensors, file, metadata={"format": "pt"})

@@ -1,0 +1,36 @@
+"""Safetensors files with the permissions of any other file: the library gives them to their owner alone.
+
+It writes a temporary file of mode 0600 and renames it, so that a file shared by a group, or served by another user,
+could not be read.
+"""
+
+import os
+import stat
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import torch
+
+
+def save_tensors(
+    tensors: "Mapping[str, torch.Tensor]", file: str | Path, metadata: Mapping[str, str] | None = None
+) -> None:
+    """``safetensors.torch.save_file``, with ordinary permissions."""
+    from safetensors.torch import save_file
+
+    save_file(dict(tensors), file, metadata=None if metadata is None else dict(metadata))
+    give_ordinary_permissions(file)
+
+
+def give_ordinary_permissions(*files: str | Path) -> None:
+    """Set those that a file newly made in the same folder has, by the process's umask and the folder's own rules."""
+    for file in map(Path, files):
+        # asking for the umask would change it, for all threads; a new file tells the same
+        new = file.with_name(f".{file.name}.{os.getpid()}.new")
+        try:
+            new.touch()
+            file.chmod(stat.S_IMODE(new.stat().st_mode))
+        finally:
+            new.unlink(missing_ok=True)
