@@ -1,11 +1,13 @@
 """What the training scripts share: exit codes, and what is written once the training is over."""
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from ubgen_pipeline.class_prompts import ClassPrompt
+from ubgen_pipeline.folder_lock import writing_into
 from ubgen_pipeline.settings_parser import parse_settings, run_command
 
 from .hub_push import HubModel
@@ -31,7 +33,8 @@ def run_training(
     def body(argv: Sequence[str]) -> int:
         config = parse_settings(config_class, argv, prog=prog, description=description.splitlines()[0])
         try:
-            print(f"{trained} saved in {train(config)}")
+            with writing_into(str(config.output_dir), int(os.environ.get("RANK", 0))):
+                print(f"{trained} saved in {train(config)}")
         except FloatingPointError as error:
             print(f"ubgen: error: {error}", file=sys.stderr)
             return 1

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from .caption_prompts import ShownPrompt
 from .dataset_rows import say
 from .dataset_run import DatasetRun
+from .folder_lock import writing_into
 from .generate_settings import GenerateSettings
 from .prompt_files import PromptFile
 from .prompt_plan import read_prompt_file
@@ -121,13 +122,14 @@ def _say_notes(settings: GenerateSettings, file: PromptFile | None) -> None:
 def write_dataset(settings: GenerateSettings) -> None:
     """Check everything, then write the shards that are missing and that this process has to write."""
     run = DatasetRun(settings, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
-    if settings.engine == "ray":
-        from .ray_engine import write_with_ray
+    with writing_into(run.shards.folder, run.rank):
+        if settings.engine == "ray":
+            from .ray_engine import write_with_ray
 
-        write_with_ray(run)
-    else:
-        run.write(run.missing())
-    run.finish()
+            write_with_ray(run)
+        else:
+            run.write(run.missing())
+        run.finish()
 
 
 if __name__ == "__main__":
