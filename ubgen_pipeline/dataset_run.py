@@ -16,6 +16,7 @@ from .lossy_presets import describe
 from .model_sources import hub_commit
 from .score_columns import SAFETY_COLUMN
 from .shard_drawing import write_shards
+from .waiting_note import WaitingNote
 
 if TYPE_CHECKING:
     from .pipeline import UbGenPipeline
@@ -113,8 +114,9 @@ class DatasetRun:
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
         num_chunks = check_prompts(settings, plan, pipeline)
         if self._begun is None and self.rank > 0 and self._hub is None:
+            note = WaitingNote(lambda: "rank 0, which chooses how to draw")
             while (begun := self.shards.begun_with()) is None:
-                time.sleep(0.1)
+                note.wait(0.1)
             self._begun = begun
         num_at_once = use_threads(
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
@@ -191,11 +193,18 @@ class DatasetRun:
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
             _say_flagged(self._num_flagged, "made here")
         elif self.rank == 0:
+            note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
-                time.sleep(0.5)
+                note.wait(0.5)
             self._write_card()
             say(f"{self.shards.folder}: {made}")
             _say_flagged(sum(num_flagged(self.shards.file(shard)) for shard in self.shards.shards), "of the dataset")
+
+    def _others_at_work(self) -> str:
+        missing = self.shards.missing()
+        ranks = sorted({shard.number % self.world_size for shard in missing})
+        shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+        return f"rank {shown}: {len(missing)} of {len(self.shards.shards)} shards are missing"
 
     def _write_card(self) -> None:
         if not self.shards.manifest:
