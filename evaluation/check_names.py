@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from PIL import Image
 
 from ubgen_pipeline.export_rows import ExportSource
@@ -101,6 +100,7 @@ def load_image_encoder(name: str, device: str = "cpu") -> Callable[[Sequence[Ima
     try:
         if name == "mini":
             return _mini_encoder(device)
+        import torch
         from transformers import AutoImageProcessor, AutoModel
 
         model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval().to(device)
@@ -124,6 +124,8 @@ def load_image_encoder(name: str, device: str = "cpu") -> Callable[[Sequence[Ima
 
 
 def _mini_encoder(device: str) -> Callable[[Sequence[Image.Image]], np.ndarray]:
+    import torch
+
     from ubgen_pipeline.mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
 
     model, _ = load_mini_clip()

@@ -34,9 +34,18 @@ def test_version(capsys):
 
 
 def test_help_is_quick_for_it_imports_no_torch():
-    program = "import sys; from ubgen_pipeline.command import main; main(['--help']); print('torch' in sys.modules)"
-    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout
-    assert printed.splitlines()[-1] == "False"
+    program = """
+import contextlib, sys
+from importlib.metadata import entry_points
+from ubgen_pipeline.command import main
+main(["--help"])
+for command in entry_points(group="ubgen.commands"):
+    with contextlib.suppress(SystemExit):
+        main([command.name, "--help"])
+    print("torch" in sys.modules, "transformers" in sys.modules, "datasets" in sys.modules, file=sys.stderr)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(printed.stderr.splitlines()) == {"False False False"} and "--clip-model" in printed.stdout
 
 
 @pytest.mark.parametrize("folder", ["/proc/ubgen", "/dev/null/ubgen"])
