@@ -1,13 +1,15 @@
-"""The tab that looks into an existing dataset: counts of its classes, and a page of images of one."""
+"""The tab that looks into an existing dataset: counts of its classes, histograms, and a page of images of one."""
 
 from collections.abc import Iterator
 from typing import Any
 
 import gradio as gr
 import numpy as np
+from column_values import find_columns, read_column
 from dataset_rows import read_rows
 from dataset_view import DatasetView, read_view
 from details_panel import build_details
+from histogram import histogram_html
 from image_gallery import image_gallery
 from page_html import Bar, bar_chart, status_line
 from parquet_files import find_parquet_files
@@ -35,20 +37,25 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
         )
         start = gr.Button("Open", variant="primary", scale=1, min_width=100, elem_id="open")
     status = gr.HTML(
-        status_line("Only labels are read of the whole dataset, and of images those that are shown."),
+        status_line(
+            "Of the dataset, the labels and the column of the histogram are read, and the images that are shown."
+        ),
         elem_id="browse-status",
     )
-    with gr.Row(visible=False, equal_height=False) as body:
-        with gr.Column(scale=1, min_width=290):
-            class_choice = gr.Dropdown([], label="Class", elem_id="browse-class")
-            page = gr.Number(1, precision=0, minimum=1, label="Page", elem_id="browse-page")
+    with gr.Column(visible=False) as body, gr.Row(equal_height=False, elem_classes="ub-browse"):
+        with gr.Column(scale=1, min_width=290, elem_classes="ub-counts"):
             counts = gr.HTML(elem_id="counts")
+            column_choice = gr.Dropdown([], label="Histogram of", elem_id="browse-column")
+            histogram = gr.HTML(elem_id="histogram")
         with gr.Column(scale=3, min_width=320):
+            with gr.Row(equal_height=False):
+                class_choice = gr.Dropdown([], label="Class", scale=3, min_width=160, elem_id="browse-class")
+                page = gr.Number(1, precision=0, minimum=1, label="Page", scale=1, min_width=90, elem_id="browse-page")
             gallery = image_gallery("browse-gallery", num_columns=6)
             details = build_details("browse")
 
     def open_dataset(visitor: Visitor, name: Any) -> Iterator[dict[Any, Any]]:
-        visitor.view, visitor.rows, visitor.chosen = None, [], None
+        visitor.view, visitor.column, visitor.rows, visitor.chosen = None, None, [], None
         yield {status: status_line("Reading labels …", kind="busy"), body: gr.update(visible=False)}
         try:
             source = name.strip() if isinstance(name, str) else ""
@@ -57,6 +64,7 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             yield {status: status_line(str(error), kind="error")}
             return
         visitor.view = view
+        columns = find_columns(view)
         choices = [ALL_CLASSES, *(_choice(view, label) for label in np.flatnonzero(view.counts).tolist())]
         yield {
             status: status_line(_summary(view)),
@@ -64,7 +72,22 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             class_choice: gr.update(choices=choices, value=ALL_CLASSES),
             page: 1,
             counts: counts_html(view),
+            column_choice: gr.update(choices=list(columns), value=next(iter(columns), None), visible=len(columns) > 0),
         }
+
+    def show_histogram(visitor: Visitor, class_choice: Any, name: Any) -> str:
+        view = visitor.view
+        column = find_columns(view).get(name) if view is not None and isinstance(name, str) else None
+        if view is None or column is None:
+            return ""
+        found = visitor.column
+        if found is None or found.column != column:
+            try:
+                visitor.column = found = read_column(view, column)
+            except ValueError as error:
+                return status_line(str(error), kind="error")
+        label = _label(view, class_choice)
+        return histogram_html(found, label, view.class_names[label] if label is not None else "", view.num_rows)
 
     def show_page(visitor: Visitor, class_choice: Any, page: Any) -> dict[Any, Any]:
         visitor.rows, visitor.chosen = [], None
@@ -94,10 +117,16 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [status, gallery, *details.outputs]
     reading: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "reading", **quiet}
-    opened = start.click(open_dataset, [visitor, name], [status, body, class_choice, page, counts], **reading)
+    opened = start.click(
+        open_dataset, [visitor, name], [status, body, class_choice, page, counts, column_choice, histogram], **reading
+    )
+    counting = [visitor, class_choice, column_choice]
     opened.then(show_page, [visitor, class_choice, page], shown, **reading)
+    opened.then(show_histogram, counting, histogram, **reading)
     # another class begins at its first page
     class_choice.input(lambda: 1, None, page, **quiet).then(show_page, [visitor, class_choice, page], shown, **reading)
+    class_choice.input(show_histogram, counting, histogram, **reading)
+    column_choice.input(show_histogram, counting, histogram, **reading)
     page.submit(show_page, [visitor, class_choice, page], shown, **reading)
     page.blur(show_page, [visitor, class_choice, page], shown, **reading)
     chosen = gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)

@@ -26,7 +26,7 @@ class DatasetView:
         class_names: by label.
         counts: ``(C,)`` rows of each class among those counted.
         labels: of each counted file, ``(rows,)`` int32, -1 where a row has none.
-        columns: of the dataset, in order.
+        schema: of the first file.
         image_column, label_column: None where there is none.
         missing: what could not be found, for the visitor to read.
     """
@@ -37,7 +37,7 @@ class DatasetView:
     class_names: tuple[str, ...]
     counts: np.ndarray
     labels: tuple[np.ndarray, ...]
-    columns: tuple[str, ...]
+    schema: pa.Schema
     image_column: str | None
     label_column: str | None
     missing: tuple[str, ...] = ()
@@ -87,7 +87,7 @@ def read_view(source: ParquetFiles, report: Callable[[int, int], None] = lambda 
         tuple(names),
         counts,
         tuple(labels),
-        tuple(schema.names),
+        schema,
         image_column,
         label_column,
         tuple(missing),
@@ -105,7 +105,7 @@ def find_image_column(schema: pa.Schema) -> str | None:
 
 def find_label_column(schema: pa.Schema) -> str | None:
     """The ``ClassLabel`` column that ``datasets`` noted, else the first of ``LABEL_COLUMNS`` that holds labels."""
-    features = _features(schema)
+    features = noted_features(schema)
     for name in schema.names:
         feature = features.get(name)
         if isinstance(feature, dict) and feature.get("_type") == "ClassLabel":
@@ -120,7 +120,7 @@ def find_label_column(schema: pa.Schema) -> str | None:
 
 def feature_names(schema: pa.Schema, label_column: str | None) -> list[str]:
     """Class names that ``datasets`` noted for the column; empty where there are none."""
-    feature = _features(schema).get(label_column or "", {})
+    feature = noted_features(schema).get(label_column or "", {})
     names = feature.get("names") if isinstance(feature, dict) else None
     return [str(name) for name in names[:MAX_CLASSES]] if isinstance(names, list) else []
 
@@ -142,7 +142,8 @@ def _labels(column: pa.ChunkedArray, names: dict[str, int]) -> np.ndarray:
     return np.array([*codes, -1], dtype=np.int32)[indices]
 
 
-def _features(schema: pa.Schema) -> dict[str, Any]:
+def noted_features(schema: pa.Schema) -> dict[str, Any]:
+    """Features by column, as ``datasets`` noted them in the file; empty where it did not."""
     try:
         noted = json.loads((schema.metadata or {}).get(b"huggingface", b"{}"))
         features = noted["info"]["features"]

@@ -3,6 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Any
 
+from column_values import ColumnValues
 from dataset_rows import DatasetRow
 from dataset_view import DatasetView
 from sampler import Cancellation, DrawnSample
@@ -16,6 +17,7 @@ class Visitor:
     drawing: Cancellation = field(default_factory=Cancellation)
     measuring: Cancellation = field(default_factory=Cancellation)
     view: DatasetView | None = None
+    column: ColumnValues | None = None
     rows: list[DatasetRow] = field(default_factory=list)
     chosen: DrawnSample | DatasetRow | None = None
 
