@@ -39,15 +39,11 @@ def in_time() -> None:
 @pytest.fixture(scope="module")
 def address(tmp_path_factory) -> Iterator[str]:
     """A Space of the mini model, with a class list of a thousand and a small dataset, running by itself."""
-    from ubgen_pipeline import generate_dataset
-
     folder = tmp_path_factory.mktemp("space")
     names = ["star", "circle", HOSTILE, *(f"thing {number}" for number in range(997))]
     (folder / "classes.json").write_text(json.dumps(names))
-    annotated = {"annotations": ["mask", "box"]} if can_annotate() else {}
-    generate_dataset(
-        ["star", HOSTILE, "ring"], folder / "shapes", samples_per_class=9, num_inference_steps=2, **annotated
-    )
+    # before the Space starts: a folder is offered only if it is there
+    (folder / "shapes").mkdir()
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -65,6 +61,7 @@ def address(tmp_path_factory) -> Iterator[str]:
         )
     try:
         address = f"http://127.0.0.1:{port}"
+        draw_dataset(folder / "shapes")
         wait_until_served(address, server, folder / "log")
         yield address
     finally:
@@ -74,6 +71,13 @@ def address(tmp_path_factory) -> Iterator[str]:
         except subprocess.TimeoutExpired:
             server.kill()
     assert "Traceback" not in (folder / "log").read_text()
+
+
+def draw_dataset(folder: Path) -> None:
+    from ubgen_pipeline import generate_dataset
+
+    annotated = {"annotations": ["mask", "box"]} if can_annotate() else {}
+    generate_dataset(["star", HOSTILE, "ring"], folder, samples_per_class=9, num_inference_steps=2, **annotated)
 
 
 def wait_until_served(address: str, server: subprocess.Popen, log: Path) -> None:
