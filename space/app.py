@@ -37,6 +37,10 @@ THEME = gr.themes.Default(
     font=["system-ui", "sans-serif"],
     font_mono=["ui-monospace", "monospace"],
 )
+# a page that is left or reloaded gives up its open requests; the browser would call each an error
+HEAD = """<script>window.addEventListener("unhandledrejection", event => {
+  if (event.reason?.name === "AbortError") event.preventDefault();
+});</script>"""
 HEADER = """<header class="ub-header"><h1>ubgen</h1>
 <p>Class names in, a labelled image dataset with little bias out. Model: <b>{model}</b></p></header>"""
 
@@ -89,6 +93,7 @@ def launch_app(page: gr.Blocks, settings: SpaceSettings, **options: Any) -> Any:
             return page.launch(
                 theme=THEME,
                 css_paths=Path(__file__).with_name("style.css"),
+                head=HEAD,
                 footer_links=[],
                 ssr_mode=False,
                 share=False,

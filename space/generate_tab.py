@@ -86,7 +86,7 @@ def build_generate_tab(
         try:
             request = _checked(settings, classes, values)
         except ValueError as error:
-            yield {status: status_line(str(error), kind="error"), **buttons(False)}
+            yield {status: status_line(str(error), kind="error")}
             return
         cancellation = visitor.start_drawing()
         total, started = request.num_images, time.monotonic()
@@ -111,18 +111,20 @@ def build_generate_tab(
                     status: status_line(text, done, total, "busy"),
                     galleries[sample.variant]: gr.update(value=_items(visitor.samples[sample.variant])),
                 }
+                # where the model runs in a process of its own, it does not see the wish
+                if cancellation.is_asked:
+                    break
         except Exception as error:
-            yield {status: status_line(failure_text(error), kind="error"), **buttons(False)}
+            yield {status: status_line(failure_text(error), kind="error")}
             return
         text = f"{done} images of {request.class_name} in {time.monotonic() - started:.1f} s. Click one for details."
         if done < total:
             text = f"Stopped after {done} of {total} images."
-        yield {status: status_line(text), **buttons(False)}
+        yield {status: status_line(text)}
 
-    def cancel(visitor: Visitor) -> dict[Any, Any]:
+    def cancel(visitor: Visitor) -> Any:
         visitor.drawing.is_asked = True
-        done = sum(map(len, visitor.samples.values()))
-        return {status: status_line(f"Stopped after {done} images."), **buttons(False)}
+        return gr.update(interactive=False)
 
     def select(variant: str) -> Callable[..., dict[Any, Any]]:
         others = [gallery for name, gallery in galleries.items() if name != variant]
@@ -146,7 +148,9 @@ def build_generate_tab(
         api_visibility="private",
         trigger_mode="once",
     )
-    stop.click(cancel, visitor, [status, start, stop], cancels=running, queue=False, **quiet)
+    # not before it is over: until then the page ignores a click on the button
+    running.then(lambda: list(buttons(False).values()), None, [start, stop], queue=False, **quiet)
+    stop.click(cancel, visitor, stop, queue=False, **quiet)
     for variant, gallery in galleries.items():
         outputs = [*galleries.values(), *details.outputs]
         chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)

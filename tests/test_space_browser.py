@@ -23,7 +23,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 HOSTILE = "<svg onload=alert(1)>"
 # in seconds; CI says when the last test may start, see .ci/browser, and there a test has to end sooner
 LAST_START = float(os.environ.get("BROWSER_TEST_SECONDS", "inf"))
-TIMEOUT = 120 if "BROWSER_TEST_SECONDS" in os.environ else 300
+TIMEOUT = 120 if "BROWSER_TEST_SECONDS" in os.environ else 600
 PATIENCE = 0.8 * TIMEOUT
 STARTED = time.monotonic()
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(TIMEOUT, func_only=True)]
@@ -51,6 +51,7 @@ def address(tmp_path_factory) -> Iterator[str]:
         **os.environ,
         "UBGEN_CLASSES": str(folder / "classes.json"),
         "UBGEN_DATASETS": str(folder / "shapes"),
+        "UBGEN_MAX_STEPS": "12",
         "GRADIO_SERVER_PORT": str(port),
         "GRADIO_TEMP_DIR": str(folder / "gradio"),
     }
@@ -250,7 +251,7 @@ def test_the_keyboard_alone_is_enough(browser, address):
 
 def test_cancel_and_go_on(browser, address):
     with visit(browser, address) as page:
-        generate(page, samples=8, steps=50, wait=False)
+        generate(page, samples=8, steps=12, wait=False)
         page.wait_for_selector("#stop:not([disabled])")
         page.click("#stop")
         wait_for(page, "status", "Stopped after")
@@ -318,11 +319,17 @@ def test_browse_a_dataset(browser, address, width):
         open_tab(page, "Browse a dataset", "open")
         page.click("#open")
         wait_for(page, "browse-status", "27 rows, 3 classes. Page 1 of 2.")
+        wait_for(page, "histogram", "objects.score: ")
         page.wait_for_selector("#browse-gallery img >> nth=23")
         assert HOSTILE in page.inner_text("#counts") and page.inner_text("#counts").count("9") >= 3
         choose(page, "browse-class", "ring")
         wait_for(page, "browse-status", "Page 1 of 1.")
         page.wait_for_function("document.querySelectorAll('#browse-gallery img').length === 9")
+        wait_for(page, "histogram", "objects.score of ring: ")
+        choose(page, "browse-column", "prompt")
+        wait_for(page, "histogram", "prompt of ring: 9 values")
+        choose(page, "browse-column", "number of objects")
+        wait_for(page, "histogram", "number of objects of ring: 9 values")
         page.click("#browse-gallery button >> nth=2")
         wait_for(page, "browse-facts", "2 (ring)")
         assert page.input_value("#browse-command textarea") == "ubgen regenerate shapes --index 8"
