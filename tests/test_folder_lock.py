@@ -81,7 +81,7 @@ def test_the_commands_refuse_with_one_line(tmp_path, capsys):
         code = main(["--class-names", "a", "--samples-per-class", "1", "--output-dir", str(tmp_path)])
         assert code == 2 and "is writing; wait until it ends" in capsys.readouterr().err
         argv = ["--output_dir", str(tmp_path), "--dataset", "mini:8", "--use_cpu", "true"]
-        code = run_training(lambda config: tmp_path, SegmenterConfig, argv, prog="train", description="")
+        code = run_training(lambda config: tmp_path, SegmenterConfig, argv, prog="train", description="Train.")
         captured = capsys.readouterr()
         assert code == 2 and "is writing; wait until it ends" in captured.err and not captured.out
     assert contents(tmp_path) == []
