@@ -60,7 +60,7 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
             per_class = whole_number("Samples per class", per_class, 1, MAX_SAMPLES_PER_CLASS)
             seed = whole_number("Seed", seed, 0, MAX_SEED)
         except ValueError as error:
-            yield [status_line(str(error), kind="error"), gr.skip(), gr.skip(), gr.skip()]
+            yield [status_line(str(error), kind="error"), gr.skip(), *_buttons(False)]
             return
         cancellation = visitor.start_measuring()
         total = 10 * per_class * len(variants)
@@ -77,19 +77,17 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
                 guidance_scale=2.0,
             ):
                 text = f"Measuring: {progress.done} of {total} images"
-                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), gr.skip(), gr.skip()]
-                if cancellation.is_asked:
-                    break
+                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *_buttons(True)]
         except Exception as error:
-            yield [status_line(failure_text(error), kind="error"), gr.skip(), gr.skip(), gr.skip()]
+            yield [status_line(failure_text(error), kind="error"), gr.skip(), *_buttons(False)]
             return
         done = progress.done if progress else 0
         text = "Measured" if done == total else "Stopped"
-        yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), gr.skip(), gr.skip()]
+        yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *_buttons(False)]
 
-    def cancel(visitor: Visitor) -> Any:
+    def cancel(visitor: Visitor) -> list[Any]:
         visitor.measuring.is_asked = True
-        return gr.update(interactive=False)
+        return [status_line("Stopped."), *_buttons(False)]
 
     running = start.click(
         measure,
@@ -102,10 +100,15 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
         api_visibility="private",
         trigger_mode="once",
     )
-    quiet: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
-    # not before it is over: until then the page ignores a click on the button
-    running.then(lambda: _buttons(False), None, [start, stop], **quiet)
-    stop.click(cancel, visitor, stop, **quiet)
+    stop.click(
+        cancel,
+        visitor,
+        [status, start, stop],
+        cancels=running,
+        queue=False,
+        show_progress="hidden",
+        api_visibility="private",
+    )
 
 
 def _buttons(is_busy: bool) -> list[Any]:

@@ -86,7 +86,7 @@ def build_generate_tab(
         try:
             request = _checked(settings, classes, values)
         except ValueError as error:
-            yield {status: status_line(str(error), kind="error")}
+            yield {status: status_line(str(error), kind="error"), **buttons(False)}
             return
         cancellation = visitor.start_drawing()
         total, started = request.num_images, time.monotonic()
@@ -115,16 +115,17 @@ def build_generate_tab(
                 if cancellation.is_asked:
                     break
         except Exception as error:
-            yield {status: status_line(failure_text(error), kind="error")}
+            yield {status: status_line(failure_text(error), kind="error"), **buttons(False)}
             return
         text = f"{done} images of {request.class_name} in {time.monotonic() - started:.1f} s. Click one for details."
         if done < total:
             text = f"Stopped after {done} of {total} images."
-        yield {status: status_line(text)}
+        yield {status: status_line(text), **buttons(False)}
 
-    def cancel(visitor: Visitor) -> Any:
+    def cancel(visitor: Visitor) -> dict[Any, Any]:
         visitor.drawing.is_asked = True
-        return gr.update(interactive=False)
+        done = sum(map(len, visitor.samples.values()))
+        return {status: status_line(f"Stopped after {done} images."), **buttons(False)}
 
     def select(variant: str) -> Callable[..., dict[Any, Any]]:
         others = [gallery for name, gallery in galleries.items() if name != variant]
@@ -146,11 +147,10 @@ def build_generate_tab(
         show_progress="minimal",
         show_progress_on=status,
         api_visibility="private",
-        trigger_mode="once",
+        # "once" would lose a click that follows a stop before the page knows that the request is over
+        trigger_mode="multiple",
     )
-    # not before it is over: until then the page ignores a click on the button
-    running.then(lambda: list(buttons(False).values()), None, [start, stop], queue=False, **quiet)
-    stop.click(cancel, visitor, stop, queue=False, **quiet)
+    stop.click(cancel, visitor, [status, start, stop], cancels=running, queue=False, **quiet)
     for variant, gallery in galleries.items():
         outputs = [*galleries.values(), *details.outputs]
         chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
