@@ -56,7 +56,7 @@ def pack_wheel() -> Wheel:
             ("METADATA", metadata),
             ("WHEEL", f"Wheel-Version: 1.0\nGenerator: ubgen\nRoot-Is-Purelib: true\nTag: {_TAG}\n"),
             ("entry_points.txt", ubgen.read_text("entry_points.txt") or ""),
-            ("licenses/LICENSE", ubgen.read_text("licenses/LICENSE") or ""),
+            ("licenses/LICENSE", ubgen.read_text("licenses/LICENSE") or _clone_license()),
         )
         if text
     }
@@ -80,6 +80,12 @@ def _folders() -> Iterator[tuple[Path, str]]:
             raise ValueError(f"{package} is missing from the installed ubgen; install it again with pip.")
         yield Path(spec.origin).resolve().parent, package
     yield _space_folder(), SPACE
+
+
+def _clone_license() -> str:
+    """The text beside the packages: metadata that setuptools leaves in a clone holds no licence."""
+    file = Path(__file__).resolve().parents[1] / "LICENSE"
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
 
 
 def _space_folder() -> Path:
