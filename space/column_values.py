@@ -14,6 +14,8 @@ MAX_READ_ROWS = 500_000
 MAX_READ_BYTES = 16 * 2**20
 # each row's own, or what the label says already
 UNCOUNTED_COLUMNS = ("index", "seed", "class_name", "filename", "source_index")
+# mostly the same in all rows
+SETTING_COLUMNS = ("guidance_scale", "num_inference_steps")
 MISSING = "missing"
 
 
@@ -54,13 +56,16 @@ class ColumnValues:
 
 
 def find_columns(view: DatasetView) -> dict[str, Column]:
-    """The columns that can be counted by name: scores first, then numbers and truth values, then texts."""
+    """The columns that can be counted by name: scores first, then numbers and truth values, then texts.
+
+    The settings of the generation are behind the other numbers.
+    """
     features, found = noted_features(view.schema), []
     for item in view.schema:
         if item.name != view.label_column and item.name not in UNCOUNTED_COLUMNS:
             found += _columns(item.name, item.type, features.get(item.name))
-    ranks = {"float": 0, "number": 1, "length": 2, "text": 3}
-    found.sort(key=lambda pair: ranks[pair[0]])
+    ranks = {"float": 0, "number": 1, "length": 2, "text": 4}
+    found.sort(key=lambda pair: 3 if pair[1].name in SETTING_COLUMNS else ranks[pair[0]])
     return {column.name: column for _, column in found}
 
 
