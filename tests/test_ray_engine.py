@@ -39,8 +39,11 @@ def test_a_killed_workers_shard_is_drawn_again_to_the_same_bytes(random_mini_mod
     command = [sys.executable, "-m", "ubgen_pipeline.generate_dataset"]
     command += _arguments(random_mini_model, tmp_path / "two", "--engine", "ray", "--num-workers", "2")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
-    os.kill(_worker_at_work(tmp_path / "two", time.monotonic() + 90), signal.SIGKILL)
-    _, error = process.communicate(timeout=120)
+    try:
+        os.kill(_worker_at_work(tmp_path / "two", time.monotonic() + 240), signal.SIGKILL)
+        _, error = process.communicate(timeout=120)
+    finally:
+        process.kill()
     assert process.returncode == 0, error
     assert "was lost; another takes over" in error
     assert _hashes(tmp_path / "two") == _hashes(tmp_path / "one")
