@@ -13,9 +13,9 @@ from datasets import DatasetInfo, Features
 from datasets.info import DatasetInfosDict
 from datasets.splits import SplitDict, SplitInfo
 from huggingface_hub import DatasetCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_block, markdown_code, markdown_text, public_source, without_tokens
+from .card_templates import card_template
+from .card_text import is_hub_id, markdown_block, public_source, without_tokens
 
 TEMPLATE = "dataset_card.md.jinja"
 # the Hub's own categories, by the largest count of rows that each takes
@@ -171,18 +171,8 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
 
 def render_dataset_card(facts: DatasetFacts) -> str:
     """The card's Markdown, metadata first."""
-    environment = Environment(
-        loader=PackageLoader("ubgen_hub_cards", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # the output is Markdown; every value that is not ours passes the filter
-        autoescape=False,
-    )
-    environment.filters |= {"text": markdown_text, "code": markdown_code}
     notes = {**COLUMN_NOTES, **facts.column_notes}
-    body = environment.get_template(TEMPLATE).render(
+    body = card_template(TEMPLATE).render(
         facts=facts,
         columns={name: notes.get(name, f"see ubgen's documentation; {kind}") for name, kind in _kinds(facts.features)},
         classes=list(zip(facts.class_names, facts.counts, strict=True)),

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_code, markdown_text, public_source, python_literal, without_tokens
+from .card_templates import card_template
+from .card_text import is_hub_id, public_source, python_literal, without_tokens
 
 CARD_FILE = "README.md"
 TEMPLATE = "model_card.md.jinja"
@@ -116,17 +116,7 @@ def render_model_card(facts: ModelFacts) -> str:
     for grid in facts.grids:
         if Path(grid).is_absolute() or ".." in Path(grid).parts or not all(c.isalnum() or c in "/_.-" for c in grid):
             raise ValueError(f"grids holds {grid!r}; give plain paths relative to the card's folder.")
-    environment = Environment(
-        loader=PackageLoader("ubgen_hub_cards", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # the output is Markdown; every value that is not ours passes one of the filters
-        autoescape=False,
-    )
-    environment.filters |= {"text": markdown_text, "code": markdown_code, "literal": python_literal, "figure": _figure}
-    card = environment.get_template(TEMPLATE).render(
+    card = card_template(TEMPLATE, literal=python_literal, figure=_figure).render(
         facts=facts,
         metadata=model_metadata(facts).to_yaml(),
         base_model=public_source(facts.base_model),

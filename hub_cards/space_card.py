@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from huggingface_hub import SpaceCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
-from .card_text import is_hub_id, markdown_code, markdown_text, without_tokens
+from .card_templates import card_template
+from .card_text import is_hub_id, without_tokens
 
 TEMPLATE = "space_card.md.jinja"
 SDK = "gradio"
@@ -89,16 +89,6 @@ def space_metadata(facts: SpaceFacts) -> SpaceCardData:
 
 def render_space_card(facts: SpaceFacts) -> str:
     """The card's Markdown, metadata first."""
-    environment = Environment(
-        loader=PackageLoader("ubgen_hub_cards", "."),
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        keep_trailing_newline=True,
-        # the output is Markdown; every value that is not ours passes the filter
-        autoescape=False,
-    )
-    environment.filters |= {"text": markdown_text, "code": markdown_code}
     values = {name: value for name, value in facts.variables.items() if name in VARIABLES and value}
-    body = environment.get_template(TEMPLATE).render(facts=facts, variables=VARIABLES, values=values)
+    body = card_template(TEMPLATE).render(facts=facts, variables=VARIABLES, values=values)
     return f"---\n{space_metadata(facts).to_yaml().strip()}\n---\n\n{without_tokens(body)}"
