@@ -137,6 +137,19 @@ def visit(browser, address: str, width: str = "desktop"):
 def wait_until_ready(page) -> None:
     """The button can be pressed once the page listens and has taken back what it kept."""
     page.wait_for_selector("#generate:not([disabled])")
+    wait_until_still(page)
+
+
+def wait_until_still(page) -> None:
+    """Until nothing on the page changes any more: a field that is still being drawn forgets what is typed into it."""
+    page.evaluate(
+        """() => new Promise(still => {
+            const done = () => { watch.disconnect(); still(); };
+            let timer = setTimeout(done, 500);
+            const watch = new MutationObserver(() => { clearTimeout(timer); timer = setTimeout(done, 500); });
+            watch.observe(document, {subtree: true, childList: true, attributes: true});
+        })"""
+    )
 
 
 def is_elsewhere(url: str, address: str) -> bool:
@@ -146,6 +159,7 @@ def is_elsewhere(url: str, address: str) -> bool:
 def open_tab(page, name: str, elem_id: str) -> None:
     page.get_by_role("tab", name=name).click()
     page.wait_for_selector(f"#{elem_id}")
+    wait_until_still(page)
 
 
 def set_number(page, elem_id: str, value: float) -> None:
