@@ -73,7 +73,7 @@ class EvidenceSettings:
     num_inference_steps: int = field_help("denoising steps of the images", 10)
     guidance_scale: float = field_help("classifier-free guidance of the images", 1.0)
     dtype: str = field_help(
-        "precision in which images are drawn; bfloat16 is float32 on a CPU without instructions for it",
+        "precision of tuning and drawing; bfloat16 is float32 on a CPU without instructions for it",
         "bfloat16",
     )
     num_scenes: int = field_help("rendered scenes of each test set", 2000)
@@ -156,7 +156,8 @@ def plan(settings: EvidenceSettings) -> list[Run]:
     }
     recipe = Recipe(
         Path(settings.output_dir).resolve(),
-        read_config(settings.training_config, settings.set or ()),
+        # in 16 bits where images are drawn in them
+        {"bf16": settings.image_dtype == "bfloat16"} | read_config(settings.training_config, settings.set or ()),
         read_config(settings.backbone_config, settings.set_backbone or ()),
         settings.samples_per_class,
         settings.num_inference_steps,

@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from evidence_plan import FULL_LOSS, VARIETY_ARM, ablation
+
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
     "base": "the generator as it is",
@@ -14,10 +16,6 @@ ARM_MEANINGS = {
     "no_q": "tuned without L_q, the quality",
     "weak_clip": "tuned with a weaker CLIP",
 }
-
-
-# how an arm is called in tables and plots, where not by its own name
-ARM_LABELS = {"ubgen_variety": "ubgen + variety"}
 
 
 class Figure(NamedTuple):
@@ -81,7 +79,21 @@ def values_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float
 
 def arm_label(arm: str) -> str:
     """What tables and plots call an arm."""
-    return ARM_LABELS.get(arm, arm)
+    if arm == VARIETY_ARM:
+        return "ubgen + variety"
+    return f"{ablation(arm)} + variety" if FULL_LOSS.get(arm) == VARIETY_ARM else arm
+
+
+def arm_meaning(arm: str) -> str:
+    """What the arm is, in Markdown."""
+    if FULL_LOSS.get(arm) == VARIETY_ARM:
+        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `class_variety`"
+    return ARM_MEANINGS[arm]
+
+
+def ablations_of(results: Mapping[str, Any], full: str) -> list[str]:
+    """The arms there that leave something out of the loss of the arm ``full``."""
+    return [arm for arm in arms_of(results) if FULL_LOSS.get(arm) == full]
 
 
 def arms_of(results: Mapping[str, Any]) -> list[str]:

@@ -13,12 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from evidence_figures import (
-    ARM_MEANINGS,
     BACKBONE_FIGURES,
     IMAGE_FIGURES,
     Figure,
+    ablations_of,
     all_figures,
     arm_label,
+    arm_meaning,
     arms_of,
     transfer_figures,
     values_of,
@@ -62,19 +63,20 @@ def tests_table(results: Mapping[str, Any], first: str, second: str, figures: Se
     return _table(["", "difference", "95% interval", "t-test p", "Wilcoxon p", "seeds better"], rows)
 
 
-def ablations_tables(results: Mapping[str, Any]) -> str:
-    """What each ablation changes against the full loss: transfer with all of its test, the rest with its p value."""
+def ablations_tables(results: Mapping[str, Any], full: str = "ubgen") -> str:
+    """What each ablation changes against the arm ``full``: transfer with all of its test, the rest with p alone."""
     first, *others = _ablation_figures(results)
     tested, brief = [], []
-    for arm in _ablations(results):
-        tests = {figure: compare(results, arm, "ubgen", figure.key) for figure in (first, *others)}
+    for arm in ablations_of(results, full):
+        tests = {figure: compare(results, arm, full, figure.key) for figure in (first, *others)}
         if tests[first] is not None:
-            tested.append([arm, *_test_cells(tests[first], first)])
+            tested.append([arm_label(arm), *_test_cells(tests[first], first)])
         cells = [_brief_test(test, figure) for figure, test in tests.items()]
-        brief.append([arm, *cells[1:]])
+        brief.append([arm_label(arm), *cells[1:]])
     head = [f"{figure.label} {'↑' if figure.sign > 0 else '↓'}" for figure in (first, *others)]
-    columns = ["arm - ubgen", "95% interval", "t-test p", "Wilcoxon p", "seeds better"]
-    return f"{_table([head[0], *columns], tested)}\n\n{_table(['arm - ubgen', *head[1:]], brief)}"
+    less = f"less {arm_label(full)}"
+    columns = [less, "95% interval", "t-test p", "Wilcoxon p", "seeds better"]
+    return f"{_table([head[0], *columns], tested)}\n\n{_table([less, *head[1:]], brief)}"
 
 
 def _brief_test(test: PairedTest | None, figure: Figure) -> str:
@@ -90,14 +92,16 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
         ("ubgen", "base", [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0]]),
         ("ubgen", "real", transfer_figures(results)[:1]),
     ]
-    claims += [("ubgen", arm, transfer_figures(results)[:1]) for arm in _ablations(results)]
+    claims += [("ubgen", arm, transfer_figures(results)[:1]) for arm in ablations_of(results, "ubgen")]
     return _verdicts(results, claims)
 
 
 def variety_verdicts(results: Mapping[str, Any]) -> list[str]:
-    """As :func:`verdicts`, of the reward that is not the paper's: against the base generator and the full loss."""
+    """As :func:`verdicts`, of the reward that is not the paper's: against the base generator and the other losses."""
     figures = [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0], *IMAGE_FIGURES[:5]]
-    return _verdicts(results, [(VARIETY_ARM, other, figures) for other in ("base", "ubgen")])
+    claims = [(VARIETY_ARM, other, figures) for other in ("base", "ubgen")]
+    claims += [(VARIETY_ARM, arm, transfer_figures(results)[:1]) for arm in ablations_of(results, VARIETY_ARM)]
+    return _verdicts(results, claims)
 
 
 def _verdicts(results: Mapping[str, Any], claims: Sequence[tuple[str, str, Sequence[Figure]]]) -> list[str]:
@@ -119,7 +123,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
         f"{10 * settings['samples_per_class']:,} images for each arm and seed, {settings['num_inference_steps']} "
         f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
         f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
-        "\n".join(f"- **{arm_label(arm)}**: {ARM_MEANINGS[arm]}" for arm in arms),
+        "\n".join(f"- **{arm_label(arm)}**: {arm_meaning(arm)}" for arm in arms),
         _precision_text(settings),
     ]
     if VARIETY_ARM in arms:
@@ -145,8 +149,9 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
                 f"### ubgen + variety (not the paper's) against {other}, paired by seed",
                 tests_table(results, VARIETY_ARM, other, all_figures(results)),
             ]
-    if _ablations(results) and "ubgen" in arms:
-        parts += ["### Each ablation against the full loss, paired by seed", ablations_tables(results)]
+    for full, name in (("ubgen", "the full loss"), (VARIETY_ARM, "ubgen + variety")):
+        if ablations_of(results, full) and full in arms:
+            parts += [f"### Each ablation against {name}, paired by seed", ablations_tables(results, full)]
     found, own = verdicts(results), variety_verdicts(results)
     if found or own:
         note = (
@@ -208,10 +213,6 @@ _BIAS_KEYS = ("texture inclination", "context average", "background gap")
 
 def _ablation_figures(results: Mapping[str, Any]) -> list[Figure]:
     return [*transfer_figures(results), BACKBONE_FIGURES[0], *_bias_figures(), IMAGE_FIGURES[0], IMAGE_FIGURES[1]]
-
-
-def _ablations(results: Mapping[str, Any]) -> list[str]:
-    return [arm for arm in arms_of(results) if arm not in ("real", "base", "ubgen", VARIETY_ARM)]
 
 
 def _verdict(first: str, second: str, figure: Figure, test: PairedTest) -> str:

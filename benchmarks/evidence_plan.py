@@ -22,7 +22,11 @@ from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "backbone": 1, "measures": 1}
 UNTUNED_ARMS = ("real", "base")
 VARIETY_ARM = "ubgen_variety"
-TUNED_ARMS = ("ubgen", VARIETY_ARM, "no_en", "no_in", "no_q", "weak_clip")
+_ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
+_VARIETY_PREFIX = "variety_"
+# every ablation, and the arm with the full loss that it leaves something out of
+FULL_LOSS = dict.fromkeys(_ABLATIONS, "ubgen") | {_VARIETY_PREFIX + arm: VARIETY_ARM for arm in _ABLATIONS}
+TUNED_ARMS = ("ubgen", VARIETY_ARM, *FULL_LOSS)
 ARMS = UNTUNED_ARMS + TUNED_ARMS
 # the reward whose weight an ablation sets to 0
 _WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality"}
@@ -118,7 +122,7 @@ def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
     if arm in TUNED_ARMS:
         config = training_settings(recipe.training, arm, recipe.variety_weight) | {"seed": seed}
         clip = {}
-        if arm == "weak_clip":
+        if ablation(arm) == "weak_clip":
             clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
         inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, clip)
         images |= {"lora_step": recipe.lora_step}
@@ -129,36 +133,43 @@ def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
     return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
 
 
+def ablation(arm: str) -> str | None:
+    """What the arm leaves out of its full loss, by the name that the paper's ablation of it has; None: nothing."""
+    return arm.removeprefix(_VARIETY_PREFIX) if arm in FULL_LOSS else None
+
+
 def training_settings(config: Mapping[str, Any], arm: str, variety_weight: float) -> dict[str, Any]:
     """The settings of ``train_ubgen.py`` for an arm.
 
     ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
-    ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds a reward to the full loss that is not the paper's.
+    ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds a reward to the full loss that is not the paper's,
+    and ``variety_no_en`` and the like leave the same out of that.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
-    config = dict(config)
-    if arm == "no_en":
+    config, left_out = dict(config), ablation(arm)
+    if left_out == "no_en":
         config["adversarial_weight"] = 0.0
-    if arm == "weak_clip":
+    if left_out == "weak_clip":
         config["clip_model"] = f"mini:{CLIP_FOLDER}"
     names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
-    if arm == VARIETY_ARM:
+    if left_out in _WITHOUT_REWARD:
+        without = _WITHOUT_REWARD[left_out]
+        if without not in names or len(names) != len(weights):
+            raise ValueError(
+                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} "
+                f"and reward_weights {weights}; name it there, with one weight for each reward."
+            )
+        weights = [0.0 if name == without else weight for name, weight in zip(names, weights)]
+        config["reward_weights"] = weights
+    if VARIETY_ARM in (arm, FULL_LOSS.get(arm)):
         if VARIETY_REWARD in names or len(names) != len(weights):
             raise ValueError(
                 f"arm {arm} adds the reward {VARIETY_REWARD!r}, but the training settings have reward_funcs {names} "
                 f"and reward_weights {weights}; leave it out there, and give one weight for each reward."
             )
         config["reward_funcs"], config["reward_weights"] = [*names, VARIETY_REWARD], [*weights, variety_weight]
-    if arm in _WITHOUT_REWARD:
-        without = _WITHOUT_REWARD[arm]
-        if without not in names or len(names) != len(weights):
-            raise ValueError(
-                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} "
-                f"and reward_weights {weights}; name it there, with one weight for each reward."
-            )
-        config["reward_weights"] = [0.0 if name == without else weight for name, weight in zip(names, weights)]
     return config
 
 

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from evidence_figures import arm_label, arms_of, transfer_key, values_of
+from evidence_plan import FULL_LOSS, VARIETY_ARM, ablation
 from evidence_statistics import mean_error
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
@@ -68,7 +69,8 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
             there,
             [100 * one.mean for one in means],
             yerr=[100 * _finite(one.standard_error) for one in means],
-            color=COLOURS[arm],
+            color=_colour(arm),
+            linestyle=_line(arm),
             marker="o",
             markersize=5,
             linewidth=1.8,
@@ -84,7 +86,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
             arm_label(arm),
             (max(shares), ends[arm]),
             xytext=(max(shares) * 1.08, place),
-            color=COLOURS[arm],
+            color=_colour(arm),
             va="center",
             fontweight="bold",
             annotation_clip=False,
@@ -111,9 +113,9 @@ def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
             if not values:
                 continue
             found = mean_error(values)
-            axes.scatter(values, [row] * len(values), s=16, color=COLOURS[arm], alpha=0.35, linewidths=0)
+            axes.scatter(values, [row] * len(values), s=16, color=_colour(arm), alpha=0.35, linewidths=0)
             error = _finite(found.standard_error)
-            axes.errorbar(found.mean, row, xerr=error, color=COLOURS[arm], marker="o", markersize=6, capsize=3)
+            axes.errorbar(found.mean, row, xerr=error, color=_colour(arm), marker="o", markersize=6, capsize=3)
             text = f"{found.mean:.1f}" if scale > 1 else f"{found.mean:.2f}"
             axes.annotate(text, (found.mean, row), xytext=(0, 7), textcoords="offset points", ha="center", fontsize=9)
         axes.set_title(title, loc="left")
@@ -123,11 +125,20 @@ def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
         axes.tick_params(axis="y", length=0)
     all_axes[0].set_yticks(range(len(arms)), [arm_label(arm) for arm in arms])
     for label, arm in zip(all_axes[0].get_yticklabels(), arms):
-        label.set_color(COLOURS[arm])
+        label.set_color(_colour(arm))
         label.set_fontweight("bold")
     figure.tight_layout()
     figure.savefig(file)
     pyplot.close(figure)
+
+
+def _colour(arm: str) -> str:
+    """An ablation of ubgen + variety has the colour of the same ablation of the paper's loss, and dashed lines."""
+    return COLOURS[ablation(arm) or arm]
+
+
+def _line(arm: str) -> str:
+    return "--" if FULL_LOSS.get(arm) == VARIETY_ARM else "-"
 
 
 def _values(results: Mapping[str, Any], arm: str, key: str) -> list[float]:
