@@ -10,12 +10,15 @@ process of its own for each arm. The second command builds its models with rando
 network, and takes 16 bits on a GPU.
 """
 
+import itertools
 import json
+import os
 import statistics
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -36,7 +39,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     print(machine_line(device))
     limit, copying = product_rate(device, dtype, settings.read_clock), copy_rate(device)
     print(f"limits: matrix product {limit / 1e12:.3f} TFLOP/s in {settings.dtype}, copy {copying / 1e9:.1f} GB/s")
-    peaks = {arm: measure_peaks(settings, arm, scratch) for arm in ARMS} if settings.memory else {}
+    peaks = measure_peaks(settings, scratch) if settings.memory else {}
     arms = Arms(settings, ARMS, scratch)
     seconds: dict[tuple[str, str], list[float]] = {}
     cosines: dict[str, list[float]] = {}
@@ -109,20 +112,26 @@ def operations(plan: GradientPlan, parts: tuple[float, float], settings: Benchma
     return settings.batch_size * ((calls + len(plan.steps)) * rows * parts[0] + 2 * parts[1])
 
 
-def measure_peaks(settings: BenchmarkSettings, arm: str, scratch: Path) -> dict[str, int]:
-    """Peak bytes of one arm for each strategy, in processes of their own."""
+def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[str, int]]:
+    """Peak bytes of each arm for each strategy, in processes of their own; small ones at the same time."""
     # a GPU's allocator starts afresh for each strategy; what a CPU's once took it may keep
-    together = str(settings.device).startswith("cuda")
-    groups = [settings.strategies] if together else [[name] for name in settings.strategies]
-    peaks: dict[str, int] = {}
-    for group in groups:
-        file = scratch / f"peaks-{arm}.json"
-        worker = replace(settings, strategies=group, repeats=1, worker=f"{arm} {file}")
-        command = [sys.executable, __file__, *flags_of(worker)]
-        if subprocess.run(command).returncode != 0:
-            raise RuntimeError(f"measuring the memory of {arm} failed; its own message stands above.")
-        peaks |= json.loads(file.read_text())
+    on_gpu = str(settings.device).startswith("cuda")
+    groups = [settings.strategies] if on_gpu else [[name] for name in settings.strategies]
+    tasks = list(itertools.product(ARMS, groups))
+    with ThreadPoolExecutor(os.cpu_count() if settings.model == "mini" and not on_gpu else 1) as pool:
+        found = pool.map(lambda task: _peaks_of(settings, *task, scratch), tasks)
+        peaks: dict[str, dict[str, int]] = {arm: {} for arm in ARMS}
+        for (arm, _), values in zip(tasks, found):
+            peaks[arm] |= values
     return peaks
+
+
+def _peaks_of(settings: BenchmarkSettings, arm: str, strategies: list[str], scratch: Path) -> dict[str, int]:
+    file = scratch / f"peaks-{arm}-{strategies[0]}.json"
+    worker = replace(settings, strategies=strategies, repeats=1, worker=f"{arm} {file}")
+    if subprocess.run([sys.executable, __file__, *flags_of(worker)]).returncode != 0:
+        raise RuntimeError(f"measuring the memory of {arm} failed; its own message stands above.")
+    return json.loads(file.read_text())
 
 
 def work(settings: BenchmarkSettings, scratch: Path) -> None:
