@@ -66,7 +66,7 @@ class EvidenceSettings:
     backbone_config: str = field_help("settings of train_backbone.py", str(CONFIGS / "mini_backbone.yaml"))
     set_backbone: list[str] | None = field_help("settings of train_backbone.py that differ, each name=value", None)
     variety_weight: float = field_help(
-        "weight of class_variety in the arm ubgen_variety, which is not the paper's", 0.25
+        "weight of class_variety in the arm ubgen_variety, which is not the paper's", 0.5
     )
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)

@@ -118,12 +118,12 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
     with_variety = {"reward_funcs": ["clip_alignment", "quality", "class_variety"]}
     assert differing == {
         "ubgen": {},
-        "ubgen_variety": with_variety | {"reward_weights": [alignment, quality, 0.25]},
-        "variety_no_en": with_variety | {"reward_weights": [alignment, quality, 0.25], "adversarial_weight": 0.0},
-        "variety_no_in": with_variety | {"reward_weights": [0.0, quality, 0.25]},
+        "ubgen_variety": with_variety | {"reward_weights": [alignment, quality, 0.5]},
+        "variety_no_en": with_variety | {"reward_weights": [alignment, quality, 0.5], "adversarial_weight": 0.0},
+        "variety_no_in": with_variety | {"reward_weights": [0.0, quality, 0.5]},
         "variety_no_q": with_variety | {"reward_weights": [alignment, 0.0, 0.25]},
         "variety_weak_clip": with_variety
-        | {"reward_weights": [alignment, quality, 0.25], "clip_model": "mini:{clip}"},
+        | {"reward_weights": [alignment, quality, 0.5], "clip_model": "mini:{clip}"},
         "no_en": {"adversarial_weight": 0.0},
         "no_in": {"reward_weights": [0.0, quality]},
         "no_q": {"reward_weights": [alignment, 0.0]},
