@@ -28,7 +28,9 @@ NUM_EXAMPLES = 3
 class CheckNamesSettings:
     """Settings of ``ubgen check-names DIR``."""
 
-    clip_model: str = field_help("mini, or a CLIP of transformers: its folder or Hub id", "mini")
+    clip_model: str = field_help(
+        "mini, a CLIP or SigLIP of transformers (folder or Hub id), or open_clip:ARCHITECTURE/PRETRAINED", "mini"
+    )
     max_p_value: float = field_help("how unlikely the split must be in a Gaussian of the same covariance", 0.05)
     min_share: float = field_help("least share of the smaller group", 0.2)
     batch_size: int = field_help("images encoded together", 64)
@@ -92,51 +94,23 @@ def check_names(dataset_dir: str | Path, settings: CheckNamesSettings) -> list[d
 
 
 def load_image_encoder(name: str, device: str = "cpu") -> Callable[[Sequence[Image.Image]], np.ndarray]:
-    """A function from B images to CLIP features ``(B, F)`` float32.
+    """A function from B RGB images to CLIP features ``(B, F)`` float32.
 
     Raises:
         ValueError: the CLIP cannot be loaded.
     """
-    try:
-        if name == "mini":
-            return _mini_encoder(device)
-        import torch
-        from transformers import AutoImageProcessor, AutoModel
-
-        model: Any = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True).eval().to(device)
-        processor = AutoImageProcessor.from_pretrained(name)
-        if not hasattr(model, "get_image_features"):
-            raise ValueError(f"{type(model).__name__} is no CLIP")
-    except (OSError, ValueError, KeyError) as error:
-        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(
-            f"clip_model is {name!r}, which could not be loaded ({first_line}); give 'mini', or a transformers CLIP"
-            " such as 'openai/clip-vit-large-patch14'."
-        ) from error
-
-    @torch.no_grad()
-    def encode(images: Sequence[Image.Image]) -> np.ndarray:
-        inputs = processor(images=list(images), return_tensors="pt").to(device)
-        output = model.get_image_features(**inputs)
-        return getattr(output, "pooler_output", output).float().cpu().numpy()
-
-    return encode
-
-
-def _mini_encoder(device: str) -> Callable[[Sequence[Image.Image]], np.ndarray]:
     import torch
 
-    from ubgen_pipeline.mini.clip import IMAGE_MEAN, IMAGE_STD, load_mini_clip
+    from ubgen_pipeline.clip_encoders import load_clip_encoder, picture_pixels
 
-    model, _ = load_mini_clip()
-    model.to(device)
+    encoder = load_clip_encoder(name).to(device)
 
     @torch.no_grad()
     def encode(images: Sequence[Image.Image]) -> np.ndarray:
-        arrays = np.stack([np.asarray(image.resize((64, 64), Image.Resampling.BICUBIC)) for image in images])
-        pixels = (arrays / 255 - np.array(IMAGE_MEAN)) / np.array(IMAGE_STD)
-        tensor = torch.from_numpy(pixels).float().permute(0, 3, 1, 2).to(device)
-        return model.encode_image(tensor).float().cpu().numpy()
+        pixels = [picture_pixels(image).to(device) for image in images]
+        # images of several sizes do not stack
+        batches = [torch.cat(pixels)] if len({image.size for image in images}) == 1 else pixels
+        return torch.cat([encoder.encode_images(batch).float() for batch in batches]).cpu().numpy()
 
     return encode
 

@@ -122,8 +122,7 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
         "variety_no_en": with_variety | {"reward_weights": [alignment, quality, 0.5], "adversarial_weight": 0.0},
         "variety_no_in": with_variety | {"reward_weights": [0.0, quality, 0.5]},
         "variety_no_q": with_variety | {"reward_weights": [alignment, 0.0, 0.25]},
-        "variety_weak_clip": with_variety
-        | {"reward_weights": [alignment, quality, 0.5], "clip_model": "mini:{clip}"},
+        "variety_weak_clip": with_variety | {"reward_weights": [alignment, quality, 0.5], "clip_model": "mini:{clip}"},
         "no_en": {"adversarial_weight": 0.0},
         "no_in": {"reward_weights": [0.0, quality]},
         "no_q": {"reward_weights": [alignment, 0.0]},
@@ -271,7 +270,9 @@ def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
     assert "- **Holds.** transfer, 100% (1000 images): ubgen is 5.2 points higher than base, p < 0.001." in text
     assert "- **Not shown.** texture inclination, TI: ubgen is 0.2 points higher than base, p =" in text
     assert "- **Does not hold.** background gap, BG-gap: ubgen is 3.2 points higher than base, p < 0.001." in text
-    assert "| transfer, 100% (1000 images) ↑ | 52.0 ± 0.7 | 57.2 ± 0.8 | 52.0 ± 0.7 | 52.0 ± 0.7 | 49.8 ± 0.6 |" in text
+    assert (
+        "| transfer, 100% (1000 images) ↑ | 52.0 ± 0.7 | 57.2 ± 0.8 | 52.0 ± 0.7 | 52.0 ± 0.7 | 49.8 ± 0.6 |" in text
+    )
     assert "p = 0.0625" in text
 
 
@@ -284,7 +285,9 @@ def test_what_is_not_the_papers_is_said_to_be_ours(evidence, results):
         fact = f"background entropy, bits: ubgen + variety is 1.020 higher than {other}, p < 0.001."
         assert f"- **Holds.** {fact}" in own
     assert "transfer, 100% (1000 images): ubgen + variety is 5.2 points lower than ubgen" in own
-    assert "- **Holds.** transfer, 100% (1000 images): ubgen + variety is 2.2 points higher than no_en + variety" in own
+    assert (
+        "- **Holds.** transfer, 100% (1000 images): ubgen + variety is 2.2 points higher than no_en + variety" in own
+    )
     # an ablation takes something away from its own full loss and from no other
     for heading, rows in (("the full loss", ["| no_en |"] * 2), ("ubgen + variety", ["| no_en + variety |"] * 2)):
         section = text.split(f"### Each ablation against {heading}, paired by seed")[1].split("\n###")[0]

@@ -3,7 +3,9 @@
 import json
 
 import numpy as np
+import PIL.Image
 import pytest
+import torch
 from datasets import ClassLabel, Features, Image, Value
 from scene_dataset import png
 
@@ -77,12 +79,26 @@ def test_labels_that_split_come_clearest_first_and_small_groups_do_not_count():
         (lambda: split_classes(np.ones((9, 3)), np.ones(8)), "labels"),
         (lambda: split_labels({}, min_share=0.6), "min_share is 0.6"),
         (lambda: split_labels({}, max_p_value=0), "max_p_value is 0"),
-        (lambda: load_image_encoder("/nonexistent"), "clip_model is '/nonexistent'"),
+        (lambda: load_image_encoder("/nonexistent"), "clip_model '/nonexistent' cannot be loaded"),
     ],
 )
 def test_bad_input(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+def test_images_are_encoded_as_the_other_commands_encode_them_whatever_their_sizes():
+    from ubgen_pipeline.clip_encoders import load_clip_encoder, picture_pixels
+
+    pictures = [PIL.Image.fromarray(scene.image) for scene in scenes(3, bias=0.0, seed=4)]
+    features = load_image_encoder("mini")(pictures)
+    with torch.no_grad():
+        expected = load_clip_encoder("mini").encode_images(torch.cat([picture_pixels(one) for one in pictures]))
+    np.testing.assert_allclose(features, expected.numpy(), rtol=0, atol=1e-5)
+    larger = [pictures[0], pictures[1].resize((128, 96)), pictures[2]]
+    mixed = load_image_encoder("mini")(larger)
+    np.testing.assert_allclose(mixed[[0, 2]], features[[0, 2]], rtol=0, atol=1e-5)
+    assert not np.allclose(mixed[1], features[1], atol=1e-3) and mixed.shape == features.shape
 
 
 def test_command_finds_the_class_that_shows_two_things(tmp_path, capsys):

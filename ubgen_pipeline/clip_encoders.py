@@ -4,7 +4,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from PIL import Image
 from torch import nn
 
 from .clip_preprocessing import (
@@ -50,6 +52,11 @@ class ClipEncoder:
         """Move the model; the encoder itself is returned."""
         self.model.to(device)
         return self
+
+
+def picture_pixels(image: Image.Image) -> torch.Tensor:
+    """Pixels ``(1, 3, H, W)`` in [0, 1] of an RGB image, as :meth:`ClipEncoder.encode_images` reads them."""
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
 def load_clip_encoder(name: str) -> ClipEncoder:

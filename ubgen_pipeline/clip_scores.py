@@ -3,12 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn.functional import normalize
 
-from .clip_encoders import load_clip_encoder
+from .clip_encoders import load_clip_encoder, picture_pixels
 
 
 @dataclass(frozen=True)
@@ -54,8 +53,7 @@ class ClipScorer:
     @torch.no_grad()
     def __call__(self, image: Image.Image, label: int) -> ClipScore:
         """The scores of an RGB image of the class ``label``."""
-        pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].to(self._device).float() / 255
-        features = normalize(self._encoder.encode_images(pixels).float(), dim=-1)
+        features = normalize(self._encoder.encode_images(picture_pixels(image).to(self._device)).float(), dim=-1)
         cosines = (features @ self._text_features.T)[0].clamp(-1, 1)
         own, nearest = self._text_of[label], int(cosines.argmax())
         # equal features tie, and a tie is no mistake
