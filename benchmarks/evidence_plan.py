@@ -34,7 +34,7 @@ VARIETY_REWARD = "class_variety"
 # stands in the configuration for the folder of the stage `clip`, which is only known when it runs
 CLIP_FOLDER = "{clip}"
 # one seed for all: the paper, too, has one smaller CLIP
-WEAK_CLIP = {"num_scenes": 1000, "num_steps": 150, "scene_seed": 61, "seed": 7}
+WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
 
 
