@@ -133,6 +133,15 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
     assert images == [0] * len(runs)
 
 
+def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed(evidence, plans):
+    settings = evidence.EvidenceSettings(arms=[plans.VARIETY_ARM])
+    arm = plans.training_settings(plans.read_config(settings.training_config), *settings.arms, settings.variety_weight)
+    package = plans.read_config(evidence.CONFIGS / "mini_variety.yaml")
+    others = ("seed", "save_steps", "sample_steps")
+    assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
+    assert package["seed"] >= evidence.FIRST_VALIDATION_SEED
+
+
 def test_validation_scenes_are_none_of_the_test(evidence):
     for draw in (
         lambda split: mini_sets.validation_scenes(30, split=split).images,

@@ -96,9 +96,9 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
 
 
 def build_lora_stage(settings: argparse.Namespace) -> None:
-    """The LoRA that ships: ``training/configs/mini.yaml``, resumed from the work folder, rounded to fp16."""
+    """The LoRA that ships: ``training/configs/mini_variety.yaml``, resumed from the work folder, rounded to fp16."""
     output_dir = settings.work_dir / "lora"
-    argv = ["--config", str(Path(__file__).parent / "configs" / "mini.yaml"), "--output_dir", str(output_dir)]
+    argv = ["--config", str(Path(__file__).parent / "configs" / "mini_variety.yaml"), "--output_dir", str(output_dir)]
     argv += ["--max_steps", str(settings.lora_steps), "--use_cpu", "true"]
     argv += ["--bf16", str(computes_in_bfloat16()).lower()]
     if newest_checkpoint(output_dir) is not None:

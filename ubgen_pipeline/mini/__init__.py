@@ -14,5 +14,5 @@ def mini_clip_path() -> str:
 
 
 def mini_lora_path() -> str:
-    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini.yaml``."""
+    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini_variety.yaml``."""
     return str(Path(__file__).parent / "lora" / "pytorch_lora_weights.safetensors")
