@@ -123,7 +123,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
         f"{10 * settings['samples_per_class']:,} images for each arm and seed, {settings['num_inference_steps']} "
         f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
         f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
-        "\n".join(f"- **{arm_label(arm)}**: {arm_meaning(arm)}" for arm in arms),
+        "\n".join(f"- **{arm_label(arm)}**: {arm_meaning(arm)}{_fewer_seeds(results, arm, seeds)}" for arm in arms),
         _precision_text(settings),
     ]
     if VARIETY_ARM in arms:
@@ -198,6 +198,13 @@ def _precision_text(settings: Mapping[str, Any]) -> str:
     if settings["dtype"] != settings["asked_dtype"]:
         text += f"; {settings['asked_dtype']} was asked for, but this CPU has no instructions for it"
     return f"{text}."
+
+
+def _fewer_seeds(results: Mapping[str, Any], arm: str, seeds: Sequence[int]) -> str:
+    there = sorted(run["seed"] for run in results["runs"] if run["arm"] == arm)
+    return (
+        "" if there == list(seeds) else f" (so far seed{'s' if len(there) > 1 else ''} {', '.join(map(str, there))})"
+    )
 
 
 def _count(number: int, noun: str) -> str:

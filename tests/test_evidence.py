@@ -305,6 +305,14 @@ def test_what_is_not_the_papers_is_said_to_be_ours(evidence, results):
     assert "drawn in float32, each stage ran on 1 thread; bfloat16 was asked for" in text
 
 
+def test_an_arm_with_fewer_seeds_says_so_and_is_compared_on_those(evidence, results):
+    runs = [run for run in results["runs"] if run["arm"] != "no_en" or run["seed"] in (1, 3, 4)]
+    text = importlib.import_module("evidence_page").page_text({**results, "runs": runs})
+    assert "the adversarial term (so far seeds 1, 3, 4)\n" in text and "(so far seeds 0" not in text
+    section = text.split("### Each ablation against the full loss, paired by seed")[1].split("\n###")[0]
+    assert "0 of 3 |" in section and "of 5 |" not in section
+
+
 def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
     page = importlib.import_module("evidence_page")
     file = tmp_path / "evidence.md"
