@@ -8,8 +8,8 @@ from evidence_plan import FULL_LOSS, VARIETY_ARM, ablation
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
     "base": "the generator as it is",
-    "ubgen": "tuned with the full loss",
-    "ubgen_variety": "**not the paper's**: tuned with the full loss and a reward of ubgen's own, `class_variety`, for "
+    "ubgen": "tuned with the paper's full loss",
+    "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
     "variety within a class ([Training](training.md#variety-within-a-class))",
     "no_en": "tuned without L_en, the adversarial term",
     "no_in": "tuned without L_in, the alignment with the class's own text",

@@ -194,7 +194,8 @@ def write_page(results: Mapping[str, Any], file: Path) -> None:
 
 
 def _precision_text(settings: Mapping[str, Any]) -> str:
-    text = f"Images were drawn in {settings['dtype']}, each stage ran on {_count(settings['threads'], 'thread')}"
+    threads = _count(settings["threads"], "thread")
+    text = f"Generators were tuned and images drawn in {settings['dtype']}, each stage ran on {threads}"
     if settings["dtype"] != settings["asked_dtype"]:
         text += f"; {settings['asked_dtype']} was asked for, but this CPU has no instructions for it"
     return f"{text}."

@@ -57,7 +57,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
 
     settings = results["settings"]
     shares = sorted(settings["transfer_shares"])
-    figure, axes = pyplot.subplots(figsize=(7.5, 4.2))
+    figure, axes = pyplot.subplots(figsize=(8.2, 4.2))
     ends = {}
     for arm in arms_of(results):
         rows = [_values(results, arm, transfer_key(share)) for share in shares]
@@ -95,7 +95,7 @@ def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:
     axes.set_ylabel("accuracy on novel silhouettes, %")
     axes.set_title("Linear probe on frozen backbones: mean ± standard error over seeds", loc="left")
     axes.grid(axis="y", alpha=0.25)
-    figure.subplots_adjust(left=0.1, right=0.84, top=0.91, bottom=0.13)
+    figure.subplots_adjust(left=0.09, right=0.76, top=0.91, bottom=0.13)
     figure.savefig(file)
     pyplot.close(figure)
 
