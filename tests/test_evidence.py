@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[1]
 BENCHMARKS = ROOT / "benchmarks"
 TINY_TRAINING = [
     *("max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "num_inference_steps=3", "num_gradient_steps=1"),
-    *("discriminator_warmup_steps=1", "heldout_steps=0", "class_repeats=1", "lora_rank=2"),
+    *("discriminator_warmup_steps=1", "heldout_steps=0", "class_repeats=2", "lora_rank=2"),
 ]
 
 
@@ -121,7 +121,7 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
         "ubgen_variety": with_variety | {"reward_weights": [alignment, quality, 0.5]},
         "variety_no_en": with_variety | {"reward_weights": [alignment, quality, 0.5], "adversarial_weight": 0.0},
         "variety_no_in": with_variety | {"reward_weights": [0.0, quality, 0.5]},
-        "variety_no_q": with_variety | {"reward_weights": [alignment, 0.0, 0.25]},
+        "variety_no_q": with_variety | {"reward_weights": [alignment, 0.0, 0.5]},
         "variety_weak_clip": with_variety | {"reward_weights": [alignment, quality, 0.5], "clip_model": "mini:{clip}"},
         "no_en": {"adversarial_weight": 0.0},
         "no_in": {"reward_weights": [0.0, quality]},
