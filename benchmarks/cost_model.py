@@ -20,7 +20,7 @@ from typing import Any
 import torch
 from dataset_files import sample_images
 from diffusers import AutoencoderKL
-from real_size_models import build_unet
+from real_size_models import build_unet, build_vae
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizer
 
@@ -173,15 +173,7 @@ def _parts(model: str) -> tuple[Any, Any, int]:
         parts = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
         unet, vae = (kind.from_config(kind.load_config(folder, subfolder=name)) for kind, name in parts)
         return unet, vae, CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer").model_max_length
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-    )
-    return build_unet(), vae, 77
+    return build_unet(), build_vae(), 77
 
 
 def _flops(call: Any) -> float:

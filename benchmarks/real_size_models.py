@@ -46,6 +46,18 @@ def build_unet() -> UNet2DConditionModel:
     return unet
 
 
+def build_vae() -> AutoencoderKL:
+    """The autoencoder of Stable Diffusion 1.5, with random weights in float32."""
+    return AutoencoderKL(
+        block_out_channels=(128, 256, 512, 512),
+        down_block_types=("DownEncoderBlock2D",) * 4,
+        up_block_types=("UpDecoderBlock2D",) * 4,
+        layers_per_block=2,
+        latent_channels=4,
+        sample_size=512,
+    )
+
+
 def sd15_components() -> dict[str, Any]:
     """The arguments of a pipeline of Stable Diffusion 1.5, in float32 and without a safety checker."""
     torch.manual_seed(0)
@@ -59,14 +71,7 @@ def sd15_components() -> dict[str, Any]:
         projection_dim=768,
         eos_token_id=2,
     )
-    vae = AutoencoderKL(
-        block_out_channels=(128, 256, 512, 512),
-        down_block_types=("DownEncoderBlock2D",) * 4,
-        up_block_types=("UpDecoderBlock2D",) * 4,
-        layers_per_block=2,
-        latent_channels=4,
-        sample_size=512,
-    )
+    vae = build_vae()
     unet = build_unet()
     scheduler = PNDMScheduler(
         beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", skip_prk_steps=True, steps_offset=1
