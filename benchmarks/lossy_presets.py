@@ -1,12 +1,13 @@
 """What each lossy preset of ``ubgen generate`` gains and what it costs, on the mini model.
 
     python benchmarks/lossy_presets.py
+    python benchmarks/lossy_presets.py --few-step-loras lcm-4=FEW hyper-8=OTHER
 
 Every preset draws the same samples, from the same noise, in turn with the exact arm: batch by batch A B C … A B C …,
 on one CPU thread in CPU seconds, so that other work on the machine counts little; on a GPU in wall seconds. The exact
 arm draws with other seeds too, which shows what chance alone does. The judge that reads the images was trained apart
-from the generator and is no part of any reward. Presets that need a LoRA are left out, as the mini model has none of
-them.
+from the generator and is no part of any reward. Presets for a few steps need a LoRA of their own, which
+``training/train_few_steps.py`` makes, and are left out without.
 """
 
 import math
@@ -44,7 +45,8 @@ class PresetSettings:
     """Settings of the benchmark."""
 
     num_images: int = field_help("images of each arm; a multiple of ten", 300)
-    presets: list[str] | None = field_help("presets to measure; all that need no LoRA if not given", None)
+    presets: list[str] | None = field_help("presets to measure; all that need no LoRA of theirs if not given", None)
+    few_step_loras: list[str] | None = field_help("presets for a few steps, each PRESET=LORA", None)
     num_inference_steps: int = field_help("of the exact arm, and of presets that set none", 50)
     lora: str | None = field_help("a LoRA of the mini model", str(SHIPPED_LORA))
     seed: int = field_help("seed of the samples", 0)
@@ -56,6 +58,11 @@ class PresetSettings:
         for name in self.presets or ():
             if name not in PRESETS or PRESETS[name].needs_lora:
                 raise ValueError(f"presets holds {name!r}; choose of {', '.join(measurable())}.")
+        for entry in self.few_step_loras or ():
+            name, _, lora = entry.partition("=")
+            if not lora or name not in PRESETS or not PRESETS[name].needs_lora:
+                choices = ", ".join(name for name, preset in PRESETS.items() if preset.needs_lora)
+                raise ValueError(f"few_step_loras holds {entry!r}; give PRESET=LORA with one of {choices}.")
 
 
 class Row(NamedTuple):
@@ -76,12 +83,12 @@ class Row(NamedTuple):
 
 
 def measurable() -> list[str]:
-    """Presets that need no LoRA."""
+    """Presets that need no LoRA of theirs."""
     return [name for name, preset in PRESETS.items() if not preset.needs_lora]
 
 
 class Arm:
-    """One way to draw; the arms share their weights.
+    """One way to draw; the arms share their weights, but for those with a LoRA for a few steps.
 
     Args:
         pipeline: prepared.
@@ -119,15 +126,25 @@ def compare(settings: PresetSettings) -> list[Row]:
         torch.set_num_threads(1)
     print(machine_line(device))
     dtype = torch.float16 if device.startswith("cuda") else torch.float32
-    pipeline = load_pipeline("mini", lora=settings.lora, torch_dtype=dtype, device=device)
-    pipeline.set_progress_bar_config(disable=True)
-    placement = lora_weights(settings.lora, str(dtype).removeprefix("torch."))
-    prepare_pipeline(pipeline, placement, records_attention=False)
-    pack_products(pipeline.unet)
+
+    def prepared(few_step_lora: str | None = None) -> Any:
+        pipeline = load_pipeline(
+            "mini", lora=settings.lora, few_step_lora=few_step_lora, torch_dtype=dtype, device=device
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        placement = lora_weights(settings.lora or few_step_lora, str(dtype).removeprefix("torch."))
+        prepare_pipeline(pipeline, placement, records_attention=False)
+        pack_products(pipeline.unet)
+        return pipeline
+
+    pipeline = prepared()
     own = {"num_inference_steps": settings.num_inference_steps}
     arms = {"exact": Arm(pipeline, own, {}, settings.seed)}
     for name in settings.presets or measurable():
         arms[name] = Arm(pipeline, own | PRESETS[name].settings, PRESETS[name].shortcuts, settings.seed)
+    for entry in settings.few_step_loras or ():
+        name, _, lora = entry.partition("=")
+        arms[name] = Arm(prepared(lora), own | PRESETS[name].settings, PRESETS[name].shortcuts, settings.seed)
     arms[OTHER_SEEDS] = Arm(pipeline, own, {}, settings.seed + 1)
     for number in range(settings.num_images // len(CLASS_NAMES)):
         for arm in arms.values():

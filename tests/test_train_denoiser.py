@@ -176,7 +176,7 @@ def test_the_average_is_that_of_every_update(random_mini_model, folder, tmp_path
     out = train(config(folder, tmp_path / "out", random_mini_model, **settings))
     start = DenoiserModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2), seed=SETTINGS["seed"])
     layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
-    key = f"unet.{layer}.lora.down.weight"
+    key = f"unet.{layer}.lora_A.weight"
     expected = dict(start.unet.named_parameters())[f"{layer}.lora_A.default.weight"].detach()
     for number, decay in ((1, 1 / 10), (2, 2 / 11), (3, 0.2)):
         trained = load_file(out / f"checkpoint-{number}" / LORA_FILE)[key]

@@ -1,4 +1,4 @@
-"""Trains a UNet, or a LoRA on it, to denoise labelled images, with any weighting of the loss."""
+"""Trains a UNet, or a LoRA on it, on labelled images in latent space, with the loss that its model gives."""
 
 from contextlib import nullcontext
 from pathlib import Path
@@ -11,8 +11,8 @@ from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.labelled_images import LabelledImages
 from ubgen_pipeline.tensor_files import give_ordinary_permissions
 
-from .denoiser_config import DenoiserConfig
-from .denoiser_model import DenoiserModel
+from .latent_model import LatentModel
+from .latent_training_config import LatentTrainingConfig
 from .lora_average import LoraAverage
 from .pixel_rows import PixelRows, StreamedPixelRows, collate_pixels
 from .trained_weights import load_trained_weights, save_trained_weights
@@ -24,7 +24,7 @@ class DenoiserTrainer(CheckpointingTrainer):
 
     Args:
         model: its prompts are those of the images' classes, in order.
-        args: settings; see :class:`DenoiserConfig`.
+        args: settings.
         images: to train on.
         kwargs: handed to ``transformers.Trainer``.
 
@@ -36,9 +36,9 @@ class DenoiserTrainer(CheckpointingTrainer):
     # the loss is a mean over the micro-batch, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
     settings_file = "denoiser_config.json"
-    args: DenoiserConfig
+    args: LatentTrainingConfig
 
-    def __init__(self, model: DenoiserModel, args: DenoiserConfig, images: LabelledImages, **kwargs: Any):
+    def __init__(self, model: LatentModel, args: LatentTrainingConfig, images: LabelledImages, **kwargs: Any):
         self.class_names = list(images.class_names)
         factor = model.pipeline.vae_scale_factor
         height, width = (side * factor for side in model.pipeline.latent_shape(args.height, args.width)[-2:])
@@ -76,26 +76,26 @@ class DenoiserTrainer(CheckpointingTrainer):
         return (loss, {}) if return_outputs else loss
 
     def initial_modules(self) -> dict[str, nn.Module]:
-        pipeline = self._denoiser.pipeline
+        pipeline = self._latent_model.pipeline
         return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the weights; at the end averaged ones if ``export_average``, and a whole model unless it is a LoRA."""
-        average, denoiser = self.average, self._denoiser
+        average, latent_model = self.average, self._latent_model
         # a checkpoint always holds the trained weights where a resumed run looks for them
         is_exported = average is not None and average.weights and self.args.export_average and not _internal_call
         with average.applied() if average is not None and is_exported else nullcontext():
             super().save_model(output_dir, _internal_call)
-            if not _internal_call and denoiser.train_method != "lora" and self.args.should_save:
+            if not _internal_call and latent_model.train_method != "lora" and self.args.should_save:
                 folder = Path(output_dir or str(self.args.output_dir))
-                denoiser.pipeline.save_pretrained(folder, safe_serialization=True)
+                latent_model.pipeline.save_pretrained(folder, safe_serialization=True)
                 give_ordinary_permissions(*folder.glob("*/*.safetensors"))
 
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
-        save_trained_weights(self._denoiser, folder, write=write)
+        save_trained_weights(self._latent_model, folder, write=write)
 
     def load_weights(self, folder: Path) -> None:
-        load_trained_weights(self._denoiser, folder)
+        load_trained_weights(self._latent_model, folder)
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), **({} if self.average is None else {"average": self.average.state_dict()})}
@@ -106,7 +106,7 @@ class DenoiserTrainer(CheckpointingTrainer):
             self.average.load_state_dict(state["average"])
 
     @property
-    def _denoiser(self) -> DenoiserModel:
+    def _latent_model(self) -> LatentModel:
         return self.accelerator.unwrap_model(self.model)
 
     def _send_telemetry(self) -> None:

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
-from diffusers.utils import convert_state_dict_to_diffusers, convert_unet_state_dict_to_peft
+from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
@@ -25,7 +25,8 @@ def save_lora(
     A sharded LoRA is gathered, so every rank must call it, all but one with ``write=False``. A file of that name is
     replaced in one step.
     """
-    layers = whole_state(convert_state_dict_to_diffusers(get_peft_model_state_dict(unet, adapter_name=adapter_name)))
+    # peft's names for all layers: diffusers' own are for attention only, and of a file with both it loads one kind
+    layers = whole_state(get_peft_model_state_dict(unet, adapter_name=adapter_name))
     file = Path(folder) / LORA_FILE
     if write:
         settings = unet.peft_config[adapter_name].to_dict()

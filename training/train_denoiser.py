@@ -12,8 +12,6 @@ from pathlib import Path
 
 import torch
 
-from ubgen_pipeline.class_prompts import class_prompts, load_class_names
-from ubgen_pipeline.labelled_images import load_labelled_images
 from ubgen_pipeline.models import load_pipeline
 from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.denoiser_config import DenoiserConfig
@@ -21,7 +19,7 @@ from ubgen_training.denoiser_model import DenoiserModel
 from ubgen_training.denoiser_trainer import DenoiserTrainer
 from ubgen_training.sampler_model import LoraSettings
 from ubgen_training.training_command import run_training
-from ubgen_training.training_inputs import check_writable
+from ubgen_training.training_inputs import check_writable, load_images
 
 
 def train(config: DenoiserConfig) -> Path:
@@ -33,15 +31,11 @@ def train(config: DenoiserConfig) -> Path:
     """
     checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
     check_writable(str(config.output_dir))
-    images = load_labelled_images(
-        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
-    )
-    names = list(images.class_names)
-    prompts = [prompt.prompt for prompt in class_prompts(load_class_names(names), config.prompt_template)]
+    images, prompts = load_images(config)
     is_frozen_16_bit = config.train_method == "lora" and (config.bf16 or config.fp16)
     dtype = (torch.float16 if config.fp16 else torch.bfloat16) if is_frozen_16_bit else torch.float32
     pipeline = load_pipeline(config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype)
-    pipeline.check_prompt_lengths(prompts, names)
+    pipeline.check_prompt_lengths(prompts, list(images.class_names))
     model = DenoiserModel(
         pipeline,
         prompts,

@@ -1,4 +1,4 @@
-"""What every training command builds from its settings before a trainer: folder, prompts and sampler."""
+"""What every training command builds from its settings before a trainer: folder, prompts, images and sampler."""
 
 import tempfile
 from collections.abc import Sequence
@@ -8,8 +8,10 @@ from typing import Any, TypeVar
 import torch
 
 from ubgen_pipeline.class_prompts import ClassPrompt, class_prompts, load_class_names
+from ubgen_pipeline.labelled_images import LabelledImages, load_labelled_images
 from ubgen_pipeline.models import load_pipeline
 
+from .latent_training_config import LatentTrainingConfig
 from .sampler_config import SamplerConfig
 from .sampler_model import LoraSettings, SamplerModel, SamplingSettings
 
@@ -39,6 +41,19 @@ def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
     if config.class_names and config.classes:
         raise ValueError(f"both class_names and classes ({config.classes!r}) are given; give one of them.")
     return class_prompts(load_class_names(config.class_names or str(config.classes)), config.prompt_template)
+
+
+def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]]:
+    """The dataset's images and the prompts of its classes, in label order.
+
+    Raises:
+        ValueError: the dataset cannot be read, or a class's name cannot be used.
+    """
+    images = load_labelled_images(
+        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+    )
+    names = load_class_names(list(images.class_names))
+    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]
 
 
 def build_sampler(

@@ -170,6 +170,10 @@ def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str
     foreign = [key for key in state_dict if key.split(".")[0] not in parts or "lora" not in key]
     if foreign or not state_dict:
         return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
+    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith("unet.")}
+    if len(peft_names) > 1:
+        # it looks at the first one alone, and drops those that it then does not know
+        return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
     for prefix, part in parts.items():
         own = {
             key.removeprefix(f"{prefix}."): value for key, value in state_dict.items() if key.startswith(f"{prefix}.")
