@@ -4,7 +4,7 @@ VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 
-.PHONY: demo test browser lint mini evidence evidence-full install
+.PHONY: demo test browser lint mini evidence evidence-full speed install
 
 demo: $(STAMP)
 	$(BIN)/python benchmarks/demo.py
@@ -29,6 +29,14 @@ evidence: $(STAMP)
 
 evidence-full: $(STAMP)
 	$(BIN)/python benchmarks/evidence.py --config benchmarks/evidence_full.yaml
+
+# the tables of docs/performance.md; on a GPU: make speed MODEL=random-sd15
+MODEL ?= mini
+speed: $(STAMP)
+	$(BIN)/python benchmarks/generation_speed.py --model $(MODEL)
+	$(BIN)/python benchmarks/training_speed.py --model $(MODEL)
+	$(BIN)/python benchmarks/writer_share.py --model $(MODEL)
+	$(BIN)/python benchmarks/annotation_overhead.py --layouts $(subst random-,,$(MODEL))
 
 install: $(STAMP)
 

@@ -40,12 +40,14 @@ class OverheadSettings:
     decode: bool = field_help("decode the latents; without, the overhead is a larger share", True)
     repeats: int = field_help("runs of each kind", 3)
     measure_maps: bool = field_help("also measure what the recorder holds after one and after two steps", True)
-    device: str = field_help("cpu or cuda", "cpu")
+    device: str = field_help("cpu or cuda; auto takes a GPU where there is one", "auto")
 
     def __post_init__(self) -> None:
         for layout in self.layouts:
             if layout not in ("mini", "sd15"):
                 raise ValueError(f"layouts holds {layout!r}; choose from mini and sd15.")
+        if self.device == "auto":
+            object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
 
 def build_sd15(device: str) -> UbGenPipeline:

@@ -35,6 +35,7 @@ _HELP = {
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
     "train_backbone.py": [sys.executable, "training/train_backbone.py", "--help"],
+    "train_few_steps.py": [sys.executable, "training/train_few_steps.py", "--help"],
     "train_denoiser.py": [sys.executable, "training/train_denoiser.py", "--help"],
     "evaluate": [sys.executable, "-m", "ubgen_evaluation.evaluate", "--help"],
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
