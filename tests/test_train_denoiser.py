@@ -11,6 +11,7 @@ import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from image_folders import save_class_folders
 from safetensors.torch import load_file
+from small_trainings import LORA_FILE, NAMES, SETTINGS
 
 from ubgen_pipeline.labelled_images import load_labelled_images
 from ubgen_pipeline.models import load_pipeline
@@ -22,20 +23,6 @@ from ubgen_training.sampler_model import LoraSettings
 from ubgen_training.train_denoiser import main, train
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("circle", "star")
-LORA_FILE = "pytorch_lora_weights.safetensors"
-SETTINGS = {
-    "per_device_train_batch_size": 2,
-    "max_steps": 3,
-    "save_steps": 1,
-    "logging_steps": 1,
-    "learning_rate": 1e-3,
-    "lora_rank": 2,
-    "average_decay": 0.9,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from datasets import load_dataset
 from diffusers import DDIMScheduler
 from image_folders import save_class_folders
 from safetensors.torch import load_file, save_file
+from small_trainings import LORA_FILE, NAMES, SETTINGS
 
 from ubgen_pipeline.generate_dataset import main as generate
 from ubgen_pipeline.labelled_images import load_labelled_images
@@ -24,20 +25,6 @@ from ubgen_training.sampler_model import LoraSettings
 from ubgen_training.train_few_steps import train
 
 ROOT = Path(__file__).parents[1]
-NAMES = ("circle", "star")
-LORA_FILE = "pytorch_lora_weights.safetensors"
-SETTINGS = {
-    "per_device_train_batch_size": 2,
-    "max_steps": 3,
-    "save_steps": 1,
-    "logging_steps": 1,
-    "learning_rate": 1e-3,
-    "lora_rank": 2,
-    "average_decay": 0.9,
-    "use_cpu": True,
-    "disable_tqdm": True,
-    "seed": 3,
-}
 
 
 @pytest.fixture(scope="module")

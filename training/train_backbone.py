@@ -38,12 +38,10 @@ def train(config: BackboneConfig) -> Path:
         config.architecture, len(images.class_names), config.image_size, model_args, seed=config.seed
     )
     trainer = BackboneTrainer(model, config, images, eval_images)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    folder = trainer.train_and_save(checkpoint)
     if eval_images is not None:
         print(f"accuracy on {config.eval_dataset}: {trainer.evaluate()['eval_accuracy']:.4f}")
-    return Path(str(config.output_dir))
+    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -46,11 +46,7 @@ def train(config: DenoiserConfig) -> Path:
         empty_prompt_share=config.empty_prompt_share,
         seed=config.seed,
     )
-    trainer = DenoiserTrainer(model, config, images)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    return Path(str(config.output_dir))
+    return DenoiserTrainer(model, config, images).train_and_save(checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -54,11 +54,7 @@ def train(config: FewStepConfig) -> Path:
         huber_scale=config.huber_scale,
         seed=config.seed,
     )
-    trainer = FewStepTrainer(model, config, images)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    return Path(str(config.output_dir))
+    return FewStepTrainer(model, config, images).train_and_save(checkpoint)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

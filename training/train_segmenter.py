@@ -81,10 +81,7 @@ def _train_round(
 ) -> Segmenter:
     args = dataclasses.replace(config, output_dir=str(folder))
     segmenter = build_segmenter(config.model, data.class_names, seed=config.seed + number)
-    trainer = SegmenterTrainer(SegmenterWithLoss(segmenter), args, data)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    SegmenterTrainer(SegmenterWithLoss(segmenter), args, data).train_and_save(checkpoint)
     return segmenter.eval()
 
 

@@ -48,10 +48,7 @@ def train(config: TextualInversionConfig) -> Path:
     )
     pipeline.to(config.device)
     trainer = TextualInversionTrainer(model, config, encode_images(pipeline, images))
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
-    folder = Path(str(config.output_dir))
+    folder = trainer.train_and_save(checkpoint)
     if config.num_samples and config.should_save:
         model.install()
         pipeline.set_progress_bar_config(disable=True)

@@ -94,6 +94,13 @@ class CheckpointingTrainer(_BaseTrainer):
             last = f"The last good checkpoint is {newest}." if newest else "There is no checkpoint yet."
             raise FloatingPointError(f"{error} {last}") from error
 
+    def train_and_save(self, checkpoint: str | None) -> Path:
+        """Train, from ``checkpoint`` if there is one, then write weights and state; returns their folder."""
+        self.train(resume_from_checkpoint=checkpoint)
+        self.save_model()
+        self.save_state()
+        return Path(str(self.args.output_dir))
+
     def extra_state(self) -> dict[str, Any]:
         """State of the run beyond model, optimizer and schedule; called on every rank, written by the first."""
         return {}

@@ -57,9 +57,7 @@ def train_and_write(
         hub: where checkpoints and the result are pushed to, if anywhere.
     """
     push = TrainingPush(hub, trainer, prompts, method)
-    trainer.train(resume_from_checkpoint=checkpoint)
-    trainer.save_model()
-    trainer.save_state()
+    folder = trainer.train_and_save(checkpoint)
     write_training_card(trainer, prompts, method)
     push.finish()
-    return Path(str(trainer.args.output_dir))
+    return folder
