@@ -8,7 +8,8 @@ from tiny_vision_language import build_tiny_idefics3, build_tiny_llava, build_ti
 from transformers import CLIPImageProcessorPil
 
 from ubgen_training.five_level_quality import FiveLevelQuality, build_prompt, find_level_tokens
-from ubgen_training.reward_quality import QUALITY_LEVELS, load_quality_reward
+from ubgen_training.quality_levels import QUALITY_LEVELS
+from ubgen_training.reward_quality import load_quality_reward
 
 BUILDERS = {"llava": build_tiny_llava, "idefics3": build_tiny_idefics3, "qwen2_vl": build_tiny_qwen2_vl}
 PHOTOGRAPHS = load_sample_images().images

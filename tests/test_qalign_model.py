@@ -13,7 +13,7 @@ from tiny_qalign import CONFIG, EXPECTED, drawn_pixels, published_tensors
 
 from ubgen_training.qalign_checkpoint import own_name
 from ubgen_training.qalign_model import QAlignModel, QAlignSettings
-from ubgen_training.reward_quality import quality_score
+from ubgen_training.quality_levels import quality_score
 
 PIXELS = EXPECTED["pixels"]
 PREFIX_IDS, SUFFIX_IDS = torch.tensor(EXPECTED["prefix_ids"]), torch.tensor(EXPECTED["suffix_ids"])

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from ubgen_training.reward_quality import QualityReward, load_quality_reward, quality_score
+from ubgen_training.quality_levels import quality_score
+from ubgen_training.reward_quality import QualityReward, load_quality_reward
 
 
 def test_score_is_the_expected_level():

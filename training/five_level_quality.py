@@ -20,7 +20,7 @@ from torch import nn
 
 from ubgen_pipeline.clip_preprocessing import transformers_preprocessing
 
-from .reward_quality import QUALITY_LEVELS
+from .quality_levels import QUALITY_LEVELS
 
 QUESTION = "How would you rate the quality of this image?"
 ANSWER_START = "The quality of the image is"

@@ -21,7 +21,7 @@ from torch.nn.functional import interpolate, pad
 from .qalign_checkpoint import PREPROCESSOR_FILE, fetch_checkpoint, load_qalign_model, read_json
 from .qalign_language import KeyValue
 from .qalign_model import QAlignModel
-from .reward_quality import QUALITY_LEVELS, quality_score
+from .quality_levels import QUALITY_LEVELS, quality_score
 
 IMAGE_MARK = "<|image|>"
 PROMPT = f"USER: How would you rate the quality of this image?\n{IMAGE_MARK}\nASSISTANT: The quality of the image is"
