@@ -27,7 +27,7 @@ from ubgen_evaluation import class_accuracy, own_share
 from ubgen_evaluation.fidelity import frechet_distance
 from ubgen_pipeline.image_drawing import ImageDrawer
 from ubgen_pipeline.inference_flags import lora_weights
-from ubgen_pipeline.lossy_presets import PRESETS
+from ubgen_pipeline.lossy_presets import FEW_STEP_PRESETS, PRESETS
 from ubgen_pipeline.mini.classifiers import predict_factors
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
@@ -60,8 +60,8 @@ class PresetSettings:
                 raise ValueError(f"presets holds {name!r}; choose of {', '.join(measurable())}.")
         for entry in self.few_step_loras or ():
             name, _, lora = entry.partition("=")
-            if not lora or name not in PRESETS or not PRESETS[name].needs_lora:
-                choices = ", ".join(name for name, preset in PRESETS.items() if preset.needs_lora)
+            if not lora or name not in FEW_STEP_PRESETS:
+                choices = ", ".join(FEW_STEP_PRESETS)
                 raise ValueError(f"few_step_loras holds {entry!r}; give PRESET=LORA with one of {choices}.")
 
 

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from ubgen_pipeline.generate_dataset import generate_dataset
 from ubgen_pipeline.generate_settings import GenerateSettings
-from ubgen_pipeline.lossy_presets import PRESETS, describe
+from ubgen_pipeline.lossy_presets import FEW_STEP_PRESETS, PRESETS, describe
 from ubgen_pipeline.models import load_pipeline
 from ubgen_pipeline.prepared_pipeline import prepare_pipeline
 from ubgen_pipeline.regenerate_row import find_row, largest_difference, regenerate, stored_image
@@ -78,7 +78,7 @@ def test_a_preset_sets_scheduler_and_steps(random_mini_model, tmp_path):
     assert largest_difference(regenerate(row, model=str(random_mini_model)), stored_image(row)) == 0
 
 
-@pytest.mark.parametrize("name", ["lcm-4", "hyper-8"])
+@pytest.mark.parametrize("name", FEW_STEP_PRESETS)
 def test_a_lora_for_few_steps_joins_the_other(random_mini_model, loras, tmp_path, name):
     first, second = map(str, loras)
     rows = _generate(random_mini_model, tmp_path / "d", preset=name, lora=first, few_step_lora=second)

@@ -16,6 +16,7 @@ from small_trainings import LORA_FILE, NAMES, SETTINGS
 
 from ubgen_pipeline.generate_dataset import main as generate
 from ubgen_pipeline.labelled_images import load_labelled_images
+from ubgen_pipeline.lossy_presets import FEW_STEP_PRESETS
 from ubgen_pipeline.models import load_pipeline
 from ubgen_training.few_step_config import LAYERS, FewStepConfig
 from ubgen_training.few_step_model import FewStepModel
@@ -155,6 +156,25 @@ def test_the_teachers_lora_is_part_of_it(random_mini_model, folder, tmp_path):
     train(config(folder, out, random_mini_model, lora=str(tmp_path / "moved"), **settings))
 
 
+def test_training_goes_on_from_a_lora_of_more_segments(random_mini_model, folder, tmp_path):
+    settings = {"max_steps": 1, "average_decay": 0.0, "lr_scheduler_type": "constant"}
+    segments = {"num_segments": 4, "num_teacher_steps": 20}
+    first = train(config(folder, tmp_path / "first", random_mini_model, learning_rate=0.1, **segments, **settings))
+    second = train(
+        config(folder, tmp_path / "second", random_mini_model, initial_lora=str(first), learning_rate=1e-3, **settings)
+    )
+    before, after = load_file(first / LORA_FILE), load_file(second / LORA_FILE)
+    assert set(before) == set(after)
+    # an update of AdamW moves a weight by the learning rate, from where the first training ended
+    distance = max((after[key] - value).abs().max().item() for key, value in before.items())
+    assert 1e-4 < distance < 2e-3 < max(value.abs().max().item() for key, value in before.items() if "lora_B" in key)
+    for wrong, message in (({"initial_lora": str(tmp_path)}, "holds no"), ({"lora_rank": 4}, "does not fit")):
+        with pytest.raises(ValueError, match=rf"initial_lora is .*{message}"):
+            train(
+                config(folder, tmp_path / "x", random_mini_model, **{"initial_lora": str(first), **settings, **wrong})
+            )
+
+
 def test_resume_is_bit_equal_and_the_preset_draws(random_mini_model, folder, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
     train(config(folder, straight, random_mini_model))
@@ -164,7 +184,7 @@ def test_resume_is_bit_equal_and_the_preset_draws(random_mini_model, folder, tmp
         own, other = load_file(straight / name), load_file(resumed / name)
         assert set(own) == set(other) and all(torch.equal(own[key], other[key]) for key in own), name
     flags = ["--model", str(random_mini_model), "--class-names", *NAMES, "--samples-per-class", "1"]
-    for preset in ("lcm-4", "hyper-8"):
+    for preset in FEW_STEP_PRESETS:
         out = str(tmp_path / preset)
         assert generate([*flags, "--preset", preset, "--few-step-lora", str(straight), "--output-dir", out]) == 0
         rows = load_dataset(out, split="train")

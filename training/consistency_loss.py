@@ -8,7 +8,7 @@ al. 2024, arXiv 2404.13686, section 3.1), whose student is sampled by K steps of
 
 Deviations: the student's step is DDIM's for any K, where LCM has boundary scalings that are 0 and 1 to 1e-5 on its
 grid; the target is the student itself, as in LCM's LoRA form, and no average of it; one guidance scale and no range;
-none of Hyper-SD's adversarial or human-feedback losses, and no sequence of falling K.
+none of Hyper-SD's adversarial or human-feedback losses; its falling sequence of K is one run after another.
 
 Shapes: B samples, N teacher steps, T training timesteps.
 """

@@ -21,19 +21,23 @@ class FewStepConfig(LatentTrainingConfig):
         ValueError: a setting out of range, no dataset, or Hub push, which this trainer does not do.
     """
 
-    # the teacher's weights are compared, wherever they come from
-    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME | {"lora", "lora_revision"}
+    # the teacher's weights are compared, wherever they come from; a resumed LoRA starts from its checkpoint
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME | {"lora", "lora_revision", "initial_lora"}
 
     output_dir: str | None = field(default="few_steps", metadata={"help": "Where LoRA and checkpoints are written."})
     lora: str | None = field(
         default=None, metadata={"help": "Folder, file or Hub id of the LoRA whose images are wanted in a few steps."}
     )
     lora_revision: str | None = field(default=None, metadata={"help": "Revision of that LoRA on the Hub."})
+    initial_lora: str | None = field(
+        default=None,
+        metadata={"help": "Folder of a LoRA of this trainer to begin with, such as one of more segments."},
+    )
     guidance_scale: float = field(
         default=2.0, metadata={"help": "The teacher's guidance, which the student draws with in one call; 1: none."}
     )
     num_segments: int = field(
-        default=1, metadata={"help": "1 for preset lcm-4; 8, with 48 teacher steps, for preset hyper-8."}
+        default=1, metadata={"help": "1 for preset lcm-4; 8 or 4, with 48 teacher steps, for hyper-8 or hyper-4."}
     )
     num_teacher_steps: int = field(default=50, metadata={"help": "Steps of the teacher's path."})
     huber_scale: float = field(default=0.001, metadata={"help": "Errors well above it weigh by their size only."})

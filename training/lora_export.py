@@ -43,23 +43,32 @@ def save_lora(
     return file
 
 
-def load_lora_into(unet: UNet2DConditionModel, folder: str | Path, adapter_name: str = "default") -> None:
+def load_lora_into(
+    unet: UNet2DConditionModel,
+    folder: str | Path,
+    adapter_name: str = "default",
+    argument: str = "resume_from_checkpoint",
+) -> None:
     """Put a saved LoRA into the adapter that ``unet`` already has, so that training goes on with it.
+
+    ``argument`` is the setting that named the folder, for errors.
 
     Raises:
         ValueError: there is no LoRA in the folder, or it is of another rank, other layers or another model.
     """
     file = Path(folder) / LORA_FILE
     if not file.is_file():
-        raise ValueError(f"{folder} holds no {LORA_FILE}; resume from a checkpoint-N folder that this trainer wrote.")
+        raise ValueError(
+            f"{argument} is {str(folder)!r}, which holds no {LORA_FILE}; give a folder that this trainer wrote."
+        )
     saved = {name.removeprefix("unet."): value for name, value in load_file(file).items()}
     saved = convert_unet_state_dict_to_peft(saved)
     own = get_peft_model_state_dict(unet, adapter_name=adapter_name)
     misfits = sorted(set(own) ^ set(saved)) or [n for n, v in own.items() if v.shape != saved[n].shape]
     if misfits:
         raise ValueError(
-            f"the LoRA in {folder} does not fit the model configured: {len(misfits)} weights differ, first "
-            f"{misfits[0]!r}; resume with the model, lora_rank and lora_target_modules it was trained with."
+            f"{argument} is {str(folder)!r}, whose LoRA does not fit the model configured: {len(misfits)} weights"
+            f" differ, first {misfits[0]!r}; give the model, lora_rank and lora_target_modules it was trained with."
         )
     with torch.no_grad():
         for name, value in own.items():

@@ -19,6 +19,7 @@ from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.few_step_config import FewStepConfig
 from ubgen_training.few_step_model import FewStepModel
 from ubgen_training.few_step_trainer import FewStepTrainer
+from ubgen_training.lora_export import load_lora_into
 from ubgen_training.sampler_model import LoraSettings
 from ubgen_training.training_command import run_training
 from ubgen_training.training_inputs import check_writable, load_images
@@ -54,6 +55,8 @@ def train(config: FewStepConfig) -> Path:
         huber_scale=config.huber_scale,
         seed=config.seed,
     )
+    if config.initial_lora is not None:
+        load_lora_into(model.unet, config.initial_lora, argument="initial_lora")
     return FewStepTrainer(model, config, images).train_and_save(checkpoint)
 
 

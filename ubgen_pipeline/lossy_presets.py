@@ -80,7 +80,14 @@ PRESETS: dict[str, Preset] = {
         settings={"scheduler": "ddim-trailing", "num_inference_steps": 8, "guidance_scale": 1.0},
         needs_lora=True,
     ),
+    "hyper-4": Preset(
+        "4 steps with a Hyper-SD LoRA for so many, without guidance",
+        _NOT_MEASURED,
+        settings={"scheduler": "ddim-trailing", "num_inference_steps": 4, "guidance_scale": 1.0},
+        needs_lora=True,
+    ),
 }
+FEW_STEP_PRESETS = tuple(name for name, preset in PRESETS.items() if preset.needs_lora)
 
 
 @dataclass(frozen=True)
@@ -91,7 +98,7 @@ class PresetFlags:
         f"a lossy shortcut, faster and not the same images: {', '.join(PRESETS)}; none if not given", None
     )
     few_step_lora: str | None = field_help(
-        "folder, file or Hub id of the LoRA distilled for a few steps that preset lcm-4 or hyper-8 needs", None
+        f"folder, file or Hub id of the LoRA distilled for a few steps that {', '.join(FEW_STEP_PRESETS)} need", None
     )
 
     def apply_preset(self) -> None:
@@ -103,7 +110,9 @@ class PresetFlags:
         """
         if self.preset is None:
             if self.few_step_lora is not None:
-                raise ValueError("few_step_lora is given without a preset that takes it; add preset lcm-4 or hyper-8.")
+                raise ValueError(
+                    f"few_step_lora is given without a preset that takes it; add preset {', '.join(FEW_STEP_PRESETS)}."
+                )
             return
         if self.preset not in PRESETS:
             raise ValueError(f"preset is {self.preset!r}; choose one of {', '.join(PRESETS)}.")
