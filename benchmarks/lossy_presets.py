@@ -44,7 +44,7 @@ OTHER_SEEDS = "exact, other seeds"
 class PresetSettings:
     """Settings of the benchmark."""
 
-    num_images: int = field_help("images of each arm; a multiple of ten", 300)
+    num_images: int = field_help("images of each arm; a multiple of ten", 60)
     presets: list[str] | None = field_help("presets to measure; all that need no LoRA of theirs if not given", None)
     few_step_loras: list[str] | None = field_help("presets for a few steps, each PRESET=LORA", None)
     num_inference_steps: int = field_help("of the exact arm, and of presets that set none", 50)
