@@ -18,7 +18,7 @@ def draw_contact_sheet(
     Args:
         datasets: for each dataset's name, its images ``(H, W, 3)`` uint8 by class name; all of one size, and the
             same classes in the same order in every dataset.
-        path: of the PNG; its folder must exist.
+        path: of the PNG or JPEG; its folder must exist.
         num_per_class: the first so many images of each class are shown.
 
     Raises:
@@ -52,4 +52,5 @@ def draw_contact_sheet(
             for column, image in enumerate(images[class_name][:columns]):
                 place = (x + column * (width + _GAP), top + row * (height + _GAP))
                 sheet.paste(Image.fromarray(image), place)
-    sheet.save(path)
+    # the two settings are for JPEG, which a page of many datasets takes
+    sheet.save(path, quality=90, subsampling=0)

@@ -168,7 +168,7 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
     return "\n\n".join(parts)
 
 
-SAMPLES_FILE = "evidence_samples.png"
+SAMPLES_FILE = "evidence_samples.jpg"
 PLOTS = {
     "evidence_transfer.png": "Transfer to novel silhouettes against the share of training images",
     "evidence_bias.png": "Texture inclination, background gap and context bias of the backbones",

@@ -225,7 +225,7 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path
     assert not missing
     page = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
     assert "| transfer, 20% (20 images) ↑ |" in page
-    assert (tmp_path / "docs" / "images" / "evidence_samples.png").is_file()
+    assert (tmp_path / "docs" / "images" / "evidence_samples.jpg").is_file()
 
 
 def test_a_failed_stage_leaves_the_others_running(plans, tmp_path, capsys):
