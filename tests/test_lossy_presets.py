@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 from ubgen_pipeline.generate_dataset import generate_dataset
 from ubgen_pipeline.generate_settings import GenerateSettings
 from ubgen_pipeline.lossy_presets import FEW_STEP_PRESETS, PRESETS, describe
+from ubgen_pipeline.mini import mini_lora_path
 from ubgen_pipeline.models import load_pipeline
 from ubgen_pipeline.prepared_pipeline import prepare_pipeline
 from ubgen_pipeline.regenerate_row import find_row, largest_difference, regenerate, stored_image
@@ -163,19 +164,26 @@ def test_a_preset_without_skipped_layers_takes_annotations(random_mini_model, tm
 def test_what_is_printed_is_what_the_document_says():
     text = (ROOT / "docs" / "performance.md").read_text()
     table = {line.split("|")[1].strip(): line for line in text.splitlines() if line.count("|") == 10}
+    exact = [cell.strip() for cell in table["exact"].strip("|").split("|")]
     for name, preset in PRESETS.items():
-        if preset.needs_lora:
-            assert "not measured" in preset.measured
-            continue
-        speed, alike, decibels = re.findall(r"[\d.]+", preset.measured)
         cells = [cell.strip() for cell in table[f"`{name}`"].strip("|").split("|")]
-        assert cells[1] == f"{speed}x" and cells[5] == f"{alike}%" and cells[8] == f"{decibels} dB", name
+        speed, accuracy, exact_accuracy, background, exact_background, alike, fid, decibels = re.findall(
+            r"[\d.]+(?=[ %;,]|$)", preset.measured
+        )
+        assert [f"{speed}x", f"{accuracy}%", f"{background}%", f"{alike}%"] == [cells[i] for i in (1, 2, 3, 5)], name
+        assert [fid, f"{decibels} dB"] == [cells[6], cells[8]], name
+        assert [f"{exact_accuracy}%", f"{exact_background}%"] == exact[2:4]
 
 
 def test_the_benchmark_prints_its_table(capsys):
     command = [sys.executable, "benchmarks/lossy_presets.py", "--num-images", "10", "--num-inference-steps", "3"]
-    done = subprocess.run([*command, "--presets", "deep-cache"], cwd=ROOT, capture_output=True, text=True)
+    # any LoRA that fits
+    command += ["--presets", "deep-cache", "--few-step-loras", f"hyper-4={mini_lora_path()}"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     rows = [line.split("|")[1].strip() for line in done.stdout.splitlines() if line.startswith("| ")]
-    assert rows == ["", "exact", "deep-cache", "exact, other seeds"]
+    assert rows == ["", "exact", "deep-cache", "hyper-4", "exact, other seeds"]
     assert main(["--presets", "lcm-4"]) == 2 and "presets holds 'lcm-4'" in capsys.readouterr().err
+    for entry in ("dpm-20=few", "hyper-4"):
+        assert main(["--few-step-loras", entry]) == 2
+        assert f"few_step_loras holds '{entry}'; give PRESET=LORA with one of lcm-4" in capsys.readouterr().err
