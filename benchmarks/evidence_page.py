@@ -273,8 +273,12 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Write the page again from a file of figures."""
-    source, page = sys.argv[1:] if argv is None else argv
+    """Write the page again from a file of figures; 2 unless both are given."""
+    argv = sys.argv[1:] if argv is None else argv
+    if len(argv) != 2:
+        print("usage: evidence_page.py RESULTS_JSON PAGE", file=sys.stderr)
+        return 2
+    source, page = argv
     write_page(json.loads(Path(source).read_text(encoding="utf-8")), Path(page))
     return 0
 
