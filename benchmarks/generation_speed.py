@@ -26,10 +26,11 @@ import numpy as np
 import torch
 from datasets import load_dataset
 from diffusers import StableDiffusionPipeline
-from machine_limits import copy_rate, machine_line, product_rate, synchronize
+from machine_limits import copy_rate, exact_float32, machine_line, product_rate, synchronize
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from ubgen_pipeline.attention_choice import attention_order
 from ubgen_pipeline.dataset_run import DatasetRun
 from ubgen_pipeline.generate_settings import GenerateSettings
 from ubgen_pipeline.initial_latents import draw_latents
@@ -229,7 +230,8 @@ def loop(run: DatasetRun, samples: Sequence[Any]) -> torch.Tensor:
 
     num_threads = run.num_threads if run.pipeline.device.type == "cpu" else 1
     batches = _batches(samples, run.batch_size)
-    return torch.cat(list(in_order_ahead(draw, batches, num_threads=num_threads, num_ahead=num_threads + 1)))
+    with attention_order(run.attention):
+        return torch.cat(list(in_order_ahead(draw, batches, num_threads=num_threads, num_ahead=num_threads + 1)))
 
 
 def _models(settings: BenchmarkSettings, scratch: Path) -> tuple[str, str]:
@@ -259,14 +261,15 @@ def _reference(
     wider = torch.float64 if dtype == torch.float32 else torch.float32
     pipeline = load_pipeline(model, lora=lora, scheduler=settings.scheduler, torch_dtype=wider, device=device)
     pipeline.set_progress_bar_config(disable=True)
-    output = pipeline(
-        [sample.prompt.name for sample in samples],
-        prompts=[sample.prompt.prompt for sample in samples],
-        seeds=[sample.seed for sample in samples],
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
-        output_type="latent",
-    )
+    with exact_float32():
+        output = pipeline(
+            [sample.prompt.name for sample in samples],
+            prompts=[sample.prompt.prompt for sample in samples],
+            seeds=[sample.seed for sample in samples],
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            output_type="latent",
+        )
     assert not isinstance(output, tuple)
     return output.images
 

@@ -3,7 +3,8 @@
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import version
 
 import torch
@@ -55,6 +56,16 @@ def copy_rate(device: str) -> float:
     target = torch.empty_like(source)
     target.copy_(source)
     return 2 * source.numel() * 4 / seconds_of(lambda: target.copy_(source), device, 5)
+
+
+@contextmanager
+def exact_float32() -> Iterator[None]:
+    """Have a GPU's convolutions keep float32's digits, of which torch otherwise leaves them as few as float16 has."""
+    before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before
 
 
 def machine_line(device: str) -> str:

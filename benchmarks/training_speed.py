@@ -23,7 +23,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from machine_limits import copy_rate, machine_line, product_rate
+from machine_limits import copy_rate, exact_float32, machine_line, product_rate
 from torch.utils.flop_counter import FlopCounterMode
 from training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
 
@@ -61,7 +61,8 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
             reference = arms._stock("float32")
             reference.pipeline.unet.enable_gradient_checkpointing()
             reference.load(turns.before)
-            reference.step(*turns.inputs)
+            with exact_float32():
+                reference.step(*turns.inputs)
             errors["stock"] = cosine(stock.gradient(), reference.gradient())
             errors["ubgen"] = cosine(turns.gradient, reference.gradient())
 
@@ -106,7 +107,7 @@ def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
 
 def operations(plan: GradientPlan, parts: tuple[float, float], settings: BenchmarkSettings) -> float:
     """Of a step, at the least: weights are frozen, so that a backward pass costs what the forward pass did."""
-    assert settings.num_inference_steps is not None
+    assert settings.num_inference_steps is not None and settings.batch_size is not None
     calls = settings.num_inference_steps if plan.stop_at is None else plan.stop_at + 1
     rows = 1 + (settings.guidance_scale > 1)
     return settings.batch_size * ((calls + len(plan.steps)) * rows * parts[0] + 2 * parts[1])
@@ -116,6 +117,9 @@ def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[
     """Peak bytes of each arm for each strategy, in processes of their own; small ones at the same time."""
     # a GPU's allocator starts afresh for each strategy; what a CPU's once took it may keep
     on_gpu = str(settings.device).startswith("cuda")
+    if on_gpu:
+        # what the limits took, torch would keep from those processes
+        torch.cuda.empty_cache()
     groups = [settings.strategies] if on_gpu else [[name] for name in settings.strategies]
     tasks = list(itertools.product(ARMS, groups))
     with ThreadPoolExecutor(os.cpu_count() if settings.model == "mini" and not on_gpu else 1) as pool:

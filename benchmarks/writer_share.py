@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from machine_limits import copy_rate, machine_line, product_rate, synchronize
 
+from ubgen_pipeline.attention_choice import attention_order
 from ubgen_pipeline.dataset_run import DatasetRun
 from ubgen_pipeline.generate_settings import GenerateSettings
 from ubgen_pipeline.image_codecs import CODECS
@@ -110,14 +111,15 @@ def draw(run: DatasetRun, number: int) -> None:
     encode, drawer._encode = drawer._encode, lambda image: b""
     batches = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
     try:
-        rows: Any = in_order_ahead(
-            lambda batch: drawer.rows(batch, size),
-            batches,
-            num_threads=run.num_threads,
-            num_ahead=run.num_threads + 2,
-        )
-        for _ in rows:
-            pass
+        with attention_order(run.attention):
+            rows: Any = in_order_ahead(
+                lambda batch: drawer.rows(batch, size),
+                batches,
+                num_threads=run.num_threads,
+                num_ahead=run.num_threads + 2,
+            )
+            for _ in rows:
+                pass
     finally:
         drawer._encode = encode
 

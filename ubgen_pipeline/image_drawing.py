@@ -1,7 +1,7 @@
 """Samples in, 8-bit images out: the pipeline called batch by batch from threads, while others encode and write."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -92,14 +92,9 @@ def _on_the_way(output: "UbGenOutput", num_samples: int) -> DrawnImages:
     if not pixels.is_cuda:
         return DrawnImages(output, num_samples, pixels.cpu(), None)
     host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-    host.copy_(pixels, non_blocking=True)
-    arrived = torch.cuda.Event()
-    arrived.record()
+    # a thread begins on GPU 0, whichever its process took
+    with torch.cuda.device(pixels.device):
+        host.copy_(pixels, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
     return DrawnImages(output, num_samples, host, arrived)
-
-
-def on_device(device: str) -> Callable[[], None] | None:
-    """What a drawing thread does first: a thread begins on GPU 0, whichever its process took."""
-    if not device.startswith("cuda:"):
-        return None
-    return lambda: torch.cuda.set_device(device)
