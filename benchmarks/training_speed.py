@@ -191,8 +191,17 @@ def _body(argv: Sequence[str]) -> int:
         if settings.worker is not None:
             work(settings, Path(scratch))
             return 0
+        settings = settings.filled_in(Path(scratch))
         try:
-            compare(settings.filled_in(Path(scratch)), Path(scratch))
+            compare(settings, Path(scratch))
+        except torch.OutOfMemoryError:
+            size = settings.batch_size or 1
+            print(
+                f"ubgen: error: batch_size is {size}, for which this GPU's memory is too small; give"
+                f" --batch-size {max(1, size // 2)}.",
+                file=sys.stderr,
+            )
+            return 1
         except RuntimeError as error:
             print(f"ubgen: error: {error}", file=sys.stderr)
             return 1
