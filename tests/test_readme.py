@@ -44,6 +44,7 @@ _HELP = {
     "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
     "near_duplicates.py": [sys.executable, "benchmarks/near_duplicates.py", "--help"],
     "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
+    "lossy_presets.py": [sys.executable, "benchmarks/lossy_presets.py", "--help"],
     "loss_weightings.py": [sys.executable, "benchmarks/loss_weightings.py", "--help"],
     "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
     "evidence.py": [sys.executable, "benchmarks/evidence.py", "--help"],

@@ -37,9 +37,11 @@ class FewStepConfig(LatentTrainingConfig):
         default=2.0, metadata={"help": "The teacher's guidance, which the student draws with in one call; 1: none."}
     )
     num_segments: int = field(
-        default=1, metadata={"help": "1 for preset lcm-4; 8 or 4, with 48 teacher steps, for hyper-8 or hyper-4."}
+        default=8, metadata={"help": "8 for preset hyper-8, 4 for hyper-4, 1 for lcm-4; fewer are harder to learn."}
     )
-    num_teacher_steps: int = field(default=50, metadata={"help": "Steps of the teacher's path."})
+    num_teacher_steps: int = field(
+        default=48, metadata={"help": "Steps of the teacher's path, a multiple of num_segments."}
+    )
     huber_scale: float = field(default=0.001, metadata={"help": "Errors well above it weigh by their size only."})
     lora_rank: int = field(default=64, metadata={"help": "Rank of the LoRA."})
     lora_target_modules: list[str] = field(

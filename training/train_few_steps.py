@@ -3,7 +3,7 @@
     ubgen generate --model BASE --lora LORA … --output-dir DATASET
     accelerate launch training/train_few_steps.py --model_name_or_path BASE --lora LORA --dataset DATASET \\
       --output_dir FEW
-    ubgen generate --model BASE --lora LORA --preset lcm-4 --few-step-lora FEW …
+    ubgen generate --model BASE --lora LORA --preset hyper-8 --few-step-lora FEW …
 
 Settings are those of ``FewStepConfig``, as flags or in a YAML file; ``--help`` lists them.
 """
