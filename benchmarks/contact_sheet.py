@@ -1,5 +1,6 @@
 """A picture of datasets side by side: one row per class, one block of images per dataset."""
 
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -11,7 +12,11 @@ _FONT_SIZE = 16
 
 
 def draw_contact_sheet(
-    datasets: Mapping[str, Mapping[str, Sequence[np.ndarray]]], path: Path | str, *, num_per_class: int = 8
+    datasets: Mapping[str, Mapping[str, Sequence[np.ndarray]]],
+    path: Path | str,
+    *,
+    num_per_class: int = 8,
+    datasets_per_row: int | None = None,
 ) -> None:
     """Save a PNG.
 
@@ -20,6 +25,7 @@ def draw_contact_sheet(
             same classes in the same order in every dataset.
         path: of the PNG or JPEG; its folder must exist.
         num_per_class: the first so many images of each class are shown.
+        datasets_per_row: so many blocks side by side, the others below; all side by side, if not given.
 
     Raises:
         ValueError: no dataset, no image, or datasets of other classes.
@@ -40,17 +46,18 @@ def draw_contact_sheet(
     left = max(int(font.getlength(name)) for name in class_names) + 3 * _GAP
     block_width = columns * (width + _GAP) + 5 * _GAP
     top = _FONT_SIZE + 4 * _GAP
-    sheet = Image.new("RGB", (left + len(blocks) * block_width, top + len(class_names) * (height + _GAP)), "white")
+    block_height = top + len(class_names) * (height + _GAP)
+    per_row = min(datasets_per_row or len(blocks), len(blocks))
+    sheet = Image.new("RGB", (left + per_row * block_width, math.ceil(len(blocks) / per_row) * block_height), "white")
     draw = ImageDraw.Draw(sheet)
-    for row, class_name in enumerate(class_names):
-        middle = top + row * (height + _GAP) + height // 2
-        draw.text((_GAP, middle), class_name, fill="black", font=font, anchor="lm")
     for number, (name, images) in enumerate(blocks):
-        x = left + number * block_width
-        draw.text((x, _GAP + _FONT_SIZE // 2), name, fill="black", font=font, anchor="lm")
+        x, y = left + number % per_row * block_width, number // per_row * block_height
+        draw.text((x, y + _GAP + _FONT_SIZE // 2), name, fill="black", font=font, anchor="lm")
         for row, class_name in enumerate(class_names):
+            line = y + top + row * (height + _GAP)
+            if number % per_row == 0:
+                draw.text((_GAP, line + height // 2), class_name, fill="black", font=font, anchor="lm")
             for column, image in enumerate(images[class_name][:columns]):
-                place = (x + column * (width + _GAP), top + row * (height + _GAP))
-                sheet.paste(Image.fromarray(image), place)
+                sheet.paste(Image.fromarray(image), (x + column * (width + _GAP), line))
     # the two settings are for JPEG, which a page of many datasets takes
     sheet.save(path, quality=90, subsampling=0)

@@ -47,8 +47,9 @@ CONFIGS = ROOT / "training" / "configs"
 FIRST_VALIDATION_SEED = 1000
 REAL_BIAS = 0.95
 DTYPES = ("bfloat16", "float32")
-# images of each class in the picture
+# images of each class in the picture, and arms side by side in it
 _SAMPLES_SHOWN = 4
+_SAMPLES_PER_ROW = 4
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def draw_samples(runs: Sequence[Run], file: Path) -> None:
                     np.asarray(row["image"].convert("RGB"))
                 )
     file.parent.mkdir(parents=True, exist_ok=True)
-    draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN)
+    draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN, datasets_per_row=_SAMPLES_PER_ROW)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

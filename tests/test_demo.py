@@ -124,6 +124,20 @@ def test_the_contact_sheet_has_a_row_for_each_class(contact_sheet, tmp_path):
     assert (sheet[:, : int(where[255, 0, 0][1]) - 70] < 100).any()
 
 
+def test_datasets_of_a_contact_sheet_go_on_below(contact_sheet, tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    datasets = {f"dataset {n}": {"circle": [np.full((64, 64, 3), c, np.uint8)]} for n, c in enumerate(colours)}
+    contact_sheet.draw_contact_sheet(datasets, tmp_path / "sheet.png", datasets_per_row=2)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    red, green, blue = (np.argwhere((sheet == colour).all(axis=2)) for colour in colours)
+    assert len(red) == len(green) == len(blue) == 64 * 64
+    assert (red[:, 0] == green[:, 0]).all() and (red[:, 1] == blue[:, 1]).all()
+    assert blue[:, 0].min() > red[:, 0].max() and green[:, 1].min() > red[:, 1].max()
+    # the classes are named beside both rows
+    for images in (red, blue):
+        assert (sheet[images[:, 0].min() : images[:, 0].max(), : red[:, 1].min()] < 100).any()
+
+
 def test_contact_sheets_of_nothing_or_of_other_classes_are_refused(contact_sheet, tmp_path):
     image = np.zeros((4, 4, 3), np.uint8)
     for datasets in ({}, {"a": {"x": []}}, {"a": {"x": [image]}, "b": {"y": [image]}}):

@@ -2,10 +2,10 @@
 
 import torch
 
-QUALITY_LEVELS = ("bad", "poor", "fair", "good", "excellent")
+from ubgen_pipeline.mini.quality import QUALITY_LEVELS
 
 
 def quality_score(level_logits: torch.Tensor) -> torch.Tensor:
     """Q ``(B,)`` in [1, 5] of ``level_logits (B, 5)``, bad to excellent: sum of i p_i, p the softmax (Eq. 10, 11)."""
-    levels = torch.arange(1, 6, device=level_logits.device, dtype=level_logits.dtype)
+    levels = torch.arange(1, len(QUALITY_LEVELS) + 1, device=level_logits.device, dtype=level_logits.dtype)
     return (level_logits.softmax(dim=-1) * levels).sum(dim=-1)
