@@ -8,6 +8,7 @@ from bias import bias_html, measure_bias, read_report, report_html
 from generate_tab import Draw
 from page_html import status_line
 from request_limits import BASE, MAX_SEED, TUNED, whole_number
+from run_buttons import busy_buttons, connect_run
 from sampler import failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor
@@ -60,11 +61,11 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
             per_class = whole_number("Samples per class", per_class, 1, MAX_SAMPLES_PER_CLASS)
             seed = whole_number("Seed", seed, 0, MAX_SEED)
         except ValueError as error:
-            yield [status_line(str(error), kind="error"), gr.skip(), *_buttons(False)]
+            yield [status_line(str(error), kind="error"), gr.skip(), *busy_buttons(False)]
             return
         cancellation = visitor.start_measuring()
         total = 10 * per_class * len(variants)
-        yield [status_line(f"Measuring: 0 of {total} images", 0, total, "busy"), "", *_buttons(True)]
+        yield [status_line(f"Measuring: 0 of {total} images", 0, total, "busy"), "", *busy_buttons(True)]
         progress = None
         try:
             for progress in measure_bias(
@@ -77,39 +78,16 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
                 guidance_scale=2.0,
             ):
                 text = f"Measuring: {progress.done} of {total} images"
-                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *_buttons(True)]
+                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *busy_buttons(True)]
         except Exception as error:
-            yield [status_line(failure_text(error), kind="error"), gr.skip(), *_buttons(False)]
+            yield [status_line(failure_text(error), kind="error"), gr.skip(), *busy_buttons(False)]
             return
         done = progress.done if progress else 0
         text = "Measured" if done == total else "Stopped"
-        yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *_buttons(False)]
+        yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *busy_buttons(False)]
 
-    def cancel(visitor: Visitor) -> list[Any]:
+    def cancel(visitor: Visitor) -> str:
         visitor.measuring.is_asked = True
-        return [status_line("Stopped."), *_buttons(False)]
+        return "Stopped."
 
-    running = start.click(
-        measure,
-        [visitor, per_class, seed],
-        [status, charts, start, stop],
-        concurrency_limit=1,
-        concurrency_id="model",
-        show_progress="minimal",
-        show_progress_on=status,
-        api_visibility="private",
-        trigger_mode="once",
-    )
-    stop.click(
-        cancel,
-        visitor,
-        [status, start, stop],
-        cancels=running,
-        queue=False,
-        show_progress="hidden",
-        api_visibility="private",
-    )
-
-
-def _buttons(is_busy: bool) -> list[Any]:
-    return [gr.update(interactive=not is_busy), gr.update(interactive=is_busy)]
+    connect_run(start, stop, status, measure, [visitor, per_class, seed], [status, charts, start, stop], cancel)

@@ -9,6 +9,7 @@ from details_panel import build_details
 from image_gallery import image_gallery
 from page_html import status_line
 from request_limits import BASE, MAX_GUIDANCE, TUNED, VARIANTS, DrawRequest, check_request
+from run_buttons import busy_buttons, connect_run
 from sampler import Cancellation, DrawnSample, failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor, item_at
@@ -80,7 +81,7 @@ def build_generate_tab(
     controls = [class_choice, variant_choice, num_samples, seed, num_steps, guidance, annotate]
 
     def buttons(is_busy: bool) -> dict[Any, Any]:
-        return {start: gr.update(interactive=not is_busy), stop: gr.update(interactive=is_busy)}
+        return dict(zip((start, stop), busy_buttons(is_busy)))
 
     def generate(visitor: Visitor, *values: Any) -> Iterator[dict[Any, Any]]:
         try:
@@ -122,10 +123,9 @@ def build_generate_tab(
             text = f"Stopped after {done} of {total} images."
         yield {status: status_line(text), **buttons(False)}
 
-    def cancel(visitor: Visitor) -> dict[Any, Any]:
+    def cancel(visitor: Visitor) -> str:
         visitor.drawing.is_asked = True
-        done = sum(map(len, visitor.samples.values()))
-        return {status: status_line(f"Stopped after {done} images."), **buttons(False)}
+        return f"Stopped after {sum(map(len, visitor.samples.values()))} images."
 
     def select(variant: str) -> Callable[..., dict[Any, Any]]:
         others = [gallery for name, gallery in galleries.items() if name != variant]
@@ -138,19 +138,8 @@ def build_generate_tab(
         return choose
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
-    running = start.click(
-        generate,
-        [visitor, *controls],
-        [status, *columns.values(), *galleries.values(), start, stop, *details.outputs, kept],
-        concurrency_limit=1,
-        concurrency_id="model",
-        show_progress="minimal",
-        show_progress_on=status,
-        api_visibility="private",
-        # "once" would lose a click that follows a stop before the page knows that the request is over
-        trigger_mode="multiple",
-    )
-    stop.click(cancel, visitor, [status, start, stop], cancels=running, queue=False, **quiet)
+    outputs = [status, *columns.values(), *galleries.values(), start, stop, *details.outputs, kept]
+    connect_run(start, stop, status, generate, [visitor, *controls], outputs, cancel)
     for variant, gallery in galleries.items():
         outputs = [*galleries.values(), *details.outputs]
         chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)

@@ -1,12 +1,21 @@
 """What one visitor has before him: the results of his last request. Gradio keeps one for each open page."""
 
+from collections import Counter
 from dataclasses import dataclass, field
+from enum import Enum
 from typing import Any
 
 from column_values import ColumnValues
 from dataset_rows import DatasetRow
 from dataset_view import DatasetView
 from sampler import Cancellation, DrawnSample
+
+
+class RequestState(Enum):
+    """Where a request to the model is that is neither over nor taken back."""
+
+    WAITING = "waiting"
+    RUNNING = "running"
 
 
 @dataclass
@@ -16,6 +25,9 @@ class Visitor:
     samples: dict[str, list[DrawnSample]] = field(default_factory=dict)
     drawing: Cancellation = field(default_factory=Cancellation)
     measuring: Cancellation = field(default_factory=Cancellation)
+    # by the button that started them
+    requests: dict[str, RequestState] = field(default_factory=dict)
+    taken_back: Counter[str] = field(default_factory=Counter)
     view: DatasetView | None = None
     column: ColumnValues | None = None
     rows: list[DatasetRow] = field(default_factory=list)

@@ -10,7 +10,7 @@ import sys
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -44,25 +44,34 @@ def address(tmp_path_factory) -> Iterator[str]:
     (folder / "classes.json").write_text(json.dumps(names))
     # before the Space starts: a folder is offered only if it is there
     (folder / "shapes").mkdir()
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    environment = {
-        **os.environ,
+    settings = {
         "UBGEN_CLASSES": str(folder / "classes.json"),
         "UBGEN_DATASETS": str(folder / "shapes"),
         "UBGEN_MAX_STEPS": "12",
-        "GRADIO_SERVER_PORT": str(port),
-        "GRADIO_TEMP_DIR": str(folder / "gradio"),
     }
+    with run_space(folder, settings, lambda: draw_dataset(folder / "shapes")) as address:
+        yield address
+
+
+@contextmanager
+def run_space(folder: Path, settings: dict[str, str], meanwhile: Callable[[], None] = lambda: None) -> Iterator[str]:
+    """A Space with these variables; ``meanwhile`` is done while it starts. It must end without a traceback."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    own = {"GRADIO_SERVER_PORT": str(port), "GRADIO_TEMP_DIR": str(folder / "gradio")}
     with open(folder / "log", "w") as log:
         # another working directory: the Space finds its own files
         server = subprocess.Popen(
-            [sys.executable, ROOT / "space" / "app.py"], cwd=folder, env=environment, stdout=log, stderr=log
+            [sys.executable, ROOT / "space" / "app.py"],
+            cwd=folder,
+            env={**os.environ, **settings, **own},
+            stdout=log,
+            stderr=log,
         )
     try:
         address = f"http://127.0.0.1:{port}"
-        draw_dataset(folder / "shapes")
+        meanwhile()
         wait_until_served(address, server, folder / "log")
         yield address
     finally:
@@ -114,8 +123,8 @@ def browser():
 
 
 @contextmanager
-def visit(browser, address: str, width: str = "desktop"):
-    """A visitor's page of his own; no errors in the console and no request to elsewhere while it is open."""
+def visit(browser, address: str, width: str = "desktop", expected: str | None = None):
+    """A visitor's page of his own; no errors in the console but ``expected`` ones, and no request to elsewhere."""
     size = WIDTHS[width]
     context = browser.new_context(viewport={"width": size[0], "height": size[1]})
     page = context.new_page()
@@ -129,7 +138,7 @@ def visit(browser, address: str, width: str = "desktop"):
     wait_until_ready(page)
     try:
         yield page
-        assert not wrong
+        assert not [text for text in wrong if expected is None or expected not in text]
     finally:
         context.close()
 
@@ -327,6 +336,43 @@ def test_two_visitors_at_once(browser, address):
             wait_for(page, "generate-facts", f"{name}")
 
 
+def test_a_waiting_request_can_be_taken_back(browser, address):
+    with visit(browser, address) as first, visit(browser, address) as second:
+        choose(second, "class", "circle")
+        generate(first, samples=8, steps=12, wait=False)
+        first.wait_for_selector("#stop:not([disabled])")
+        wait_for(first, "status", "Drawing star")
+        generate(second, samples=2, steps=2, wait=False)
+        wait_for(second, "status", "Waiting for the model.")
+        second.wait_for_selector("#generate[disabled]")
+        second.click("#stop")
+        wait_for(second, "status", "Stopped before it began.")
+        second.dblclick("#generate")
+        wait_for(second, "status", "Waiting for the model.")
+        first.click("#stop")
+        wait_for(second, "status", "4 images of circle")
+        second.wait_for_selector("#generate:not([disabled])")
+        wait_for(first, "status", "Stopped after")
+
+
+def test_who_finds_no_place_is_told_so(browser, tmp_path):
+    with (
+        run_space(tmp_path, {"UBGEN_MAX_QUEUE": "1"}) as address,
+        visit(browser, address) as first,
+        visit(browser, address) as second,
+        visit(browser, address, expected="503") as third,
+    ):
+        generate(first, samples=8, steps=20, wait=False)
+        wait_for(first, "status", "Drawing circle")
+        generate(second, samples=1, steps=1, wait=False)
+        wait_for(second, "status", "Waiting for the model.")
+        generate(third, samples=1, steps=1, wait=False)
+        wait_for(third, "status", "Too many requests wait")
+        first.click("#stop")
+        wait_for(second, "status", "2 images of circle")
+        generate(third, samples=1, steps=1)
+
+
 @pytest.mark.parametrize("width", WIDTHS)
 def test_browse_a_dataset(browser, address, width):
     with visit(browser, address, width) as page:
@@ -368,6 +414,11 @@ def test_bias_is_measured_and_can_be_stopped(browser, address, width):
         page.click("#measure")
         wait_for(page, "bias-charts", "Own background")
         if width == "phone":
+            page.click("#bias-stop")
+            wait_for(page, "bias-status", "Stopped")
+            # at once: a request that was just stopped holds no other up
+            page.click("#measure")
+            wait_for(page, "bias-status", "Measuring")
             page.click("#bias-stop")
             wait_for(page, "bias-status", "Stopped")
         else:
