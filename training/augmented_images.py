@@ -9,15 +9,17 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
-from torch.utils.data import Dataset, IterableDataset
 
 from ubgen_pipeline.labelled_images import LabelledImages
 from ubgen_pipeline.sample_seeds import sample_seed
+
+from .epoch_rows import EpochRows, EpochStream
 
 
 @dataclass(frozen=True)
@@ -67,44 +69,21 @@ class Augmentation:
         )
 
 
-class AugmentedImages(Dataset):
+class AugmentedImages(EpochRows):
     """Rows of ``pixel_values (3, S, S)``, ``label`` and, for training, ``seed``; a trainer sets the epoch."""
 
     def __init__(self, images: LabelledImages, transform: Callable[[Any], torch.Tensor], seed: int | None = None):
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.images.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return _augment(self.images.rows[index], index, self.epoch, self.transform, self.seed)
+        super().__init__(images, partial(_augment, transform=transform, seed=seed))
 
 
-class StreamedImages(IterableDataset):
+class StreamedImages(EpochStream):
     """The same rows from a stream, shuffled within a buffer; the order depends on seed and epoch alone."""
 
     def __init__(
         self, images: LabelledImages, transform: Callable[[Any], torch.Tensor], seed: int, buffer_size: int = 1000
     ):
-        self.images = images
-        self.transform = transform
-        self.seed = seed
-        self.epoch = 0
-        self._rows = images.rows.shuffle(seed=seed, buffer_size=buffer_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self._rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index, row in enumerate(self._rows):
-            yield _augment(row, index, self.epoch, self.transform, self.seed)
+        prepare = partial(_augment, transform=transform, seed=seed)
+        super().__init__(images, prepare, seed=seed, buffer_size=buffer_size)
 
 
 class MixingCollator:

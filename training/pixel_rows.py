@@ -3,39 +3,27 @@
 Shapes: B samples, H x W pixels.
 """
 
-from collections.abc import Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from torch.utils.data import Dataset, IterableDataset
 
 from ubgen_pipeline.labelled_images import LabelledImages
 from ubgen_pipeline.sample_seeds import sample_seed
 
+from .epoch_rows import EpochRows, EpochStream
 
-class PixelRows(Dataset):
+
+class PixelRows(EpochRows):
     """Rows of ``pixels (3, H, W)`` in [-1, 1] and ``label``; a trainer sets the epoch, on which the flip depends."""
 
     def __init__(self, images: LabelledImages, height: int, width: int, *, seed: int = 0, flip: float = 0.0):
-        self.images = images
-        self.size = (height, width)
-        self.seed = seed
-        self.flip = flip
-        self.epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.images.rows)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        return _pixels(self.images.rows[index], self.size, _is_flipped(self.seed, self.epoch, index, self.flip))
+        super().__init__(images, partial(_pixels, size=(height, width), seed=seed, flip=flip))
 
 
-class StreamedPixelRows(IterableDataset):
+class StreamedPixelRows(EpochStream):
     """The same rows from a stream, shuffled within a buffer."""
 
     def __init__(
@@ -48,19 +36,8 @@ class StreamedPixelRows(IterableDataset):
         flip: float = 0.0,
         buffer_size: int = 1000,
     ):
-        self.size = (height, width)
-        self.seed = seed
-        self.flip = flip
-        self.epoch = 0
-        self._rows = images.rows.shuffle(seed=seed, buffer_size=buffer_size)
-
-    def set_epoch(self, epoch: int) -> None:
-        self.epoch = epoch
-        self._rows.set_epoch(epoch)
-
-    def __iter__(self) -> Iterator[dict[str, Any]]:
-        for index, row in enumerate(self._rows):
-            yield _pixels(row, self.size, _is_flipped(self.seed, self.epoch, index, self.flip))
+        prepare = partial(_pixels, size=(height, width), seed=seed, flip=flip)
+        super().__init__(images, prepare, seed=seed, buffer_size=buffer_size)
 
 
 def collate_pixels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
@@ -71,9 +48,11 @@ def collate_pixels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     }
 
 
-def _pixels(row: dict[str, Any], size: tuple[int, int], is_flipped: bool) -> dict[str, Any]:
+def _pixels(
+    row: dict[str, Any], index: int, epoch: int, size: tuple[int, int], seed: int, flip: float
+) -> dict[str, Any]:
     image = _cover(row["image"].convert("RGB"), *size)
-    if is_flipped:
+    if _is_flipped(seed, epoch, index, flip):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1
     return {"pixels": pixels, "label": int(row["label"])}
