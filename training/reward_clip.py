@@ -11,6 +11,17 @@ from ubgen_pipeline.clip_encoders import ClipEncoder
 PAIRINGS = ("matching", "all")
 
 
+def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt: str) -> torch.Tensor:
+    """Features ``(N, F)`` of ``prompt`` with each of the N names in the place of ``{name}``.
+
+    Raises:
+        ValueError: a ``prompt`` without ``{name}``.
+    """
+    if "{name}" not in prompt:
+        raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
+    return encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
+
+
 class ClipAlignmentReward:
     """cos(image feature of image i, text feature of "photo of c_i"); L_in is one minus it.
 
@@ -39,12 +50,10 @@ class ClipAlignmentReward:
     ):
         if pairing not in PAIRINGS:
             raise ValueError(f"alignment_pairs is {pairing!r}; choose one of {', '.join(PAIRINGS)}.")
-        if "{name}" not in prompt:
-            raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
         self.encoder = encoder
         self.pairing = pairing
         self.reads_whole_batch = pairing == "all"
-        self.text_features = encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
+        self.text_features = encode_class_texts(encoder, class_names, prompt)
 
     def __call__(
         self,

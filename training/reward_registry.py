@@ -5,10 +5,11 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
+from typing import NamedTuple
 
 import torch
 
-from ubgen_pipeline.clip_encoders import ClipEncoder
+from ubgen_pipeline.clip_encoders import ClipEncoder, load_clip_encoder
 
 from .reward_clip import ClipAlignmentReward
 from .reward_functions import RewardFunction, call_reward, check_differentiable, reads_whole_batch, reward_name
@@ -51,6 +52,29 @@ def build_reward(
         f"reward_funcs holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
         "such as package.module:attribute."
     )
+
+
+class TrainingRewards(NamedTuple):
+    """``trained`` and ``heldout`` rewards, and the CLIP that they and the adversarial term share; None where none."""
+
+    encoder: ClipEncoder | None
+    trained: list[RewardFunction]
+    heldout: list[RewardFunction]
+
+
+def build_rewards(config: SamplerConfig, class_names: Sequence[str], *, with_clip: bool = False) -> TrainingRewards:
+    """All rewards that ``config`` names; the CLIP is loaded where one of them reads it, and with ``with_clip``.
+
+    Raises:
+        ValueError: see :func:`build_reward`; or a CLIP that cannot be loaded.
+    """
+    needs_clip = with_clip or needs_clip_encoder([*config.reward_funcs, *config.heldout_reward_funcs])
+    encoder = load_clip_encoder(config.clip_model) if needs_clip else None
+    trained, heldout = (
+        [build_reward(name, config, encoder, class_names) for name in names]
+        for names in (config.reward_funcs, config.heldout_reward_funcs)
+    )
+    return TrainingRewards(encoder, trained, heldout)
 
 
 def needs_clip_encoder(reward_funcs: Sequence[str]) -> bool:

@@ -13,6 +13,8 @@ from torch.nn.functional import normalize
 
 from ubgen_pipeline.clip_encoders import ClipEncoder
 
+from .reward_clip import encode_class_texts
+
 # features nearer to their class's text than half a degree count less than fully, or their gradient would explode
 _LEAST_LENGTH = 0.01
 
@@ -40,11 +42,8 @@ class ClassVarietyReward:
     compares_within_class = True
 
     def __init__(self, encoder: ClipEncoder, class_names: Sequence[str], prompt: str = "photo of {name}"):
-        if "{name}" not in prompt:
-            raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
         self.encoder = encoder
-        texts = encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
-        self.directions = normalize(texts.float(), dim=-1)
+        self.directions = normalize(encode_class_texts(encoder, class_names, prompt).float(), dim=-1)
 
     def __call__(
         self,

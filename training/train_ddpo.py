@@ -10,17 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_pipeline.clip_encoders import load_clip_encoder
-from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.ddpo_config import DDPOConfig
 from ubgen_training.ddpo_trainer import DDPOTrainer
 from ubgen_training.policy_sampler import PolicySampler
-from ubgen_training.reward_functions import check_reward_weights
-from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
+from ubgen_training.reward_registry import build_rewards, probe_rewards
 from ubgen_training.sampler_model import SamplingSettings
-from ubgen_training.training_command import run_training, train_and_write
-from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
-from ubgen_training.training_push import open_hub_model
+from ubgen_training.training_command import run_training, start_training, train_and_write
+from ubgen_training.training_inputs import build_sampler
 
 
 def train(config: DDPOConfig) -> Path:
@@ -30,25 +26,17 @@ def train(config: DDPOConfig) -> Path:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
-    check_writable(str(config.output_dir))
-    hub = open_hub_model(config)
-    check_reward_weights(config.reward_funcs, config.reward_weights)
-    prompts = load_prompts(config)
-    names = [prompt.name for prompt in prompts]
-    reward_names = [*config.reward_funcs, *config.heldout_reward_funcs]
-    encoder = load_clip_encoder(config.clip_model) if needs_clip_encoder(reward_names) else None
-    rewards = [build_reward(name, config, encoder, names) for name in config.reward_funcs]
-    heldout = [build_reward(name, config, encoder, names) for name in config.heldout_reward_funcs]
+    start = start_training(config)
     sampling = SamplingSettings(
         config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
     )
-    sampler = build_sampler(config, prompts, PolicySampler, sampling, log_probability=config.log_probability)
-    trainer = DDPOTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
+    sampler = build_sampler(config, start.prompts, PolicySampler, sampling, log_probability=config.log_probability)
+    encoder, rewards, heldout = build_rewards(config, start.class_names)
+    trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
-    probe_rewards([*rewards, *heldout], names, **probe, differentiable=False)
-    return train_and_write(trainer, prompts, card_method(config), checkpoint, hub)
+    probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
+    return train_and_write(trainer, start, card_method(config))
 
 
 def card_method(config: DDPOConfig) -> str:

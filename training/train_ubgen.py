@@ -10,15 +10,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_pipeline.clip_encoders import load_clip_encoder
-from ubgen_training.checkpoint_folders import find_checkpoint
 from ubgen_training.gradient_steps import gradient_strategy
-from ubgen_training.reward_functions import check_reward_weights
-from ubgen_training.reward_registry import build_reward, needs_clip_encoder, probe_rewards
+from ubgen_training.reward_registry import build_rewards, probe_rewards
 from ubgen_training.sampler_model import SamplerModel, SamplingSettings
-from ubgen_training.training_command import run_training, train_and_write
-from ubgen_training.training_inputs import build_sampler, check_writable, load_prompts
-from ubgen_training.training_push import open_hub_model
+from ubgen_training.training_command import run_training, start_training, train_and_write
+from ubgen_training.training_inputs import build_sampler
 from ubgen_training.ubgen_config import UbGenConfig
 from ubgen_training.ubgen_trainer import UbGenTrainer
 
@@ -30,12 +26,8 @@ def train(config: UbGenConfig) -> Path:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
-    check_writable(str(config.output_dir))
-    hub = open_hub_model(config)
-    check_reward_weights(config.reward_funcs, config.reward_weights)
-    prompts = load_prompts(config)
-    names = [prompt.name for prompt in prompts]
+    start = start_training(config)
+    names = start.class_names
     if len(names) < 2 and config.adversarial_weight > 0:
         raise ValueError(
             f"class_names holds {names!r} only; the adversarial term sets an image against a name of another class: "
@@ -48,19 +40,14 @@ def train(config: UbGenConfig) -> Path:
         config.width,
         config.reward_micro_batch_size,
     )
-    sampler = build_sampler(config, prompts, SamplerModel, sampling)
-    needs_clip = config.adversarial_weight > 0 or needs_clip_encoder(
-        [*config.reward_funcs, *config.heldout_reward_funcs]
-    )
-    encoder = load_clip_encoder(config.clip_model) if needs_clip else None
-    rewards = [build_reward(name, config, encoder, names) for name in config.reward_funcs]
-    heldout = [build_reward(name, config, encoder, names) for name in config.heldout_reward_funcs]
+    sampler = build_sampler(config, start.prompts, SamplerModel, sampling)
+    encoder, rewards, heldout = build_rewards(config, names, with_clip=config.adversarial_weight > 0)
     trainer = UbGenTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards(rewards, names, **probe)
     probe_rewards(heldout, names, **probe, differentiable=False)
-    return train_and_write(trainer, prompts, card_method(config), checkpoint, hub)
+    return train_and_write(trainer, start, card_method(config))
 
 
 def card_method(config: UbGenConfig) -> str:

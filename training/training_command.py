@@ -1,19 +1,23 @@
-"""What the training scripts share: exit codes, and what is written once the training is over."""
+"""What the training scripts share: exit codes, what is checked first, and what is written once training is over."""
 
 import os
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ubgen_pipeline.class_prompts import ClassPrompt
 from ubgen_pipeline.folder_lock import writing_into
 from ubgen_pipeline.settings_parser import parse_settings, run_command
 
+from .checkpoint_folders import find_checkpoint
 from .hub_push import HubModel
+from .reward_functions import check_reward_weights
+from .sampler_config import SamplerConfig
 from .sampler_trainer import SamplerTrainer
 from .training_card import write_training_card
-from .training_push import TrainingPush
+from .training_inputs import check_writable, load_prompts
+from .training_push import TrainingPush, open_hub_model
 
 
 def run_training(
@@ -43,21 +47,37 @@ def run_training(
     return run_command(body, argv)
 
 
-def train_and_write(
-    trainer: SamplerTrainer,
-    prompts: Sequence[ClassPrompt],
-    method: str,
-    checkpoint: str | None,
-    hub: HubModel | None = None,
-) -> Path:
-    """Train, from ``checkpoint`` if there is one, then write weights, state and card; returns their folder.
+class TrainingStart(NamedTuple):
+    """What a training has before any model is loaded: checkpoint to go on from, repository to push to, classes."""
+
+    checkpoint: str | None
+    hub: HubModel | None
+    prompts: list[ClassPrompt]
+    class_names: list[str]
+
+
+def start_training(config: SamplerConfig) -> TrainingStart:
+    """Check all of ``config`` that can be checked without a model.
+
+    Raises:
+        ValueError: a setting that cannot work.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    hub = open_hub_model(config)
+    check_reward_weights(config.reward_funcs, config.reward_weights)
+    prompts = load_prompts(config)
+    return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
+
+
+def train_and_write(trainer: SamplerTrainer, start: TrainingStart, method: str) -> Path:
+    """Train, from the checkpoint if there is one, then write weights, state and card; returns their folder.
 
     Args:
         method: a sentence of Markdown on how it trains, for the card.
-        hub: where checkpoints and the result are pushed to, if anywhere.
     """
-    push = TrainingPush(hub, trainer, prompts, method)
-    folder = trainer.train_and_save(checkpoint)
-    write_training_card(trainer, prompts, method)
+    push = TrainingPush(start.hub, trainer, start.prompts, method)
+    folder = trainer.train_and_save(start.checkpoint)
+    write_training_card(trainer, start.prompts, method)
     push.finish()
     return folder
