@@ -5,45 +5,22 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .augmented_images import Augmentation
-from .resumable_config import ResumableConfig
-
-FREE_ON_RESUME = frozenset(
-    {
-        "output_dir",
-        "dataset",
-        "revision",
-        "eval_dataset",
-        "eval_split",
-        "export_average",
-        "gradient_checkpointing",
-        "logging_steps",
-        "report_to",
-        "remove_unused_columns",
-    }
-)
+from .image_training_config import FREE_ON_RESUME, ImageTrainingConfig
 
 
 @dataclass
-class BackboneConfig(ResumableConfig):
-    """Everything ``transformers.TrainingArguments`` has, the dataset, the architecture and the augmentation.
+class BackboneConfig(ImageTrainingConfig):
+    """Everything of :class:`ImageTrainingConfig`, the architecture and the augmentation.
 
     Raises:
         ValueError: a setting out of range, no dataset, or Hub push, which this trainer does not do.
     """
 
-    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME | {"eval_dataset", "eval_split"}
 
     output_dir: str | None = field(
         default="backbone", metadata={"help": "Where the backbone and its checkpoints are written, in timm's layout."}
     )
-    dataset: str | None = field(
-        default=None,
-        metadata={"help": "A folder that `ubgen generate` wrote, a folder of class folders, or a Hub id."},
-    )
-    split: str = field(default="train", metadata={"help": "Split of the dataset."})
-    revision: str | None = field(default=None, metadata={"help": "Revision of the dataset on the Hub."})
-    streaming: bool = field(default=False, metadata={"help": "Read the dataset row by row; needs max_steps."})
-    shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed dataset is shuffled within."})
     max_rows: int | None = field(
         default=None, metadata={"help": "Train on a random subset of so many rows, drawn with the seed."}
     )
@@ -77,24 +54,15 @@ class BackboneConfig(ResumableConfig):
     warmup_steps: float = field(default=0.1, metadata={"help": "Warm-up updates; below 1: share of all updates."})
     per_device_train_batch_size: int = field(default=256, metadata={"help": "Images per process and step; even."})
     bf16: bool | None = field(default=False, metadata={"help": "bfloat16 autocast."})
-    dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an incomplete last batch."})
     gradient_checkpointing: bool | None = field(default=None, metadata={"help": "Not used."})
     save_strategy: str = field(default="epoch", metadata={"help": "When checkpoints are written."})
     logging_steps: float = field(default=50, metadata={"help": "Log every so many updates."})
-    # the parser reads this union only in the base class's order
-    report_to: None | str | list[str] = field(  # noqa: RUF036
-        default="none", metadata={"help": "Trackers, such as tensorboard."}
-    )
-    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Not used: the columns are fixed."})
 
     def __post_init__(self) -> None:
-        if not self.dataset:
-            raise ValueError("dataset is not given; name a folder that `ubgen generate` wrote, or a Hub id.")
         self.model_args = _read_model_args(self.model_args)
-        for name in ("image_size", "per_device_train_batch_size", "shuffle_buffer"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more.")
-        for name in ("random_erasing", "horizontal_flip", "least_crop"):
+        if self.image_size < 1:
+            raise ValueError(f"image_size is {self.image_size}; choose 1 or more.")
+        for name in ("random_erasing", "least_crop"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose one in [0, 1].")
         for name in ("label_smoothing", "average_decay"):
@@ -114,10 +82,6 @@ class BackboneConfig(ResumableConfig):
             raise ValueError(f"max_rows is {self.max_rows}; choose 1 or more.")
         if self.streaming and self.max_rows is not None:
             raise ValueError("max_rows needs all rows at hand; leave it out, or streaming off.")
-        if self.streaming and self.max_steps < 1:
-            raise ValueError("streaming is on, where the number of rows is not known; give max_steps.")
-        if self.push_to_hub:
-            raise ValueError("push_to_hub is not supported by this trainer; train, then upload output_dir.")
         super().__post_init__()
 
     @property
