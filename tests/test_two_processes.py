@@ -65,6 +65,7 @@ def ddp(random_mini_model, clip_folder, tmp_path_factory):
     runs = [
         {**ubgen, "output_dir": str(folder / "ubgen")},
         {**ddpo, "output_dir": str(folder / "ddpo")},
+        {**ubgen, "clip": None, "max_steps": 2, "images_per_class_in_batch": 2, "output_dir": str(folder / "pairs")},
         {**ubgen, "output_dir": str(folder / "killed"), "kill_inside_step": 1},
     ]
     codes, output = _finish(_start(folder / "jobs.json", "ddp", runs))
@@ -117,6 +118,16 @@ def test_ranks_never_draw_the_same_noise(ddp):
     first, second = (json.loads((ddp / "ubgen" / f"seen_{rank}.json").read_text()) for rank in (0, 1))
     own, other = ({seed for _, seeds in rank for seed in seeds} for rank in (first, second))
     assert len(own) > 2 * UBGEN_LAST and not own & other
+
+
+def test_each_rank_gets_whole_groups_of_its_own(ddp):
+    ranks = [json.loads((ddp / "pairs" / f"seen_{rank}.json").read_text()) for rank in (0, 1)]
+    # two updates of two micro-batches, each a pair of images of a class
+    batches = [labels for rank in ranks for labels, _ in rank]
+    assert [len(rank) for rank in ranks] == [4, 4] and all(len(labels) == 2 for labels in batches)
+    assert all(first == second for first, second in batches)
+    # of an epoch of nine pairs, three of each class, eight different ones
+    assert sorted(torch.tensor(batches)[:, 0].bincount(minlength=3).tolist()) == [2, 3, 3]
 
 
 def test_the_classes_statistics_hold_the_rewards_of_both_ranks(ddp):
