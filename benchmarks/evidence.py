@@ -34,6 +34,7 @@ from evidence_plan import (
     Run,
     plan_run,
     read_config,
+    read_overrides,
     training_settings,
 )
 
@@ -68,6 +69,9 @@ class EvidenceSettings:
     set_backbone: list[str] | None = field_help("settings of train_backbone.py that differ, each name=value", None)
     variety_weight: float = field_help(
         "weight of class_variety in the arm ubgen_variety, which is not the paper's", 0.5
+    )
+    set_variety: list[str] | None = field_help(
+        "settings of train_ubgen.py that differ besides in the arms with class_variety, each name=value", None
     )
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
@@ -169,6 +173,7 @@ def plan(settings: EvidenceSettings) -> list[Run]:
         measures,
         settings.threads,
         settings.variety_weight,
+        read_overrides(settings.set_variety or ()),
     )
     runs = [plan_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)
@@ -252,7 +257,7 @@ def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     from ubgen_training.ubgen_config import UbGenConfig
 
     tuned = [arm for arm in arms if arm not in UNTUNED_ARMS]
-    asked = [(UbGenConfig, training_settings(recipe.training, arm, recipe.variety_weight)) for arm in tuned]
+    asked = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]
     asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"

@@ -128,10 +128,10 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
     ]
     if VARIETY_ARM in arms:
         parts.append(f"Weight of `class_variety` in ubgen + variety: {settings['variety_weight']:g}.")
-    if settings.get("set"):
-        parts.append(
-            "Training settings that differ from the file: " + ", ".join(f"`{one}`" for one in settings["set"])
-        )
+    for name, where in (("set", ""), ("set_variety", " in the arms with variety")):
+        if settings.get(name):
+            listed = ", ".join(f"`{one}`" for one in settings[name])
+            parts.append(f"Training settings that differ from the file{where}: {listed}.")
     for name, figures in results.get("clip", {}).items():
         accuracies = ", ".join(f"{key} {value:.1%}" for key, value in figures.items())
         parts.append(f"The {name}: {accuracies}, over 2,000 unbiased scenes.")

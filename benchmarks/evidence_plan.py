@@ -103,6 +103,7 @@ class Recipe:
     measures: Mapping[str, Any]
     threads: int
     variety_weight: float
+    variety_training: Mapping[str, Any]
 
 
 def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
@@ -120,7 +121,7 @@ def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
         images |= {"dtype": recipe.dtype}
     if arm in TUNED_ARMS:
-        config = training_settings(recipe.training, arm, recipe.variety_weight) | {"seed": seed}
+        config = training_settings(recipe, arm) | {"seed": seed}
         clip = {}
         if ablation(arm) == "weak_clip":
             clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
@@ -138,17 +139,20 @@ def ablation(arm: str) -> str | None:
     return arm.removeprefix(_VARIETY_PREFIX) if arm in FULL_LOSS else None
 
 
-def training_settings(config: Mapping[str, Any], arm: str, variety_weight: float) -> dict[str, Any]:
+def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     """The settings of ``train_ubgen.py`` for an arm.
 
     ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
     ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds a reward to the full loss that is not the paper's,
-    and ``variety_no_en`` and the like leave the same out of that.
+    and ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
-    config, left_out = dict(config), ablation(arm)
+    config, left_out = dict(recipe.training), ablation(arm)
+    has_variety = VARIETY_ARM in (arm, FULL_LOSS.get(arm))
+    if has_variety:
+        config |= recipe.variety_training
     if left_out == "no_en":
         config["adversarial_weight"] = 0.0
     if left_out == "weak_clip":
@@ -163,13 +167,13 @@ def training_settings(config: Mapping[str, Any], arm: str, variety_weight: float
             )
         weights = [0.0 if name == without else weight for name, weight in zip(names, weights)]
         config["reward_weights"] = weights
-    if VARIETY_ARM in (arm, FULL_LOSS.get(arm)):
+    if has_variety:
         if VARIETY_REWARD in names or len(names) != len(weights):
             raise ValueError(
                 f"arm {arm} adds the reward {VARIETY_REWARD!r}, but the training settings have reward_funcs {names} "
                 f"and reward_weights {weights}; leave it out there, and give one weight for each reward."
             )
-        config["reward_funcs"], config["reward_weights"] = [*names, VARIETY_REWARD], [*weights, variety_weight]
+        config["reward_funcs"], config["reward_weights"] = [*names, VARIETY_REWARD], [*weights, recipe.variety_weight]
     return config
 
 
@@ -185,12 +189,22 @@ def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise ValueError(f"configuration {str(file)!r} could not be read as YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"configuration {str(file)!r} holds no settings; write lines `name: value`.")
+    return config | read_overrides(overrides)
+
+
+def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
+    """Settings given as ``name=value``, each value read as YAML.
+
+    Raises:
+        ValueError: one that is no ``name=value``.
+    """
+    read = {}
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
             raise ValueError(f"--set holds {override!r}; write name=value, such as adversarial_weight=0.3.")
-        config[key] = yaml.safe_load(value)
-    return config
+        read[key] = yaml.safe_load(value)
+    return read
 
 
 @cache

@@ -81,6 +81,7 @@ def keys(evidence, folder: Path, **settings) -> dict[str, str]:
         ({"lora_step": 1}, {"images", "backbone", "measures"}),
         # of another arm
         ({"variety_weight": 0.5}, set()),
+        ({"set_variety": ["max_steps=3"]}, set()),
         ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
         ({"num_scenes": 101}, {"measures"}),
         ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
@@ -128,14 +129,19 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
         "no_q": {"reward_weights": [alignment, 0.0]},
         "weak_clip": {"clip_model": "mini:{clip}"},
     }
+    other = evidence.plan(tiny(evidence, tmp_path, arms=list(plans.TUNED_ARMS), set_variety=["max_steps=3"]))
+    changed = {run.arm: s.settings["config"] for run in other for s in run.stages if s.kind == "lora"}
+    for arm, config in configs.items():
+        assert changed[arm] == (config | {"max_steps": 3} if "variety" in arm else config)
     # the arms of a seed start from the same noise
     images = [stage.settings["seed"] for run in runs for stage in run.stages if stage.kind == "images"]
     assert images == [0] * len(runs)
 
 
 def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed(evidence, plans):
-    settings = evidence.EvidenceSettings(arms=[plans.VARIETY_ARM])
-    arm = plans.training_settings(plans.read_config(settings.training_config), *settings.arms, settings.variety_weight)
+    (run,) = evidence.plan(evidence.EvidenceSettings(arms=[plans.VARIETY_ARM], seeds=[0]))
+    (arm,) = (stage.settings["config"] for stage in run.stages if stage.kind == "lora")
+    assert arm.pop("bf16") in (True, False)
     package = plans.read_config(evidence.CONFIGS / "mini_variety.yaml")
     others = ("seed", "save_steps", "sample_steps")
     assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
