@@ -24,7 +24,7 @@ import yaml
 from contact_sheet import draw_contact_sheet
 from evidence_figures import arm_label
 from evidence_lanes import Lanes
-from evidence_page import SAMPLES_FILE, figures_table, write_page
+from evidence_page import figures_table, picture_file, write_page
 from evidence_plan import (
     ARMS,
     STAGE_VERSIONS,
@@ -196,7 +196,7 @@ def run_evidence(settings: EvidenceSettings) -> int:
         print(f"\n{figures_table(results)}\n\nfigures: {settings.results_file}")
         if settings.split == "test" and len(results["runs"]) == len(runs):
             page = Path(settings.page)
-            draw_samples(runs, page.parent / "images" / SAMPLES_FILE)
+            draw_samples(runs, picture_file(page, "samples.jpg"))
             write_page(results, page)
             print(f"page: {settings.page}")
     for stage in failed:
@@ -233,7 +233,6 @@ def draw_samples(runs: Sequence[Run], file: Path) -> None:
                 drawn[arm_label(run.arm)][images.class_names[row["label"]]].append(
                     np.asarray(row["image"].convert("RGB"))
                 )
-    file.parent.mkdir(parents=True, exist_ok=True)
     draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN, datasets_per_row=_SAMPLES_PER_ROW)
 
 

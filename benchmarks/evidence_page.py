@@ -114,8 +114,8 @@ def _verdicts(results: Mapping[str, Any], claims: Sequence[tuple[str, str, Seque
     return sentences
 
 
-def page_text(results: Mapping[str, Any], images: str = "images") -> str:
-    """The generated part, without its markers; ``images`` is the plots' folder as the document links it."""
+def page_text(results: Mapping[str, Any], prefix: str = "images/evidence") -> str:
+    """The generated part, without its markers; ``prefix`` is how the names of its pictures begin."""
     arms, settings = arms_of(results), results["settings"]
     seeds = sorted({run["seed"] for run in results["runs"]})
     parts = [
@@ -136,8 +136,8 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
         accuracies = ", ".join(f"{key} {value:.1%}" for key, value in figures.items())
         parts.append(f"The {name}: {accuracies}, over 2,000 unbiased scenes.")
     parts += ["### Figures", figures_table(results)]
-    parts += [f"![{alt}]({images}/{file})" for file, alt in PLOTS.items()]
-    parts.append(f"Images of seed {seeds[0]}:\n\n![Datasets of each arm, one row per class]({images}/{SAMPLES_FILE})")
+    parts += [f"![{alt}]({prefix}_{name}.png)" for name, alt in PLOTS.items()]
+    parts.append(f"Images of seed {seeds[0]}:\n\n![Datasets of each arm, one row per class]({prefix}_samples.jpg)")
     if {"base", "ubgen"} <= {*arms}:
         parts += [
             "### ubgen against base, paired by seed",
@@ -168,11 +168,10 @@ def page_text(results: Mapping[str, Any], images: str = "images") -> str:
     return "\n\n".join(parts)
 
 
-SAMPLES_FILE = "evidence_samples.jpg"
 PLOTS = {
-    "evidence_transfer.png": "Transfer to novel silhouettes against the share of training images",
-    "evidence_bias.png": "Texture inclination, background gap and context bias of the backbones",
-    "evidence_images.png": "Own background, own texture and diversity of the images",
+    "transfer": "Transfer to novel silhouettes against the share of training images",
+    "bias": "Texture inclination, background gap and context bias of the backbones",
+    "images": "Own background, own texture and diversity of the images",
 }
 
 
@@ -187,10 +186,17 @@ def write_page(results: Mapping[str, Any], file: Path) -> None:
     _, end, after = rest.partition(END)
     if not begin or not end:
         raise ValueError(f"page {file} lacks the line {BEGIN if not begin else END!r}; add both where figures belong.")
-    folder = file.parent / "images"
+    draw_plots(results, {name: picture_file(file, f"{name}.png") for name in PLOTS})
+    file.write_text(
+        f"{before}{BEGIN}\n\n{page_text(results, f'images/{file.stem}')}\n\n{END}{after}", encoding="utf-8"
+    )
+
+
+def picture_file(page: Path, name: str) -> Path:
+    """Where a picture of ``page`` lies, named after it, so that each page has its own; makes the folder."""
+    folder = page.parent / "images"
     folder.mkdir(parents=True, exist_ok=True)
-    draw_plots(results, folder)
-    file.write_text(f"{before}{BEGIN}\n\n{page_text(results)}\n\n{END}{after}", encoding="utf-8")
+    return folder / f"{page.stem}_{name}"
 
 
 def _precision_text(settings: Mapping[str, Any]) -> str:

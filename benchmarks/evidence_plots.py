@@ -41,15 +41,15 @@ _STYLE = {
 }
 
 
-def draw_plots(results: Mapping[str, Any], folder: Path) -> None:
-    """Save ``evidence_transfer.png``, ``evidence_bias.png`` and ``evidence_images.png`` in ``folder``."""
+def draw_plots(results: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+    """Save the plots ``transfer``, ``bias`` and ``images`` as these PNG files."""
     import matplotlib
 
     matplotlib.use("Agg")
     with matplotlib.rc_context(_STYLE):
-        _draw_transfer(results, folder / "evidence_transfer.png")
-        _draw_panels(results, _BIAS, folder / "evidence_bias.png")
-        _draw_panels(results, _IMAGES, folder / "evidence_images.png")
+        _draw_transfer(results, files["transfer"])
+        _draw_panels(results, _BIAS, files["bias"])
+        _draw_panels(results, _IMAGES, files["images"])
 
 
 def _draw_transfer(results: Mapping[str, Any], file: Path) -> None:

@@ -331,7 +331,13 @@ def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
         first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "stale" not in first
     )
     for name in page.PLOTS:
-        assert (tmp_path / "images" / name).stat().st_size > 10_000
+        assert (tmp_path / "images" / f"evidence_{name}.png").stat().st_size > 10_000
+        assert f"](images/evidence_{name}.png)" in first
+    # another page there has pictures of its own
+    other = tmp_path / "other.md"
+    page.write_page(results, other)
+    assert "](images/other_transfer.png)" in other.read_text("utf-8")
+    assert (tmp_path / "images" / "other_transfer.png").is_file()
     file.write_text("# Mine\n", encoding="utf-8")
     with pytest.raises(ValueError, match="lacks the line"):
         page.write_page(results, file)
