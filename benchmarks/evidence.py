@@ -163,7 +163,7 @@ def plan(settings: EvidenceSettings) -> list[Run]:
         Path(settings.output_dir).resolve(),
         # in 16 bits where images are drawn in them
         {"bf16": settings.image_dtype == "bfloat16"} | read_config(settings.training_config, settings.set or ()),
-        read_config(settings.backbone_config, settings.set_backbone or ()),
+        read_config(settings.backbone_config, settings.set_backbone or (), "set-backbone"),
         settings.samples_per_class,
         settings.num_inference_steps,
         settings.guidance_scale,
@@ -173,7 +173,7 @@ def plan(settings: EvidenceSettings) -> list[Run]:
         measures,
         settings.threads,
         settings.variety_weight,
-        read_overrides(settings.set_variety or ()),
+        read_overrides(settings.set_variety or (), "set-variety"),
     )
     runs = [plan_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)

@@ -177,8 +177,8 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     return config
 
 
-def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """A YAML file of settings, with ``key=value`` overrides, the values of which are YAML too.
+def read_config(file: str | Path, overrides: Sequence[str] = (), flag: str = "set") -> dict[str, Any]:
+    """A YAML file of settings, with ``key=value`` overrides given with ``flag``, the values of which are YAML too.
 
     Raises:
         ValueError: it cannot be read, or an override that is no ``key=value``.
@@ -189,11 +189,11 @@ def read_config(file: str | Path, overrides: Sequence[str] = ()) -> dict[str, An
         raise ValueError(f"configuration {str(file)!r} could not be read as YAML: {error}") from error
     if not isinstance(config, dict):
         raise ValueError(f"configuration {str(file)!r} holds no settings; write lines `name: value`.")
-    return config | read_overrides(overrides)
+    return config | read_overrides(overrides, flag)
 
 
-def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
-    """Settings given as ``name=value``, each value read as YAML.
+def read_overrides(overrides: Sequence[str], flag: str = "set") -> dict[str, Any]:
+    """Settings given as ``name=value`` with ``flag``, each value read as YAML.
 
     Raises:
         ValueError: one that is no ``name=value``.
@@ -202,7 +202,7 @@ def read_overrides(overrides: Sequence[str]) -> dict[str, Any]:
     for override in overrides:
         key, separator, value = override.partition("=")
         if not separator or not key:
-            raise ValueError(f"--set holds {override!r}; write name=value, such as adversarial_weight=0.3.")
+            raise ValueError(f"--{flag} holds {override!r}; write name=value, such as adversarial_weight=0.3.")
         read[key] = yaml.safe_load(value)
     return read
 

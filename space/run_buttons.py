@@ -9,7 +9,7 @@ from typing import Any
 
 import gradio as gr
 from page_html import status_line
-from visitor import RequestState, Visitor
+from visitor import ModelRequest, Visitor
 
 WAITING = "Waiting for the model."
 TAKEN_BACK = "Stopped before it began."
@@ -44,25 +44,28 @@ def connect_run(
     at_once: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
 
     def claim(visitor: Visitor) -> list[Any]:
-        visitor.requests[name] = RequestState.WAITING
+        visitor.requests[name] = ModelRequest()
         return [status_line(WAITING, kind="busy"), *busy_buttons(True)]
 
     def run_claimed(visitor: Visitor, *values: Any) -> Iterator[Any]:
-        if name not in visitor.requests:
+        request = visitor.requests.get(name)
+        if request is None or request.has_begun:
             # taken back at the very moment when it left the queue
             yield gr.skip()
             return
-        visitor.requests[name] = RequestState.RUNNING
+        request.has_begun = True
         yield from run(visitor, *values)
-        visitor.requests.pop(name, None)
+        # not one that was made after this was taken back
+        if visitor.requests.get(name) is request:
+            del visitor.requests[name]
 
     def take_back(visitor: Visitor) -> list[Any]:
-        state = visitor.requests.pop(name, None)
-        if state is not None:
+        request = visitor.requests.pop(name, None)
+        if request is not None:
             # the page calls that a failure, too
             visitor.taken_back[name] += 1
-        text = TAKEN_BACK if state is RequestState.WAITING else cancel(visitor)
-        return [status_line(text), *busy_buttons(False)]
+        has_waited = request is not None and not request.has_begun
+        return [status_line(TAKEN_BACK if has_waited else cancel(visitor)), *busy_buttons(False)]
 
     def turn_away(visitor: Visitor) -> Any:
         if visitor.taken_back[name]:

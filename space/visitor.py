@@ -2,7 +2,6 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
-from enum import Enum
 from typing import Any
 
 from column_values import ColumnValues
@@ -11,11 +10,11 @@ from dataset_view import DatasetView
 from sampler import Cancellation, DrawnSample
 
 
-class RequestState(Enum):
-    """Where a request to the model is that is neither over nor taken back."""
+@dataclass(eq=False)
+class ModelRequest:
+    """What waits for the model, or runs; neither over nor taken back."""
 
-    WAITING = "waiting"
-    RUNNING = "running"
+    has_begun: bool = False
 
 
 @dataclass
@@ -26,7 +25,7 @@ class Visitor:
     drawing: Cancellation = field(default_factory=Cancellation)
     measuring: Cancellation = field(default_factory=Cancellation)
     # by the button that started them
-    requests: dict[str, RequestState] = field(default_factory=dict)
+    requests: dict[str, ModelRequest] = field(default_factory=dict)
     taken_back: Counter[str] = field(default_factory=Counter)
     view: DatasetView | None = None
     column: ColumnValues | None = None

@@ -176,7 +176,9 @@ def test_validation_scenes_are_none_of_the_test(evidence):
             {"arms": ["ubgen_variety"], "set": ["reward_funcs=[class_variety]", "reward_weights=[1.0]"]},
             "adds the reward 'class_variety'",
         ),
-        ({"set": ["adversarial_weight"]}, "name=value"),
+        ({"set": ["adversarial_weight"]}, "--set holds 'adversarial_weight'; write name=value"),
+        ({"set_variety": ["max_steps"]}, "--set-variety holds 'max_steps'; write name=value"),
+        ({"set_backbone": ["=3"]}, "--set-backbone holds '=3'; write name=value"),
         ({"set": ["adversarial_wait=1"]}, "nearest is 'adversarial_weight'"),
         (
             {"arms": ["no_q"], "set": ["reward_funcs=[clip_alignment]", "reward_weights=[1.0]"]},

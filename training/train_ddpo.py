@@ -27,11 +27,11 @@ def train(config: DDPOConfig) -> Path:
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
     start = start_training(config)
+    encoder, rewards, heldout = build_rewards(config, start.class_names)
     sampling = SamplingSettings(
         config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
     )
     sampler = build_sampler(config, start.prompts, PolicySampler, sampling, log_probability=config.log_probability)
-    encoder, rewards, heldout = build_rewards(config, start.class_names)
     trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
