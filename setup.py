@@ -1,23 +1,27 @@
-"""Maps the repository's folders to the names they are imported under; everything else stands in pyproject.toml."""
+"""Maps the repository's folders to the packages in them; everything else stands in pyproject.toml."""
 
-from setuptools import setup
+from setuptools import find_packages, setup
 
+# where the folder of each package lies; the Space is no package: files that run beside each other, which publish-space
+# copies
 PACKAGE_FOLDERS = {
-    "ubgen_pipeline": "ubgen_pipeline",
-    "ubgen_pipeline.mini": "ubgen_pipeline/mini",
-    "ubgen_training": "training",
-    "ubgen_evaluation": "evaluation",
-    "ubgen_hub_cards": "hub_cards",
-    # no package: files that run beside each other, which publish-space copies
+    "ubgen_training": "training/ubgen_training",
+    "ubgen_evaluation": "evaluation/ubgen_evaluation",
+    "ubgen_hub_cards": "hub_cards/ubgen_hub_cards",
     "ubgen_space": "space",
 }
 
 setup(
-    packages=list(PACKAGE_FOLDERS),
+    packages=[
+        *find_packages(include=["ubgen_pipeline*"]),
+        *find_packages("training", include=["ubgen_training*"]),
+        *find_packages("evaluation", include=["ubgen_evaluation*"]),
+        *find_packages("hub_cards", include=["ubgen_hub_cards*"]),
+        "ubgen_space",
+    ],
     package_dir=PACKAGE_FOLDERS,
     package_data={
         "ubgen_pipeline.mini": ["model/**/*", "clip/*", "classifier/*", "lora/*"],
-        "ubgen_training": ["configs/*.yaml", "configs/accelerate/*.yaml"],
         "ubgen_hub_cards": ["*.md.jinja"],
         "ubgen_space": ["*.css", "*.md", "*.txt"],
     },

@@ -21,10 +21,10 @@ from real_size_models import sd15_components
 from torch.utils.flop_counter import FlopCounterMode
 
 from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings
-from ubgen_pipeline.models import load_pipeline, set_scheduler
+from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 ANNOTATIONS = ("mask", "confidence", "heatmap", "instance", "box", "polygon")
 

@@ -24,11 +24,11 @@ from real_size_models import build_unet, build_vae
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizer
 
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.deep_features import DeepFeatureDenoiser
-from ubgen_pipeline.image_codecs import CODECS, image_encoder
-from ubgen_pipeline.lossy_presets import PRESETS
+from ubgen_pipeline.files.image_codecs import CODECS, image_encoder
+from ubgen_pipeline.inference.presets import PRESETS
 from ubgen_pipeline.mini import mini_model_path
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 MODELS = ("sd15", "mini")
 

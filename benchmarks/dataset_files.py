@@ -25,10 +25,10 @@ from datasets import Image as ImageFeature
 from machine_limits import copy_rate, machine_line
 from PIL import Image
 
-from ubgen_pipeline.dataset_shards import DatasetShards
-from ubgen_pipeline.image_codecs import CODECS, image_encoder
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.dataset.shards import DatasetShards
+from ubgen_pipeline.files.image_codecs import CODECS, image_encoder
 from ubgen_pipeline.mini.scenes import scenes
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 GRAIN = 2.0
 

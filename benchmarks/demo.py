@@ -22,8 +22,9 @@ from contact_sheet import draw_contact_sheet
 from datasets import Dataset, load_dataset
 
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mini import mini_model_path
-from ubgen_pipeline.mini.classifiers import predict_factors
+from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import (
     BACKGROUND_NAMES,
     CLASS_NAMES,
@@ -32,7 +33,6 @@ from ubgen_pipeline.mini.scenes import (
     TEXTURE_NAMES,
     scenes,
 )
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 ROOT = Path(__file__).resolve().parents[1]
 LORA_FILE = "pytorch_lora_weights.safetensors"

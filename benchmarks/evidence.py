@@ -39,8 +39,8 @@ from evidence_plan import (
 )
 
 from ubgen_evaluation.mini_sets import SPLITS
-from ubgen_pipeline.labelled_images import load_labelled_images
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "training" / "configs"
@@ -135,7 +135,7 @@ class EvidenceSettings:
     @property
     def image_dtype(self) -> str:
         """``dtype``, or float32 where this CPU would emulate it, many times slower."""
-        from ubgen_training.mini_batches import computes_in_bfloat16
+        from ubgen_training.mini.scene_batches import computes_in_bfloat16
 
         return self.dtype if computes_in_bfloat16() else "float32"
 
@@ -252,8 +252,8 @@ def _done(folder: Path) -> dict[str, Any]:
 
 def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     """Read the configurations as the training commands will, before hours are spent."""
-    from ubgen_training.backbone_config import BackboneConfig
-    from ubgen_training.ubgen_config import UbGenConfig
+    from ubgen_training.backbone.backbone_config import BackboneConfig
+    from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
     tuned = [arm for arm in arms if arm not in UNTUNED_ARMS]
     asked = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]

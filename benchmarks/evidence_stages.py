@@ -55,9 +55,9 @@ def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[s
     """A CLIP of the shipped one's architecture, shown fewer scenes and for fewer updates."""
     from ubgen_pipeline.mini.clip import load_mini_clip
     from ubgen_pipeline.mini.weights import save_float16
-    from ubgen_training.mini_batches import render_set
-    from ubgen_training.mini_judges import train_clip, zero_shot_accuracy
-    from ubgen_training.mini_tokenizer import build_tokenizer
+    from ubgen_training.mini.judges import train_clip, zero_shot_accuracy
+    from ubgen_training.mini.scene_batches import render_set
+    from ubgen_training.mini.tokenizer import build_tokenizer
 
     tokenizer, model = build_tokenizer(), folder / "model"
     data = render_set(settings["num_scenes"], bias=0.0, seed=settings["scene_seed"], num_workers=1)
@@ -74,7 +74,7 @@ def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[s
 
 def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_ubgen.py``, resumed from its last checkpoint."""
-    from ubgen_training.train_ubgen import main
+    from train_ubgen import main
 
     config, output = dict(settings["config"]), folder / "lora"
     if "clip" in inputs:
@@ -94,7 +94,7 @@ def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, 
         return
     import torch
 
-    from ubgen_pipeline.generate_dataset import generate_dataset
+    from ubgen_pipeline.generation.generate import generate_dataset
 
     lora = None
     if "lora" in inputs:
@@ -138,7 +138,7 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def train_backbone(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_backbone.py`` on the images."""
-    from ubgen_training.train_backbone import main
+    from train_backbone import main
 
     file, output = folder / "config.yaml", folder / "backbone"
     file.write_text(yaml.safe_dump(settings["config"]), encoding="utf-8")

@@ -21,13 +21,13 @@ from weighted_denoisers import save_whole
 from ubgen_evaluation.fidelity import fidelity, frechet_distance
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import denoising_steps
-from ubgen_pipeline.mini.classifiers import FACTOR_SIZES, load_factor_classifier
 from ubgen_pipeline.mini.clip import load_mini_clip
+from ubgen_pipeline.mini.judges import FACTOR_SIZES, load_factor_classifier
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import SCHEDULERS
-from ubgen_training.denoising_loss import PREDICTION_TYPES
-from ubgen_training.mini_batches import mixed_precision, render_set, to_unit_range
-from ubgen_training.mini_denoiser import NOISE_SCHEDULE
+from ubgen_pipeline.models.loading import SCHEDULERS
+from ubgen_training.denoising.denoising_loss import PREDICTION_TYPES
+from ubgen_training.mini.denoiser import NOISE_SCHEDULE
+from ubgen_training.mini.scene_batches import mixed_precision, render_set, to_unit_range
 
 REFERENCE_SEED, HELD_OUT_SEED, SAMPLING_SEED = 61, 71, 1_000_000
 BATCH_SIZE = 125

@@ -30,16 +30,16 @@ from machine_limits import copy_rate, exact_float32, machine_line, product_rate,
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
-from ubgen_pipeline.attention_choice import attention_order
-from ubgen_pipeline.dataset_run import DatasetRun
-from ubgen_pipeline.generate_settings import GenerateSettings
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.generation.dataset_run import DatasetRun
+from ubgen_pipeline.generation.look_ahead import in_order_ahead
+from ubgen_pipeline.generation.settings import GenerateSettings
+from ubgen_pipeline.inference.attention_kernels import attention_order
+from ubgen_pipeline.inference.prepared_pipeline import with_own_scheduler
 from ubgen_pipeline.initial_latents import draw_latents
-from ubgen_pipeline.look_ahead import in_order_ahead
 from ubgen_pipeline.mini import mini_model_path
-from ubgen_pipeline.models import load_pipeline, resolve_model, set_scheduler
+from ubgen_pipeline.models.loading import load_pipeline, resolve_model, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
-from ubgen_pipeline.prepared_pipeline import with_own_scheduler
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 
 @dataclass(frozen=True)

@@ -22,16 +22,16 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
-from ubgen_pipeline.clip_encoders import load_clip_encoder
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
-from ubgen_training.gradient_steps import GRADIENT_STRATEGIES, gradient_strategy
-from ubgen_training.reward_clip import ClipAlignmentReward
-from ubgen_training.reward_quality import load_quality_reward
-from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
-from ubgen_training.ubgen_loss import UbGenLoss
+from ubgen_pipeline.models.clip_encoders import load_clip_encoder
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
+from ubgen_training.rewards.quality import load_quality_reward
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, gradient_strategy
+from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.ubgen.ubgen_loss import UbGenLoss
 
 FORWARD_ONLY = "no_gradient"
 LORA_RANK = 16

@@ -23,9 +23,9 @@ from weighted_denoisers import load_average, prepare_world, train_run
 from weighting_plan import Job, WeightingSettings, planned_jobs
 from weighting_report import Results, plot_results, update_page
 
+from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.settings_parser import parse_settings, run_command
+from ubgen_pipeline.models.loading import load_pipeline
 
 
 def work(settings: WeightingSettings, job: Job) -> None:

@@ -25,17 +25,17 @@ from machine_limits import machine_line, synchronize
 
 from ubgen_evaluation import class_accuracy, own_share
 from ubgen_evaluation.fidelity import frechet_distance
-from ubgen_pipeline.image_drawing import ImageDrawer
-from ubgen_pipeline.inference_flags import lora_weights
-from ubgen_pipeline.lossy_presets import FEW_STEP_PRESETS, PRESETS
-from ubgen_pipeline.mini.classifiers import predict_factors
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.inference.image_drawer import ImageDrawer
+from ubgen_pipeline.inference.packed_products import pack_products
+from ubgen_pipeline.inference.prepared_pipeline import prepare_pipeline, with_own_scheduler
+from ubgen_pipeline.inference.presets import FEW_STEP_PRESETS, PRESETS
+from ubgen_pipeline.inference.settings import lora_weights
 from ubgen_pipeline.mini.clip import load_mini_clip
+from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
-from ubgen_pipeline.models import load_pipeline, set_scheduler
-from ubgen_pipeline.packed_products import pack_products
-from ubgen_pipeline.prepared_pipeline import prepare_pipeline, with_own_scheduler
+from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_pipeline.sample_seeds import default_seeds
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 OTHER_SEEDS = "exact, other seeds"
 

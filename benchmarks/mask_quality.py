@@ -29,11 +29,11 @@ from PIL import Image as PilImage
 from ubgen_evaluation.mask_quality import IGNORE_LABEL, mask_quality
 from ubgen_pipeline.mask_settings import MaskSettings
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.segmenter import Segmenter, build_segmenter, load_segmenter
-from ubgen_training.segmenter_config import SegmenterConfig
-from ubgen_training.segmenter_data import MaskedImages, load_masked_images
-from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, predicted_masks
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.models.segmenter import Segmenter, build_segmenter, load_segmenter
+from ubgen_training.segmenter.segmenter_config import SegmenterConfig
+from ubgen_training.segmenter.segmenter_data import MaskedImages, load_masked_images
+from ubgen_training.segmenter.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, predicted_masks
 
 IMAGE_SIZE = 64
 # the world that the mini model was trained on

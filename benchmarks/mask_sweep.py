@@ -24,13 +24,13 @@ from ubgen_pipeline.attention_maps import AttentionRecorder, RecordedAttention, 
 from ubgen_pipeline.attention_masks import attention_mask, heat_maps
 from ubgen_pipeline.class_texts import class_texts
 from ubgen_pipeline.class_tokens import append_class_words
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.mask_settings import IGNORE_LABEL, SMALL, MaskSettings
 from ubgen_pipeline.mini.scenes import Scene, scenes
-from ubgen_pipeline.models import load_pipeline
+from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.pipeline import UbGenPipeline
-from ubgen_pipeline.settings_parser import field_help, parse_settings, run_command
 
 QUARTERS = 4
 

@@ -16,8 +16,8 @@ from peft import LoraConfig
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import predicted_clean_latents
-from ubgen_pipeline.models import resolve_model, set_scheduler
-from ubgen_training.gradient_steps import GradientPlan
+from ubgen_pipeline.models.loading import resolve_model, set_scheduler
+from ubgen_training.sampler.gradient_steps import GradientPlan
 
 
 class StockTraining:

@@ -19,7 +19,7 @@ from hub_server import LoopbackHub  # noqa: E402
 # the child reports its own peak, in KiB on Linux
 CHILD = """
 import resource, sys
-from ubgen_pipeline.generate_dataset import main
+from ubgen_pipeline.generation.generate import main
 code = main(sys.argv[1:])
 print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
 sys.exit(code)

@@ -13,16 +13,16 @@ from machine_limits import synchronize
 from stock_training import StockTraining, flat_gradient
 from transformers import TrainerCallback
 
-from ubgen_pipeline.clip_encoders import load_clip_encoder
+from ubgen_pipeline.commands.settings_parser import field_help
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import load_pipeline
-from ubgen_pipeline.settings_parser import field_help
-from ubgen_training.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
-from ubgen_training.reward_clip import ClipAlignmentReward
-from ubgen_training.reward_quality import load_quality_reward
-from ubgen_training.sampler_model import LoraSettings, SamplerModel, SamplingSettings
-from ubgen_training.ubgen_config import UbGenConfig
-from ubgen_training.ubgen_trainer import UbGenTrainer
+from ubgen_pipeline.models.clip_encoders import load_clip_encoder
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
+from ubgen_training.rewards.quality import load_quality_reward
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
+from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.ubgen.ubgen_config import UbGenConfig
+from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 
 ARMS = ("stock", "ubgen")
 QUALITY_WEIGHT = 0.1
@@ -215,8 +215,8 @@ def build_quality(settings: BenchmarkSettings) -> Any:
         return load_quality_reward(settings.quality, getattr(torch, str(settings.dtype)))
     from transformers.utils.constants import OPENAI_CLIP_MEAN, OPENAI_CLIP_STD
 
-    from ubgen_training.qalign_model import QAlignModel, QAlignSettings
-    from ubgen_training.qalign_score import PixelSettings, QAlignPrompt, QAlignReward
+    from ubgen_training.rewards.qalign.model import QAlignModel, QAlignSettings
+    from ubgen_training.rewards.qalign.score import PixelSettings, QAlignPrompt, QAlignReward
 
     before = torch.get_default_dtype()
     torch.set_default_dtype(torch.float16)

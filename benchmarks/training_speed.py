@@ -27,10 +27,10 @@ from machine_limits import copy_rate, exact_float32, machine_line, product_rate
 from torch.utils.flop_counter import FlopCounterMode
 from training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
 
+from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.settings_parser import parse_settings, run_command
-from ubgen_training.gradient_steps import GradientPlan, gradient_strategy
-from ubgen_training.reference_distance import adapters_disabled
+from ubgen_training.sampler.gradient_steps import GradientPlan, gradient_strategy
+from ubgen_training.sampler.reference_distance import adapters_disabled
 
 
 def compare(settings: BenchmarkSettings, scratch: Path) -> None:

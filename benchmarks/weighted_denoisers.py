@@ -16,12 +16,12 @@ from diffusers.models.attention_processor import AttnProcessor
 from safetensors.torch import load_file, save_file
 
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
-from ubgen_pipeline.models import load_pipeline
-from ubgen_training.denoising_loss import DenoisingLoss
-from ubgen_training.mini_autoencoder import encode_latents
-from ubgen_training.mini_batches import index_batches, mixed_precision, render_set
-from ubgen_training.mini_denoiser import NOISE_SCHEDULE, TEXT_WIDTH
-from ubgen_training.training_state import ExponentialAverage, load_training_state, save_training_state
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.denoising.denoising_loss import DenoisingLoss
+from ubgen_training.mini.autoencoder import encode_latents
+from ubgen_training.mini.denoiser import NOISE_SCHEDULE, TEXT_WIDTH
+from ubgen_training.mini.scene_batches import index_batches, mixed_precision, render_set
+from ubgen_training.mini.state import ExponentialAverage, load_training_state, save_training_state
 
 SCENE_SEED = 51
 SAVE_EVERY = 100

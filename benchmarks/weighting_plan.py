@@ -7,9 +7,9 @@ from typing import Any
 
 from weighted_denoisers import Run, TrainingSettings
 
-from ubgen_pipeline.models import SCHEDULERS
-from ubgen_pipeline.settings_parser import field_help
-from ubgen_training.denoising_loss import CLEAN_WEIGHTS, check_names
+from ubgen_pipeline.commands.settings_parser import field_help
+from ubgen_pipeline.models.loading import SCHEDULERS
+from ubgen_training.denoising.denoising_loss import CLEAN_WEIGHTS, check_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

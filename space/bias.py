@@ -12,7 +12,7 @@ from page_html import Bar, bar_chart, shown_text, table
 from request_limits import BASE, TUNED, DrawRequest
 from sampler import Cancellation, DrawnSample
 
-from ubgen_pipeline.mini.classifiers import predict_factors
+from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 
 FIGURES = {

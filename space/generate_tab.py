@@ -14,7 +14,7 @@ from sampler import Cancellation, DrawnSample, failure_text
 from space_settings import SpaceSettings
 from visitor import Visitor, item_at
 
-from ubgen_pipeline.class_prompts import ClassName
+from ubgen_pipeline.prompts.class_prompts import ClassName
 
 Draw = Callable[[DrawRequest, Cancellation], Iterator[DrawnSample]]
 TITLES = {BASE: "Base model", TUNED: "Tuned"}

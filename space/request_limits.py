@@ -7,7 +7,7 @@ from typing import Any
 
 from space_settings import SpaceSettings
 
-from ubgen_pipeline.class_prompts import ClassName
+from ubgen_pipeline.prompts.class_prompts import ClassName
 from ubgen_pipeline.sample_seeds import SEED_LIMIT
 
 BASE, TUNED = "base", "tuned"

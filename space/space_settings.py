@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
 
-from ubgen_pipeline.class_prompts import ClassName, label_names, load_class_names
 from ubgen_pipeline.mini import mini_lora_path
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
+from ubgen_pipeline.prompts.class_prompts import ClassName, label_names, load_class_names
 
 PREFIX = "UBGEN_"
 

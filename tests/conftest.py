@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 if TYPE_CHECKING:
-    from hub_server import LoopbackHub
+    from support.hub_server import LoopbackHub
 
 
 @pytest.fixture(scope="session")
@@ -39,7 +39,7 @@ def random_mini_model(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 def _random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
-    from mini_layout import build_random_mini_pipeline
+    from support.mini_layout import build_random_mini_pipeline
 
     return build_random_mini_pipeline(tmp_path_factory.mktemp("random_mini"))
 
@@ -52,8 +52,9 @@ def start_hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> "Iterator[Call
     """
     import datasets.config
     import huggingface_hub
-    from hub_server import WRITE_TOKEN, LoopbackHub
     from huggingface_hub import HfFileSystem, close_session, constants
+
+    from support.hub_server import WRITE_TOKEN, LoopbackHub
 
     running: list[LoopbackHub] = []
 

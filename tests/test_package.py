@@ -13,12 +13,13 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from support import ROOT
+
 FOLDERS = {
     "ubgen_pipeline": "ubgen_pipeline",
-    "ubgen_training": "training",
-    "ubgen_evaluation": "evaluation",
-    "ubgen_hub_cards": "hub_cards",
+    "ubgen_training": "training/ubgen_training",
+    "ubgen_evaluation": "evaluation/ubgen_evaluation",
+    "ubgen_hub_cards": "hub_cards/ubgen_hub_cards",
 }
 # beside them the Space's files, which are copied and not imported
 SHIPPED = FOLDERS | {"ubgen_space": "space"}
@@ -103,9 +104,9 @@ def test_the_wheel_holds_nothing_else(wheel):
 
 def test_a_wheel_packed_from_the_running_ubgen_is_the_built_one(wheel, environment, source_tree, tmp_path):
     """Packed in the clone and where the wheel is installed."""
-    from ubgen_pipeline.own_wheel import pack_wheel
+    from ubgen_pipeline.hub.wheel import pack_wheel
 
-    code = "import sys; from ubgen_pipeline.own_wheel import pack_wheel; sys.stdout.buffer.write(pack_wheel().content)"
+    code = "import sys; from ubgen_pipeline.hub.wheel import pack_wheel; sys.stdout.buffer.write(pack_wheel().content)"
     environment_variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     command = [str(environment / "python"), "-c", code]
     installed = subprocess.run(
@@ -155,6 +156,8 @@ def test_the_embedded_model_draws(environment, tmp_path):
 
 
 def test_every_training_module_imports(environment, tmp_path):
-    names = [f"ubgen_training.{file.stem}" for file in sorted((ROOT / "training").glob("*.py"))]
+    modules = sorted((ROOT / "training" / "ubgen_training").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT / "training").with_suffix("").parts) for file in modules]
+    assert len(names) > 80
     code = "import importlib, sys\nfor name in sys.argv[1:]: importlib.import_module(name)"
     run(environment / "python", "-c", code, *names, cwd=tmp_path)

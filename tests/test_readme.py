@@ -18,19 +18,20 @@ from typing import NamedTuple
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+from support import ROOT
+
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _HELP = {
-    "generate": [sys.executable, "-m", "ubgen_pipeline.generate_dataset", "--help"],
-    "publish": [sys.executable, "-m", "ubgen_pipeline.publish_dataset", "--help"],
-    "publish-pipeline": [sys.executable, "-m", "ubgen_pipeline.publish_pipeline", "--help"],
-    "regenerate": [sys.executable, "-m", "ubgen_pipeline.regenerate_row", "--help"],
-    "export": [sys.executable, "-m", "ubgen_pipeline.exporters", "--help"],
-    "score": [sys.executable, "-m", "ubgen_pipeline.score_dataset", "--help"],
-    "filter": [sys.executable, "-m", "ubgen_pipeline.filter_dataset", "--help"],
+    "generate": [sys.executable, "-m", "ubgen_pipeline.generation.generate", "--help"],
+    "publish": [sys.executable, "-m", "ubgen_pipeline.hub.publish_dataset", "--help"],
+    "publish-pipeline": [sys.executable, "-m", "ubgen_pipeline.hub.publish_pipeline", "--help"],
+    "regenerate": [sys.executable, "-m", "ubgen_pipeline.generation.regenerate", "--help"],
+    "export": [sys.executable, "-m", "ubgen_pipeline.export.export", "--help"],
+    "score": [sys.executable, "-m", "ubgen_pipeline.scoring.score", "--help"],
+    "filter": [sys.executable, "-m", "ubgen_pipeline.scoring.filter", "--help"],
     "check-names": [sys.executable, "-m", "ubgen_evaluation.check_names", "--help"],
-    "show": [sys.executable, "-m", "ubgen_pipeline.show_dataset", "--help"],
+    "show": [sys.executable, "-m", "ubgen_pipeline.dataset.contact_sheets", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
     "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
@@ -41,7 +42,7 @@ _HELP = {
     "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
     "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
     "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
-    "annotate": [sys.executable, "-m", "ubgen_pipeline.annotate_dataset", "--help"],
+    "annotate": [sys.executable, "-m", "ubgen_pipeline.labelling.annotate", "--help"],
     "near_duplicates.py": [sys.executable, "benchmarks/near_duplicates.py", "--help"],
     "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
     "lossy_presets.py": [sys.executable, "benchmarks/lossy_presets.py", "--help"],
@@ -139,7 +140,7 @@ def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, 
     command = launch_command_parser().parse_args(words)
     assert Path(command.training_script).parent == Path("training")
     script = Path(command.training_script).name
-    main = import_module(f"ubgen_training.{Path(script).stem}").main
+    main = import_module(Path(script).stem).main
     assert main([*command.training_script_args, *SHORTER[script]]) == 0, capsys.readouterr().err
     (output,) = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "training"]
     assert {"README.md", "pytorch_lora_weights.safetensors"} <= {path.name for path in output.iterdir()}
@@ -147,7 +148,7 @@ def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, 
 
 
 def test_every_strategy_has_a_recipe():
-    from ubgen_training.gradient_steps import GRADIENT_STRATEGIES
+    from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES
 
     recipes = " ".join(text for _, text in training_commands())
     assert all(f"--gradient_strategy {name} " in recipes for name in GRADIENT_STRATEGIES)

@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_pipeline.labelled_images import load_labelled_images
-from ubgen_training.backbone_config import BackboneConfig
-from ubgen_training.backbone_trainer import BackboneTrainer, build_backbone
-from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.training_command import run_training
-from ubgen_training.training_inputs import check_writable
+from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+from ubgen_training.backbone.backbone_config import BackboneConfig
+from ubgen_training.backbone.backbone_trainer import BackboneTrainer, build_backbone
+from ubgen_training.checkpoints.folders import find_checkpoint
+from ubgen_training.command import run_training
+from ubgen_training.reward_training.training_inputs import check_writable
 
 
 def train(config: BackboneConfig) -> Path:

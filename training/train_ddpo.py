@@ -10,13 +10,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_training.ddpo_config import DDPOConfig
-from ubgen_training.ddpo_trainer import DDPOTrainer
-from ubgen_training.policy_sampler import PolicySampler
-from ubgen_training.reward_registry import build_rewards, probe_rewards
-from ubgen_training.sampler_model import SamplingSettings
-from ubgen_training.training_command import run_training, start_training, train_and_write
-from ubgen_training.training_inputs import build_sampler
+from ubgen_training.command import run_training, start_training, train_and_write
+from ubgen_training.ddpo.ddpo_config import DDPOConfig
+from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
+from ubgen_training.ddpo.policy_sampler import PolicySampler
+from ubgen_training.reward_training.build_rewards import build_rewards, probe_rewards
+from ubgen_training.reward_training.training_inputs import build_sampler
+from ubgen_training.sampler.sampler_model import SamplingSettings
 
 
 def train(config: DDPOConfig) -> Path:

@@ -12,14 +12,14 @@ from pathlib import Path
 
 import torch
 
-from ubgen_pipeline.models import load_pipeline
-from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.denoiser_config import DenoiserConfig
-from ubgen_training.denoiser_model import DenoiserModel
-from ubgen_training.denoiser_trainer import DenoiserTrainer
-from ubgen_training.sampler_model import LoraSettings
-from ubgen_training.training_command import run_training
-from ubgen_training.training_inputs import check_writable, load_images
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.checkpoints.folders import find_checkpoint
+from ubgen_training.command import run_training
+from ubgen_training.denoising.denoiser_config import DenoiserConfig
+from ubgen_training.denoising.denoiser_model import DenoiserModel
+from ubgen_training.denoising.denoiser_trainer import DenoiserTrainer
+from ubgen_training.reward_training.training_inputs import check_writable, load_images
+from ubgen_training.sampler.sampler_model import LoraSettings
 
 
 def train(config: DenoiserConfig) -> Path:

@@ -14,15 +14,15 @@ from pathlib import Path
 
 import torch
 
-from ubgen_pipeline.models import load_pipeline
-from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.few_step_config import FewStepConfig
-from ubgen_training.few_step_model import FewStepModel
-from ubgen_training.few_step_trainer import FewStepTrainer
-from ubgen_training.lora_export import load_lora_into
-from ubgen_training.sampler_model import LoraSettings
-from ubgen_training.training_command import run_training
-from ubgen_training.training_inputs import check_writable, load_images
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.checkpoints.folders import find_checkpoint
+from ubgen_training.command import run_training
+from ubgen_training.few_steps.few_step_config import FewStepConfig
+from ubgen_training.few_steps.few_step_model import FewStepModel
+from ubgen_training.few_steps.few_step_trainer import FewStepTrainer
+from ubgen_training.lora.lora_files import load_lora_into
+from ubgen_training.reward_training.training_inputs import check_writable, load_images
+from ubgen_training.sampler.sampler_model import LoraSettings
 
 
 def train(config: FewStepConfig) -> Path:

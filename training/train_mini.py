@@ -16,22 +16,22 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
+from train_ubgen import train
 
+from ubgen_pipeline.commands.settings_parser import parse_settings
+from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
-from ubgen_pipeline.mini.classifiers import load_factor_classifier, predict_factors
 from ubgen_pipeline.mini.clip import load_mini_clip
+from ubgen_pipeline.mini.judges import load_factor_classifier, predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 from ubgen_pipeline.mini.weights import save_float16
-from ubgen_pipeline.settings_parser import parse_settings
-from ubgen_pipeline.tensor_files import give_ordinary_permissions, save_tensors
-from ubgen_training.checkpoint_folders import newest_checkpoint
-from ubgen_training.mini_autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
-from ubgen_training.mini_batches import computes_in_bfloat16, render_set
-from ubgen_training.mini_denoiser import assemble_pipeline, prompt_table, train_denoiser
-from ubgen_training.mini_judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
-from ubgen_training.mini_tokenizer import build_tokenizer
-from ubgen_training.train_ubgen import train
-from ubgen_training.ubgen_config import UbGenConfig
+from ubgen_training.checkpoints.folders import newest_checkpoint
+from ubgen_training.mini.autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
+from ubgen_training.mini.denoiser import assemble_pipeline, prompt_table, train_denoiser
+from ubgen_training.mini.judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
+from ubgen_training.mini.scene_batches import computes_in_bfloat16, render_set
+from ubgen_training.mini.tokenizer import build_tokenizer
+from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "measure")
 WORLD_BIAS = 0.95

@@ -13,13 +13,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ubgen_evaluation.mask_quality import MaskQuality
-from ubgen_pipeline.segmenter import BACKGROUND_NAME, Segmenter, build_segmenter
-from ubgen_training.checkpoint_folders import find_checkpoint
-from ubgen_training.segmenter_config import SegmenterConfig
-from ubgen_training.segmenter_data import MaskedImages, check_masks, load_masked_images, map_classes, with_masks
-from ubgen_training.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, measure, predicted_masks
-from ubgen_training.training_command import run_training
-from ubgen_training.training_inputs import check_writable
+from ubgen_pipeline.models.segmenter import BACKGROUND_NAME, Segmenter, build_segmenter
+from ubgen_training.checkpoints.folders import find_checkpoint
+from ubgen_training.command import run_training
+from ubgen_training.reward_training.training_inputs import check_writable
+from ubgen_training.segmenter.segmenter_config import SegmenterConfig
+from ubgen_training.segmenter.segmenter_data import (
+    MaskedImages,
+    check_masks,
+    load_masked_images,
+    map_classes,
+    with_masks,
+)
+from ubgen_training.segmenter.segmenter_trainer import SegmenterTrainer, SegmenterWithLoss, measure, predicted_masks
 
 RESULTS_FILE = "results.json"
 

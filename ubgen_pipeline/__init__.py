@@ -9,8 +9,8 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .generate_dataset import generate_dataset
-    from .models import load_pipeline
+    from .generation.generate import generate_dataset
+    from .models.loading import load_pipeline
     from .pipeline import UbGenPipeline
     from .pipeline_output import UbGenOutput
 
@@ -19,8 +19,8 @@ __all__ = ["UbGenOutput", "UbGenPipeline", "generate_dataset", "load_pipeline"]
 _MODULE_OF = {
     "UbGenOutput": "pipeline_output",
     "UbGenPipeline": "pipeline",
-    "generate_dataset": "generate_dataset",
-    "load_pipeline": "models",
+    "generate_dataset": "generation.generate",
+    "load_pipeline": "models.loading",
 }
 
 

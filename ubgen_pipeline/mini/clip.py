@@ -11,8 +11,8 @@ import open_clip
 import torch
 from transformers import CLIPTokenizer
 
-from . import mini_clip_path
-from .towers import ConvTower
+from ..mini import mini_clip_path
+from .networks import ConvTower
 from .weights import load_float32
 
 EMBED_DIM = 128

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from .towers import ConvTower
+from .networks import ConvTower
 from .weights import load_float32
 
 QUALITY_LEVELS = ("bad", "poor", "fair", "good", "excellent")

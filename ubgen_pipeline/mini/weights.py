@@ -7,7 +7,7 @@ import torch
 from safetensors.torch import load_file
 from torch import nn
 
-from ..tensor_files import save_tensors
+from ..files.tensor_files import save_tensors
 
 Model = TypeVar("Model", bound=nn.Module)
 

@@ -1,0 +1,109 @@
+"""Every figure of one dataset alone, each with its interval where samples can be resampled."""
+
+from typing import Any
+
+import numpy as np
+
+from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
+from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
+
+from .backbones import Backbone
+from .dataset_bias import background_only, background_similarity, cluster_statistics
+from .diversity import diversity
+from .evaluate_settings import EvaluateSettings
+from .factor_statistics import class_accuracy, factor_entropy, own_share
+from .feature_extraction import extract_features, open_image
+from .fidelity import fidelity
+from .intervals import Interval, bootstrap_interval
+
+
+def measure_dataset(
+    source: str, backbone: Backbone, settings: EvaluateSettings, reference: tuple[np.ndarray, np.ndarray] | None
+) -> dict[str, Interval]:
+    """Figures by name; shares in [0, 1], entropies in bits.
+
+    Args:
+        source: the dataset.
+        backbone: in whose features it is measured.
+        settings: of the run.
+        reference: features and labels of real images, to measure fidelity against.
+
+    Raises:
+        ValueError: the dataset cannot be read, or has a class with one image.
+    """
+    images = load_labelled_images(source, split=settings.split)
+    labels = np.array(images.rows["label"])
+    figures: dict[str, Interval] = {"images": _plain(len(labels))}
+    if settings.mini_world:
+        figures |= _mini_factors(images, labels, settings)
+    run = {"batch_size": settings.batch_size, "cache_dir": settings.cache_folder}
+    features = extract_features(backbone, images.rows, **run).features
+
+    def interval(measure: Any, *arrays: np.ndarray) -> Interval:
+        return bootstrap_interval(measure, *arrays, num_resamples=settings.num_resamples, seed=settings.seed)
+
+    figures["pairwise distance"] = _plain(diversity(labels, features=features).pairwise_distance)
+    clusters = cluster_statistics(features, labels, seed=settings.seed)
+    figures["cluster entropy"] = _plain(clusters.entropy)
+    figures["cluster mutual information"] = _plain(clusters.mutual_information)
+    # a list of rows would hold every image at once
+    backgrounds = _Backgrounds(images.rows)
+    background = extract_features(backbone, backgrounds, **run).features
+    similarity = background_similarity(background, labels)
+    figures["background similarity gap"] = _plain(similarity.gap)
+    figures["background neighbour accuracy"] = _plain(similarity.neighbour_accuracy)
+    if reference is not None:
+        real_features, real_labels = reference
+        found = fidelity(real_features, features, real_labels=real_labels, generated_labels=labels, seed=settings.seed)
+        figures |= {
+            "FID": _plain(found.fid),
+            "KID": _plain(found.kid),
+            "precision": _plain(found.precision),
+            "recall": _plain(found.recall),
+            "classification accuracy score": _plain(found.classification_accuracy),
+        }
+    return figures
+
+
+class _Backgrounds:
+    """The rows' images with their middle painted over, one by one."""
+
+    def __init__(self, rows: Any):
+        self.rows = rows
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __iter__(self):
+        for number, row in enumerate(self.rows):
+            yield background_only(np.asarray(open_image(row, number)))
+
+
+def _mini_factors(images: LabelledImages, labels: np.ndarray, settings: EvaluateSettings) -> dict[str, Interval]:
+    from ubgen_pipeline.mini.judges import predict_factors
+
+    unknown = [name for name in images.class_names if name not in CLASS_NAMES]
+    if unknown:
+        raise ValueError(f"dataset {images.source} has the class {unknown[0]!r}, which the mini world does not have.")
+    pixels = np.stack([np.asarray(open_image(row, number)) for number, row in enumerate(images.rows)])
+    judged = predict_factors(pixels)
+    world = np.array([CLASS_NAMES.index(name) for name in images.class_names])[labels]
+    own_background = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]
+    own_texture = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in CLASS_NAMES]
+    number = len(CLASS_NAMES)
+
+    def interval(measure: Any, values: np.ndarray) -> Interval:
+        return bootstrap_interval(measure, values, world, num_resamples=settings.num_resamples, seed=settings.seed)
+
+    return {
+        "class accuracy": interval(lambda v, c: class_accuracy(v, c, number).mean, judged["class"]),
+        "own background": interval(lambda v, c: own_share(v, own_background, c).mean, judged["background"]),
+        "own texture": interval(lambda v, c: own_share(v, own_texture, c).mean, judged["texture"]),
+        # without intervals: resampled entropies are lower than the sample's, so theirs would not hold it
+        "background entropy": _plain(factor_entropy(judged["background"], len(BACKGROUND_NAMES), world, number).mean),
+        "texture entropy": _plain(factor_entropy(judged["texture"], len(TEXTURE_NAMES), world, number).mean),
+    }
+
+
+def _plain(value: float) -> Interval:
+    return Interval(float(value), float("nan"), float("nan"))

@@ -1,0 +1,86 @@
+"""Measure bias, transfer, fidelity and diversity of backbones and datasets, side by side, and write a report.
+
+ubgen evaluate --backbones biased tuned --mini-world --output-dir REPORT
+ubgen evaluate --datasets base tuned --mini-world --output-dir REPORT --write-bias-report
+"""
+
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
+
+from .bias_text import bias_text
+from .evaluate_settings import EvaluateSettings
+from .evaluation_report import ReportTable, write_report
+
+
+def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
+    """Measure everything that the settings name, and write the report; features are kept for the next time.
+
+    Raises:
+        ValueError: a backbone, dataset or set that cannot be used; nothing is written then.
+    """
+    import numpy as np
+    import torch
+
+    from ubgen_pipeline.dataset.bias_report import add_bias_report
+    from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+    from ubgen_pipeline.hub.publish_dataset import open_dataset
+
+    from .backbone_measures import measure_backbone
+    from .backbones import load_backbone
+    from .dataset_measures import measure_dataset
+    from .feature_extraction import extract_features
+
+    if settings.write_bias_report:
+        # before anything is measured
+        for name in settings.datasets or ():
+            open_dataset(name)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    tables = []
+    if settings.backbones:
+        columns = {}
+        for name in settings.backbones:
+            _say(f"backbone {name}")
+            columns[name] = measure_backbone(load_backbone(name, device), settings)
+        tables.append(ReportTable("Backbones", columns))
+    if settings.datasets:
+        backbone, reference, columns = load_backbone(settings.feature_backbone, device), None, {}
+        if settings.reference is not None:
+            real = load_labelled_images(settings.reference, split=settings.reference_split)
+            features = extract_features(
+                backbone, real.rows, batch_size=settings.batch_size, cache_dir=settings.cache_folder
+            ).features
+            reference = features, np.array(real.rows["label"])
+        for name in settings.datasets:
+            _say(f"dataset {name}")
+            columns[name] = measure_dataset(name, backbone, settings, reference)
+        tables.append(ReportTable("Datasets", columns))
+        if settings.write_bias_report:
+            for name, figures in columns.items():
+                add_bias_report(name, bias_text(figures, settings))
+    write_report(tables, dataclasses.asdict(settings), settings.output_dir)
+    return tables
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ubgen evaluate``: the exit code, 2 for what the user can put right."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    settings = parse_settings(
+        EvaluateSettings, argv, prog="ubgen evaluate", description=(__doc__ or "").partition("\n")[0]
+    )
+    evaluate(settings)
+    print((Path(settings.output_dir) / "report.md").read_text(encoding="utf-8"))
+
+
+def _say(text: str) -> None:
+    print(f"ubgen: {text}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

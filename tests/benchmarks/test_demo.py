@@ -1,0 +1,145 @@
+"""The demo's own arithmetic and picture, and its refusal to mix runs; `make demo` itself takes minutes."""
+
+import importlib
+import json
+import math
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from support import ROOT
+from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
+
+BENCHMARKS = ROOT / "benchmarks"
+
+
+@pytest.fixture(scope="module")
+def demo():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("demo")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def contact_sheet(demo):
+    return importlib.import_module("contact_sheet")
+
+
+def test_the_judge_reads_the_bias_that_the_world_has(demo):
+    biased = list(scenes(200, bias=0.95, seed=17))
+    labels = np.array([CLASS_NAMES.index(scene.factors.class_name) for scene in biased])
+    row = demo.measure("biased", np.stack([scene.image for scene in biased]), labels, 2.0)
+    # 0.95 + 0.05 / 10, within three standard errors and the judge's own mistakes
+    assert row.own_background == pytest.approx(0.955, abs=0.06)
+    assert row.class_accuracy >= 0.95
+    reference = demo.reference_row(200, 0.0)
+    assert reference.own_background == pytest.approx(0.1, abs=0.08)
+    assert reference.background_entropy > 2.5 > 1.0 > row.background_entropy
+    assert reference.images_per_second is None
+
+
+def test_the_judge_reads_textures(demo):
+    """Or the table's texture column would show the judge's mistakes instead of the images."""
+    biased = list(scenes(200, bias=0.95, seed=17))
+    labels = np.array([CLASS_NAMES.index(scene.factors.class_name) for scene in biased])
+    row = demo.measure("biased", np.stack([scene.image for scene in biased]), labels, None)
+    assert row.own_texture == pytest.approx(0.955, abs=0.08)
+
+
+def test_the_table_shows_each_row(demo):
+    text = demo.table([demo.Row("base", 0.9, 0.85, 0.8, 0.5, 1.25), demo.Row("x", 1.0, 0.1, 0.1, 3.2, None)], 100)
+    lines = text.splitlines()
+    assert lines[1].split() == ["base", "90.0%", "85.0%", "80.0%", "0.50", "bits", "1.25"]
+    assert lines[2].split()[-1] == "-"
+    assert f"{2 * math.sqrt(0.25 / 100):.1%}" in lines[3]
+
+
+def test_a_finished_training_is_not_repeated(demo, tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(demo, "run", lambda command, settings, log: commands.append(command) or "")
+    settings = demo.DemoSettings(max_steps=3)
+    for _ in range(2):
+        assert demo.train(settings, tmp_path / "lora").name == "pytorch_lora_weights.safetensors"
+    assert len(commands) == 1 and "--resume_from_checkpoint" not in commands[0]
+    with pytest.raises(ValueError, match="other settings"):
+        demo.train(demo.DemoSettings(max_steps=4), tmp_path / "lora")
+
+
+def test_an_interrupted_training_is_resumed(demo, tmp_path, monkeypatch):
+    commands = []
+
+    def interrupted(command, settings, log):
+        commands.append(command)
+        if len(commands) == 1:
+            (tmp_path / "checkpoint-2").mkdir()
+            (tmp_path / "checkpoint-2" / "trainer_state.json").touch()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(demo, "run", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        demo.train(demo.DemoSettings(max_steps=3), tmp_path)
+    demo.train(demo.DemoSettings(max_steps=3), tmp_path)
+    assert commands[1] == [*commands[0], "--resume_from_checkpoint", "last"]
+
+
+def test_the_rate_is_that_of_the_run_that_made_the_dataset(demo, tmp_path, monkeypatch):
+    said = ["ubgen: 3/9 images, 1.00 images/s, 1 left\nubgen: 9/9 images, 2.50 images/s, 0 left\n", "nothing to do\n"]
+    monkeypatch.setattr(demo, "run", lambda command, settings, log: said.pop(0))
+    rates = [demo.generate(demo.DemoSettings(), None, tmp_path / "base") for _ in range(2)]
+    assert rates == [2.5, 2.5]
+    assert json.loads((tmp_path / "base_rate.json").read_text()) == 2.5
+
+
+def test_a_command_that_fails_is_reported(demo, tmp_path, capsys):
+    with pytest.raises(demo.CommandError, match="exit code 3"):
+        demo.run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], demo.DemoSettings(), tmp_path / "a.log")
+    assert (tmp_path / "a.log").read_text() == "why\n" and "why" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--samples-per-class", "0"], ["--max-steps", "-1"], ["--sample-per-class", "1"]])
+def test_bad_settings_give_exit_code_2(demo, flags, capsys):
+    assert demo.main(flags) == 2
+    assert capsys.readouterr().err.startswith("ubgen: error: ")
+
+
+def test_the_contact_sheet_has_a_row_for_each_class(contact_sheet, tmp_path):
+    def flat(colour):
+        return np.full((64, 64, 3), colour, np.uint8)
+
+    base = {"circle": [flat((255, 0, 0))] * 3, "star": [flat((0, 255, 0))] * 3}
+    tuned = {"circle": [flat((0, 0, 255))] * 3, "star": [flat((255, 255, 0))]}
+    contact_sheet.draw_contact_sheet({"base": base, "tuned": tuned}, tmp_path / "sheet.png", num_per_class=2)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    counts = {
+        colour: int((sheet == colour).all(axis=2).sum())
+        for colour in ((255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+    }
+    assert counts == {(255, 0, 0): 8192, (0, 255, 0): 8192, (0, 0, 255): 8192, (255, 255, 0): 4096}
+    where = {colour: np.argwhere((sheet == colour).all(axis=2)).mean(axis=0) for colour in counts}
+    assert where[255, 0, 0][0] == where[0, 0, 255][0] < where[0, 255, 0][0]
+    assert where[255, 0, 0][1] < where[0, 0, 255][1]
+    # the names are drawn left of the images
+    assert (sheet[:, : int(where[255, 0, 0][1]) - 70] < 100).any()
+
+
+def test_datasets_of_a_contact_sheet_go_on_below(contact_sheet, tmp_path):
+    colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
+    datasets = {f"dataset {n}": {"circle": [np.full((64, 64, 3), c, np.uint8)]} for n, c in enumerate(colours)}
+    contact_sheet.draw_contact_sheet(datasets, tmp_path / "sheet.png", datasets_per_row=2)
+    sheet = np.asarray(Image.open(tmp_path / "sheet.png"))
+    red, green, blue = (np.argwhere((sheet == colour).all(axis=2)) for colour in colours)
+    assert len(red) == len(green) == len(blue) == 64 * 64
+    assert (red[:, 0] == green[:, 0]).all() and (red[:, 1] == blue[:, 1]).all()
+    assert blue[:, 0].min() > red[:, 0].max() and green[:, 1].min() > red[:, 1].max()
+    # the classes are named beside both rows
+    for images in (red, blue):
+        assert (sheet[images[:, 0].min() : images[:, 0].max(), : red[:, 1].min()] < 100).any()
+
+
+def test_contact_sheets_of_nothing_or_of_other_classes_are_refused(contact_sheet, tmp_path):
+    image = np.zeros((4, 4, 3), np.uint8)
+    for datasets in ({}, {"a": {"x": []}}, {"a": {"x": [image]}, "b": {"y": [image]}}):
+        with pytest.raises(ValueError, match="dataset"):
+            contact_sheet.draw_contact_sheet(datasets, tmp_path / "sheet.png")

@@ -1,0 +1,353 @@
+"""The evidence: what its stages depend on, that they go on after a kill, lanes, and the page from made-up figures."""
+
+import fcntl
+import importlib
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from support import ROOT
+from ubgen_evaluation import mini_sets
+
+BENCHMARKS = ROOT / "benchmarks"
+TINY_TRAINING = [
+    *("max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "num_inference_steps=3", "num_gradient_steps=1"),
+    *("discriminator_warmup_steps=1", "heldout_steps=0", "class_repeats=2", "lora_rank=2"),
+]
+
+
+@pytest.fixture(scope="module")
+def evidence():
+    sys.path.insert(0, str(BENCHMARKS))
+    yield importlib.import_module("evidence")
+    sys.path.remove(str(BENCHMARKS))
+
+
+@pytest.fixture(scope="module")
+def plans(evidence):
+    return importlib.import_module("evidence_plan")
+
+
+def tiny(evidence, folder: Path, **settings):
+    return evidence.EvidenceSettings(
+        **{
+            "output_dir": str(folder / "evidence"),
+            "page": str(folder / "docs" / "evidence.md"),
+            "arms": ["ubgen"],
+            "seeds": [0],
+            "set": TINY_TRAINING,
+            "set_backbone": ["num_train_epochs=1", "per_device_train_batch_size=10"],
+            "samples_per_class": 2,
+            "num_inference_steps": 3,
+            "num_scenes": 100,
+            "transfer_images": 100,
+            "transfer_shares": [1.0, 0.2],
+            "probe_seeds": 1,
+            "probe_trials": 1,
+            "threads": 1,
+            "workers": 1,
+        }
+        | settings
+    )
+
+
+def flags(settings) -> list[str]:
+    """The command line that gives these settings."""
+    given = []
+    for name, value in vars(settings).items():
+        if value is not None:
+            given += [f"--{name}", *map(str, value if isinstance(value, list) else [value])]
+    return given
+
+
+def keys(evidence, folder: Path, **settings) -> dict[str, str]:
+    (run,) = evidence.plan(tiny(evidence, folder, **settings))
+    return {stage.kind: stage.key for stage in run.stages}
+
+
+@pytest.mark.parametrize(
+    ("settings", "changed"),
+    [
+        ({"set": [*TINY_TRAINING, "adversarial_weight=0.7"]}, {"lora", "images", "backbone", "measures"}),
+        ({"seeds": [1]}, {"lora", "images", "backbone", "measures"}),
+        ({"guidance_scale": 3.0}, {"images", "backbone", "measures"}),
+        ({"lora_step": 1}, {"images", "backbone", "measures"}),
+        # of another arm
+        ({"variety_weight": 0.5}, set()),
+        ({"set_variety": ["max_steps=3"]}, set()),
+        ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
+        ({"num_scenes": 101}, {"measures"}),
+        ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
+    ],
+)
+def test_a_setting_makes_anew_what_depends_on_it(evidence, tmp_path, settings, changed):
+    before, after = keys(evidence, tmp_path), keys(evidence, tmp_path, **settings)
+    assert {kind for kind in before if before[kind] != after[kind]} == changed
+
+
+def test_other_weights_of_the_package_make_the_stages_anew(evidence, plans, tmp_path, monkeypatch):
+    before = keys(evidence, tmp_path)
+    monkeypatch.setattr(plans, "model_hashes", lambda kind: ("other",) if kind == "images" else ())
+    assert keys(evidence, tmp_path)["images"] != before["images"]
+
+
+def test_both_commands_share_the_stages_they_have_in_common(evidence, tmp_path):
+    full = yaml.safe_load((BENCHMARKS / "evidence_full.yaml").read_text("utf-8"))
+    short = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, seeds=None)) for stage in run.stages}
+    long = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, **full)) for stage in run.stages}
+    assert short < long
+    assert len(full["seeds"]) >= 5
+
+
+def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
+    runs = evidence.plan(tiny(evidence, tmp_path, arms=["real", "base", *plans.TUNED_ARMS]))
+    configs = {run.arm: stage.settings["config"] for run in runs for stage in run.stages if stage.kind == "lora"}
+    assert configs.keys() == set(plans.TUNED_ARMS)
+    full = configs["ubgen"]
+    differing = {
+        arm: {key: value for key, value in config.items() if value != full[key]} for arm, config in configs.items()
+    }
+    alignment, quality = full["reward_weights"]
+    assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0
+    with_variety = {"reward_funcs": ["clip_alignment", "quality", "class_variety"]}
+    assert differing == {
+        "ubgen": {},
+        "ubgen_variety": with_variety | {"reward_weights": [alignment, quality, 0.5]},
+        "variety_no_en": with_variety | {"reward_weights": [alignment, quality, 0.5], "adversarial_weight": 0.0},
+        "variety_no_in": with_variety | {"reward_weights": [0.0, quality, 0.5]},
+        "variety_no_q": with_variety | {"reward_weights": [alignment, 0.0, 0.5]},
+        "variety_weak_clip": with_variety | {"reward_weights": [alignment, quality, 0.5], "clip_model": "mini:{clip}"},
+        "no_en": {"adversarial_weight": 0.0},
+        "no_in": {"reward_weights": [0.0, quality]},
+        "no_q": {"reward_weights": [alignment, 0.0]},
+        "weak_clip": {"clip_model": "mini:{clip}"},
+    }
+    other = evidence.plan(tiny(evidence, tmp_path, arms=list(plans.TUNED_ARMS), set_variety=["max_steps=3"]))
+    changed = {run.arm: s.settings["config"] for run in other for s in run.stages if s.kind == "lora"}
+    for arm, config in configs.items():
+        assert changed[arm] == (config | {"max_steps": 3} if "variety" in arm else config)
+    # the arms of a seed start from the same noise
+    images = [stage.settings["seed"] for run in runs for stage in run.stages if stage.kind == "images"]
+    assert images == [0] * len(runs)
+
+
+def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed(evidence, plans):
+    (run,) = evidence.plan(evidence.EvidenceSettings(arms=[plans.VARIETY_ARM], seeds=[0]))
+    (arm,) = (stage.settings["config"] for stage in run.stages if stage.kind == "lora")
+    assert arm.pop("bf16") in (True, False)
+    package = plans.read_config(evidence.CONFIGS / "mini_variety.yaml")
+    others = ("seed", "save_steps", "sample_steps")
+    assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
+    assert package["seed"] >= evidence.FIRST_VALIDATION_SEED
+
+
+def test_validation_scenes_are_none_of_the_test(evidence):
+    for draw in (
+        lambda split: mini_sets.validation_scenes(30, split=split).images,
+        lambda split: mini_sets.cue_conflict_arrays(90, split=split)[0].images,
+        lambda split: mini_sets.context_arrays(40, split=split)[0].images,
+        lambda split: mini_sets.background_swap_arrays(30, "random", split=split).images,
+        lambda split: np.concatenate([part.images for part in mini_sets.transfer_arrays(30, 30, split=split)]),
+    ):
+        test, validation = ({image.tobytes() for image in draw(split)} for split in ("test", "validation"))
+        assert not test & validation
+    assert evidence.EvidenceSettings(split="validation").run_seeds == [1000, 1001, 1002]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seeds": [1000]}, "seeds are"),
+        ({"split": "validation", "seeds": [0]}, "1000 or more"),
+        ({"split": "training"}, "split is 'training'"),
+        ({"arms": ["ubgen", "no_clip"]}, "arms is"),
+        ({"seeds": [0, 0]}, "each once"),
+        ({"workers": 0}, "workers is 0"),
+        ({"dtype": "half"}, "dtype is 'half'"),
+        ({"variety_weight": 0.0}, "variety_weight is 0"),
+        (
+            {"arms": ["ubgen_variety"], "set": ["reward_funcs=[class_variety]", "reward_weights=[1.0]"]},
+            "adds the reward 'class_variety'",
+        ),
+        ({"set": ["adversarial_weight"]}, "--set holds 'adversarial_weight'; write name=value"),
+        ({"set_variety": ["max_steps"]}, "--set-variety holds 'max_steps'; write name=value"),
+        ({"set_backbone": ["=3"]}, "--set-backbone holds '=3'; write name=value"),
+        ({"set": ["adversarial_wait=1"]}, "nearest is 'adversarial_weight'"),
+        (
+            {"arms": ["no_q"], "set": ["reward_funcs=[clip_alignment]", "reward_weights=[1.0]"]},
+            "leaves out the reward",
+        ),
+        ({"training_config": "nowhere.yaml"}, "could not be read"),
+    ],
+)
+def test_what_cannot_work_is_refused_before_anything_runs(evidence, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        evidence.plan(tiny(evidence, tmp_path, **settings))
+    assert not (tmp_path / "evidence").exists()
+
+
+def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path, capsys):
+    stages = importlib.import_module("evidence_stages")
+    settings = tiny(evidence, tmp_path)
+    (run,) = evidence.plan(settings)
+    lora = run.stages[0]
+    command = [sys.executable, str(BENCHMARKS / "evidence.py"), *flags(settings)]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    checkpoint = lora.folder / "lora" / "checkpoint-1" / "trainer_state.json"
+    deadline = time.monotonic() + 240
+    try:
+        while not checkpoint.is_file():
+            assert process.poll() is None and time.monotonic() < deadline
+            time.sleep(0.02)
+    finally:
+        # not SIGINT, which a shell lets the commands that it runs in the background ignore
+        process.terminate()
+        _, said = process.communicate(timeout=60)
+    assert process.returncode == 130 and said.endswith("ubgen: interrupted\n")
+    # the stage's own process holds this as long as it lives
+    with open(lora.folder / "lock") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    was_cut_short = not lora.is_done
+    for stage in run.stages:
+        stage.prepare()
+        stages.run_stage(stage.folder)
+        assert stage.is_done
+    history = json.loads((lora.folder / "lora" / "trainer_state.json").read_text("utf-8"))
+    assert was_cut_short and history["global_step"] == 2
+    # nothing left to run: figures and page are written from what is there
+    assert evidence.run_evidence(settings) == 0
+    assert "4 of 4 stages are done already" in capsys.readouterr().out
+    results = json.loads((tmp_path / "evidence" / "results.json").read_text("utf-8"))
+    (found,) = results["runs"]
+    assert (found["arm"], found["seed"]) == ("ubgen", 0)
+    figures = importlib.import_module("evidence_figures").all_figures(results)
+    missing = {figure.key for figure in figures} - found["figures"].keys()
+    assert not missing
+    page = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
+    assert "| transfer, 20% (20 images) ↑ |" in page
+    assert (tmp_path / "docs" / "images" / "evidence_samples.jpg").is_file()
+
+
+def test_a_failed_stage_leaves_the_others_running(plans, tmp_path, capsys):
+    lanes = importlib.import_module("evidence_lanes")
+    images = {"samples_per_class": 1, "bias": 0.95, "threads": 1}
+    good = plans.Stage("images", "good", tmp_path, images | {"seed": 0})
+    wrong = plans.Stage("images", "wrong", tmp_path, images)
+    after = plans.Stage("backbone", "after", tmp_path, {"config": {}}, {"images": wrong})
+    failed = lanes.Lanes(2, 1).run([wrong, good, after])
+    assert failed == [wrong] and good.is_done and not after.folder.exists()
+    assert "KeyError: 'seed'" in (wrong.folder / "log.txt").read_text("utf-8")
+    said = capsys.readouterr().out
+    assert f"failed (exit code 1), see {wrong.folder / 'log.txt'}" in said
+    assert "1/3 stages" in said
+
+
+@pytest.fixture(scope="module")
+def results(evidence):
+    """Five seeds in which ubgen transfers better than base, has no other TI, and a worse background gap."""
+    figures = importlib.import_module("evidence_figures")
+    found = {
+        "settings": {
+            **{
+                "arms": ["base", "ubgen", "ubgen_variety", "no_en", "variety_no_en"],
+                "samples_per_class": 200,
+                "num_inference_steps": 20,
+            },
+            **{"guidance_scale": 2.0, "num_scenes": 2000, "transfer_images": 1000, "transfer_shares": [1.0, 0.1]},
+            **{"set": None, "variety_weight": 0.25, "dtype": "float32", "asked_dtype": "bfloat16", "threads": 1},
+        },
+        "clip": {},
+        "runs": [],
+    }
+    for seed in range(5):
+        for arm in found["settings"]["arms"]:
+            values = {figure.key: 0.5 + 0.01 * seed for figure in figures.all_figures(found)}
+            if arm == "ubgen":
+                values["transfer novel silhouettes"] += 0.05 + 0.001 * seed
+                values["texture inclination"] += 0.01 * (-1) ** seed
+                values["background gap"] += 0.03 + 0.001 * seed
+            if arm == "ubgen_variety":
+                values["background entropy"] += 1.0 + 0.01 * seed
+            if arm == "variety_no_en":
+                values["transfer novel silhouettes"] -= 0.02 + 0.001 * seed
+            found["runs"].append({"arm": arm, "seed": seed, "figures": values, "seconds": {}})
+    return found
+
+
+def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
+    text = importlib.import_module("evidence_page").page_text(results)
+    assert "- **Holds.** transfer, 100% (1000 images): ubgen is 5.2 points higher than base, p < 0.001." in text
+    assert "- **Not shown.** texture inclination, TI: ubgen is 0.2 points higher than base, p =" in text
+    assert "- **Does not hold.** background gap, BG-gap: ubgen is 3.2 points higher than base, p < 0.001." in text
+    assert (
+        "| transfer, 100% (1000 images) ↑ | 52.0 ± 0.7 | 57.2 ± 0.8 | 52.0 ± 0.7 | 52.0 ± 0.7 | 49.8 ± 0.6 |" in text
+    )
+    assert "p = 0.0625" in text
+
+
+def test_what_is_not_the_papers_is_said_to_be_ours(evidence, results):
+    text = importlib.import_module("evidence_page").page_text(results)
+    claims, own = text.split("### Which claims show here")[1].split("no claim of the paper's")
+    assert "variety" not in claims.replace("Of ubgen + variety", "")
+    for other in ("base", "ubgen"):
+        assert f"### ubgen + variety (not the paper's) against {other}, paired by seed" in text
+        fact = f"background entropy, bits: ubgen + variety is 1.020 higher than {other}, p < 0.001."
+        assert f"- **Holds.** {fact}" in own
+    assert "transfer, 100% (1000 images): ubgen + variety is 5.2 points lower than ubgen" in own
+    assert (
+        "- **Holds.** transfer, 100% (1000 images): ubgen + variety is 2.2 points higher than no_en + variety" in own
+    )
+    # an ablation takes something away from its own full loss and from no other
+    for heading, rows in (("the full loss", ["| no_en |"] * 2), ("ubgen + variety", ["| no_en + variety |"] * 2)):
+        section = text.split(f"### Each ablation against {heading}, paired by seed")[1].split("\n###")[0]
+        assert [line[: line.index("|", 1) + 1] for line in section.splitlines() if "no_en" in line] == rows
+    assert "- **ubgen + variety**: **not the paper's**" in text and "in ubgen + variety: 0.25." in text
+    assert "drawn in float32, each stage ran on 1 thread; bfloat16 was asked for" in text
+
+
+def test_an_arm_with_fewer_seeds_says_so_and_is_compared_on_those(evidence, results):
+    runs = [run for run in results["runs"] if run["arm"] != "no_en" or run["seed"] in (1, 3, 4)]
+    text = importlib.import_module("evidence_page").page_text({**results, "runs": runs})
+    assert "the adversarial term (so far seeds 1, 3, 4)\n" in text and "(so far seeds 0" not in text
+    section = text.split("### Each ablation against the full loss, paired by seed")[1].split("\n###")[0]
+    assert "0 of 3 |" in section and "of 5 |" not in section
+
+
+def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
+    page = importlib.import_module("evidence_page")
+    file = tmp_path / "evidence.md"
+    file.write_text(f"# Mine\n\nbefore\n\n{page.BEGIN}\nstale text\n{page.END}\n\nafter\n", encoding="utf-8")
+    page.write_page(results, file)
+    first = file.read_text("utf-8")
+    page.write_page(results, file)
+    assert file.read_text("utf-8") == first
+    assert (
+        first.startswith("# Mine\n\nbefore\n\n") and first.endswith(f"{page.END}\n\nafter\n") and "stale" not in first
+    )
+    for name in page.PLOTS:
+        assert (tmp_path / "images" / f"evidence_{name}.png").stat().st_size > 10_000
+        assert f"](images/evidence_{name}.png)" in first
+    # another page there has pictures of its own
+    other = tmp_path / "other.md"
+    page.write_page(results, other)
+    assert "](images/other_transfer.png)" in other.read_text("utf-8")
+    assert (tmp_path / "images" / "other_transfer.png").is_file()
+    file.write_text("# Mine\n", encoding="utf-8")
+    with pytest.raises(ValueError, match="lacks the line"):
+        page.write_page(results, file)
+    assert file.read_text("utf-8") == "# Mine\n"
+
+
+def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, str(BENCHMARKS / "evidence.py"), "--arms", "all", "--output_dir", str(tmp_path / "e")]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert done.returncode == 2 and "arms is ['all']" in done.stderr and not (tmp_path / "e").exists()

@@ -1,0 +1,102 @@
+"""SD1.5 at its real size with random weights: one training step and one generation, in under 16 GB of memory."""
+
+import json
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import load_dataset
+from safetensors.torch import load_file
+
+from support import ROOT
+
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+from real_size_models import build_clip, build_sd15, build_tokenizer
+
+MEMORY_LIMIT = 16 * 10**9
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
+
+
+@pytest.fixture(scope="module")
+def sd15(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("sd15")
+    build_sd15(folder)
+    yield folder
+    # two gigabytes, which pytest would keep for three runs
+    shutil.rmtree(folder)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("clip")
+    build_clip(folder)
+    yield folder
+    shutil.rmtree(folder)
+
+
+def run_measured(command: list[str], cwd: Path) -> int:
+    """Peak resident memory in bytes of a command and its children, run in a process of their own."""
+    # RUSAGE_CHILDREN is a maximum over all children that ended, so each command is the only child of a fresh process
+    measure = (
+        "import resource, subprocess, sys; code = subprocess.run(sys.argv[1:]).returncode;"
+        "print('peak', resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss); sys.exit(code)"
+    )
+    done = subprocess.run([sys.executable, "-c", measure, *command], cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-4000:]
+    kibibytes = int(done.stdout.rsplit("peak", 1)[1])
+    return kibibytes * (1 if sys.platform == "darwin" else 1024)
+
+
+def test_the_memory_measurement_sees_what_a_command_takes(tmp_path):
+    # filled with ones, since pages of zeros take no memory until they are written
+    took = run_measured([sys.executable, "-c", "b'1' * int(3e8)"], tmp_path)
+    assert 300_000_000 < took < 1_000_000_000
+
+
+def test_the_tokenizer_gives_openais_ids():
+    assert build_tokenizer()("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
+
+
+def test_one_training_step_and_one_generation_fit(sd15, clip, tmp_path):
+    lora, output = tmp_path / "lora", tmp_path / "out"
+    flags = {
+        "model_name_or_path": sd15,
+        "clip_model": clip,
+        "output_dir": lora,
+        "height": 64,
+        "width": 64,
+        "num_inference_steps": 3,
+        "num_gradient_steps": 1,
+        "per_device_train_batch_size": 2,
+        "max_steps": 1,
+        "discriminator_warmup_steps": 1,
+        "learning_rate": 1e-3,
+        "num_samples_per_class": 1,
+    }
+    command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--class_names", "tench", "goldfish"]
+    for name, value in flags.items():
+        command += [f"--{name}", str(value)]
+    assert run_measured(command, tmp_path) < MEMORY_LIMIT
+    weights = load_file(lora / "pytorch_lora_weights.safetensors")
+    # rank 128 on four layers of two attentions in each of 16 blocks, two matrices each
+    assert len(weights) == 2 * 4 * 2 * 16
+    assert all(128 in tensor.shape for tensor in weights.values())
+    assert all(torch.isfinite(tensor).all() for tensor in weights.values())
+    # B starts at zero, so what is not zero was trained
+    assert sum(bool(tensor.any()) for name, tensor in weights.items() if "lora_B" in name or "lora.up" in name) > 100
+
+    ubgen = str(Path(sys.executable).with_name("ubgen"))
+    command = [ubgen, "generate", "--model", str(sd15), "--lora", str(lora), "--class-names", "tench", "goldfish"]
+    command += ["--samples-per-class", "1", "--num-inference-steps", "2", "--height", "64", "--width", "64"]
+    assert run_measured([*command, "--output-dir", str(output)], tmp_path) < MEMORY_LIMIT
+    dataset = load_dataset(str(output), split="train")
+    assert dataset["class_name"][:] == ["tench", "goldfish"]
+    assert np.asarray(dataset[0]["image"]).shape == (64, 64, 3)
+    manifest = json.loads((output / ".ubgen" / "manifest.json").read_text())
+    assert str(sd15) not in json.dumps(manifest) and (output / "README.md").is_file()

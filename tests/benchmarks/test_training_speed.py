@@ -1,0 +1,46 @@
+"""The benchmark of training: both arms train the same, and its command gives the table."""
+
+import os
+import re
+import subprocess
+import sys
+
+import pytest
+
+from support import ROOT
+
+BENCHMARKS = ROOT / "benchmarks"
+FAST = [
+    *("--strategies", "even_k", "drtune", "refl", "--num_inference_steps", "3", "--num_gradient_steps", "1"),
+    *("--batch_size", "2", "--repeats", "1", "--device", "cpu", "--memory", "False"),
+]
+
+
+def run(script, *flags):
+    command = [sys.executable, str(BENCHMARKS / script), *flags]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+
+
+def test_both_arms_take_the_same_step(mini_model):
+    """The gradient of the stock arm, written with plain calls of diffusers, is that of the trainer."""
+    done = run("training_speed.py", *FAST)
+    assert done.returncode == 0, done.stderr[-2000:]
+    lines = re.findall(r"^(even_k|drtune|refl) .*x +(\d+)% +(-?[\d.]+) +-$", done.stdout, re.MULTILINE)
+    assert [name for name, _, _ in lines] == ["even_k", "drtune", "refl"], done.stdout
+    assert all(float(cosine) > 0.9999 for _, _, cosine in lines), done.stdout
+
+
+@pytest.mark.parametrize(
+    "script, flags, message",
+    [
+        ("training_speed.py", ["--strategies", "none"], "gradient_strategy is 'none'"),
+        ("training_speed.py", ["--clock", "sun"], "clock is 'sun'"),
+        ("writer_share.py", ["--repeats", "0"], "repeats is 0"),
+    ],
+)
+def test_a_bad_setting_is_named(script, flags, message, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(str(BENCHMARKS))
+    module = __import__(script.removesuffix(".py"))
+    assert module.main(flags) == 2
+    assert message in capsys.readouterr().err

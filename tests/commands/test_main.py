@@ -1,0 +1,69 @@
+"""The ``ubgen`` command itself: finding subcommands, help, unknown names."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from ubgen_pipeline.commands.main import main
+
+
+def test_help_lists_the_subcommands_with_a_summary(capsys):
+    assert main(["--help"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    (generate,) = [line for line in lines if line.split()[:1] == ["generate"]]
+    assert len(generate.split()) > 3
+
+
+def test_no_subcommand_prints_the_usage_and_fails(capsys):
+    assert main([]) == 2
+    assert "usage: ubgen" in capsys.readouterr().out
+
+
+def test_unknown_subcommand_names_the_known_ones(capsys):
+    assert main(["genarate"]) == 2
+    assert "unknown command 'genarate'" in (error := capsys.readouterr().err) and "generate" in error
+
+
+def test_version(capsys):
+    assert main(["--version"]) == 0
+    name, version = capsys.readouterr().out.split()
+    assert name == "ubgen" and version[0].isdigit()
+
+
+def test_help_is_quick_for_it_imports_no_torch():
+    program = """
+import contextlib, sys
+from importlib.metadata import entry_points
+from ubgen_pipeline.commands.main import main
+main(["--help"])
+for command in entry_points(group="ubgen.commands"):
+    with contextlib.suppress(SystemExit):
+        main([command.name, "--help"])
+    print("torch" in sys.modules, "transformers" in sys.modules, "datasets" in sys.modules, file=sys.stderr)
+"""
+    printed = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert set(printed.stderr.splitlines()) == {"False False False"} and "--clip-model" in printed.stdout
+
+
+@pytest.mark.parametrize("folder", ["/proc/ubgen", "/dev/null/ubgen"])
+def test_unwritable_folder_names_the_setting(folder, capsys):
+    flags = ["--model", "mini", "--class-names", "circle", "--num-inference-steps", "1", "--samples-per-class", "1"]
+    assert main(["generate", *flags, "--output-dir", folder]) == 2
+    assert f"output_dir is '{folder}'" in capsys.readouterr().err
+
+
+def test_a_reader_that_stops_early_is_no_error():
+    flags = ["generate", "--dry-run", "--classes", "voc", "--samples-per-class", "5000"]
+    command = subprocess.Popen(
+        [str(Path(sys.executable).with_name("ubgen")), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert json.loads(command.stdout.readline())["class_name"] == "aeroplane"
+    command.stdout.close()
+    assert command.stderr.read() == ""
+    assert command.wait(60) == 141

@@ -1,0 +1,94 @@
+"""``ubgen regenerate``: the same image from a row's own provenance, here, on the Hub, and alone."""
+
+import json
+import shutil
+
+import numpy as np
+import pyarrow.parquet
+import pytest
+from PIL import Image
+
+from ubgen_pipeline.generation.generate import generate_dataset
+from ubgen_pipeline.generation.regenerate import find_row, largest_difference, main, regenerate, stored_image
+
+SETTINGS = {
+    "samples_per_class": 5,
+    "num_inference_steps": 2,
+    "samples_per_shard": 6,
+    "batch_size": 4,
+    "seed": 5,
+    "guidance_scale": 3.0,
+    "negative_prompt": "blurry",
+    "template": "a {name}",
+    "scheduler": "ddim",
+    "threads": 1,
+    "height": 48,
+}
+
+
+@pytest.fixture(scope="module")
+def dataset(mini_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("regenerate") / "d"
+    generate_dataset(["circle", "star"], folder, model="mini", **SETTINGS)
+    return folder
+
+
+def test_every_place_in_a_batch(dataset, tmp_path, capsys):
+    # first shard: batches 0-3 and 4-5; second: 6-9
+    for index in (2, 5, 9):
+        output = tmp_path / f"{index}.png"
+        assert main([str(dataset), "--index", str(index), "--output", str(output)]) == 0, capsys.readouterr().err
+        row = find_row(str(dataset), index)
+        assert Image.open(output).size == (64, 48) and row.columns["index"] == index
+        assert np.array_equal(np.asarray(Image.open(output)), np.asarray(stored_image(row)))
+    assert "bit for bit" in capsys.readouterr().err
+
+
+def test_without_manifest_and_batch(dataset, tmp_path):
+    """Rows alone are enough, to rounding; and another row is another image."""
+    shutil.copytree(dataset / "data", tmp_path / "data")
+    row = find_row(str(tmp_path), 7)
+    assert len(row.batch) == 1 and not row.batch_is_whole
+    drawn = regenerate(row)
+    assert largest_difference(drawn, stored_image(row)) <= 2
+    assert largest_difference(drawn, stored_image(find_row(str(tmp_path), 5))) > 20
+
+
+def test_the_manifest_of_a_command_that_draws_nothing_is_passed_over(dataset, tmp_path):
+    shutil.copytree(dataset, tmp_path / "d")
+    manifest = tmp_path / "d" / ".ubgen" / "manifest.json"
+    manifest.write_text(json.dumps({"settings": {"samples_per_shard": 256, "source": "x"}}))
+    row = find_row(str(tmp_path / "d"), 7)
+    assert row.columns["index"] == 7 and row.manifest == {} and not row.batch_is_whole
+
+
+def test_an_image_that_was_changed_is_told(dataset, tmp_path, capsys):
+    folder = tmp_path / "d"
+    shutil.copytree(dataset, folder)
+    file = sorted((folder / "data").iterdir())[0]
+    table = pyarrow.parquet.read_table(file)
+    images = table["image"].to_pylist()
+    images[1] = images[0]
+    changed = table.set_column(
+        table.column_names.index("image"), table.schema.field("image"), pyarrow.array(images, table["image"].type)
+    )
+    pyarrow.parquet.write_table(changed, file)
+    assert main([str(folder), "--index", "1", "--output", str(tmp_path / "1.png")]) == 1
+    assert "differs by up to" in capsys.readouterr().err
+
+
+def test_bad_input(dataset, tmp_path, capsys, random_mini_model):
+    for arguments, message in [
+        ([str(dataset), "--index", "10"], "index is 10"),
+        ([str(dataset), "--index", "-1"], "index is -1"),
+        ([str(tmp_path), "--index", "1"], "holds no data/train"),
+        (["nowhere", "--index", "1"], "neither a folder nor an id"),
+        ([str(dataset)], "index"),
+        ([str(dataset), "more", "--index", "1"], "unknown argument 'more'"),
+        ([str(dataset), "--index", "1", "--model", random_mini_model], "not the one that drew"),
+        ([str(dataset), "--index", "1", "--lora", "x"], "without one"),
+    ]:
+        assert main(arguments) == 2
+        error = capsys.readouterr().err
+        assert message in error and "Traceback" not in error, error
+    assert json.loads((dataset / ".ubgen" / "manifest.json").read_text())["settings"]["template"] == "a {name}"

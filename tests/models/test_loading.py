@@ -1,0 +1,146 @@
+"""Models, schedulers and LoRAs by name; what does not exist or fit is refused by name and changes nothing."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import torch
+from diffusers import StableDiffusionPipeline
+from peft import LoraConfig, get_peft_model_state_dict
+from safetensors.torch import load_file, save_file
+
+from ubgen_pipeline import load_pipeline
+from ubgen_pipeline.mini import mini_model_path
+from ubgen_pipeline.models.loading import SCHEDULERS, load_lora, resolve_model
+
+ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
+LORA_FILE = "pytorch_lora_weights.safetensors"
+
+
+@pytest.fixture(scope="module")
+def lora_folder(mini_model, tmp_path_factory):
+    """A LoRA in diffusers format of rank 4 and alpha 8, so that alpha's metadata matters."""
+    folder = tmp_path_factory.mktemp("lora")
+    unet = StableDiffusionPipeline.from_pretrained(mini_model).unet
+    config = LoraConfig(r=4, lora_alpha=8, target_modules=ATTENTION, init_lora_weights=False)
+    torch.manual_seed(0)
+    unet.add_adapter(config)
+    StableDiffusionPipeline.save_lora_weights(
+        folder,
+        unet_lora_layers=get_peft_model_state_dict(unet),
+        unet_lora_adapter_metadata=config.to_dict() | {"target_modules": ATTENTION},
+    )
+    return folder
+
+
+def draw(pipeline, **settings):
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline(["star"], num_inference_steps=2, output_type="np", **settings).images
+
+
+def test_mini_is_a_name_for_the_embedded_model(monkeypatch, tmp_path):
+    monkeypatch.setattr("ubgen_pipeline.models.loading.mini_model_path", lambda: str(tmp_path))
+    with pytest.raises(ValueError, match="make mini"):
+        resolve_model("mini")
+    (tmp_path / "model_index.json").touch()
+    assert resolve_model("mini") == str(tmp_path)
+    assert mini_model_path().endswith("model")
+
+
+def test_hub_ids_pass_through_and_lost_paths_do_not():
+    assert resolve_model("owner/some-model.v1") == "owner/some-model.v1"
+    for lost in ("./nowhere", "/nowhere/at/all", "a/b/c", ""):
+        with pytest.raises(ValueError, match="model is"):
+            resolve_model(lost)
+
+
+def test_unknown_models_are_named(tmp_path):
+    with pytest.raises(ValueError, match="model is 'owner/unheard-of'"):
+        load_pipeline("owner/unheard-of")
+    with pytest.raises(ValueError, match=r"model_index\.json"):
+        load_pipeline(tmp_path)
+
+
+def test_other_families_are_refused(mini_model, tmp_path):
+    pipeline = StableDiffusionPipeline.from_pretrained(mini_model)
+    pipeline.unet.register_to_config(in_channels=9)
+    pipeline.unet.conv_in = torch.nn.Conv2d(9, pipeline.unet.conv_in.out_channels, 3, padding=1)
+    pipeline.save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"takes 9 channels.*Stable Diffusion 1\.x or 2\.x"):
+        load_pipeline(tmp_path)
+
+
+@pytest.mark.parametrize("name", SCHEDULERS)
+def test_schedulers_keep_the_models_noise_schedule(mini_model, name):
+    pipeline = load_pipeline(mini_model, scheduler=name)
+    own = load_pipeline(mini_model).scheduler.config
+    assert type(pipeline.scheduler) is SCHEDULERS[name]
+    assert pipeline.scheduler.config.prediction_type == own.prediction_type
+    assert pipeline.scheduler.config.beta_end == own.beta_end
+    assert not pipeline.scheduler.config.get("clip_sample", False)
+    assert np.isfinite(draw(pipeline)).all()
+
+
+def test_unknown_scheduler_is_named(mini_model):
+    with pytest.raises(ValueError, match=r"scheduler is 'euler'.*dpm\+\+"):
+        load_pipeline(mini_model, scheduler="euler")
+
+
+def test_dtype_is_that_asked_for(mini_model):
+    assert load_pipeline(mini_model).unet.dtype == torch.float32
+    half = load_pipeline(mini_model, torch_dtype=torch.bfloat16)
+    assert half.unet.dtype == half.text_encoder.dtype == torch.bfloat16
+    assert np.isfinite(draw(half)).all()
+
+
+def test_a_lora_gives_the_image_of_plain_diffusers(mini_model, lora_folder):
+    ours = load_pipeline(mini_model, lora=lora_folder)
+    plain = load_pipeline(mini_model)
+    base = draw(plain)
+    plain.load_lora_weights(lora_folder)
+    np.testing.assert_allclose(draw(ours), draw(plain), rtol=0, atol=1e-6)
+    assert np.abs(draw(ours) - base).max() > 1e-3
+    np.testing.assert_allclose(draw(ours, cross_attention_kwargs={"scale": 0.0}), base, rtol=0, atol=1e-5)
+    from_file = load_pipeline(mini_model, lora=lora_folder / LORA_FILE)
+    np.testing.assert_allclose(draw(from_file), draw(ours), rtol=0, atol=1e-6)
+
+
+def test_a_lora_that_does_not_fit_is_named_and_loads_nothing(mini_model, lora_folder, tmp_path):
+    weights = load_file(lora_folder / LORA_FILE)
+    key = next(key for key in weights if key.endswith("attn2.to_k.lora_A.weight"))
+    misfits = {
+        "wide": weights | {key: torch.zeros(4, 768)},
+        "elsewhere": {name.replace("down_blocks.0", "down_blocks.7"): value for name, value in weights.items()},
+        "foreign": {f"transformer.{name}": value for name, value in weights.items()},
+    }
+    pipeline = load_pipeline(mini_model)
+    for name, misfit in misfits.items():
+        save_file(misfit, tmp_path / f"{name}.safetensors")
+        with pytest.raises(ValueError, match=rf"lora is '.*{name}.safetensors', which does not fit"):
+            load_lora(pipeline, tmp_path / f"{name}.safetensors")
+    assert not any("lora" in name for name, _ in pipeline.unet.named_parameters())
+
+
+def test_a_lora_that_is_missing_or_broken_is_named(mini_model, tmp_path):
+    (tmp_path / LORA_FILE).write_bytes(b"not safetensors")
+    for lora in (tmp_path, tmp_path / "nowhere", "owner/unheard-of"):
+        with pytest.raises(ValueError, match="lora is"):
+            load_pipeline(mini_model, lora=lora)
+
+
+def test_importing_the_package_does_not_import_torch():
+    code = (
+        "import json, sys, ubgen_pipeline; print(json.dumps([m for m in ('torch', 'diffusers') if m in sys.modules]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert json.loads(done.stdout) == []
+
+
+def test_the_package_names_its_function_even_after_its_module_was_imported():
+    code = (
+        "from ubgen_pipeline.generation.generate import main; import ubgen_pipeline;"
+        "from ubgen_pipeline import generate_dataset; assert callable(generate_dataset), generate_dataset"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

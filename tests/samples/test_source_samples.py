@@ -1,0 +1,137 @@
+"""``ubgen generate`` on a source dataset: what it writes for both tasks, carries over and refuses."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from PIL import Image as PilImage
+
+from ubgen_pipeline.generation.generate import main
+from ubgen_pipeline.mini.scenes import scenes
+from ubgen_pipeline.samples.source_dataset import SourceDataset
+
+NAMES = ["star", "circle"]
+QUICK = ["--num-inference-steps", "2", "--seed", "7", "--samples-per-shard", "3"]
+
+
+def save_source(folder, *, names=tuple(NAMES), change=None, masks=True):
+    drawn = list(scenes(4, bias=0.0, seed=5, class_names=NAMES))
+    labels = [NAMES.index(scene.factors.class_name) for scene in drawn]
+    values = [scene.mask.astype(np.uint8) * (1 + label) for scene, label in zip(drawn, labels)]
+    columns = {
+        "image": [PilImage.fromarray(scene.image) for scene in drawn],
+        "label": labels,
+        "mask": [PilImage.fromarray(change(value) if change else value) for value in values],
+    }
+    features = {"image": Image(), "label": ClassLabel(names=list(names)), "mask": Image()}
+    if not masks:
+        del columns["mask"], features["mask"]
+    Dataset.from_dict(columns, features=Features(features)).save_to_disk(str(folder))
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return save_source(tmp_path_factory.mktemp("source") / "scenes")
+
+
+def arguments(model, source, folder, *more):
+    return ["--model", model, "--source", source, "--output-dir", str(folder), *QUICK, *more]
+
+
+def test_image_to_image_carries_label_mask_and_lineage(random_mini_model, source, tmp_path):
+    more = ["--task", "image-to-image", "--strength", "0.5", "--samples-per-source", "2", "--template", "a {name}"]
+    command = [sys.executable, "-m", "ubgen_pipeline.generation.generate"]
+    subprocess.run([*command, *arguments(random_mini_model, source, tmp_path / "d", *more)], check=True)
+    rows, old = load_dataset(str(tmp_path / "d"), split="train"), SourceDataset(source, "train").rows
+    assert rows.features["label"] == ClassLabel(names=NAMES)
+    assert rows["source_index"][:] == [0, 1, 2, 3] * 2 and rows["label"][:] == [0, 1] * 4
+    assert set(rows["prompt"]) == {"a star", "a circle"} and len(set(rows["seed"])) == 8
+    assert set(rows["source_dataset"]) == {"scenes"} and set(rows["strength"]) == {0.5}
+    assert set(rows["task"]) == {"image-to-image"}
+    for row in rows:
+        original = old[row["source_index"]]
+        assert np.array_equal(np.asarray(row["mask"]), np.asarray(original["mask"]))
+        assert not np.array_equal(np.asarray(row["image"]), np.asarray(original["image"]))
+    # run again with another source: refused, nothing touched
+    other = save_source(tmp_path / "scenes", change=lambda mask: np.where(mask > 0, mask, 255).astype(np.uint8))
+    assert main(arguments(random_mini_model, other, tmp_path / "d", *more)) == 2
+
+
+@pytest.mark.parametrize("region", ["object", "background"])
+def test_inpainting_keeps_the_rest(random_mini_model, source, tmp_path, region):
+    more = ["--task", "inpaint", "--region", region, "--strength", "1"]
+    assert main(arguments(random_mini_model, source, tmp_path / "d", *more)) == 0
+    rows, old = load_dataset(str(tmp_path / "d"), split="train"), SourceDataset(source, "train").rows
+    for row, original in zip(rows, old):
+        drawn = (np.asarray(row["mask"]) > 0) == (region == "object")
+        before, after = np.asarray(original["image"]), np.asarray(row["image"])
+        assert np.array_equal(after[~drawn], before[~drawn]) and not np.array_equal(after[drawn], before[drawn])
+    assert set(rows["region"]) == {region}
+
+
+def test_classes_are_mapped(random_mini_model, source, tmp_path, capsys):
+    more = ["--task", "image-to-image", "--class-names", "ring", "circle", "--dry-run"]
+    assert main(arguments(random_mini_model, source, tmp_path / "d", *more)) == 2
+    assert "'star' is none of the classes ring, circle" in capsys.readouterr().err
+    assert main(arguments(random_mini_model, source, tmp_path / "d", *more, "--source-class-map", "star=ring")) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["label"] for line in lines] == [0, 1, 0, 1]
+    assert [line["source_index"] for line in lines] == [0, 1, 2, 3]
+    rows = SourceDataset(source, "train", ["ring", "other", "circle"], {"star": "ring"})
+    assert rows.labels() == [0, 2, 0, 2] and set(np.unique(rows.row(1, (64, 64)).mask)) == {0, 3}
+
+
+def test_a_region_is_grown_and_cut_with_the_image(source):
+    rows = SourceDataset(source, "train")
+    plain, grown = (rows.row(0, (64, 64), "object", margin).region for margin in (0, 2))
+    assert plain is not None and grown is not None
+    assert (grown & plain).sum() == plain.sum() < grown.sum()
+    cut = rows.row(0, (32, 64))
+    assert cut.image.size == (64, 32) and cut.mask is not None and cut.mask.shape == (32, 64)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--task", "image-to-image", "--strength", "0"], "strength is 0"),
+        (["--task", "inpaint", "--region", "sky"], "region is 'sky'"),
+        (["--task", "colourise"], "task is 'colourise'"),
+        ([], "source"),
+        (["--task", "inpaint", "--samples-per-class", "3"], "samples_per_source"),
+        (["--task", "inpaint", "--source", "/nonexistent"], "could not be read"),
+        (["--task", "inpaint", "--source-class-map", "star"], "write NAME=CLASS"),
+        (["--task", "inpaint", "--source-class-map", "moon=star"], "which the source lacks"),
+        (["--task", "inpaint", "--embeddings", "/nonexistent"], "is no file"),
+    ],
+)
+def test_bad_input(random_mini_model, source, tmp_path, capsys, more, message):
+    assert main(arguments(random_mini_model, source, tmp_path / "d", *more)) == 2
+    error = capsys.readouterr().err
+    assert message in error and "Traceback" not in error and not (tmp_path / "d").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda mask: mask[:32], "a mask of (64, 32)"),
+        (lambda mask: np.stack([mask] * 3, axis=-1), "mode RGB"),
+        (lambda mask: mask * 40, "class 40 in its mask"),
+        (np.zeros_like, "has no object"),
+    ],
+)
+def test_bad_masks(random_mini_model, tmp_path, capsys, change, message):
+    source = save_source(tmp_path / "s", change=change)
+    assert main(arguments(random_mini_model, source, tmp_path / "d", "--task", "inpaint")) == 2
+    assert message in capsys.readouterr().err
+    assert not list(Path(tmp_path / "d").glob("data/*")) and not list(tmp_path.rglob("*.tmp"))
+
+
+def test_inpainting_needs_masks(random_mini_model, tmp_path, capsys):
+    source = save_source(tmp_path / "s", masks=False)
+    assert main(arguments(random_mini_model, source, tmp_path / "d", "--task", "inpaint")) == 2
+    assert "no column 'mask'" in capsys.readouterr().err

@@ -1,0 +1,257 @@
+"""Views of a scored dataset: which rows stay, why each of the others does not, and that nothing else changes."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import ClassLabel, Features, Image, Value, load_dataset
+from huggingface_hub import DatasetCard
+
+from support.scene_dataset import png
+from ubgen_pipeline.dataset.shards import DatasetShards
+from ubgen_pipeline.dataset.stored_rows import StoredRows
+from ubgen_pipeline.export.export import ExportSettings, export_dataset
+from ubgen_pipeline.generation.generate import main as generate
+from ubgen_pipeline.generation.regenerate import main as regenerate
+from ubgen_pipeline.hub.publish_dataset import main as publish
+from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset, main
+from ubgen_pipeline.scoring.filter_rules import apply_rules
+from ubgen_pipeline.scoring.score import ScoreSettings, score_dataset
+
+NAMES = ["a | <b>b</b>", "star", "ring"]
+FEATURES = {
+    "image": Image(),
+    "label": ClassLabel(names=NAMES),
+    "seed": Value("int64"),
+    "index": Value("int64"),
+    "clip_score": Value("float32"),
+    "zero_shot_label": ClassLabel(names=NAMES),
+    "zero_shot_probability": Value("float32"),
+    "perceptual_hash": Value("string"),
+    "duplicate_group": Value("int64"),
+    "nsfw_content_detected": Value("bool"),
+}
+
+
+def made_up(number=60, seed=0):
+    """Rows with scores at random; some have none, as black images do."""
+    rng = np.random.default_rng(seed)
+    rows = []
+    for index in range(number):
+        label, is_black = int(rng.integers(3)), rng.random() < 0.1
+        scores = [None] * 4
+        if not is_black:
+            shown = label if rng.random() < 0.7 else int(rng.integers(3))
+            scores = [float(np.float32(rng.uniform(-0.2, 0.6))), shown, 0.5, f"{rng.integers(6):016x}"]
+        rows.append(
+            {
+                "image": png(np.full((2, 2, 3), 0 if is_black else index, np.uint8)),
+                "label": label,
+                "seed": 2**60 + index,
+                "index": index,
+                **dict(zip(["clip_score", "zero_shot_label", "zero_shot_probability", "perceptual_hash"], scores)),
+                "duplicate_group": index if is_black or index < 6 else int(rng.integers(6)),
+                "nsfw_content_detected": bool(is_black or rng.random() < 0.1),
+            }
+        )
+    return rows
+
+
+def write(folder, rows, left_out=(), samples_per_shard=7):
+    features = {name: feature for name, feature in FEATURES.items() if name not in left_out}
+    shards = DatasetShards(folder, {"made": "for a test"}, len(rows), samples_per_shard)
+    shards.open()
+    for shard in shards.shards:
+        kept = ({name: row[name] for name in features} for row in rows[shard.start : shard.stop])
+        shards.write(shard, kept, Features(features))
+    shards.finish("# Rows\n")
+    return folder
+
+
+def files(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    return write(tmp_path_factory.mktemp("source") / "d", made_up())
+
+
+RULES = [
+    {"safe_only": True},
+    {"min_clip_score": 0.1},
+    {"zero_shot_correct": True},
+    {"max_per_duplicate_group": 2},
+    {"safe_only": True, "min_clip_score": 0.0, "zero_shot_correct": True, "max_per_duplicate_group": 1},
+]
+
+
+def written_out(rows, rules):
+    """For each row the first rule that leaves it out, or None."""
+    reasons, members = [], {}
+    for row in rows:
+        reason = None
+        if rules.get("safe_only") and row["nsfw_content_detected"]:
+            reason = "safe_only"
+        elif "min_clip_score" in rules and not (row["clip_score"] or -2) >= rules["min_clip_score"]:
+            reason = "min_clip_score"
+        elif rules.get("zero_shot_correct") and row["zero_shot_label"] != row["label"]:
+            reason = "zero_shot_correct"
+        elif "max_per_duplicate_group" in rules:
+            members.setdefault(row["duplicate_group"], []).append(row)
+            if len(members[row["duplicate_group"]]) > rules["max_per_duplicate_group"]:
+                reason = "max_per_duplicate_group"
+        reasons.append(reason)
+    return reasons
+
+
+@pytest.mark.parametrize("rules", RULES)
+def test_rows_stay_or_go_by_the_first_rule(source, rules):
+    rows, found = made_up(), apply_rules(StoredRows(source), rules)
+    reasons = written_out(rows, rules)
+    assert found.kept.tolist() == [number for number, reason in enumerate(reasons) if reason is None]
+    assert {item["name"]: item["num_left_out"] for item in found.report["rules"]} == {
+        name: reasons.count(name) for name in rules
+    }
+    for label, item in enumerate(found.report["classes"]):
+        of_class = [reason for row, reason in zip(rows, reasons) if row["label"] == label]
+        assert (item["name"], item["num_rows"]) == (NAMES[label], len(of_class))
+        assert item["num_kept"] == of_class.count(None)
+        assert item["left_out"] == {name: of_class.count(name) for name in rules}
+    assert 0 < len(found.kept) < len(rows)
+
+
+def test_groups_are_made_of_the_hashes_where_there_are_none(tmp_path):
+    rows = made_up()
+    folder = write(tmp_path / "d", rows, left_out=["duplicate_group"])
+    hashes = [row["perceptual_hash"] for row in rows]
+    exact = apply_rules(StoredRows(folder), {"max_per_duplicate_group": 1}, 0).kept
+    assert exact.tolist() == [i for i, item in enumerate(hashes) if item is None or hashes.index(item) == i]
+    # all those hashes differ in at most three of 64 bits
+    near = apply_rules(StoredRows(folder), {"max_per_duplicate_group": 1}).kept
+    assert near.tolist() == [i for i, item in enumerate(hashes) if item is None or i == 0]
+
+
+def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_path):
+    before = files(source)
+    flags = ["--min-clip-score", "0.1", "--zero-shot-correct", "--safe-only", "--max-per-duplicate-group", "3"]
+    command = [sys.executable, "-m", "ubgen_pipeline.scoring.filter", str(source), *flags]
+    done = subprocess.run([*command, "--output-dir", str(tmp_path / "view")], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert files(source) == before
+    report = json.loads((tmp_path / "view" / "filter_report.json").read_text())
+    view = load_dataset(str(tmp_path / "view"), split="train")
+    assert len(view) == report["num_kept"] and view.features == Features(FEATURES)
+    rows = {row["index"]: row for row in made_up()}
+    for row in view:
+        original = rows[row["index"]]
+        assert row["seed"] == original["seed"] and np.asarray(row["image"])[0, 0, 0] == row["index"]
+        assert row["clip_score"] >= 0.1 and not row["nsfw_content_detected"] and row["zero_shot_label"] == row["label"]
+    counts = ", ".join(f"{item['name']} {item['num_left_out']}" for item in report["rules"])
+    assert f"{len(view)} of 60 rows; left out: {counts}" in done.stderr
+    assert export_dataset(tmp_path / "view", ExportSettings("imagefolder", str(tmp_path / "e"))) == len(view)
+
+
+def test_an_interrupted_view_is_resumed_to_the_same_bytes(source, tmp_path, monkeypatch):
+    whole = filter_dataset(source, FilterSettings(str(tmp_path / "whole"), min_clip_score=0.0))
+    settings, written, shards = FilterSettings(str(tmp_path / "cut"), min_clip_score=0.0), DatasetShards.write, []
+
+    def stop_at_the_third(self, shard, rows, features):
+        shards.append(shard)
+        if len(shards) == 3:
+            next(rows)
+            raise KeyboardInterrupt
+        written(self, shard, rows, features)
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(DatasetShards, "write", stop_at_the_third)
+        filter_dataset(source, settings)
+    assert len(list((tmp_path / "cut" / "data").iterdir())) == 2
+    assert filter_dataset(source, settings).report == whole.report
+    assert files(tmp_path / "cut") == files(tmp_path / "whole")
+    stamps = {file: file.stat().st_mtime_ns for file in (tmp_path / "cut").rglob("*")}
+    filter_dataset(source, settings)
+    assert stamps == {file: file.stat().st_mtime_ns for file in (tmp_path / "cut").rglob("*")}
+    with pytest.raises(ValueError, match="filters was"):
+        filter_dataset(source, FilterSettings(str(tmp_path / "cut"), min_clip_score=0.1))
+    # another source under the same name
+    other = write(tmp_path / "other", made_up(seed=1))
+    with pytest.raises(ValueError, match="other settings"):
+        filter_dataset(other, settings)
+
+
+def test_classes_without_rows_are_named(tmp_path, capsys):
+    rows = [{**row, "clip_score": 0.1 if row["label"] == 1 else 0.5} for row in made_up()]
+    folder = write(tmp_path / "d", rows)
+    assert main([str(folder), "--min-clip-score", "0.4", "--output-dir", str(tmp_path / "v")]) == 0
+    assert "warning: no row is left of 1 classes: star\n" in capsys.readouterr().err
+    assert main([str(folder), "--min-clip-score", "0.9", "--output-dir", str(tmp_path / "w")]) == 2
+    assert "no row of" in capsys.readouterr().err and not (tmp_path / "w").exists()
+
+
+@pytest.fixture(scope="module")
+def generated(mini_model, tmp_path_factory):
+    """Nine drawn images, three of a batch, with scores."""
+    folder = tmp_path_factory.mktemp("generated")
+    flags = ["--samples-per-class", "3", "--num-inference-steps", "2", "--samples-per-shard", "6", "--batch-size", "3"]
+    place = ["--class-names", *NAMES, "--output-dir", str(folder / "d"), "--model", "mini", "--threads", "1"]
+    with contextlib.redirect_stderr(io.StringIO()):
+        assert generate([*place, *flags, "--scores", "duplicates"]) == 0
+    score_dataset(folder / "d", ScoreSettings(["clip"], output_dir=str(folder / "s")))
+    return folder / "s"
+
+
+def test_a_view_of_drawn_images_keeps_its_card_its_rows_and_goes_to_the_hub(generated, hub, tmp_path, capsys):
+    scores = StoredRows(generated).numbers("clip_score")
+    limit = float(np.sort(scores)[2])
+    flags = ["--min-clip-score", str(limit), "--max-per-duplicate-group", "1", "--max-hash-distance", "0"]
+    assert main([str(generated), *flags, "--output-dir", str(tmp_path / "v")]) == 0, capsys.readouterr().err
+    view = load_dataset(str(tmp_path / "v"), split="train")
+    assert 0 < len(view) < 9
+    card = DatasetCard.load(tmp_path / "v" / "README.md")
+    assert f"{len(view)} of the 9 rows that were there before are here" in card.text
+    assert "a &#124; &#60;b&#62;b&#60;&#47;b&#62; |" in card.text and "<b>b" not in card.text
+    assert "Not finished" not in card.text and "so that any prefix" not in card.text
+    # 6 to 8 are one batch: whole or not, the row is found by the index that it had
+    for index in view["index"]:
+        code = regenerate([str(tmp_path / "v"), "--index", str(index), "--output", str(tmp_path / "r.png")])
+        said = capsys.readouterr().err
+        assert code == 0 or "its batch is not in the dataset any more" in said
+    assert publish([str(tmp_path / "v"), "org/view"]) == 0, capsys.readouterr().err
+    pushed = load_dataset("org/view", split="train")
+    assert pushed["index"][:] == view["index"][:]
+    assert f"{len(view)} of the 9 rows" in DatasetCard.load("org/view", repo_type="dataset").text
+
+
+OUT = ["--output-dir", "{out}"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "left_out", "message"),
+    [
+        (["--safe-only"], [], "output_dir is missing"),
+        (OUT, [], "no rule is given"),
+        (["--min-clip-score", "1.5", *OUT], [], "min_clip_score is 1.5; give a cosine from -1 to 1"),
+        (["--min-clip-score", "nan", *OUT], [], "min_clip_score is nan"),
+        (["--max-per-duplicate-group", "0", *OUT], [], "max_per_duplicate_group is 0"),
+        (["--safe-only", "--max-hash-distance", "3", *OUT], [], "max_hash_distance is given without"),
+        (["--safe-only", "--output-dir", "{source}/x"], [], "the dataset itself"),
+        (["--safe-only", *OUT], ["nsfw_content_detected"], "--scores safety --safety-checker MODEL"),
+        (["--min-clip-score", "0", *OUT], ["clip_score"], "--scores clip --output-dir OUT"),
+        (["--zero-shot-correct", *OUT], ["zero_shot_label"], "--scores clip --output-dir OUT"),
+        (
+            ["--max-per-duplicate-group", "1", *OUT],
+            ["perceptual_hash", "duplicate_group"],
+            "--scores duplicates --output-dir OUT",
+        ),
+    ],
+)
+def test_bad_input(tmp_path, capsys, arguments, left_out, message):
+    source = write(tmp_path / "d", made_up(8), left_out)
+    assert main([str(source), *(item.format(out=tmp_path / "out", source=source) for item in arguments)]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

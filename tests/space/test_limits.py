@@ -1,0 +1,98 @@
+"""What the Space's operator sets and what its visitors may ask for; needs no Gradio."""
+
+import re
+from pathlib import Path
+
+import pytest
+import yaml
+from request_limits import MAX_SEED, DrawRequest, check_request
+from space_settings import SpaceSettings
+
+from support import ROOT
+
+GOOD = {
+    "class_choice": "star",
+    "variant_choice": "Both",
+    "num_samples": 4,
+    "seed": 7,
+    "num_inference_steps": 20.0,
+    "guidance_scale": 2,
+    "annotate": True,
+}
+
+
+def check(**changed):
+    settings = SpaceSettings()
+    return check_request(settings, settings.class_choices(), **{**GOOD, **changed})
+
+
+def test_a_request_within_the_limits():
+    assert check() == DrawRequest("star", ("base", "tuned"), 4, 7, 20, 2.0, True)
+    assert check(variant_choice="Tuned").num_images == 4 and check().num_images == 8
+    assert check(seed=MAX_SEED).seed == MAX_SEED == 2**53 - 1
+
+
+@pytest.mark.parametrize(
+    ("control", "values"),
+    {
+        "class_choice": ["<script>", None, ["star"], 0],
+        "variant_choice": ["base", None, {}, ""],
+        "num_samples": [0, 9, 1.5, None, "4", float("nan"), True, float("inf")],
+        "seed": [-1, MAX_SEED + 1, 0.5, "0", None],
+        "num_inference_steps": [0, 51, -3, [20]],
+        "guidance_scale": [-0.1, 20.5, float("nan"), float("inf"), None, "2", True],
+    }.items(),
+)
+def test_everything_else_is_refused_without_repeating_it(control, values):
+    for value in values:
+        with pytest.raises(ValueError) as caught:
+            check(**{control: value})
+        assert "script" not in str(caught.value)
+
+
+def test_tuned_images_need_a_lora():
+    settings = SpaceSettings(model="org/model", classes="voc")
+    assert settings.lora is None
+    with pytest.raises(ValueError, match="only Base"):
+        check_request(settings, settings.class_choices(), **{**GOOD, "class_choice": "cat"})
+
+
+def test_settings_come_from_the_environment():
+    assert SpaceSettings.from_environment({}) == SpaceSettings()
+    assert Path(SpaceSettings().lora).is_file()
+    settings = SpaceSettings.from_environment(
+        {"UBGEN_MODEL": "org/model", "UBGEN_DATASETS": "a/b, c/d", "UBGEN_MAX_STEPS": "12", "UBGEN_LORA": " "}
+    )
+    assert settings == SpaceSettings(model="org/model", datasets=("a/b", "c/d"), max_steps=12)
+    assert len(settings.class_choices()) == 1000
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("MAX_STEPS", "0"), ("MAX_STEPS", "many"), ("MAX_QUEUE", "-1"), ("REPORT", "/no/such.json")]
+)
+def test_a_wrong_variable_is_named(name, value):
+    with pytest.raises(ValueError, match=f"UBGEN_{name} is"):
+        SpaceSettings.from_environment({f"UBGEN_{name}": value})
+
+
+def test_folders_are_shown_by_their_last_part(tmp_path):
+    first, second = tmp_path / "x" / "shapes", tmp_path / "y" / "shapes"
+    first.mkdir(parents=True), second.mkdir(parents=True)
+    choices = SpaceSettings(datasets=(str(first), str(second), "org/name")).dataset_choices()
+    assert choices == {"shapes": str(first), "shapes_": str(second), "org/name": "org/name"}
+    assert SpaceSettings(model=str(first)).shown_model == "shapes"
+
+
+def test_the_space_card_says_what_the_hub_needs_and_every_variable():
+    text = (ROOT / "space" / "README.md").read_text("utf-8")
+    front = yaml.safe_load(text.split("---")[1])
+    assert front["sdk"] == "gradio" and (ROOT / "space" / front["app_file"]).is_file()
+    assert len(front["short_description"]) <= 60
+    requirements = dict(
+        re.match(r"([\w-]+)(.*)", line).groups()
+        for line in (ROOT / "space" / "requirements.txt").read_text("utf-8").splitlines()
+    )
+    assert requirements.keys() == {"ubgen", "gradio"}
+    assert front["sdk_version"].startswith(requirements["gradio"].removeprefix(">="))
+    named = set(re.findall(r"^\| `UBGEN_(\w+)`", text, re.MULTILINE))
+    assert named == {name.upper() for name in SpaceSettings.__dataclass_fields__}

@@ -1,0 +1,150 @@
+"""Drawing in the Space: what a visitor gets is what the pipeline and the shown command give, and nobody else's."""
+
+import json
+import shlex
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from bias import bias_html, measure_bias, read_report, report_html
+from image_details import available_layers, draw_layers, image_command, image_facts
+from request_limits import DrawRequest
+from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known, failure_text, regenerate_command
+from space_settings import SpaceSettings
+
+from ubgen_pipeline import load_pipeline
+from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.mini.scenes import CLASS_NAMES
+
+REQUEST = DrawRequest("star", ("base", "tuned"), 2, 3, 2, 2.0)
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return SpaceSettings()
+
+
+@pytest.fixture(scope="module")
+def sampler(settings):
+    return Sampler(settings)
+
+
+def pixels(samples):
+    return [np.asarray(sample.image) for sample in samples]
+
+
+def test_samples_are_those_of_the_pipeline_at_the_same_seeds(sampler):
+    drawn = list(sampler.draw(REQUEST, Cancellation()))
+    assert [(item.variant, item.number) for item in drawn] == [("base", 0), ("tuned", 0), ("base", 1), ("tuned", 1)]
+    for variant, lora in (("base", None), ("tuned", mini_lora_path())):
+        own = [item for item in drawn if item.variant == variant]
+        pipeline = load_pipeline("mini", lora=lora)
+        expected = pipeline(["star"], num_images_per_class=2, seed=3, num_inference_steps=2, batch_size=1)
+        assert [item.seed for item in own] == expected.seeds
+        assert all(np.array_equal(np.asarray(a.image), np.asarray(b)) for a, b in zip(own, expected.images))
+
+
+def test_two_visitors_at_once_do_not_mix(sampler):
+    other = DrawRequest("heart", ("tuned", "base"), 2, 5, 2, 3.0)
+    alone = [list(sampler.draw(request, Cancellation())) for request in (REQUEST, other)]
+    streams = [sampler.draw(request, Cancellation()) for request in (REQUEST, other)]
+    turns = [[], []]
+    for _ in range(4):
+        for turn, stream in zip(turns, streams):
+            turn.append(next(stream))
+    for expected, got in zip(alone, turns):
+        assert all(np.array_equal(a, b) for a, b in zip(pixels(expected), pixels(got)))
+
+
+def test_cancelling_ends_it_within_a_step_and_for_this_visitor_only(sampler):
+    cancellation, calls = Cancellation(), []
+    stream = sampler.draw(DrawRequest("star", ("base",), 3, 0, 50, 2.0), cancellation)
+    denoise = sampler.pipeline.denoiser
+
+    def counted(*arguments, **options):
+        calls.append(None)
+        if len(calls) == 3:
+            cancellation.is_asked = True
+        return denoise(*arguments, **options)
+
+    sampler.pipeline.denoiser = counted
+    try:
+        assert list(stream) == [] and len(calls) == 3
+    finally:
+        del sampler.pipeline.denoiser
+    assert len(list(sampler.draw(REQUEST, Cancellation()))) == 4
+
+
+def test_a_failure_is_told_without_its_details(sampler, capsys):
+    with pytest.raises(ValueError, match="tokens") as caught:
+        list(sampler.draw(DrawRequest("star " * 40, ("base",), 1, 0, 1, 2.0), Cancellation()))
+    assert "Shorten the name" in failure_text(caught.value) and not capsys.readouterr().err
+    assert "/secret" not in failure_text(RuntimeError("/secret")) and "/secret" in capsys.readouterr().err
+
+
+def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
+    from datasets import load_dataset
+
+    sample = list(sampler.draw(DrawRequest("a 'quoted' $star", ("tuned",), 2, 3, 2, 2.5), Cancellation()))[1]
+    command = regenerate_command(sample, settings).replace("OUT", str(tmp_path / "out"))
+    command = command.replace("ubgen generate", f"{sys.executable} -m ubgen_pipeline.generation.generate")
+    command = command.replace("$(python", f"$({sys.executable}")
+    subprocess.run(["bash", "-c", command + " --threads 1"], check=True, capture_output=True)
+    row = load_dataset(str(tmp_path / "out"), split="train")[1]
+    assert row["seed"] == sample.seed and row["prompt"] == "a 'quoted' $star"
+    difference = np.abs(np.asarray(row["image"], dtype=int) - np.asarray(sample.image, dtype=int))
+    # threads round differently
+    assert difference.max() <= 2
+
+
+def test_details_of_a_sample(sampler, settings):
+    (sample,) = sampler.draw(DrawRequest("ring", ("base",), 1, 1, 1, 1.0), Cancellation())
+    facts = image_facts(sample)
+    assert facts["prompt"] == "ring" and facts["seed"] == sample.seed and facts["size"] == "64 x 64"
+    assert available_layers(sample) == [] and "--lora" not in image_command(sample, settings)
+    annotated = DrawnSample(
+        sample.request, "base", 0, "ring", 1, sample.image, np.ones((64, 64), np.uint8), np.array([[1, 2, 3, 4]])
+    )
+    assert available_layers(annotated) == ["Mask", "Boxes"] and image_facts(annotated)["boxes"] == "(1, 2, 3, 4)"
+    plain, masked = (np.asarray(draw_layers(annotated, layers)) for layers in ([], ["Mask"]))
+    assert (plain != masked).any() and np.array_equal(plain, np.asarray(draw_layers(annotated, None)))
+    assert "--annotations" in shlex.split(image_command(annotated, settings))
+
+
+@pytest.mark.skipif(not annotations_are_known(), reason="this version makes no annotations")
+def test_masks_and_boxes_are_drawn_along(sampler):
+    (sample,) = sampler.draw(DrawRequest("star", ("base",), 1, 0, 4, 2.0, annotate=True), Cancellation())
+    assert sample.mask.shape == (64, 64) and sample.boxes.shape[1] == 4
+
+
+def test_bias_is_measured_class_by_class_and_can_be_cancelled(sampler):
+    drawn = []
+
+    def draw(request, cancellation):
+        for sample in sampler.draw(request, cancellation):
+            drawn.append(sample)
+            yield sample
+
+    options = {"variants": ("base", "tuned"), "samples_per_class": 1, "seed": 0, "guidance_scale": 2.0}
+    steps = list(measure_bias(draw, Cancellation(), num_inference_steps=1, **options))
+    assert [step.done for step in steps] == [2 * (i + 1) for i in range(10)] and steps[-1].total == 20
+    assert [item.request.class_name for item in drawn[::2]] == list(CLASS_NAMES)
+    assert "10" in bias_html(steps[-1]) and set(steps[-1].shares) == {"base", "tuned"}
+    cancellation = Cancellation()
+    for step in measure_bias(draw, cancellation, num_inference_steps=1, **options):
+        cancellation.is_asked = step.done == 4
+    assert step.done == 4
+
+
+def test_a_report_is_shown_escaped_and_without_paths(tmp_path):
+    interval = {"value": 0.25, "low": 0.2, "high": 0.3}
+    tables = {"Data<b>sets": {"/home/me/base": {"own background": interval}, "<i>tuned": {"images": {"value": 200.0}}}}
+    file = tmp_path / "report.json"
+    file.write_text(json.dumps({"settings": {}, "tables": tables}))
+    page = report_html(read_report(file))
+    assert "0.250 [0.200, 0.300]" in page and "<b>" not in page and "<i>" not in page and "/home" not in page
+    for wrong in ("[]", "{", '{"tables": {"a": {"b": {"c": 3}}}}', '{"tables": 3}'):
+        file.write_text(wrong)
+        with pytest.raises(ValueError, match="no report"):
+            read_report(file)

@@ -1,0 +1,143 @@
+"""Trains the mini layout in runs of a few updates: called by tests, or launched by them in several processes.
+
+    accelerate launch --config_file training/configs/accelerate/ddp.yaml --num_processes 2 \\
+        tests/support/training_worker.py JOBS.json
+
+``JOBS.json`` holds ``launcher`` (ddp, fsdp2 or deepspeed, all on the CPU over gloo) and ``runs``, one set of arguments
+of :func:`run` each. The environment must set ``ACCELERATE_USE_CPU`` for ddp, ``ACCELERATE_TORCH_DEVICE=cpu`` else.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+from accelerate.state import PartialState
+from accelerate.utils import DistributedType
+from transformers import TrainerCallback
+
+from ubgen_pipeline.models.clip_encoders import load_clip_encoder
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.checkpoints import trainer as trainer_checkpoints
+from ubgen_training.ddpo.ddpo_config import DDPOConfig
+from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
+from ubgen_training.ddpo.policy_sampler import PolicySampler
+from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.ubgen.ubgen_config import UbGenConfig
+from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
+
+NAMES = ["circle", "star", "ring"]
+SETTINGS = {
+    "guidance_scale": 2.0,
+    "reward_weights": [1.0],
+    "reward_funcs": ["brightness"],
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "lora_rank": 2,
+    "learning_rate": 1e-2,
+    "save_steps": 1,
+    "logging_steps": 2,
+    "seed": 3,
+    "disable_tqdm": True,
+}
+# 18 labels; 2 x 2 of them a process and update, and an odd batch is left at the end of an epoch
+UBGEN_SETTINGS = {
+    "num_inference_steps": 2,
+    "num_gradient_steps": 1,
+    "discriminator_warmup_steps": 2,
+    "class_repeats": 6,
+}
+# a rollout lasts for 4 updates, 2 of each inner epoch; one sample draws two of the three steps that add noise
+DDPO_SETTINGS = {
+    "num_inference_steps": 4,
+    "num_trained_steps": 2,
+    "rollout_size": 4,
+    "num_inner_epochs": 2,
+    "statistics_window": 4,
+    "statistics_min_count": 2,
+    "kl_weight": 0.1,
+}
+
+
+class BrightnessReward:
+    """Mean brightness; remembers the labels and seeds it was given."""
+
+    def __init__(self):
+        self.seen = []
+        self.__name__ = "brightness"
+
+    def __call__(self, images, class_names, labels, seeds=(), **kwargs):
+        self.seen.append([labels.tolist(), list(seeds)])
+        return images.mean(dim=(1, 2, 3))
+
+
+class KillInsideAccumulation(TrainerCallback):
+    """Kills its own process after the first micro-batch of update ``step`` + 1."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_substep_end(self, args, state, control, **kwargs):
+        if state.global_step == self.step and args.process_index == args.world_size - 1:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kind="ubgen", **settings):
+    """A trainer of that kind on ``model``'s folder; with ``clip``, a CLIP's folder, it has the adversarial term."""
+    settings = {"use_cpu": True, "output_dir": str(output_dir), **SETTINGS, **settings}
+    if kind == "ubgen":
+        config = UbGenConfig(**{"adversarial_weight": 0.5 if clip else 0.0, **UBGEN_SETTINGS, **settings})
+        sampler_type, trainer_type, eta = SamplerModel, UbGenTrainer, 0.0
+    else:
+        config = DDPOConfig(**{**DDPO_SETTINGS, **settings})
+        sampler_type, trainer_type, eta = PolicySampler, DDPOTrainer, config.eta
+    sampler = sampler_type(
+        load_pipeline(model, scheduler=config.scheduler),
+        NAMES,
+        LoraSettings(config.lora_rank),
+        SamplingSettings(config.num_inference_steps, config.guidance_scale, eta=eta),
+        seed=config.seed,
+        train_method=config.train_method,
+    )
+    encoder = load_clip_encoder(str(clip)) if clip else None
+    return trainer_type(sampler, config, NAMES, reward or BrightnessReward(), encoder, callbacks=callbacks)
+
+
+def run(model, output_dir, clip=None, resume=None, kill_inside_step=None, kill_at_checkpoint=None, **settings):
+    """One training run; ``kill_…`` names the update that it does not survive. Returns the trainer."""
+    reward = BrightnessReward()
+    callbacks = [] if kill_inside_step is None else [KillInsideAccumulation(kill_inside_step)]
+    trainer = build_trainer(model, output_dir, clip, reward, callbacks, **settings)
+    commit = trainer_checkpoints.commit_checkpoint
+    if kill_at_checkpoint is not None:
+
+        def commit_or_die(folder, facts):
+            if facts["step"] == kill_at_checkpoint:
+                os.kill(os.getpid(), signal.SIGKILL)
+            commit(folder, facts)
+
+        trainer_checkpoints.commit_checkpoint = commit_or_die
+    trainer.train(resume_from_checkpoint=resume)
+    rank = trainer.args.process_index
+    Path(output_dir, f"seen_{rank}.json").write_text(json.dumps(reward.seen))
+    return trainer
+
+
+def main(file):
+    jobs = json.loads(Path(file).read_text())
+    settings = {"use_cpu": True}
+    if jobs["launcher"] != "ddp":
+        # accelerate shards on accelerators only; told that the CPUs are some, it runs the same code over gloo
+        settings = {"use_cpu": False, "dataloader_pin_memory": False}
+        PartialState._prepare_backend = lambda self, *args, **kwargs: ("gloo", DistributedType.MULTI_GPU)
+    for arguments in jobs["runs"]:
+        trainer = run(**settings, **arguments)
+        # a launcher that silently starts one process, or shards nothing, must not pass
+        assert trainer.args.world_size == 2
+        assert trainer.is_fsdp_enabled == (jobs["launcher"] == "fsdp2")
+        assert trainer.is_deepspeed_enabled == (jobs["launcher"] == "deepspeed")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,62 @@
+"""Counts derived from the settings, and settings that cannot work."""
+
+import pytest
+
+from support import ROOT
+from ubgen_pipeline.commands.settings_parser import parse_settings
+from ubgen_training.ddpo.ddpo_config import DDPOConfig
+
+
+def _config(**settings):
+    return DDPOConfig(output_dir="unused", use_cpu=True, **settings)
+
+
+def test_defaults_train_whole_trajectories():
+    config = _config()
+    assert (config.num_trained_steps, config.gradient_accumulation_steps) == (49, 49)
+    # 16 samples x 49 steps in batches of 4, 49 batches in an update
+    assert (config.batches_per_pass, config.updates_per_rollout) == (196, 4)
+
+
+def test_inner_epochs_multiply_the_updates():
+    counts = {"rollout_size": 8, "num_inference_steps": 6, "num_trained_steps": 3, "per_device_train_batch_size": 4}
+    config = _config(**counts, num_inner_epochs=2, gradient_accumulation_steps=2)
+    assert (config.batches_per_pass, config.updates_per_rollout) == (6, 6)
+
+
+@pytest.mark.parametrize(
+    "settings, named",
+    [
+        ({"scheduler": "dpm++"}, "scheduler is 'dpm\\+\\+', whose steps have no log-probability"),
+        ({"scheduler": "ddim", "eta": 0.0}, "eta is 0.0"),
+        ({"eta": 1.1}, "eta is 1.1"),
+        ({"num_inference_steps": 1}, "num_inference_steps is 1"),
+        ({"num_trained_steps": 0}, "num_trained_steps is 0; choose 1 to 49"),
+        ({"num_trained_steps": 50}, "num_trained_steps is 50; choose 1 to 49"),
+        ({"rollout_size": 0}, "rollout_size is 0"),
+        ({"num_inner_epochs": 0}, "num_inner_epochs is 0"),
+        ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),
+        ({"gradient_accumulation_steps": 0}, "gradient_accumulation_steps is 0"),
+        ({"gradient_accumulation_steps": 5}, "gradient_accumulation_steps is 5, which does not divide the 196"),
+        ({"rollout_size": 6}, "rollout_size is 6, no multiple of per_device_train_batch_size = 4"),
+        ({"advantages": "group", "group_size": 1}, "group_size is 1"),
+        ({"advantages": "group", "group_size": 3}, "rollout_size is 16, no multiple of group_size = 3"),
+        ({"advantages": "mean"}, "advantages is 'mean'"),
+        ({"log_probability": "max"}, "log_probability is 'max'"),
+        ({"clip_range": 0.0}, "clip_range is 0.0"),
+        ({"advantage_clip": -1.0}, "advantage_clip is -1.0"),
+        ({"kl_weight": -0.1}, "kl_weight is -0.1"),
+        ({"kl_weight": float("nan")}, "kl_weight is nan"),
+        ({"kl_weight": 0.1, "train_method": "full"}, "kl_weight is 0.1, but train_method is 'full'"),
+        ({"statistics_min_count": 64}, "statistics_min_count is 64"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused(settings, named):
+    with pytest.raises(ValueError, match=named):
+        _config(**settings)
+
+
+def test_the_recipe_parses():
+    file = ROOT / "training" / "configs" / "mini_ddpo.yaml"
+    config = parse_settings(DDPOConfig, ["--config", str(file), "--use_cpu"])
+    assert config.model_name_or_path == "mini" and config.updates_per_rollout >= 1

@@ -1,0 +1,144 @@
+"""The sampler on the mini UNet: strategies' LoRA gradients against full autograd, and decoding in micro-batches."""
+
+import pytest
+import torch
+from torch import nn
+
+from ubgen_pipeline.initial_latents import draw_latents, step_generators
+from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan
+from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+
+NAMES = ["circle", "star", "ring"]
+LABELS, SEEDS = torch.tensor([0, 2]), [11, 12]
+NUM_STEPS, GUIDANCE = 4, 2.0
+
+
+def build(model, **sampling):
+    settings = SamplingSettings(**{"num_inference_steps": NUM_STEPS, "guidance_scale": GUIDANCE, **sampling})
+    sampler = SamplerModel(load_pipeline(model, scheduler="ddpm"), NAMES, LoraSettings(4), settings, seed=3)
+    torch.manual_seed(0)
+    for name, parameter in sampler.named_parameters():
+        # B starts at zero, where A's gradient vanishes
+        if "lora_B" in name:
+            nn.init.normal_(parameter, std=0.1)
+    return sampler
+
+
+@pytest.fixture(scope="module")
+def sampler(random_mini_model):
+    return build(random_mini_model)
+
+
+def lora_gradient(sampler, images):
+    # a loss whose gradient differs from pixel to pixel
+    loss = (images * torch.linspace(-1, 1, images.numel()).reshape(images.shape)).sum()
+    parameters = [p for p in sampler.parameters() if p.requires_grad]
+    return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
+
+
+def reference_images(sampler, plan):
+    """The rollout by plain calls, all of it under autograd, with stop-gradients where the plan's strategy has them."""
+    pipeline, scheduler = sampler.pipeline, sampler.pipeline.scheduler
+    scheduler.set_timesteps(NUM_STEPS)
+    latents, generators = draw_latents(SEEDS, sampler.latent_shape), step_generators(SEEDS)
+    prompts = pipeline.encode_prompts([NAMES[label] for label in LABELS])
+    nothing = pipeline.encode_prompts(["", ""])
+    for index, timestep in enumerate(scheduler.timesteps):
+        read = latents.detach() if plan.detach_inputs else latents
+        unconditional = pipeline.unet(read, timestep, nothing).sample
+        prediction = unconditional + GUIDANCE * (pipeline.unet(read, timestep, prompts).sample - unconditional)
+        prediction = prediction if index in plan.steps else prediction.detach()
+        if index == plan.stop_at:
+            signal = scheduler.alphas_cumprod[timestep]
+            # the mini model predicts the velocity
+            latents = signal.sqrt() * latents - (1 - signal).sqrt() * prediction
+            break
+        latents = scheduler.step(prediction, timestep, latents, generator=generators).prev_sample
+    return pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        GradientPlan(frozenset({0, 2})),
+        GradientPlan(frozenset({1, 3}), detach_inputs=True),
+        GradientPlan(frozenset({2}), stop_at=2),
+    ],
+    ids=["even_k", "drtune", "refl"],
+)
+def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler, plan):
+    images, expected = sampler(LABELS, SEEDS, plan), reference_images(sampler, plan)
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
+    assert reference.norm() > 0
+    assert (own - reference).norm() < 1e-4 * reference.norm()
+
+
+@pytest.mark.parametrize("name", list(GRADIENT_STRATEGIES))
+def test_every_strategy_gives_a_gradient_to_every_lora_matrix(sampler, name):
+    plan = GRADIENT_STRATEGIES[name](NUM_STEPS, 2, torch.Generator().manual_seed(1), step_list=[0, 3])
+    images = sampler(LABELS, SEEDS, plan)
+    parameters = [p for p in sampler.parameters() if p.requires_grad]
+    assert all(gradient.any() for gradient in torch.autograd.grad(images.square().mean(), parameters))
+
+
+@pytest.mark.parametrize("name, expected", [("ddpm", 4), ("pndm", 5)])
+def test_num_steps_counts_the_calls_of_the_unet(random_mini_model, name, expected):
+    sampler, calls = build(random_mini_model), []
+    set_scheduler(sampler.pipeline, name)
+    sampler.unet.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    assert sampler.num_steps == expected
+    sampler(LABELS, SEEDS, GRADIENT_STRATEGIES["last_k"](sampler.num_steps, 1, torch.Generator()))
+    assert calls == [False] * (expected - 1) + [True]
+
+
+def test_a_plan_that_does_not_fit_is_refused_before_the_first_step(sampler):
+    calls = []
+    handle = sampler.unet.register_forward_pre_hook(lambda *_: calls.append(0))
+    try:
+        with pytest.raises(ValueError, match=r"gradient_steps holds \[4\]"):
+            sampler(LABELS, SEEDS, GradientPlan(frozenset({4})))
+    finally:
+        handle.remove()
+    assert not calls
+
+
+def test_decoding_in_micro_batches_changes_neither_images_nor_gradient(random_mini_model, sampler):
+    micro = build(random_mini_model, decode_batch_size=2)
+    labels, seeds, plan = torch.tensor([0, 2, 1]), [11, 12, 13], GradientPlan(frozenset({1, 3}))
+    calls = []
+    decoder = micro.pipeline.vae.decoder
+    decoder.register_forward_pre_hook(lambda _, inputs: calls.append((len(inputs[0]), torch.is_grad_enabled())))
+    images, expected = micro(labels, seeds, plan), sampler(labels, seeds, plan)
+    assert [size for size, _ in calls] == [2, 1]
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
+    own, reference = lora_gradient(micro, images), lora_gradient(sampler, expected)
+    # decoded once more, the last first, each only when its turn comes
+    assert [size for size, _ in calls] == [2, 1, 1, 2]
+    assert (own - reference).norm() < 1e-5 * reference.norm()
+
+
+def test_decoding_in_micro_batches_keeps_no_activations(sampler, random_mini_model):
+    """Bytes that autograd keeps from decoding: of a micro-batch its latents, instead of the VAE's activations."""
+
+    def kept(model):
+        storages = {}
+
+        def pack(tensor):
+            storages[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+            return tensor
+
+        latents = torch.zeros(2, *model.latent_shape, requires_grad=True)
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+            images = model.decode(latents)
+        assert images.requires_grad
+        weights = {p.untyped_storage().data_ptr() for p in model.pipeline.vae.parameters()}
+        return sum(size for pointer, size in storages.items() if pointer not in weights)
+
+    assert kept(build(random_mini_model, decode_batch_size=1)) < 0.05 * kept(sampler)
+
+
+def test_a_decode_batch_size_below_one_is_refused(random_mini_model):
+    with pytest.raises(ValueError, match="decode_batch_size is 0"):
+        build(random_mini_model, decode_batch_size=0)

@@ -1,0 +1,1 @@
+"""Policy gradient: DDPO and group advantages."""

@@ -1,0 +1,1 @@
+"""Denoising training with any target and weighting."""

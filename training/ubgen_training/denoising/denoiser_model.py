@@ -1,0 +1,90 @@
+"""The model that denoising training trains: images and prompts in, loss out, the UNet inside.
+
+One forward is one UNet call, so that any launcher wraps it.
+Shapes: B samples, N prompts, H x W pixels.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from ubgen_pipeline.pipeline import UbGenPipeline
+
+from ..sampler.sampler_model import LoraSettings
+from .denoising_loss import PREDICTION_TYPES, DenoisingLoss, target_of
+from .latent_model import LatentModel, stratified, training_schedule
+
+
+class DenoiserModel(LatentModel):
+    """A UNet in training.
+
+    Args:
+        pipeline: its UNet is trained; that of ``scratch`` is a new one of the same layout.
+        prompts: N prompts, in label order; encoded once, here, with the empty one.
+        train_method: ``lora``, ``full`` or ``scratch``.
+        weighting: see :mod:`ubgen_training.denoising.denoising_loss`.
+        target: ``noise``, ``x0`` or ``velocity``; None takes the model's own. Another one than the model's makes sense
+            from scratch only.
+        lora: of ``train_method`` ``lora``.
+        empty_prompt_share: share of samples shown with the empty prompt.
+        seed: of the LoRA's, or of the new UNet's, initial weights.
+
+    Raises:
+        ValueError: a target that the model was not trained for, or a weighting that is infinite on it, as at zero
+            terminal SNR.
+    """
+
+    def __init__(
+        self,
+        pipeline: UbGenPipeline,
+        prompts: Sequence[str],
+        *,
+        train_method: str = "lora",
+        weighting: str = "debias",
+        target: str | None = None,
+        lora: LoraSettings | None = None,
+        empty_prompt_share: float = 0.1,
+        seed: int = 0,
+    ):
+        own_target = target_of(pipeline.scheduler.config.prediction_type)
+        target = target or own_target
+        if target != own_target and train_method != "scratch":
+            raise ValueError(
+                f"target is {target!r}, but the model predicts {own_target!r}; leave it out, or train from scratch."
+            )
+        super().__init__(pipeline, prompts)
+        self.train_method = train_method
+        self.loss = DenoisingLoss(training_schedule(pipeline.scheduler), weighting, target)
+        self.empty_prompt_share = empty_prompt_share
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            if train_method == "scratch":
+                pipeline.register_modules(unet=UNet2DConditionModel.from_config(pipeline.unet.config))
+                pipeline.register_modules(
+                    scheduler=type(pipeline.scheduler).from_config(
+                        pipeline.scheduler.config, prediction_type=PREDICTION_TYPES[target]
+                    )
+                )
+                self.unet = pipeline.unet
+            if train_method == "lora":
+                self._add_lora(lora or LoraSettings())
+            else:
+                self.unet.requires_grad_(True)
+        self._train_in_float32()
+
+    def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
+
+        Args:
+            generator: on the CPU; gives noise, timesteps and which prompts are left empty.
+        """
+        latents = self.encode(pixels)
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        timesteps = stratified(len(latents), len(self.loss.alphas_cumprod), generator).to(latents.device)
+        is_empty = torch.rand(len(latents), generator=generator) < self.empty_prompt_share
+        rows = torch.where(is_empty, len(self.prompt_embeds) - 1, labels.cpu())
+        prompt_embeds = self.prompt_embeds.cpu()[rows].to(latents)
+        noisy = self.loss.add_noise(latents, noise, timesteps)
+        prediction = self.unet(noisy, timesteps, prompt_embeds).sample
+        return self.loss(prediction, latents, noise, timesteps)

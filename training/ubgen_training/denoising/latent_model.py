@@ -1,0 +1,93 @@
+"""A UNet in training on labelled images: what every loss in latent space shares.
+
+The VAE and the prompts' features are frozen and stay out of the state dict.
+Shapes: B samples, N prompts, L tokens, D text width, H x W pixels, h x w latents, T timesteps.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from torch import nn
+from transformers import PretrainedConfig
+
+from ubgen_pipeline.pipeline import UbGenPipeline
+
+from ..sampler.sampler_model import LoraSettings
+
+
+class LatentModel(nn.Module):
+    """The UNet of a pipeline, images as latents, and the features of N prompts and of the empty one, the last.
+
+    A subclass makes ``self.unet`` ready for training, then calls :meth:`_train_in_float32`; its forward takes
+    ``pixels (B, 3, H, W)`` in [-1, 1], ``labels (B,)`` and a generator on the CPU, and gives the loss ``(B,)``.
+
+    Args:
+        pipeline: its UNet is trained.
+        prompts: N prompts, in label order; encoded once, here.
+    """
+
+    train_method: str
+
+    def __init__(self, pipeline: UbGenPipeline, prompts: Sequence[str]):
+        super().__init__()
+        # transformers' Trainer reads a config off its model
+        self.config = PretrainedConfig()
+        self.pipeline = pipeline
+        pipeline.vae.requires_grad_(False)
+        pipeline.text_encoder.requires_grad_(False)
+        with torch.no_grad():
+            self.prompt_embeds = pipeline.encode_prompts([*prompts, ""]).float()
+        self.unet = pipeline.unet
+
+    def _add_lora(self, lora: LoraSettings) -> None:
+        config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(lora.target_modules),
+        )
+        self.unet.requires_grad_(False).add_adapter(config)
+
+    def _train_in_float32(self) -> None:
+        # the base may be 16-bit; updates at these learning rates would vanish in 16-bit weights
+        cast_training_params(self.unet, torch.float32)
+
+    @torch.no_grad()
+    def encode(self, pixels: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, 4, h, w)`` in float32; the mode, so that nothing random takes part."""
+        vae = self.pipeline.vae
+        moments = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
+        return moments.mode().float() * vae.config.scaling_factor
+
+    def activation_checkpointing_enable(self, **kwargs: Any) -> None:
+        """Recompute the UNet's activations in the backward pass; ``transformers`` calls it, by either name."""
+        self.unet.enable_gradient_checkpointing()
+
+    gradient_checkpointing_enable = activation_checkpointing_enable
+
+    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "LatentModel":
+        # a move of the model moves its frozen part too, which torch does not know of
+        super()._apply(fn, recurse)
+        self.pipeline.vae._apply(fn)
+        return self
+
+
+def stratified(batch: int, num_values: int, generator: torch.Generator) -> torch.Tensor:
+    """Whole numbers ``(B,)`` in [0, ``num_values``), one from each B-th part, which varies less than chance."""
+    strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
+    return (strata * num_values).long()
+
+
+def training_schedule(scheduler: Any) -> torch.Tensor:
+    """The scheduler's ᾱ ``(T,)`` on the CPU, exactly 0 at the end of a schedule with zero terminal SNR.
+
+    DPM-Solver's and UniPC's schedulers keep 2**-24 there, by which their solvers can divide. A weight of 1/SNR or
+    1/sqrt(SNR) would then be huge but finite, and nothing would tell of it.
+    """
+    alphas_cumprod = scheduler.alphas_cumprod.cpu().clone()
+    if scheduler.config.get("rescale_betas_zero_snr", False):
+        alphas_cumprod[-1] = 0
+    return alphas_cumprod

@@ -1,0 +1,1 @@
+"""Distilling a model into a few steps."""

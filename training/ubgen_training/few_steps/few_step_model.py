@@ -1,0 +1,106 @@
+"""The model that distillation into a few steps trains: images and prompts in, loss out, a LoRA inside.
+
+One UNet is teacher and student: the teacher is what it gives with the new LoRA switched off.
+Shapes: B samples, N prompts, H x W pixels, h x w latents.
+"""
+
+from collections.abc import Sequence
+
+import torch
+
+from ubgen_pipeline.pipeline import UbGenPipeline
+
+from ..denoising.denoising_loss import signal_and_spread, target_of
+from ..denoising.latent_model import LatentModel, stratified, training_schedule
+from ..sampler.sampler_model import LoraSettings
+from .consistency_loss import ddim_jump, pseudo_huber, segment_start, teacher_timesteps
+
+
+class FewStepModel(LatentModel):
+    """A student that reaches in one step where the teacher goes in many.
+
+    Args:
+        pipeline: the teacher; a LoRA of its own must be fused.
+        prompts: N prompts, in label order.
+        lora: the student's; it starts as the teacher without guidance.
+        guidance_scale: the teacher's; 1 is none and saves its call with the empty prompt.
+        num_segments: of the path; see :mod:`ubgen_training.few_steps.consistency_loss`.
+        num_teacher_steps: of the path.
+        huber_scale: of the loss.
+        seed: of the LoRA's initial weights.
+
+    Raises:
+        ValueError: steps and segments that do not go together, or a model that predicts noise where there is no
+            signal, from which nothing can be stepped.
+    """
+
+    train_method = "lora"
+
+    def __init__(
+        self,
+        pipeline: UbGenPipeline,
+        prompts: Sequence[str],
+        *,
+        lora: LoraSettings,
+        guidance_scale: float = 2.0,
+        num_segments: int = 1,
+        num_teacher_steps: int = 50,
+        huber_scale: float = 0.001,
+        seed: int = 0,
+    ):
+        super().__init__(pipeline, prompts)
+        self.target = target_of(pipeline.scheduler.config.prediction_type)
+        self.alphas_cumprod = training_schedule(pipeline.scheduler)
+        if self.target == "noise" and self.alphas_cumprod[-1] == 0:
+            raise ValueError(
+                "the model predicts noise on a schedule with zero terminal SNR, where that says nothing of the image;"
+                " give a model that predicts x0 or velocity."
+            )
+        self.timesteps = teacher_timesteps(len(self.alphas_cumprod), num_teacher_steps)
+        segment_start(self.timesteps[1:], num_teacher_steps, num_segments)
+        self.num_segments = num_segments
+        self.guidance_scale = guidance_scale
+        self.huber_scale = huber_scale
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self._add_lora(lora)
+        self._train_in_float32()
+
+    def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+        """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
+
+        Args:
+            generator: on the CPU; gives noise and steps.
+        """
+        latents = self.encode(pixels)
+        num_steps = len(self.timesteps) - 1
+        noise = torch.randn(latents.shape, generator=generator).to(latents)
+        steps = 1 + stratified(len(latents), num_steps, generator)
+        ends = self.timesteps[segment_start(steps, num_steps, self.num_segments)].to(latents.device)
+        start, middle = (self.timesteps[index].to(latents.device) for index in (steps, steps - 1))
+        prompt_embeds = self.prompt_embeds.cpu()[labels.cpu()].to(latents)
+        signal, spread = signal_and_spread(start, self.alphas_cumprod, latents)
+        noisy = signal * latents + spread * noise
+        with torch.no_grad():
+            nearer = self._jump(noisy, self._teacher(noisy, start, prompt_embeds), start, middle)
+            wanted = self._jump(nearer, self.unet(nearer, middle, prompt_embeds).sample, middle, ends)
+        reached = self._jump(noisy, self.unet(noisy, start, prompt_embeds).sample, start, ends)
+        return pseudo_huber(reached, wanted, self.huber_scale)
+
+    def _teacher(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """Its guided prediction ``(B, 4, h, w)``."""
+        self.unet.disable_adapters()
+        try:
+            if self.guidance_scale == 1:
+                return self.unet(noisy, timesteps, prompt_embeds).sample
+            empty = self.prompt_embeds[-1:].expand_as(prompt_embeds).to(prompt_embeds)
+            both = self.unet(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), torch.cat([empty, prompt_embeds]))
+            without, prompted = both.sample.chunk(2)
+            return without + self.guidance_scale * (prompted - without)
+        finally:
+            self.unet.enable_adapters()
+
+    def _jump(
+        self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor, ends: torch.Tensor
+    ) -> torch.Tensor:
+        return ddim_jump(noisy, prediction.float(), timesteps, ends, self.alphas_cumprod, self.target)

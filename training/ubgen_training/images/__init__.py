@@ -1,0 +1,1 @@
+"""Labelled images as a trainer reads them."""

@@ -1,0 +1,50 @@
+"""Rows of labelled images that a trainer reads, each prepared with its index and the epoch, whole or from a stream.
+
+What is random in the preparing depends on nothing else, so neither batch size nor workers change it, and a resumed run
+sees what an uninterrupted one does.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from torch.utils.data import Dataset, IterableDataset
+
+from ubgen_pipeline.dataset.labelled_images import LabelledImages
+
+# a row's columns, its index and the epoch to what the trainer gets
+PrepareRow = Callable[[dict[str, Any], int, int], dict[str, Any]]
+
+
+class EpochRows(Dataset):
+    """The rows in their order; a trainer sets the epoch."""
+
+    def __init__(self, images: LabelledImages, prepare: PrepareRow):
+        self.images = images
+        self.prepare = prepare
+        self.epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __len__(self) -> int:
+        return len(self.images.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        return self.prepare(self.images.rows[index], index, self.epoch)
+
+
+class EpochStream(IterableDataset):
+    """The rows of a stream, shuffled within a buffer; the order depends on ``seed`` and the epoch alone."""
+
+    def __init__(self, images: LabelledImages, prepare: PrepareRow, *, seed: int, buffer_size: int):
+        self.prepare = prepare
+        self.epoch = 0
+        self._rows = images.rows.shuffle(seed=seed, buffer_size=buffer_size)
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+        self._rows.set_epoch(epoch)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        for index, row in enumerate(self._rows):
+            yield self.prepare(row, index, self.epoch)

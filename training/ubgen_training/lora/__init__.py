@@ -1,0 +1,1 @@
+"""Attaching, saving and reading a LoRA (or a whole denoiser) in diffusers' own format."""

@@ -1,0 +1,1 @@
+"""Rebuilding the embedded models."""

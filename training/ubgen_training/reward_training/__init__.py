@@ -1,0 +1,1 @@
+"""What every training from rewards shares: settings, trainer, guards, push, card."""

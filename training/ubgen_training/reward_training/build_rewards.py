@@ -1,0 +1,204 @@
+"""Rewards by name, by pyiqa metric, or by import path, built from a trainer's settings."""
+
+import importlib
+import inspect
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+
+from ubgen_pipeline.models.clip_encoders import ClipEncoder, load_clip_encoder
+
+from ..rewards.class_variety import ClassVarietyReward
+from ..rewards.clip_alignment import ClipAlignmentReward
+from ..rewards.jpeg_size import JpegSizeReward
+from ..rewards.pyiqa_metrics import PyiqaReward
+from ..rewards.quality import load_quality_reward
+from ..rewards.reward_functions import (
+    RewardFunction,
+    call_reward,
+    check_differentiable,
+    reads_whole_batch,
+    reward_name,
+)
+from .config import SamplerConfig
+
+PYIQA_PREFIX = "pyiqa:"
+# in (0, 1) and not flat, as images are; a black one would give some rewards no gradient
+PROBE_RANGE = (0.2, 0.8)
+# those that read the features of clip_model
+CLIP_REWARDS = frozenset({"clip_alignment", "class_variety"})
+
+
+def build_reward(
+    name: str, config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]
+) -> RewardFunction:
+    """The reward called ``name``.
+
+    Args:
+        name: one of ``REWARDS``; ``pyiqa:METRIC``; or ``package.module:attribute``, a reward as described in
+            :mod:`ubgen_training.rewards.reward_functions` or a class of such, which is then made without arguments.
+            Modules in the current folder are found.
+        config: holds the settings of the named rewards.
+        encoder: the CLIP of ``clip_alignment`` and ``class_variety``; see :func:`needs_clip_encoder`.
+        class_names: all names, in label order.
+
+    Raises:
+        ValueError: there is none of that name, or it cannot be built or called.
+    """
+    if name in REWARDS:
+        return REWARDS[name](config, encoder, class_names)
+    if name.startswith(PYIQA_PREFIX):
+        return PyiqaReward(name.removeprefix(PYIQA_PREFIX))
+    if ":" in name:
+        return _import_reward(name)
+    raise ValueError(
+        f"reward_funcs holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
+        "such as package.module:attribute."
+    )
+
+
+class TrainingRewards(NamedTuple):
+    """``trained`` and ``heldout`` rewards, and the CLIP that they and the adversarial term share; None where none."""
+
+    encoder: ClipEncoder | None
+    trained: list[RewardFunction]
+    heldout: list[RewardFunction]
+
+
+def build_rewards(config: SamplerConfig, class_names: Sequence[str], *, with_clip: bool = False) -> TrainingRewards:
+    """All rewards that ``config`` names; the CLIP is loaded where one of them reads it, and with ``with_clip``.
+
+    Raises:
+        ValueError: see :func:`build_reward`; or a CLIP that cannot be loaded.
+    """
+    needs_clip = with_clip or needs_clip_encoder([*config.reward_funcs, *config.heldout_reward_funcs])
+    encoder = load_clip_encoder(config.clip_model) if needs_clip else None
+    trained, heldout = (
+        [build_reward(name, config, encoder, class_names) for name in names]
+        for names in (config.reward_funcs, config.heldout_reward_funcs)
+    )
+    return TrainingRewards(encoder, trained, heldout)
+
+
+def needs_clip_encoder(reward_funcs: Sequence[str]) -> bool:
+    """Whether one of the rewards called so reads the features of ``clip_model``."""
+    return not CLIP_REWARDS.isdisjoint(reward_funcs)
+
+
+def probe_rewards(
+    reward_funcs: Sequence[RewardFunction],
+    class_names: Sequence[str],
+    *,
+    height: int,
+    width: int,
+    encoder: ClipEncoder | None = None,
+    device: torch.device | str = "cpu",
+    differentiable: bool = True,
+) -> None:
+    """Call each reward once on images of noise, before any sampling, so that a faulty one is found at once.
+
+    There are two images, of the first class and the last; for a reward that reads the whole batch, two of each.
+
+    Args:
+        class_names: all names, in label order.
+        height, width: of the images that the sampler will give.
+        encoder: gives the rewards' ``image_features``; None gives them None.
+        differentiable: whether the rewards must have a gradient.
+
+    Raises:
+        ValueError: a reward answers with a wrong shape or, where one is needed, without gradient.
+        FloatingPointError: a value is not finite.
+    """
+    low, high = PROBE_RANGE
+    for num_each in (1, 2):
+        probed = [reward for reward in reward_funcs if reads_whole_batch(reward) == (num_each == 2)]
+        if not probed:
+            continue
+        noise = torch.rand(2 * num_each, 3, height, width, generator=torch.Generator().manual_seed(0))
+        images = (low + (high - low) * noise).to(device).requires_grad_(differentiable)
+        labels = torch.tensor([0, len(class_names) - 1], device=device).repeat_interleave(num_each)
+        names, seeds = [class_names[label] for label in labels.tolist()], tuple(range(len(labels)))
+        with torch.set_grad_enabled(differentiable):
+            features = encoder.encode_images(images) if encoder is not None else None
+            for reward in probed:
+                if differentiable:
+                    check_differentiable(reward)
+                values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=seeds)
+                if differentiable:
+                    _check_gradient(reward_name(reward), values, images)
+
+
+def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> None:
+    (gradient,) = torch.autograd.grad(values.sum(), images, retain_graph=True, allow_unused=True)
+    if gradient is None or not gradient.any():
+        raise ValueError(
+            f"reward {name!r} has no gradient with respect to the images; compute it from them differentiably."
+        )
+    if not torch.isfinite(gradient).all():
+        raise FloatingPointError(f"the gradient of reward {name!r} is not finite on an image of noise; correct it.")
+
+
+def _import_reward(path: str) -> RewardFunction:
+    module_name, _, attribute = path.partition(":")
+    # a script's own folder is searched, but not the one it is run in
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())
+    try:
+        reward = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            reward = getattr(reward, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise ValueError(
+            f"reward_funcs holds {path!r}, which cannot be imported ({error}); give package.module:attribute of an "
+            "installed package or of a module in the current folder."
+        ) from error
+    if inspect.isclass(reward):
+        try:
+            reward = reward()
+        except TypeError as error:
+            raise ValueError(
+                f"reward_funcs holds {path!r}, a class that cannot be made without arguments ({error}); give a "
+                "function or an object that is ready to be called."
+            ) from error
+    if not callable(reward):
+        raise ValueError(f"reward_funcs holds {path!r}, which is {type(reward).__name__} and cannot be called.")
+    try:
+        inspect.signature(reward).bind((), (), (), image_features=None, seeds=(), step=0)
+    except TypeError as error:
+        raise ValueError(
+            f"reward_funcs holds {path!r}, which cannot be called as a reward ({error}); "
+            "define it as f(images, class_names, labels, **kwargs)."
+        ) from error
+    return reward
+
+
+def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    encoder = _loaded(encoder, "clip_alignment")
+    return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
+
+
+def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    return ClassVarietyReward(_loaded(encoder, "class_variety"), class_names, config.clip_prompt)
+
+
+def _loaded(encoder: ClipEncoder | None, name: str) -> ClipEncoder:
+    if encoder is None:
+        raise ValueError(f"reward_funcs holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
+    return encoder
+
+
+def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
+    return load_quality_reward(config.quality_model, dtype)
+
+
+REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], RewardFunction]] = {
+    "clip_alignment": _clip_alignment,
+    "quality": _quality,
+    "class_variety": _class_variety,
+    "jpeg_size": lambda *_: JpegSizeReward(),
+    "jpeg_incompressibility": lambda *_: JpegSizeReward(incompressible=True),
+}

@@ -1,0 +1,213 @@
+"""Settings that all trainers of the sampler share; defaults are the paper's (arXiv 2412.10831, Table 5)."""
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from transformers.integrations import get_available_reporting_integrations
+
+from ubgen_pipeline.hub.access import check_repo_id
+
+from ..checkpoints.config import ResumableConfig
+from ..checkpoints.weight_average import check_average_decay
+from ..sampler.sampler_model import check_train_method
+from .alarm import check_alarm_settings
+from .guards import check_heldout_names
+
+# of the settings below, those that a resumed run may change: they do not touch what is computed, or are compared
+# by what they stand for (the model by its weights, the classes by their names)
+FREE_ON_RESUME = frozenset(
+    {
+        "output_dir",
+        "model_name_or_path",
+        "model_revision",
+        "class_names",
+        "classes",
+        "sample_steps",
+        "num_sample_classes",
+        "num_samples_per_class",
+        "export_average",
+        "heldout_reward_funcs",
+        "heldout_steps",
+        "alarm_window",
+        "alarm_tolerance",
+        "stop_on_alarm",
+        "gradient_checkpointing",
+        "activation_checkpointing",
+        "logging_steps",
+        "report_to",
+        "remove_unused_columns",
+    }
+)
+# the others of transformers push checkpoints whole, optimizer and all
+HUB_STRATEGIES = ("every_save", "end")
+
+
+@dataclass
+class SamplerConfig(ResumableConfig):
+    """Everything ``transformers.TrainingArguments`` has, with the paper's optimizer; the sampler, LoRA and rewards.
+
+    Raises:
+        ValueError: a setting out of range, or a push to the Hub without a name there.
+    """
+
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME
+
+    output_dir: str | None = field(
+        default="ubgen-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
+    )
+    model_name_or_path: str = field(
+        default="mini", metadata={"help": "'mini', a folder or a Hub id of a Stable Diffusion 1.x or 2.x model."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    class_names: list[str] | None = field(default=None, metadata={"help": "The class names, one after another."})
+    classes: str | None = field(
+        default=None, metadata={"help": "A class file (lines, CSV, JSON, YAML) or a built-in list such as imagenet1k."}
+    )
+    prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
+    class_repeats: int = field(
+        default=1, metadata={"help": "How often an epoch shows each class; more than 1 for short class lists."}
+    )
+
+    scheduler: str = field(default="ddpm", metadata={"help": "Sampling schedule: ddpm, ddim, pndm, dpm++ or unipc."})
+    num_inference_steps: int = field(default=50, metadata={"help": "Sampling steps."})
+    guidance_scale: float = field(default=2.0, metadata={"help": "Classifier-free guidance while sampling."})
+    height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
+    width: int | None = field(default=None, metadata={"help": "Image width in pixels; default: the model's."})
+
+    train_method: str = field(
+        default="lora", metadata={"help": "lora, or full: every weight of the UNet, saved as a whole UNet."}
+    )
+    lora_rank: int = field(default=128, metadata={"help": "Rank of the LoRA."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Alpha of the LoRA; default: its rank."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
+        metadata={"help": "Names of the UNet's layers that get a LoRA."},
+    )
+
+    reward_funcs: list[str] = field(
+        default_factory=lambda: ["clip_alignment", "quality"],
+        metadata={
+            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
+            "jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an import path package.module:attribute."
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "One weight per reward; 0 only logs. Default: 1.0 and, for quality, 0.1."}
+    )
+    clip_model: str = field(
+        default="openai/clip-vit-large-patch14",
+        metadata={"help": "'mini', a transformers CLIP or SigLIP, or open_clip:ARCHITECTURE/PRETRAINED."},
+    )
+    clip_prompt: str = field(default="photo of {name}", metadata={"help": "Text that clip_alignment compares with."})
+    alignment_pairs: str = field(
+        default="matching", metadata={"help": "matching (the paper), or all: mean over the batch's texts."}
+    )
+    quality_model: str = field(
+        default="mini",
+        metadata={
+            "help": "Scorer of the quality reward: mini, or the id or folder of Q-Align (q-future/one-align) or "
+            "of another image-text-to-text model."
+        },
+    )
+
+    sample_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Draw a grid of the held-out samples every so many updates; 0: never. Default: heldout_steps."
+        },
+    )
+    num_sample_classes: int = field(
+        default=8, metadata={"help": "Classes of the held-out samples, spread evenly over the list."}
+    )
+    num_samples_per_class: int = field(default=4, metadata={"help": "Held-out samples of each of those classes."})
+    heldout_reward_funcs: list[str] = field(
+        default_factory=list, metadata={"help": "Rewards evaluated on the held-out samples and never trained on."}
+    )
+    heldout_steps: int | None = field(
+        default=None,
+        metadata={
+            "help": "Evaluate rewards and diversity on the held-out samples every so many updates; 0: never. Default: "
+            "as often as draws at most a twentieth of the images that training draws. Also before the first update "
+            "and after the last."
+        },
+    )
+    alarm_window: int = field(default=5, metadata={"help": "Evaluations over which the alarm looks for a trend."})
+    alarm_tolerance: float = field(
+        default=0.05,
+        metadata={"help": "Share of its size that a held-out figure may lose over the window while a reward rises."},
+    )
+    stop_on_alarm: bool = field(default=False, metadata={"help": "Save and stop when the alarm is raised."})
+    lora_average_decay: float = field(
+        default=0.99, metadata={"help": "Decay of the moving average of the LoRA, saved beside it; 0: none."}
+    )
+    export_average: bool = field(
+        default=False, metadata={"help": "Save the average as the LoRA at the end, and the trained one beside it."}
+    )
+
+    learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate of the LoRA."})
+    lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the LoRA."})
+    max_grad_norm: float = field(default=0.1, metadata={"help": "Gradient clipping of the LoRA."})
+    per_device_train_batch_size: int = field(default=4, metadata={"help": "Images per process and step."})
+    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 frozen weights and autocast; LoRA float32."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Recompute UNet and VAE activations: less memory, slower. Default: off."}
+    )
+    logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
+    # the parser reads this union only in the base class's order
+    report_to: None | str | list[str] = field(  # noqa: RUF036
+        default="none", metadata={"help": "Trackers, such as tensorboard, wandb or trackio; they get the grids, too."}
+    )
+    remove_unused_columns: bool | None = field(default=False, metadata={"help": "Not used: the columns are fixed."})
+
+    def __post_init__(self) -> None:
+        for name in (
+            "num_inference_steps",
+            "class_repeats",
+            "lora_rank",
+            "per_device_train_batch_size",
+            "num_sample_classes",
+            "num_samples_per_class",
+        ):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more.")
+        for name in ("sample_steps", "heldout_steps"):
+            if (getattr(self, name) or 0) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        check_alarm_settings(self.alarm_window, self.alarm_tolerance)
+        check_average_decay(self.lora_average_decay)
+        check_heldout_names(self.reward_funcs, self.heldout_reward_funcs)
+        if not 0 <= self.seed < 2**32:
+            raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
+        check_train_method(self.train_method)
+        self._check_push()
+        if self.reward_weights is None:
+            self.reward_weights = [0.1 if name == "quality" else 1.0 for name in self.reward_funcs]
+        super().__post_init__()
+        installed = get_available_reporting_integrations()
+        if missing := [name for name in self.report_to or [] if name not in installed]:
+            raise ValueError(
+                f"report_to holds {missing}, unknown or not installed; install it, or choose from "
+                f"{', '.join(['none', *installed])}."
+            )
+
+    def _check_push(self) -> None:
+        # an argument would be seen by everybody on the machine, and be kept by the shell
+        if self.hub_token is not None:
+            raise ValueError("hub_token is given; run `hf auth login`, or set HF_TOKEN, and leave it out.")
+        if not self.push_to_hub:
+            return
+        if self.hub_model_id is None:
+            raise ValueError("push_to_hub is set without hub_model_id; give the model's name there, owner/name.")
+        check_repo_id("hub_model_id", self.hub_model_id)
+        strategy = getattr(self.hub_strategy, "value", self.hub_strategy)
+        if strategy not in HUB_STRATEGIES:
+            raise ValueError(f"hub_strategy is {strategy!r}; choose one of {', '.join(HUB_STRATEGIES)}.")
+
+    @property
+    def images_per_update(self) -> float:
+        """Images that all processes together draw for an update, on average."""
+        return self.per_device_train_batch_size * self.gradient_accumulation_steps * self.world_size

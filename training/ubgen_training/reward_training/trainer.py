@@ -1,0 +1,212 @@
+"""What the trainers of a sampler share: labels in, per-rank noise, rewards averaged over ranks, exact checkpoints.
+
+All randomness of a batch comes from a hash of (seed, purpose, rank, update), so that a resumed run draws what an
+uninterrupted one would have drawn. Nothing is reported to anyone.
+"""
+
+from collections import defaultdict
+from collections.abc import Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+from datasets import Dataset
+
+from ubgen_pipeline.initial_latents import SEED_LIMIT, sample_seed
+from ubgen_pipeline.models.clip_encoders import ClipEncoder
+
+from ..checkpoints.trainer import CheckpointingTrainer
+from ..checkpoints.weight_average import LoraAverage
+from ..lora.trained_weights import save_trained_weights
+from ..rewards.reward_functions import RewardFunction, check_reward_weights, reward_name
+from ..sampler.sampler_model import SamplerModel
+from .alarm import RewardAlarm
+from .config import SamplerConfig
+from .fixed_samples import FixedSamples
+from .guards import RewardGuards, default_interval
+
+# what stands beside the LoRA that is exported
+AVERAGE_FOLDER = "lora_average"
+TRAINED_FOLDER = "lora_trained"
+
+
+class SamplerTrainer(CheckpointingTrainer):
+    """Trains a sampler from class names alone; a subclass says what the loss is.
+
+    Args:
+        model: the sampler; its prompts are those of ``class_names``, in order.
+        args: settings; see :class:`SamplerConfig`.
+        class_names: N names; an image's label is its name's position.
+        reward_funcs: one reward or a list; see :mod:`ubgen_training.rewards.reward_functions`.
+        clip_encoder: the CLIP in whose features the diversity of samples is measured; None measures none.
+        heldout_reward_funcs: rewards that are evaluated and never trained on.
+        kwargs: handed to ``transformers.Trainer`` (callbacks, optimizers …).
+
+    Raises:
+        ValueError: no class names, or not as many as the sampler has prompts.
+    """
+
+    def __init__(
+        self,
+        model: SamplerModel,
+        args: SamplerConfig,
+        class_names: Sequence[str],
+        reward_funcs: RewardFunction | Sequence[RewardFunction],
+        clip_encoder: ClipEncoder | None = None,
+        *,
+        heldout_reward_funcs: Sequence[RewardFunction] = (),
+        **kwargs: Any,
+    ):
+        self.class_names = list(class_names)
+        if not self.class_names:
+            raise ValueError("class_names is empty; give at least one, or two with the adversarial term.")
+        if len(self.class_names) != len(model.prompt_embeds):
+            raise ValueError(
+                f"class_names holds {len(self.class_names)} names, the sampler {len(model.prompt_embeds)} prompts; "
+                "give one prompt per name, in the same order."
+            )
+        self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+        self._metrics: dict[str, list[float]] = defaultdict(list)
+        labels = list(range(len(self.class_names))) * args.class_repeats
+        super().__init__(
+            model=model,
+            args=args,
+            train_dataset=Dataset.from_dict({"label": labels}),
+            data_collator=_collate_labels,
+            **kwargs,
+        )
+        for component in (*self.reward_funcs, *heldout_reward_funcs, clip_encoder):
+            # not a plain function: an object that holds a model
+            if hasattr(component, "to"):
+                component.to(args.device)
+        self.lora_average: LoraAverage | None = None
+        # fewer bytes than one batch's activations for a LoRA; for a whole UNet it would be gigabytes
+        if args.lora_average_decay > 0 and model.train_method == "lora":
+            self.lora_average = LoraAverage(model.unet, args.lora_average_decay)
+            self.add_callback(self.lora_average)
+        self.reward_guards = self._build_reward_guards(model, heldout_reward_funcs, clip_encoder)
+        self.add_callback(self.reward_guards)
+
+    def _build_reward_guards(
+        self, model: SamplerModel, heldout: Sequence[RewardFunction], clip_encoder: ClipEncoder | None
+    ) -> RewardGuards:
+        args = self.args
+        samples = FixedSamples(
+            model,
+            self.class_names,
+            seed=args.seed,
+            num_classes=args.num_sample_classes,
+            num_per_class=args.num_samples_per_class,
+            batch_size=args.per_device_train_batch_size,
+            rank=args.process_index,
+            num_ranks=args.world_size,
+            gather=lambda share: self.accelerator.gather(share.to(args.device)),
+        )
+        weighted = list(zip(self.reward_funcs, check_reward_weights(self.reward_funcs, args.reward_weights)))
+        every_steps = args.heldout_steps
+        if every_steps is None:
+            every_steps = default_interval(len(samples.seeds), args.images_per_update)
+        return RewardGuards(
+            samples,
+            self.class_names,
+            [reward for reward, weight in weighted if weight != 0],
+            # a weight of 0 only logs, so nothing trains on it either
+            [*(reward for reward, weight in weighted if weight == 0), *heldout],
+            clip_encoder,
+            log=self.log,
+            callbacks=lambda: self.callback_handler.callbacks,
+            alarm=RewardAlarm(args.alarm_window, args.alarm_tolerance),
+            every_steps=every_steps,
+            grid_steps=args.sample_steps,
+            stop_on_alarm=args.stop_on_alarm,
+        )
+
+    def add_metrics(self, metrics: dict[str, float]) -> None:
+        """Note figures of one micro-batch of this rank; their means over ranks and batches go into the next log."""
+        for name, value in metrics.items():
+            self._metrics[name].append(value)
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the means of what :meth:`add_metrics` noted since the last log."""
+        if self._metrics and "loss" in logs:
+            logs = {**logs, **self.average_over_ranks(self._metrics)}
+            self._metrics.clear()
+        super().log(logs, start_time)
+
+    def average_over_ranks(self, metrics: dict[str, list[float]]) -> dict[str, float]:
+        """The mean of each list over its values and all ranks; every rank must hold the same names."""
+        means = torch.tensor([sum(values) / len(values) for values in metrics.values()], device=self.args.device)
+        return dict(zip(metrics, self.accelerator.reduce(means, reduction="mean").tolist()))
+
+    def run_facts(self) -> dict[str, Any]:
+        """The base's, and the names of the rewards."""
+        return {**super().run_facts(), "rewards": [reward_name(reward) for reward in self.reward_funcs]}
+
+    def extra_state(self) -> dict[str, Any]:
+        """The base's, with the average of the LoRA and what the alarm has seen."""
+        average = self.lora_average
+        own = {"reward_guards": self.reward_guards.state_dict()}
+        return {**super().extra_state(), **own, **({} if average is None else {"lora_average": average.state_dict()})}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`extra_state` gave."""
+        super().load_extra_state(state)
+        self.reward_guards.load_state_dict(state["reward_guards"])
+        if self.lora_average is not None:
+            self.lora_average.load_state_dict(state["lora_average"])
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """The base's, with the average of the LoRA beside it, or at the end in its place; every rank must call it."""
+        average, folder = self.lora_average, Path(output_dir or str(self.args.output_dir))
+        if average is None or not average.weights:
+            super().save_model(output_dir, _internal_call)
+            return
+        # a checkpoint always holds the trained weights where a resumed run looks for them
+        is_exported = self.args.export_average and not _internal_call
+        with average.applied() if is_exported else nullcontext():
+            super().save_model(output_dir, _internal_call)
+        with nullcontext() if is_exported else average.applied():
+            beside = folder / (TRAINED_FOLDER if is_exported else AVERAGE_FOLDER)
+            save_trained_weights(self._sampler, beside, write=self.args.should_save)
+
+    def rank_state(self) -> dict[str, Any]:
+        """The base's, and the figures noted since the last log."""
+        return {**super().rank_state(), "metrics": dict(self._metrics)}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`rank_state` gave."""
+        super().load_rank_state(state)
+        self._metrics.clear()
+        self._metrics.update(state["metrics"])
+
+    def _generator(self, purpose: str, step: int) -> torch.Generator:
+        """A CPU generator for one batch of this rank, the same in every run with this seed."""
+        seed = sample_seed(self.args.seed, f"{purpose}/rank {self.args.process_index}", step)
+        return torch.Generator().manual_seed(seed)
+
+    def _names_of(self, labels: torch.Tensor) -> list[str]:
+        return [self.class_names[label] for label in labels.tolist()]
+
+    def init_hf_repo(self, token: str | None = None, private: bool | None = None) -> None:
+        """Nothing: :mod:`ubgen_training.reward_training.hub_push` makes the repository, before a model is loaded."""
+
+    def push_to_hub(self, *_: Any, **__: Any) -> None:
+        """Not the base's, which uploads the whole folder, settings and all.
+
+        Raises:
+            NotImplementedError: always.
+        """
+        raise NotImplementedError("push with ubgen_training.reward_training.hub_push.TrainingPush.")
+
+    def _send_telemetry(self) -> None:
+        """Nothing is sent."""
+
+
+def draw_seeds(count: int, generator: torch.Generator) -> list[int]:
+    """``count`` sample seeds in [0, 2**63) from a CPU generator."""
+    return torch.randint(SEED_LIMIT - 1, (count,), generator=generator).tolist()
+
+
+def _collate_labels(rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
+    return {"labels": torch.tensor([row["label"] for row in rows])}

@@ -1,0 +1,1 @@
+"""Rewards: plain callables of images. `qalign/` is one model of them."""

@@ -1,0 +1,76 @@
+"""The reward of individual image alignment: how well an image fits its own class's description (paper Eq. 6)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch.nn.functional import cosine_similarity
+
+from ubgen_pipeline.models.clip_encoders import ClipEncoder
+
+PAIRINGS = ("matching", "all")
+
+
+def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt: str) -> torch.Tensor:
+    """Features ``(N, F)`` of ``prompt`` with each of the N names in the place of ``{name}``.
+
+    Raises:
+        ValueError: a ``prompt`` without ``{name}``.
+    """
+    if "{name}" not in prompt:
+        raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
+    return encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
+
+
+class ClipAlignmentReward:
+    """cos(image feature of image i, text feature of "photo of c_i"); L_in is one minus it.
+
+    Args:
+        encoder: the CLIP.
+        class_names: all N names, in label order.
+        prompt: template of the description.
+        pairing: ``matching`` as in the paper, or ``all``: an image's mean similarity to every description in the
+            batch, as the released code has it, for comparison.
+
+    With ``all`` a value depends on the whole batch, and the reward says so by ``reads_whole_batch``.
+
+    Raises:
+        ValueError: unknown ``pairing``, or a ``prompt`` without ``{name}``.
+    """
+
+    __name__ = "clip_alignment"
+    differentiable = True
+
+    def __init__(
+        self,
+        encoder: ClipEncoder,
+        class_names: Sequence[str],
+        prompt: str = "photo of {name}",
+        pairing: str = "matching",
+    ):
+        if pairing not in PAIRINGS:
+            raise ValueError(f"alignment_pairs is {pairing!r}; choose one of {', '.join(PAIRINGS)}.")
+        self.encoder = encoder
+        self.pairing = pairing
+        self.reads_whole_batch = pairing == "all"
+        self.text_features = encode_class_texts(encoder, class_names, prompt)
+
+    def __call__(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str],
+        labels: torch.Tensor,
+        *,
+        image_features: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Similarities ``(B,)`` in [-1, 1] of ``images (B, 3, H, W)`` nominally in [0, 1] with ``labels (B,)``.
+
+        ``image_features (B, F)``, where given, are this encoder's features of the images, to save encoding twice.
+        """
+        if image_features is None:
+            image_features = self.encoder.encode_images(images)
+        text_features = self.text_features.to(image_features.device)[labels]
+        if self.pairing == "matching":
+            return cosine_similarity(image_features, text_features, dim=-1)
+        return cosine_similarity(image_features[:, None], text_features[None], dim=-1).mean(dim=1)

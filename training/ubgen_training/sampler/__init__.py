@@ -1,0 +1,1 @@
+"""The sampler as an `nn.Module`: labels and seeds in, differentiable images out."""

@@ -1,0 +1,201 @@
+"""The UNet as the sampling steps without gradient call it; they are nine tenths of a training step's UNet calls.
+
+It gives the trained UNet's predictions up to rounding, from a second UNet that shares all frozen weights with it:
+
+- in float32 the LoRA is fused into a copy of the weights it touches, written anew from the frozen ones before every
+  rollout, so that rounding never adds up;
+- in 16 bits fusing would lose small updates to rounding. The LoRA stays beside the weights, and its matrices are cast
+  once a rollout instead of in every product;
+- compiled on request, for one batch size; others run uncompiled;
+- uncompiled on a CPU, the transformer blocks' products are oneDNN's, which lays out a copy of their weights.
+
+Shapes: N denoiser rows (2B under guidance), C x H x W latents, L tokens, D text width.
+"""
+
+import copy
+import os
+import warnings
+from collections.abc import Callable
+
+import torch
+from diffusers import UNet2DConditionModel
+from diffusers.models.activations import GEGLU
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import nn
+
+from ubgen_pipeline.inference.packed_products import pack_products
+from ubgen_pipeline.inference.prepared_pipeline import compile_cache_folder
+
+
+class RolloutDenoiser:
+    """A denoiser without gradient for :func:`ubgen_pipeline.latent_denoising.denoising_steps`.
+
+    Call :meth:`refresh` before every rollout.
+
+    Args:
+        unet: the trained one, with its LoRA if it has one.
+        compiled_rows: N for which it is compiled; None compiles nothing. Where compiling fails, a warning says what
+            that costs, and it goes on uncompiled.
+    """
+
+    def __init__(self, unet: UNet2DConditionModel, compiled_rows: int | None = None):
+        self.unet = unet
+        self.compiled_rows = compiled_rows
+        self._twin: UNet2DConditionModel | None = None
+        self._shared: list[torch.Tensor] = []
+        self._compiled: Callable | None = None
+
+    def refresh(self) -> bool:
+        """Take over the LoRA's weights as they are now; False where the UNet itself must be called.
+
+        That is so in float32 under autocast, which would cast the fused weights to 16 bits.
+        """
+        weights = [*self.unet.parameters(), *self.unet.buffers()]
+        device = weights[0].device.type
+        if not _is_16_bit(self.unet) and torch.is_autocast_enabled(device):
+            return False
+        # a launcher may replace the weights after the first rollout
+        if self._twin is None or [id(weight) for weight in weights] != [id(weight) for weight in self._shared]:
+            if device == "cuda":
+                put_channels_last(self.unet)
+            self._twin, self._shared = twin_unet(self.unet), weights
+            self._compiled = self._compile(self._twin) if self.compiled_rows else None
+        copy_lora(self.unet, self._twin)
+        if self.compiled_rows is None and device == "cpu" and _can_pack(self.unet):
+            # what was packed before is left alone: these are the layers just written, and at first all
+            pack_products(self._twin)
+        return True
+
+    @torch.no_grad()
+    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The prediction ``(N, C, H, W)`` of ``latents (N, C, H, W)`` with ``prompt_embeds (N, L, D)``, in their
+        dtype."""
+        assert self._twin is not None
+        call = self._twin if self._compiled is None or len(latents) != self.compiled_rows else self._compiled_or_plain
+        dtype = next(self._twin.parameters()).dtype
+        # 16-bit weights need no autocast, which would widen every normalisation to float32
+        with torch.autocast(latents.device.type, enabled=False):
+            prediction = call(latents.to(dtype), timestep, prompt_embeds.to(dtype), return_dict=False)[0]
+        return prediction.to(latents.dtype)
+
+    def _compile(self, twin: UNet2DConditionModel) -> Callable:
+        os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache_folder()))
+        return torch.compile(twin, dynamic=False)
+
+    def _compiled_or_plain(self, *inputs: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+        assert self._compiled is not None and self._twin is not None
+        try:
+            return self._compiled(*inputs, return_dict=return_dict)
+        except torch.OutOfMemoryError:
+            raise
+        # the compiler, the C++ compiler and Triton each fail in ways of their own
+        except Exception as error:
+            plain = self._twin(*inputs, return_dict=return_dict)
+            # inputs that the UNet itself does not take have raised their own error here
+            self._compiled = None
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            warnings.warn(
+                f"torch.compile does not work here ({reason}); sampling goes on without it, which takes longer by what"
+                " docs/performance.md says. Give compile_rollout off to silence this.",
+                stacklevel=2,
+            )
+            return plain
+
+
+def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
+    """A UNet without gradient on the same frozen weights; with what :func:`copy_lora` fills in, it answers as that.
+
+    In float32 its layers with a LoRA are plain ones with weights of their own; in 16 bits they are such layers whose
+    LoRA is in 16 bits. A ``unet`` without LoRA gives one that shares everything, trained weights included.
+    """
+    own = {id(weight) for layer in _lora_layers(unet).values() for weight in _lora_weights(layer)}
+    memo = {id(w): w for w in (*unet.parameters(), *unet.buffers()) if id(w) not in own}
+    twin = copy.deepcopy(unet, memo)
+    for name, layer in _lora_layers(twin).items():
+        if _is_16_bit(unet):
+            for weight in _lora_weights(layer):
+                weight.requires_grad_(False)
+                weight.data = weight.data.to(unet.dtype)
+        else:
+            _replace(twin, name, _own_weight(layer.get_base_layer()))
+    return twin
+
+
+@torch.no_grad()
+def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
+    """Write the LoRA of ``unet`` as it is now into its twin of :func:`twin_unet`."""
+    for name, layer in _lora_layers(unet).items():
+        other = twin.get_submodule(name)
+        if isinstance(other, BaseTunerLayer):
+            for source, target in zip(_lora_weights(layer), _lora_weights(other), strict=True):
+                target.copy_(source)
+            continue
+        base = layer.get_base_layer()
+        # a packed layer has no weight to write into; where one has, compiled code goes on reading it
+        fused = other if hasattr(other, "weight") else _own_weight(base)
+        fused.weight.copy_(base.weight)
+        for adapter in layer.active_adapters:
+            fused.weight.add_(layer.get_delta_weight(adapter))
+        if fused is not other:
+            _replace(twin, name, fused)
+
+
+def put_channels_last(unet: UNet2DConditionModel) -> None:
+    """Lay the frozen convolutions' weights out as a GPU's tensor cores read them; no value changes."""
+    for module in unet.modules():
+        if isinstance(module, nn.Conv2d) and not module.weight.requires_grad:
+            module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
+
+
+def multiply_in_activation_dtype(unet: UNet2DConditionModel) -> None:
+    """Let each LoRA matrix, kept in float32, multiply in the dtype of its input; its gradient is float32.
+
+    peft casts the input to float32 instead, so that without autocast two of three products of a 16-bit UNet would run
+    at the rate of float32.
+    """
+    for layer in _lora_layers(unet).values():
+        layer.cast_input_dtype_enabled = False
+        for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
+            if type(matrix) is nn.Linear:
+                matrix.__class__ = _CastLinear
+
+
+class _CastLinear(nn.Linear):
+    """A linear layer whose weights are cast to the dtype of its input."""
+
+    def forward(self, input: torch.Tensor) -> torch.Tensor:
+        bias = None if self.bias is None else self.bias.to(input.dtype)
+        return nn.functional.linear(input, self.weight.to(input.dtype), bias)
+
+
+def _own_weight(layer: nn.Module) -> nn.Module:
+    """The same layer with a weight of its own; its bias is shared."""
+    own = copy.copy(layer)
+    own._parameters = dict(layer._parameters)
+    own.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
+    return own
+
+
+def _replace(unet: nn.Module, name: str, layer: nn.Module) -> None:
+    parent, _, child = name.rpartition(".")
+    setattr(unet.get_submodule(parent), child, layer)
+
+
+def _can_pack(unet: nn.Module) -> bool:
+    """Whether all weights that are packed once are frozen, and those with a LoRA are packed layer by layer."""
+    names = _lora_layers(unet)
+    in_pairs = any(isinstance(unet.get_submodule(name.rpartition(".")[0]), GEGLU) for name in names)
+    return bool(names) and not in_pairs and not _is_16_bit(unet)
+
+
+def _lora_layers(unet: nn.Module) -> dict[str, LoraLayer]:
+    return {name: layer for name, layer in unet.named_modules() if isinstance(layer, LoraLayer)}
+
+
+def _lora_weights(layer: LoraLayer) -> list[nn.Parameter]:
+    return [weight for name, weight in layer.named_parameters() if "lora_" in name]
+
+
+def _is_16_bit(unet: nn.Module) -> bool:
+    return next(unet.parameters()).dtype in (torch.float16, torch.bfloat16)

@@ -1,0 +1,267 @@
+"""The model that the trainer trains: class labels and seeds in, differentiable images out.
+
+One forward is a whole rollout, so that DistributedDataParallel sees one call per step. Only the LoRA-adapted UNet is
+a registered module; the VAE and the text features are frozen and stay out of the state dict.
+Shapes: B samples, N classes, L tokens, D text width, H x W pixels.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers.training_utils import cast_training_params
+from peft import LoraConfig
+from torch import nn
+from torch.utils.checkpoint import checkpoint
+from transformers import PretrainedConfig
+
+from ubgen_pipeline.initial_latents import draw_latents, step_generators
+from ubgen_pipeline.latent_denoising import Denoiser, DenoisingStep, denoising_steps
+from ubgen_pipeline.pipeline import UbGenPipeline
+
+from .gradient_steps import GradientPlan
+from .reference_distance import ReferenceDistance
+from .rollout_denoiser import RolloutDenoiser, multiply_in_activation_dtype
+
+TRAIN_METHODS = ("lora", "full")
+
+
+@dataclass(frozen=True)
+class LoraSettings:
+    """LoRA on the UNet's attention; the defaults are the paper's (Table 5). ``alpha`` None means equal to ``rank``."""
+
+    rank: int = 128
+    alpha: float | None = None
+    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+
+
+@dataclass(frozen=True)
+class SamplingSettings:
+    """How training samples are drawn; sizes are in pixels, None takes the model's own; ``eta`` is DDIM's noise share.
+
+    ``decode_batch_size`` images are decoded at a time, and decoded once more in the backward pass instead of keeping
+    the VAE's activations; the gradient is the same. None decodes the whole batch at once and keeps them.
+    """
+
+    num_inference_steps: int = 50
+    guidance_scale: float = 2.0
+    height: int | None = None
+    width: int | None = None
+    decode_batch_size: int | None = None
+    eta: float = 0.0
+
+
+class SamplerModel(nn.Module):
+    """A sampler with a trainable LoRA.
+
+    Args:
+        pipeline: with the scheduler to train under already set; its UNet gets the adapter.
+        prompts: N prompts, in label order; encoded once, here.
+        lora: see :class:`LoraSettings`.
+        sampling: see :class:`SamplingSettings`.
+        seed: of the LoRA's initial weights.
+        train_method: ``lora``, or ``full``: every weight of the UNet is trained, in float32, and there is no adapter.
+
+    Raises:
+        ValueError: an unknown method, a rank or ``decode_batch_size`` below 1, or target modules the UNet does not
+            have.
+    """
+
+    def __init__(
+        self,
+        pipeline: UbGenPipeline,
+        prompts: Sequence[str],
+        lora: LoraSettings | None = None,
+        sampling: SamplingSettings | None = None,
+        *,
+        seed: int = 0,
+        train_method: str = "lora",
+    ):
+        super().__init__()
+        check_train_method(train_method)
+        lora, self.sampling = lora or LoraSettings(), sampling or SamplingSettings()
+        if lora.rank < 1:
+            raise ValueError(f"lora_rank is {lora.rank}; choose 1 or more.")
+        if self.sampling.decode_batch_size is not None and self.sampling.decode_batch_size < 1:
+            raise ValueError(f"decode_batch_size is {self.sampling.decode_batch_size}; choose 1 or more, or None.")
+        # transformers' Trainer reads a config off its model
+        self.config = PretrainedConfig()
+        self.pipeline = pipeline
+        self.latent_shape = pipeline.latent_shape(self.sampling.height, self.sampling.width)
+        with torch.no_grad():
+            self.prompt_embeds = pipeline.encode_prompts(prompts)
+            self.negative_prompt_embeds = pipeline.encode_prompts([""])
+        pipeline.vae.requires_grad_(False)
+        pipeline.text_encoder.requires_grad_(False)
+        self.train_method = train_method
+        self.unet = pipeline.unet.requires_grad_(train_method == "full")
+        if train_method == "lora":
+            self._add_lora(lora, seed)
+        # the base may be 16-bit; updates at these learning rates would vanish in 16-bit weights
+        cast_training_params(self.unet, torch.float32)
+        if train_method == "full":
+            self.prompt_embeds = self.prompt_embeds.float()
+            self.negative_prompt_embeds = self.negative_prompt_embeds.float()
+        self._rollout_denoiser: RolloutDenoiser | None = None
+
+    def _add_lora(self, lora: LoraSettings, seed: int) -> None:
+        lora_config = LoraConfig(
+            r=lora.rank,
+            lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
+            init_lora_weights="gaussian",
+            target_modules=list(lora.target_modules),
+        )
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            self.unet.add_adapter(lora_config)
+        multiply_in_activation_dtype(self.unet)
+
+    def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
+        """Call the UNet of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
+
+        ``compiled_batch_size`` is the B for which it is compiled; None compiles nothing.
+        """
+        rows = 1 + (self.sampling.guidance_scale > 1)
+        self._rollout_denoiser = RolloutDenoiser(
+            self.unet, None if compiled_batch_size is None else rows * compiled_batch_size
+        )
+
+    @property
+    def image_size(self) -> tuple[int, int]:
+        """Height and width of the images, in pixels."""
+        height, width = (side * self.pipeline.vae_scale_factor for side in self.latent_shape[-2:])
+        return height, width
+
+    @property
+    def num_steps(self) -> int:
+        """Steps of one rollout, which gradient positions refer to; some schedulers take more than were asked for."""
+        self.pipeline.scheduler.set_timesteps(self.sampling.num_inference_steps)
+        return len(self.pipeline.scheduler.timesteps)
+
+    def forward(
+        self,
+        labels: torch.Tensor,
+        seeds: Sequence[int],
+        gradient_plan: GradientPlan | None = None,
+        *,
+        with_distance: bool = False,
+    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+        """Images ``(B, 3, H, W)`` float32, nominally in [0, 1] and not clamped.
+
+        Args:
+            labels: ``(B,)`` positions in the prompts.
+            seeds: B integers in [0, 2**63): the noise, initial and of every step.
+            gradient_plan: which UNet calls carry gradient, and whether sampling stops early; None: all, to the end.
+            with_distance: also return the distance ``(B,)`` to the model without its adapter at those calls; see
+                :mod:`ubgen_training.sampler.reference_distance`.
+
+        Raises:
+            ValueError: the plan does not fit the steps; see :func:`denoising_steps`.
+        """
+        denoiser = self.predict
+        if with_distance:
+            denoiser = ReferenceDistance(denoiser, self.unet, self.sampling.guidance_scale)
+        for step in self.denoise(labels, seeds, gradient_plan, denoiser):
+            latents = step.latents
+        images = self.decode(latents)
+        return (images, denoiser.mean()) if isinstance(denoiser, ReferenceDistance) else images
+
+    def denoise(
+        self,
+        labels: torch.Tensor,
+        seeds: Sequence[int],
+        gradient_plan: GradientPlan | None = None,
+        denoiser: Denoiser | None = None,
+    ) -> Iterator[DenoisingStep]:
+        """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
+
+        ``denoiser`` stands in for :meth:`predict`; None takes that.
+        """
+        scheduler, device = self.pipeline.scheduler, self.unet.device
+        scheduler.set_timesteps(self.sampling.num_inference_steps, device=device)
+        labels = labels.to(self.prompt_embeds.device)
+        latents = draw_latents(seeds, self.latent_shape).to(device) * scheduler.init_noise_sigma
+        return denoising_steps(
+            self._with_rollout(denoiser or self.predict),
+            scheduler,
+            latents,
+            self.prompt_embeds[labels],
+            negative_prompt_embeds=self.negative_prompt_embeds.expand(len(labels), -1, -1),
+            guidance_scale=self.sampling.guidance_scale,
+            generators=step_generators(seeds),
+            gradient_steps=None if gradient_plan is None else gradient_plan.steps,
+            detach_inputs=gradient_plan is not None and gradient_plan.detach_inputs,
+            stop_at=None if gradient_plan is None else gradient_plan.stop_at,
+            eta=self.sampling.eta,
+        )
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The UNet's prediction ``(N, C, h, w)``, as :meth:`UbGenPipeline.denoiser` gives it, in the latents' dtype.
+
+        A 16-bit UNet runs in its own precision: autocast would widen every normalisation to float32.
+        """
+        dtype = next(self.unet.parameters()).dtype
+        with _precision_of(dtype, latents.device):
+            prediction = self.pipeline.denoiser(latents.to(dtype), timestep, prompt_embeds.to(dtype))
+        return prediction.to(latents.dtype)
+
+    def _with_rollout(self, denoiser: Denoiser) -> Denoiser:
+        """``denoiser`` at the steps with gradient, the faster one at the others."""
+        rollout = self._rollout_denoiser
+        if rollout is None or not rollout.refresh():
+            return denoiser
+
+        def call(latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+            return (denoiser if torch.is_grad_enabled() else rollout)(latents, timestep, prompt_embeds)
+
+        return call
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        """Images ``(B, 3, H, W)`` float32 of ``latents (B, C, h, w)``, in micro-batches where the settings say so.
+
+        A micro-batch is one checkpoint: the backward pass decodes it again and drops its activations before it
+        turns to the next. The sampler's own graph is walked once, after all of them.
+        """
+        if self.sampling.decode_batch_size is None:
+            return self._decode(latents).float()
+        images = [
+            # the VAE's decoder draws nothing, so there is no random state to restore
+            checkpoint(self._decode, rows, use_reentrant=False, preserve_rng_state=False)
+            for rows in latents.split(self.sampling.decode_batch_size)
+        ]
+        return torch.cat(images).float()
+
+    def _decode(self, latents: torch.Tensor) -> torch.Tensor:
+        with _precision_of(next(self.pipeline.vae.parameters()).dtype, latents.device):
+            return self.pipeline.decode_latents(latents)
+
+    def activation_checkpointing_enable(self, **_: Any) -> None:
+        """Recompute UNet and VAE activations in the backward pass instead of keeping them; options are not used."""
+        self.unet.enable_gradient_checkpointing()
+        self.pipeline.vae.enable_gradient_checkpointing()
+
+    def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
+        """The older name of :meth:`activation_checkpointing_enable`."""
+        self.activation_checkpointing_enable(**kwargs)
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SamplerModel":
+        super()._apply(fn, recurse)
+        self.pipeline.vae._apply(fn)
+        self.pipeline.text_encoder._apply(fn)
+        self.prompt_embeds = fn(self.prompt_embeds)
+        self.negative_prompt_embeds = fn(self.negative_prompt_embeds)
+        return self
+
+
+def _precision_of(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
+    """No autocast for 16-bit weights; float32 ones are left to it."""
+    is_16_bit = dtype in (torch.float16, torch.bfloat16)
+    return torch.autocast(device.type, enabled=False) if is_16_bit else nullcontext()
+
+
+def check_train_method(train_method: str) -> None:
+    """Raise ``ValueError`` unless it is one of ``TRAIN_METHODS``."""
+    if train_method not in TRAIN_METHODS:
+        raise ValueError(f"train_method is {train_method!r}; choose one of {', '.join(TRAIN_METHODS)}.")

@@ -1,0 +1,1 @@
+"""The `ubgen` command, its one parser, and the one place that prints to stderr."""

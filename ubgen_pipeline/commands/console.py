@@ -1,0 +1,34 @@
+"""A process that waits for others says so from time to time, so that a lost one is noticed."""
+
+import time
+from collections.abc import Callable
+
+from ..generation.row_drawer import say
+
+# the first line comes early enough to be seen by somebody who watches
+FIRST_NOTE = 10.0
+NOTE_EVERY = 60.0
+
+
+class WaitingNote:
+    """Waits in small steps, and after a while prints for whom.
+
+    Args:
+        for_whom: text of what is waited for, asked for when it is printed.
+    """
+
+    def __init__(self, for_whom: Callable[[], str]):
+        self.for_whom = for_whom
+        self._started = time.monotonic()
+        self._next = self._started + FIRST_NOTE
+
+    def wait(self, seconds: float) -> None:
+        """Sleep so long; print a line where one is due."""
+        time.sleep(seconds)
+        now = time.monotonic()
+        if now >= self._next:
+            self._next = now + NOTE_EVERY
+            say(
+                f"waiting for {self.for_whom()} ({now - self._started:.0f} s so far); if that process is lost, stop"
+                " this one and run the same command again: it resumes"
+            )

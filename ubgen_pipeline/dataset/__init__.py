@@ -1,0 +1,1 @@
+"""A dataset folder: shards and their commit, columns, card, reading back."""

@@ -1,0 +1,253 @@
+"""A finished dataset folder, read row by row for exporting. No torch.
+
+The columns that exporters read, as ``ubgen generate`` writes them; others are carried along where a format has room:
+
+    image       PNG or JPEG
+    label       ClassLabel: the class the image was drawn for
+    index       the row's number, unique
+    mask        PNG of the image's size: 0 background, label + 1, 255 ignore
+    instances   PNG of that size: 0 nothing, i + 1 object i
+    objects     of each object: bbox (x, y, width, height) in pixels, category (ClassLabel), area, score
+"""
+
+import io
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+from PIL import Image
+
+from ..export_regions import connected_regions
+from .shards import STATE_FOLDER
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+IGNORE_LABEL = 255
+_ROWS_AT_ONCE = 16
+
+
+@dataclass(frozen=True)
+class ExportObject:
+    """One object of an image.
+
+    Attributes:
+        label: its class.
+        box: (x0, y0, x1, y1) in pixels, end exclusive.
+        area: pixels of its region; of its box where no mask tells.
+        score: how sure the dataset is of it in [0, 1]; None where it does not say.
+        region: ``(H, W)`` bool, or None.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    area: int
+    score: float | None = None
+    region: np.ndarray | None = None
+
+
+@dataclass(frozen=True)
+class ExportRow:
+    """One image with all that is known about it.
+
+    Attributes:
+        index: unique number.
+        image: the file's bytes.
+        suffix: ``.png``, ``.jpg`` or what else they are.
+        size: (width, height) in pixels.
+        label: its class; None where the dataset has no labels.
+        mask: ``(H, W)`` uint8, or None.
+        objects: its objects, or None where the dataset tells of none.
+        values: all columns, images undecoded.
+    """
+
+    index: int
+    image: bytes
+    suffix: str
+    size: tuple[int, int]
+    label: int | None
+    mask: np.ndarray | None
+    objects: list[ExportObject] | None
+    values: dict[str, Any] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        """What the row's files are called, without suffix."""
+        return f"{self.index:08d}"
+
+    def decoded(self) -> Image.Image:
+        """The image as RGB."""
+        return Image.open(io.BytesIO(self.image)).convert("RGB")
+
+
+class ExportSource:
+    """The parquet files of a finished dataset.
+
+    Args:
+        folder: a dataset's folder, with ``data/train-*.parquet``.
+
+    Raises:
+        ValueError: no dataset there, or one that is not finished.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder = Path(folder).expanduser()
+        self.files = sorted((self.folder / "data").glob("train-*.parquet"))
+        if not self.files:
+            raise ValueError(
+                f"{str(folder)!r} holds no data/train-*.parquet; give the folder of a dataset that `ubgen generate`"
+                " has written."
+            )
+        wanted = self.files[0].stem.rpartition("-of-")[2]
+        unfinished = (self.folder / STATE_FOLDER).is_dir() and not (self.folder / "README.md").is_file()
+        if unfinished or (wanted.isdecimal() and int(wanted) != len(self.files)):
+            raise ValueError(
+                f"{str(folder)!r} is unfinished: {len(self.files)} of {wanted} parquet files are there; run the"
+                " command that makes it again, which resumes."
+            )
+        for name, kind in (("image", "Image"), ("label", "ClassLabel")):
+            if type(self.features.get(name)).__name__ != kind:
+                raise ValueError(f"{str(folder)!r} has no column {name!r} of kind {kind}; it is no ubgen dataset.")
+
+    @cached_property
+    def features(self) -> "Features":
+        """The columns."""
+        from datasets import Features
+
+        return Features.from_arrow_schema(parquet.read_schema(self.files[0]))
+
+    @property
+    def class_names(self) -> list[str]:
+        """In the order of their labels."""
+        return list(self.features["label"].names)
+
+    @property
+    def has_masks(self) -> bool:
+        return "mask" in self.features
+
+    @property
+    def has_objects(self) -> bool:
+        return "mask" in self.features or "objects" in self.features
+
+    @property
+    def image_columns(self) -> list[str]:
+        """Columns with an image beside the row's own, such as masks."""
+        return [name for name, item in self.features.items() if name != "image" and type(item).__name__ == "Image"]
+
+    @property
+    def image_list_columns(self) -> list[str]:
+        """Columns with a list of images, such as heat maps."""
+        inner = {name: getattr(item, "feature", None) for name, item in self.features.items()}
+        return [name for name, item in inner.items() if type(item).__name__ == "Image"]
+
+    def __len__(self) -> int:
+        return sum(parquet.read_metadata(file).num_rows for file in self.files)
+
+    def __iter__(self) -> Iterator[ExportRow]:
+        """The rows in order, a few in memory at a time.
+
+        Raises:
+            ValueError: a mask of another size than its image, a mask value that is no class, a row without image, an
+                index that occurs twice.
+        """
+        self._check_indices()
+        position = 0
+        for file in self.files:
+            with parquet.ParquetFile(file) as stream:
+                for batch in stream.iter_batches(_ROWS_AT_ONCE):
+                    for values in batch.to_pylist():
+                        yield self._row(values, position)
+                        position += 1
+
+    def _check_indices(self) -> None:
+        """Files and ids are named after the column, whose numbers are few bytes beside the rest of the rows."""
+        if "index" not in self.features:
+            return
+        indices = np.concatenate(
+            [parquet.read_table(file, columns=["index"])["index"].to_numpy() for file in self.files]
+        )
+        values, counts = np.unique(indices, return_counts=True)
+        if (counts > 1).any():
+            raise ValueError(f"index {values[counts > 1][0]} occurs twice in {str(self.folder)!r}; number the rows.")
+
+    def _row(self, values: dict[str, Any], position: int) -> ExportRow:
+        index = values.get("index")
+        index = position if index is None else int(index)
+        data = _bytes(values.get("image"), f"row {index} has no image")
+        with Image.open(io.BytesIO(data)) as image:
+            size, suffix = image.size, {"JPEG": ".jpg"}.get(str(image.format), f".{image.format or 'png'}".lower())
+        mask = self._array("mask", values, index, size)
+        if mask is not None:
+            wrong = [value for value in np.unique(mask) if value != IGNORE_LABEL and value > len(self.class_names)]
+            if wrong:
+                raise ValueError(
+                    f"the mask of row {index} holds {wrong[0]}, which is label {wrong[0] - 1} of"
+                    f" {len(self.class_names)} classes; a mask holds 0, label + 1, or 255 to ignore."
+                )
+        instances = self._array("instances", values, index, size)
+        objects = _objects(values.get("objects"), mask, instances)
+        return ExportRow(index, data, suffix, size, values.get("label"), mask, objects, values)
+
+    def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
+        if values.get(column) is None:
+            return None
+        with Image.open(io.BytesIO(_bytes(values[column], f"row {index} has an empty {column}"))) as image:
+            if image.size != size:
+                raise ValueError(
+                    f"the {column} of row {index} is {image.size[0]} x {image.size[1]} pixels and its image"
+                    f" {size[0]} x {size[1]}; make them the same."
+                )
+            array = np.asarray(image)
+        if array.ndim != 2:
+            raise ValueError(f"the {column} of row {index} has {array.shape[2]} channels; give one of whole numbers.")
+        return array
+
+
+def _bytes(value: Any, complaint: str) -> bytes:
+    if not value or not value.get("bytes"):
+        raise ValueError(f"{complaint} inside its parquet file; embed it.")
+    return value["bytes"]
+
+
+def _objects(
+    told: dict[str, list[Any]] | None, mask: np.ndarray | None, instances: np.ndarray | None
+) -> list[ExportObject] | None:
+    """The objects that the row tells of, with their regions; else the mask's connected regions."""
+    if told is None:
+        if mask is None:
+            return None
+        return [
+            ExportObject(int(value) - 1, box, int(region.sum()), region=region)
+            for value, box, region in connected_regions(mask, skip=(0, IGNORE_LABEL))
+        ]
+    scores = told.get("score") or [None] * len(told["bbox"])
+    objects = []
+    for number, (box, label, score) in enumerate(zip(told["bbox"], told["category"], scores)):
+        x, y, width, height = box
+        corners = (x, y, x + width, y + height)
+        region = None
+        if instances is not None:
+            region = instances == number + 1
+        elif mask is not None:
+            # without a map of instances: the region of that class which has this very box
+            same = connected_regions(np.where(mask == label + 1, 1, 0), skip=(0,))
+            region = next((region for _, found, region in same if found == corners), None)
+        area = int(told["area"][number]) if region is None else int(region.sum())
+        objects.append(ExportObject(int(label), corners, area, score, region))
+    return objects
+
+
+def public_values(row: ExportRow) -> dict[str, Any]:
+    """The row's columns that are neither images nor objects, as JSON values."""
+    kept = {}
+    for name, value in row.values.items():
+        is_image = isinstance(value, dict) and set(value) == {"bytes", "path"}
+        if name == "objects" or is_image or (isinstance(value, list) and value and isinstance(value[0], dict)):
+            continue
+        kept[name] = value
+    return json.loads(json.dumps(kept, default=str))

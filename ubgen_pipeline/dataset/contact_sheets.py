@@ -1,0 +1,214 @@
+"""Draw contact sheets of a generated dataset with its masks, boxes and heat maps, and count its classes.
+
+Drawn with torchvision's utilities; heat maps are coloured with matplotlib's turbo.
+"""
+
+import sys
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..mask_settings import IGNORE_LABEL
+
+LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
+# which column a layer is drawn from
+_COLUMNS = {
+    "mask": "mask",
+    "box": "objects",
+    "heatmap": "heatmaps",
+    "instance": "instances",
+    "confidence": "confidence",
+}
+_TILE = 192
+
+
+@dataclass(frozen=True)
+class ShowSettings:
+    """Settings of ``ubgen show``."""
+
+    output_dir: str | None = field_help("folder for the sheets; `sheets` in the dataset's own if not given", None)
+    layers: list[str] | None = field_help(
+        "what to draw: image, mask, box, heatmap, instance, confidence; all that the dataset has if not given", None
+    )
+    num_per_class: int = field_help("images of each class", 4)
+    images_per_sheet: int = field_help("images of one sheet", 40)
+    split: str = field_help("split of the dataset", "train")
+
+    def __post_init__(self) -> None:
+        for name in ("num_per_class", "images_per_sheet"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1.")
+        for layer in self.layers or ():
+            if layer not in LAYERS:
+                raise ValueError(f"layers holds {layer!r}; choose from {', '.join(LAYERS)}.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ubgen show``: the exit code, 2 for what the user can put right."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    folder, argv = leading_folder(argv, "ubgen show DIR")
+    description = (__doc__ or "").split("\n")[0]
+    settings = parse_settings(ShowSettings, argv, prog="ubgen show DIR", description=description)
+    for file in show_dataset(folder, settings):
+        print(file)
+
+
+def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> list[Path]:
+    """Write contact sheets of the dataset in ``folder``, print its counts, and return the sheets' files.
+
+    Raises:
+        ValueError: no dataset there, or a layer that it has no column for.
+    """
+    from datasets import load_dataset
+
+    settings = settings or ShowSettings()
+    folder = Path(folder).expanduser()
+    if not list(folder.glob(f"data/{settings.split}-*.parquet")):
+        raise ValueError(
+            f"{str(folder)!r} holds no data/{settings.split}-*.parquet; give the folder of a generated dataset."
+        )
+    files = sorted(str(file) for file in folder.glob(f"data/{settings.split}-*.parquet"))
+    dataset: Any = load_dataset("parquet", data_files={settings.split: files}, split=settings.split)
+    layers = settings.layers or [
+        layer for layer in LAYERS if layer == "image" or _COLUMNS[layer] in dataset.column_names
+    ]
+    for layer in layers:
+        if layer != "image" and _COLUMNS[layer] not in dataset.column_names:
+            raise ValueError(
+                f"layers holds {layer!r}, but the dataset has no column {_COLUMNS[layer]!r};"
+                f" generate it with --annotations {layer}."
+            )
+    names = dataset.features["label"].names
+    print(*class_counts(dataset, names), sep="\n")
+    rows = _chosen(dataset["label"], settings.num_per_class)
+    output = Path(settings.output_dir).expanduser() if settings.output_dir else folder / "sheets"
+    output.mkdir(parents=True, exist_ok=True)
+    written = []
+    for number, start in enumerate(range(0, len(rows), settings.images_per_sheet)):
+        sheet = contact_sheet([dataset[row] for row in rows[start : start + settings.images_per_sheet]], layers, names)
+        written.append(output / f"sheet-{number:03d}.png")
+        sheet.save(written[-1])
+    return written
+
+
+def class_counts(dataset: Any, names: Sequence[str]) -> list[str]:
+    """Lines of a table: for each class its images and, where they are annotated, its objects."""
+    images, shown, objects = Counter(dataset["label"]), Counter(), Counter()
+    has_objects = "objects" in dataset.column_names
+    has_shown = "classes" in dataset.column_names
+    for row in dataset.select_columns([name for name in ("classes", "objects") if name in dataset.column_names]):
+        shown.update(row.get("classes", ()))
+        objects.update(row["objects"]["category"] if has_objects else ())
+    columns = {"images": images}
+    columns |= {"shown in": shown} if has_shown else {}
+    columns |= {"objects": objects} if has_objects else {}
+    labels = [label for label in range(len(names)) if images[label] or shown[label]]
+    table = [["class", *columns]]
+    table += [[names[label], *(str(counts[label]) for counts in columns.values())] for label in labels]
+    widths = [max(map(len, cells)) for cells in zip(*table)]
+    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
+
+
+def contact_sheet(rows: Sequence[Mapping[str, Any]], layers: Sequence[str], names: Sequence[str]) -> Any:
+    """A PIL image: one line of tiles per row of the dataset, one tile per layer (heat maps: one per class shown).
+
+    Args:
+        rows: decoded rows of a dataset.
+        layers: of :data:`LAYERS`.
+        names: of the classes.
+    """
+    import torch
+    from torchvision.transforms.functional import to_pil_image
+    from torchvision.utils import make_grid
+
+    lines = [[_tile(row, layer, number, names) for layer, number in _tiles(row, layers)] for row in rows]
+    num_columns = max(map(len, lines))
+    blank = torch.full_like(lines[0][0], 255)
+    tiles = [tile for line in lines for tile in [*line, *[blank] * (num_columns - len(line))]]
+    return to_pil_image(make_grid(tiles, nrow=num_columns, padding=4, pad_value=255))
+
+
+def _tiles(row: Mapping[str, Any], layers: Sequence[str]) -> list[tuple[str, int]]:
+    return [(layer, number) for layer in layers for number in range(len(row["heatmaps"]) if layer == "heatmap" else 1)]
+
+
+def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str]) -> Any:
+    """``(3, _TILE, w)`` uint8 tensor of one layer over the row's image."""
+    import torch
+    from torchvision.transforms.functional import pil_to_tensor
+    from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
+
+    image = row["image"].convert("RGB")
+    scale = _TILE / image.height
+    size = (round(image.width * scale), _TILE)
+    base = pil_to_tensor(image.resize(size))
+    colours = _colours(len(names))
+    if layer in ("mask", "instance"):
+        values = torch.from_numpy(np.asarray(row[_COLUMNS[layer]].resize(size, 0)).astype(np.int64))
+        present = [int(value) for value in values.unique() if value]
+        if not present:
+            return base
+        chosen: Any = [
+            (255, 255, 255)
+            if layer == "mask" and value == IGNORE_LABEL
+            else (colours[value - 1] if layer == "mask" else _colours(256)[value % 256])
+            for value in present
+        ]
+        masks = torch.stack([values == value for value in present])
+        return draw_segmentation_masks(base, masks, alpha=0.6, colors=chosen)
+    if layer == "box":
+        boxes = torch.tensor(row["objects"]["bbox"], dtype=torch.float32).reshape(-1, 4) * scale
+        boxes[:, 2:] += boxes[:, :2]
+        categories = row["objects"]["category"]
+        if not categories:
+            return base
+        labels = [f"{names[label]} {score:.2f}" for label, score in zip(categories, row["objects"]["score"])]
+        chosen = [colours[label] for label in categories]
+        return draw_bounding_boxes(
+            base,
+            boxes,
+            labels,
+            chosen,
+            width=2,
+            label_colors="black",
+            label_background_colors=chosen,
+            fill_labels=True,
+        )
+    if layer in ("heatmap", "confidence"):
+        picture = row["heatmaps"][number] if layer == "heatmap" else row["confidence"]
+        scores = np.asarray(picture.resize(size)) / 255
+        from matplotlib import colormaps
+
+        heat = torch.from_numpy((colormaps["turbo"](scores)[..., :3] * 255).astype(np.uint8)).permute(2, 0, 1)
+        return ((base.float() + heat.float()) / 2).to(torch.uint8)
+    return base
+
+
+def _colours(count: int) -> list[tuple[int, int, int]]:
+    """Colours that differ between neighbours: hues a golden section of the circle apart."""
+    from matplotlib.colors import hsv_to_rgb
+
+    hues = (np.arange(max(count, 1)) * 0.618034) % 1
+    colours = hsv_to_rgb(np.stack([hues, np.full_like(hues, 0.85), np.full_like(hues, 1.0)], axis=1)) * 255
+    return [(int(red), int(green), int(blue)) for red, green, blue in colours]
+
+
+def _chosen(labels: Sequence[int], num_per_class: int) -> list[int]:
+    """Positions of the first so many rows of each class, class by class."""
+    of_class: dict[int, list[int]] = {}
+    for position, label in enumerate(labels):
+        if len(found := of_class.setdefault(label, [])) < num_per_class:
+            found.append(position)
+    return [position for label in sorted(of_class) for position in of_class[label]]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

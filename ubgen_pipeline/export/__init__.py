@@ -1,0 +1,1 @@
+"""A finished dataset in other layouts, a file per format."""

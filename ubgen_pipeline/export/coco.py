@@ -1,0 +1,97 @@
+"""Export to COCO's layout: ``images/``, ``annotations/instances_train.json``, and ``masks/`` with the class masks.
+
+Category ids are label + 1 in the order of the dataset's classes, image ids the rows' numbers, annotation ids count
+from 1. Segmentations are run lengths, which say a region exactly, or polygons along pixel borders where asked for.
+"""
+
+import json
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
+from ..export_regions import polygon_area, region_outlines, single_outline
+
+
+def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:
+    """Images, masks and one JSON file, written while the rows pass.
+
+    Args:
+        source: where the rows come from.
+        rows: the rows to write.
+        folder: an empty folder.
+        polygons: polygons instead of run lengths.
+
+    Raises:
+        ValueError: pycocotools, which packs run lengths, is not installed.
+    """
+    encode = None if polygons else _encoder()
+    for name in ("images", "annotations", *(["masks"] if source.has_masks else [])):
+        (folder / name).mkdir()
+    file, parts = folder / "annotations" / "instances_train.json", folder / "annotations" / "parts"
+    categories = [
+        {"id": label + 1, "name": name, "supercategory": ""} for label, name in enumerate(source.class_names)
+    ]
+    num_annotations = 0
+    with open(file, "w", encoding="utf-8") as images, open(parts, "w", encoding="utf-8") as annotations:
+        images.write('{"info": {"description": "made by ubgen"}, "licenses": [],\n"categories": ')
+        images.write(json.dumps(categories) + ',\n"images": [')
+        for position, row in enumerate(rows):
+            (folder / "images" / f"{row.name}{row.suffix}").write_bytes(row.image)
+            if row.mask is not None:
+                (folder / "masks" / f"{row.name}.png").write_bytes(row.values["mask"]["bytes"])
+            width, height = row.size
+            entry = {"id": row.index, "file_name": f"{row.name}{row.suffix}", "width": width, "height": height}
+            images.write((",\n" if position else "\n") + json.dumps(entry))
+            for item in row.objects or []:
+                num_annotations += 1
+                annotation = _annotation(item, row, num_annotations, encode)
+                annotations.write((",\n" if num_annotations > 1 else "\n") + json.dumps(annotation))
+        images.write('\n],\n"annotations": [')
+        annotations.flush()
+        with open(parts, encoding="utf-8") as written:
+            shutil.copyfileobj(written, images)
+        images.write("\n]}\n")
+    parts.unlink()
+
+
+def _annotation(item: ExportObject, row: ExportRow, number: int, encode: Any) -> dict[str, Any]:
+    x0, y0, x1, y1 = item.box
+    if item.region is None:
+        segmentation: Any = [[x0, y0, x1, y0, x1, y1, x0, y1]]
+    elif encode is not None:
+        packed = encode(np.asfortranarray(item.region, dtype=np.uint8))
+        segmentation = {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
+    else:
+        segmentation = region_polygons(item.region)
+    entry = {
+        "id": number,
+        "image_id": row.index,
+        "category_id": item.label + 1,
+        "bbox": [x0, y0, x1 - x0, y1 - y0],
+        "area": item.area,
+        "iscrowd": 0,
+        "segmentation": segmentation,
+    }
+    # not `score`, which marks detections instead of truth
+    return entry if item.score is None else {**entry, "confidence": round(float(item.score), 6)}
+
+
+def region_polygons(region: np.ndarray) -> list[list[int]]:
+    """A region as COCO's list of flat polygons x0, y0, x1, y1, …; holes are joined to their outline by a bridge."""
+    outlines = region_outlines(region)
+    has_holes = any(polygon_area(points) < 0 for points in outlines)
+    return [points.reshape(-1).tolist() for points in ([single_outline(region)] if has_holes else outlines)]
+
+
+def _encoder() -> Any:
+    try:
+        from pycocotools.mask import encode
+    except ImportError as error:
+        raise ValueError(
+            "format is 'coco', whose run lengths need pycocotools; pip install pycocotools, or set polygons."
+        ) from error
+    return encode

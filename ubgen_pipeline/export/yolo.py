@@ -1,0 +1,53 @@
+"""Export to YOLO's layout: ``images/train``, ``labels/train`` with a text file per image, ``data.yaml``.
+
+A line is ``label x y width height`` of the box (centre and size, as shares of the image), or ``label x y x y …`` of
+the object's outline, holes and parts joined by bridges.
+"""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
+from ..export_regions import single_outline
+
+
+def write_yolo(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:
+    """Images, labels, class masks where there are any, and the description that trainers read.
+
+    Args:
+        source: where the rows come from.
+        rows: the rows to write.
+        folder: an empty folder.
+        polygons: outlines instead of boxes.
+    """
+    for name in ("images", "labels", *(["masks"] if source.has_masks else [])):
+        (folder / name / "train").mkdir(parents=True)
+    for row in rows:
+        (folder / "images" / "train" / f"{row.name}{row.suffix}").write_bytes(row.image)
+        if row.mask is not None:
+            (folder / "masks" / "train" / f"{row.name}.png").write_bytes(row.values["mask"]["bytes"])
+        lines = [yolo_line(item, row.size, polygons=polygons) + "\n" for item in row.objects or []]
+        # an empty file says that there is nothing in the image
+        (folder / "labels" / "train" / f"{row.name}.txt").write_text("".join(lines), encoding="utf-8")
+    about = {"train": "images/train", "val": "images/train", "names": dict(enumerate(source.class_names))}
+    (folder / "data.yaml").write_text(
+        "# trainers want a `val`; these are the training images again: put images of your own there\n"
+        + yaml.safe_dump(about, sort_keys=False, allow_unicode=True),
+        encoding="utf-8",
+    )
+
+
+def yolo_line(item: ExportObject, size: tuple[int, int], *, polygons: bool = False) -> str:
+    """The object's line; ``size`` is the image's (width, height)."""
+    width, height = size
+    x0, y0, x1, y1 = item.box
+    if polygons:
+        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
+        points = corners if item.region is None else single_outline(item.region)
+        numbers = (points / np.array([width, height])).reshape(-1)
+    else:
+        numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
+    return " ".join([str(item.label), *(f"{number:.8g}" for number in numbers)])

@@ -1,0 +1,263 @@
+"""One run that draws a dataset, or what is missing of it: alone, as one of several ranks, or as a cluster's worker."""
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING
+
+from ..commands.console import WaitingNote
+from ..dataset.card import DatasetCardMaker, Generator, manifest, num_flagged
+from ..dataset.score_columns import SAFETY_COLUMN
+from ..dataset.shards import DatasetShards, Shard
+from ..hub.streamed_dataset import HubDataset, published_settings
+from ..inference.presets import describe
+from ..inference.settings import Inference, lora_weights
+from ..models.sources import hub_commit
+from ..prompts.class_prompts import label_names
+from .row_drawer import RowDrawer, check_prompts, dataset_features, say
+from .settings import GenerateSettings
+from .shard_writer import write_shards
+
+if TYPE_CHECKING:
+    from ..pipeline import UbGenPipeline
+
+# encoding keeps up with the fastest GPU on two of these; one draws, one is ready to
+_GPU_THREADS = 4
+
+
+class DatasetRun:
+    """The dataset that the settings describe, and what of it is there. Nothing is written before :meth:`write`.
+
+    Args:
+        settings: of the dataset.
+        rank: of this process; the others wait for what number 0 chooses for a new dataset.
+        world_size: processes that share the work.
+
+    Raises:
+        ValueError: a setting out of range, or a folder or repository that holds something else.
+    """
+
+    def __init__(self, settings: GenerateSettings, rank: int = 0, world_size: int = 1):
+        self.settings, self.rank, self.world_size = settings, rank, world_size
+        folder, self.plan = settings.folder(), settings.plan()
+        self.names = label_names(self.plan.classes)
+        import torch
+
+        self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        self.generator = Generator(
+            settings.model,
+            settings.lora,
+            hub_commit(settings.model, settings.revision),
+            hub_commit(settings.lora),
+            hub_commit(settings.few_step_lora),
+        )
+        self.shards = DatasetShards(folder, {}, len(self.plan), settings.samples_per_shard)
+        self._begun = self.shards.begun_with()
+        if self._begun is None and settings.hub_dataset_id is not None:
+            self._begun = published_settings(settings.hub_dataset_id)
+        if self._begun is not None:
+            self._settle(Inference.resumed(settings, self._begun))
+        self.shards.check()
+        self.card = DatasetCardMaker(
+            self.shards,
+            self.names,
+            self.generator,
+            self.plan.turns,
+            settings.hub_dataset_id,
+            counts_flags=settings.hub_dataset_id is None,
+        )
+        self._hub = None
+        if settings.hub_dataset_id is not None:
+            self._hub = HubDataset(
+                settings.hub_dataset_id,
+                self.shards,
+                self.card,
+                private=settings.private,
+                keep_local=settings.keep_local,
+                shards_per_commit=settings.shards_per_commit,
+                rank=rank,
+                num_processes=world_size,
+            )
+        self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
+        self._pipeline: UbGenPipeline | None = None
+        self._num_written = self._num_flagged = 0
+
+    def missing(self) -> list[int]:
+        """Numbers of the shards that this process has to write."""
+        missing = self.shards.missing() if self._hub is None else self._hub.open()
+        return [shard.number for shard in missing if shard.number % self.world_size == self.rank]
+
+    def prepare(self) -> None:
+        """Load the model, settle how it draws, and make the folder; ``write`` does so where it was not done.
+
+        Raises:
+            ValueError: a model, LoRA or prompt that does not fit, or too little memory.
+        """
+        if self._pipeline is not None:
+            return
+        import torch
+
+        from ..inference.choice import choose_inference, use_threads, wanted_dtype
+        from ..inference.prepared_pipeline import prepare_pipeline
+
+        settings, plan, device = self.settings, self.plan, self.device
+        if device == "cuda" and "LOCAL_RANK" in os.environ:
+            device = f"cuda:{os.environ['LOCAL_RANK']}"
+        if device.startswith("cuda:"):
+            torch.cuda.set_device(device)
+        records_attention = bool(settings.wanted_annotations())
+        dtype = wanted_dtype(settings, self._begun, device)
+        if settings.preset is not None and self.rank == 0:
+            say(describe(settings.preset))
+        # before the folder is made: a model that does not load leaves nothing behind
+        pipeline = self._load(device, getattr(torch, dtype))
+        _, height, width = pipeline.latent_shape(settings.height, settings.width)
+        num_chunks = check_prompts(settings, plan, pipeline)
+        if self._begun is None and self.rank > 0 and self._hub is None:
+            note = WaitingNote(lambda: "rank 0, which chooses how to draw")
+            while (begun := self.shards.begun_with()) is None:
+                note.wait(0.1)
+            self._begun = begun
+        num_at_once = use_threads(
+            settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
+        )
+        self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
+        prepare_pipeline(pipeline, lora_weights(settings.any_lora(), dtype), records_attention=records_attention)
+        self._drawer = RowDrawer(settings, self.generator, pipeline, plan, num_chunks)
+        num_calls = settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
+        inference = choose_inference(
+            settings,
+            self._begun,
+            pipeline,
+            self._drawer.trial,
+            lora=settings.any_lora(),
+            latent_pixels=height * width,
+            num_denoiser_samples=len(plan) * num_calls // self.world_size,
+            is_compilable=not records_attention and not settings.reuses_features(),
+        )
+        self._drawer.is_compiled = inference.compile == "on"
+        self.batch_size, self.attention = inference.batch_size, inference.attention
+        self._settle(inference)
+        self.shards.open()
+        self._pipeline = pipeline
+
+    @property
+    def pipeline(self) -> "UbGenPipeline":
+        """What draws, prepared."""
+        self.prepare()
+        assert self._pipeline is not None
+        return self._pipeline
+
+    def write(self, numbers: Sequence[int]) -> None:
+        """Draw and write those of the missing shards, and push them where the dataset is on the Hub."""
+        if not numbers:
+            return
+        from ..inference.attention_kernels import attention_order
+
+        has_safety_checker = self.pipeline.safety_checker is not None
+        num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
+        with attention_order(self.attention):
+            write_shards(
+                self.shards,
+                numbers,
+                self._drawer.rows,
+                dataset_features(self.settings, self.plan, self.names, has_safety_checker),
+                batch_size=self._affordable_batch_size(),
+                num_threads=self.num_threads,
+                report=_progress(num_images),
+                written=self._take,
+            )
+        self._num_written += len(numbers)
+
+    def _take(self, shard: Shard) -> None:
+        """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
+        self._num_flagged += num_flagged(self.shards.file(shard))
+        if self._hub is not None:
+            self._hub.add(shard)
+
+    def _affordable_batch_size(self) -> int:
+        """The one settled on, or what the memory was enough for in an earlier run, here or on the Hub."""
+        lowered = (self.shards.lowered_batch_size(), self._hub and self._hub.lowered_batch_size)
+        return min([self.batch_size, *filter(None, lowered)])
+
+    def finish(self) -> None:
+        """Push what is left; rank 0 waits for the shards that others write, and writes the card."""
+        if self._is_finished:
+            say(f"{self.shards.folder} is finished, {len(self.plan)} images: nothing to do")
+            return
+        made = f"{len(self.plan)} images of {len(self.names)} classes in {len(self.shards.shards)} shards"
+        if self._hub is not None:
+            self._hub.flush()
+            if self.settings.keep_local and not self.shards.missing():
+                self._write_card()
+            say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
+            _say_flagged(self._num_flagged, "made here")
+        elif self.rank == 0:
+            note = WaitingNote(lambda: self._others_at_work())
+            while self.shards.missing():
+                note.wait(0.5)
+            self._write_card()
+            say(f"{self.shards.folder}: {made}")
+            _say_flagged(sum(num_flagged(self.shards.file(shard)) for shard in self.shards.shards), "of the dataset")
+
+    def _others_at_work(self) -> str:
+        missing = self.shards.missing()
+        ranks = sorted({shard.number % self.world_size for shard in missing})
+        shown = ", ".join(map(str, ranks[:8])) + (f" and {len(ranks) - 8} more" if len(ranks) > 8 else "")
+        return f"rank {shown}: {len(missing)} of {len(self.shards.shards)} shards are missing"
+
+    def _write_card(self) -> None:
+        if not self.shards.manifest:
+            # a cluster's workers settled it
+            self.shards.settle(self.shards.begun_with() or {})
+        self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
+
+    def _load(self, device: str, dtype: object) -> "UbGenPipeline":
+        from ..models.loading import load_pipeline
+
+        settings = self.settings
+        pipeline = load_pipeline(
+            settings.model,
+            lora=settings.lora,
+            scheduler=settings.scheduler,
+            revision=self.generator.model_revision or settings.revision,
+            lora_revision=self.generator.lora_revision,
+            few_step_lora=settings.few_step_lora,
+            few_step_lora_revision=self.generator.few_step_lora_revision,
+            embeddings=settings.embeddings or (),
+            torch_dtype=dtype,  # pyright: ignore[reportArgumentType]
+            device=device,
+        )
+        pipeline.set_progress_bar_config(disable=True)
+        return pipeline
+
+    def _settle(self, inference: Inference) -> None:
+        self.shards.settle(manifest(self.settings, self.plan, self.generator, inference, self.device))
+
+
+def _say_flagged(count: int, which: str) -> None:
+    if count:
+        say(
+            f"{count} images {which} were flagged by the safety checker; their rows are kept and marked in"
+            f" {SAFETY_COLUMN}, and what the generator's own checker flags is black"
+        )
+
+
+def _progress(num_images: int) -> Callable[[int], None]:
+    """A function that counts images made and reports images/s and time left on stderr."""
+    started = last = time.monotonic()
+    done = 0
+
+    def report(count: int) -> None:
+        nonlocal done, last
+        done += count
+        now = time.monotonic()
+        # a line every second is enough, in a terminal or a log
+        if now - last < 1 and done < num_images:
+            return
+        last = now
+        rate = done / max(now - started, 1e-9)
+        left = time.strftime("%H:%M:%S", time.gmtime((num_images - done) / rate))
+        say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
+
+    return report

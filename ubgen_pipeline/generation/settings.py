@@ -1,0 +1,203 @@
+"""The settings of ``ubgen generate``, and the plan of samples that they stand for. No torch."""
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from ..commands.settings_parser import field_help
+from ..hub.access import check_repo_id
+from ..inference.presets import PresetFlags
+from ..inference.settings import InferenceFlags
+from ..prompts.class_prompts import label_names
+from ..sample_seeds import sample_seed
+from ..samples.caption_samples import CaptionPlan, load_caption_prompts
+from ..samples.prompt_samples import PromptPlan, plan_prompts, read_prompt_file
+from ..samples.source_dataset import SourceDataset, parse_class_map
+from ..samples.source_samples import SourcePlan, SourceSettings, check_task
+from ..samples.variation_samples import VariationPlan
+from ..scoring.settings import ScoreFlags
+from .annotation_settings import AnnotationFlags
+
+ENGINES = ("local", "ray")
+Plan = PromptPlan | CaptionPlan
+RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
+# they say where the dataset goes, not what it holds
+HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
+
+
+@dataclass(frozen=True)
+class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags, PresetFlags):
+    """Settings of ``ubgen generate``."""
+
+    class_names: list[str] | None = field_help(
+        "class names; or use --classes; with a file of captions, the names that its class prompts consist of", None
+    )
+    classes: str | None = field_help(
+        "a class file, a built-in list (imagenet1k, imagenet100, voc, coco), a file of captions, or a file with"
+        " templates or DiffuGen's configuration, which then sets the defaults of other flags",
+        None,
+    )
+    samples_per_class: int | None = field_help(
+        "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
+    )
+    output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
+    model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
+    lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
+    revision: str | None = field_help("of the model on the Hub", None)
+    template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
+    definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
+    max_prompts: int | None = field_help("different prompts of each class, drawn by the seed; all if not given", None)
+    negative_prompt: str | None = field_help("text to guide away from", None)
+    num_inference_steps: int = field_help("denoising steps", 50)
+    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
+    scheduler: str | None = field_help(
+        "ddpm, ddim, pndm, dpm++, unipc, or of presets lcm, ddim-trailing; the model's own if not given", None
+    )
+    height: int | None = field_help("image height in pixels; the model's own if not given", None)
+    width: int | None = field_help("image width in pixels; the model's own if not given", None)
+    seed: int = field_help("seed of the run, from 0 to 2**63 - 1", 0)
+    samples_per_shard: int = field_help("rows of a parquet file", 256)
+    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+    embeddings: list[str] | None = field_help(
+        "textual inversions for words in the prompts: FILE, or FILE=TOKEN to name its word", None
+    )
+    task: str = field_help(
+        "text-to-image, image-to-image or inpaint; the last two need --source, or a configuration that names one",
+        "text-to-image",
+    )
+    source: str | None = field_help("dataset to start from: folder or Hub id; rows need image and label", None)
+    source_split: str = field_help("split of the source", "train")
+    source_class_map: list[str] | None = field_help(
+        "NAME=CLASS for each class of the source that is called otherwise here", None
+    )
+    samples_per_source: int = field_help("images drawn from each source row", 1)
+    strength: float = field_help("share of the steps that a source image goes through, above 0 up to 1", 0.8)
+    region: str = field_help("what inpainting draws anew, by the source's masks: object or background", "object")
+    region_margin: int = field_help("pixels that this region is grown by", 0)
+    hub_dataset_id: str | None = field_help("owner/name of a dataset on the Hub, filled as shards are finished", None)
+    private: bool = field_help("create the dataset on the Hub private", False)
+    keep_local: bool = field_help("keep the shards' files here after they are on the Hub", False)
+    shards_per_commit: int = field_help("finished shards that make a commit on the Hub", 8)
+    engine: str = field_help("local, or ray: a Ray cluster (RAY_ADDRESS, else this machine)", "local")
+    num_workers: int | None = field_help("of engine ray; as many as the cluster has GPUs, or 2 on CPUs", None)
+    dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
+
+    def __post_init__(self) -> None:
+        counts = ("num_inference_steps", "samples_per_shard", "samples_per_source", "shards_per_commit")
+        for name in counts:
+            _check_count(name, getattr(self, name))
+        for name in ("samples_per_class", "max_prompts", "num_workers", "height", "width"):
+            if getattr(self, name) is not None:
+                _check_count(name, getattr(self, name))
+        if not 0 <= self.guidance_scale < float("inf"):
+            raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
+        sample_seed(self.seed, "", 0)
+        self.check_inference()
+        self.wanted_scores()
+        self.apply_preset()
+        self._check_engine()
+        # a class file may name the source
+        if self.classes is None or self.source is not None:
+            self._check_task()
+        if self.source is not None and self.samples_per_class is not None:
+            raise ValueError(
+                "samples_per_class is given with a source; give samples_per_source, the images of each source row."
+            )
+        if self.source is None and self.class_names is None and self.classes is None:
+            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
+        if self.hub_dataset_id is not None:
+            check_repo_id("hub_dataset_id", self.hub_dataset_id)
+        elif self.private or self.keep_local:
+            name = "private" if self.private else "keep_local"
+            raise ValueError(f"{name} is set without hub_dataset_id; name the dataset on the Hub, or leave it out.")
+        if self.wanted_annotations() and self.compile == "on":
+            raise ValueError("compile is on, which annotations from attention do not work with; give off or auto.")
+        if self.wanted_annotations() and self.source is not None:
+            raise ValueError(
+                "annotations is given with a source, whose rows keep the source's masks; leave it out, and annotate"
+                " the finished dataset with `ubgen annotate`."
+            )
+
+    def _check_task(self) -> None:
+        check_task(self.task, self.source, self.strength, self.region, self.region_margin)
+
+    def _check_engine(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
+        if self.num_workers is not None and self.engine != "ray":
+            raise ValueError("num_workers is given without engine ray; add --engine ray, or accelerate launch.")
+        if self.engine == "ray" and self.hub_dataset_id is not None:
+            raise ValueError("engine is 'ray' and hub_dataset_id is given; publish the finished folder instead.")
+
+    def folder(self) -> Path:
+        """The dataset's folder; for a dataset on the Hub that needs none here, one beside the Hub's cache."""
+        if self.output_dir is not None:
+            return Path(self.output_dir).expanduser()
+        if self.hub_dataset_id is None or self.keep_local:
+            raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
+        from huggingface_hub import constants
+
+        return Path(constants.HF_HOME) / "ubgen" / self.hub_dataset_id.replace("/", "--")
+
+    def plan(self) -> Plan:
+        """The prompt and seed of each sample, and its source where there is one."""
+        self._check_task()
+        captions = None if self.classes is None else load_caption_prompts(self.classes, self.class_names)
+        if captions is not None and self.source is not None:
+            raise ValueError(
+                f"classes is {self.classes!r}, captions of their own images, and source is given; give one of them."
+            )
+        if captions is not None:
+            return dataclasses.replace(captions, seed=self.seed, samples_per_class=self.samples_per_class or 1)
+        if self.classes is not None and self.class_names is not None:
+            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
+        given = self.classes if self.classes is not None else self.class_names
+        return self._prompt_plan(given or []) if self.source is None else self._source_plan(self.source, given)
+
+    def _source_plan(self, name: str, classes: str | Sequence[str] | None) -> SourcePlan:
+        class_map = parse_class_map(self.source_class_map or [], "source_class_map")
+        how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
+        file = read_prompt_file(classes, self.task) if isinstance(classes, str) else None
+        if file is not None and file.variations is not None:
+            self._check_variations()
+            source = SourceDataset(name, self.source_split, label_names(file.classes), class_map)
+            return VariationPlan(file, self.seed, self.samples_per_source, (), True, source=source, settings=how)
+        if classes is None:
+            source = SourceDataset(name, self.source_split, class_map=class_map)
+            plan = self._prompt_plan(source.new_names)
+        else:
+            plan = self._prompt_plan(classes)
+            source = SourceDataset(name, self.source_split, label_names(plan.classes), class_map)
+        fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptPlan)}
+        return SourcePlan(**fields, source=source, settings=how)
+
+    def _check_variations(self) -> None:
+        """Refuse what has no meaning for a configuration that says how each source row is drawn anew."""
+        given = {
+            "template": self.template != "{name}",
+            "definitions": self.definitions,
+            "max_prompts": self.max_prompts,
+        }
+        if wrong := [name for name, value in given.items() if value]:
+            raise ValueError(
+                f"{wrong[0]} is given, but classes is {self.classes!r}, which says how each source row is drawn; leave"
+                " it out."
+            )
+
+    def _prompt_plan(self, classes: str | Sequence[str]) -> PromptPlan:
+        return plan_prompts(
+            classes,
+            template=self.template,
+            seed=self.seed,
+            samples_per_class=self.samples_per_class,
+            max_prompts=self.max_prompts,
+            negative_prompt=self.negative_prompt,
+            definitions=self.definitions,
+            task=self.task,
+        )
+
+
+def _check_count(name: str, value: int) -> None:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")

@@ -1,0 +1,1 @@
+"""Talking to the Hub: access, streaming a dataset there, publishing."""

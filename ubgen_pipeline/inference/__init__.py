@@ -1,0 +1,1 @@
+"""A loaded pipeline made ready to sample many images, and the record of how."""

@@ -1,0 +1,100 @@
+"""Samples in, 8-bit images out: the pipeline called batch by batch from threads, while others encode and write."""
+
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from .prepared_pipeline import with_own_scheduler
+from .prompt_cache import PromptCache
+
+if TYPE_CHECKING:
+    from ..pipeline import UbGenPipeline
+    from ..pipeline_output import UbGenOutput
+
+
+@dataclass(frozen=True)
+class DrawnImages:
+    """The images of one batch on their way from the device, with everything else that the pipeline gave.
+
+    Attributes:
+        output: of the pipeline; its images are not read any more.
+        num_samples: B, without what filled the batch up.
+    """
+
+    output: "UbGenOutput"
+    num_samples: int
+    _pixels: torch.Tensor
+    _arrived: torch.cuda.Event | None
+
+    def images(self) -> np.ndarray:
+        """``(B, H, W, 3)`` uint8; waits for the copy from the device."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._pixels.numpy()[: self.num_samples]
+
+
+class ImageDrawer:
+    """Draws batches, each thread with a scheduler of its own.
+
+    Args:
+        pipeline: prepared; the first thread that draws takes it as it is.
+        num_chunks: tokenizer lengths of prompts with word weights; None where there are none.
+    """
+
+    def __init__(self, pipeline: "UbGenPipeline", *, num_chunks: int | None = None):
+        self._pipeline, self._num_chunks = pipeline, num_chunks
+        self._cache = PromptCache(num_chunks)
+        self._own = threading.local()
+        self._lock = threading.Lock()
+        self._is_taken = False
+
+    def __call__(
+        self, class_names: Sequence[str], prompts: Sequence[str], *, num_samples: int | None = None, **arguments: Any
+    ) -> DrawnImages:
+        """Draw a batch and leave without waiting for the device.
+
+        Args:
+            class_names: B names.
+            prompts: B texts.
+            num_samples: of them that are kept, from the first on; all if not given.
+            **arguments: of the pipeline.
+        """
+        if not hasattr(self._own, "pipeline"):
+            with self._lock:
+                self._own.pipeline = with_own_scheduler(self._pipeline) if self._is_taken else self._pipeline
+                self._is_taken = True
+        pipeline: UbGenPipeline = self._own.pipeline
+        negative = arguments.get("negative_prompt") or ""
+        output = pipeline(
+            class_names,
+            prompts=prompts,
+            prompt_embeds=self._cache.features(pipeline, prompts),
+            negative_prompt_embeds=self._cache.features(pipeline, [negative] * len(prompts)),
+            weighted_prompts=self._num_chunks is not None,
+            num_prompt_chunks=self._num_chunks,
+            output_type="pt",
+            **arguments,
+        )
+        assert not isinstance(output, tuple)
+        return _on_the_way(output, len(prompts) if num_samples is None else num_samples)
+
+
+def _on_the_way(output: "UbGenOutput", num_samples: int) -> DrawnImages:
+    """Round to 8 bits on the device, and copy from there without waiting."""
+    images = output.images
+    output.images = None
+    # float32 first: 255 values do not fit exactly into 16 bits of precision
+    pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    if not pixels.is_cuda:
+        return DrawnImages(output, num_samples, pixels.cpu(), None)
+    host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    # a thread begins on GPU 0, whichever its process took
+    with torch.cuda.device(pixels.device):
+        host.copy_(pixels, non_blocking=True)
+        arrived = torch.cuda.Event()
+        arrived.record()
+    return DrawnImages(output, num_samples, host, arrived)

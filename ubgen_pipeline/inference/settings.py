@@ -1,0 +1,117 @@
+"""How fast a dataset is drawn: the flags, and what they came to for one dataset. No torch.
+
+Whatever changes pixels, if only by rounding, is an :class:`Inference`: chosen once for a dataset, kept in its manifest
+and taken from there by a resume. Threads that draw several batches at the same time change none, so they are not.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from ..commands.settings_parser import field_help
+from ..files.image_codecs import CODECS, check_codec
+
+COMPILE_CHOICES = ("auto", "on", "off")
+DTYPES = ("float32", "float16", "bfloat16")
+
+
+@dataclass(frozen=True)
+class InferenceFlags:
+    """What trades time, memory and rounding; None and ``auto`` are chosen for the machine and kept by a resume."""
+
+    batch_size: int | None = field_help(
+        "samples denoised together; fitted to the memory if not given, and kept by a resume", None
+    )
+    threads: int | None = field_help(
+        "CPU threads of a batch, as many batches being drawn at once as there are cores for; chosen if not given, and"
+        " kept by a resume",
+        None,
+    )
+    dtype: str | None = field_help(
+        f"precision of the model, {', '.join(DTYPES)}; float16 on a GPU and float32 elsewhere, if not given", None
+    )
+    compile: str = field_help(
+        "torch.compile: on, off, or auto, which compiles where the job is long enough to make up for it", "auto"
+    )
+    codec: str = field_help(f"of the image column: {', '.join(CODECS)} (which loses a little)", "png")
+
+    def check_inference(self) -> None:
+        """Raise ``ValueError`` for a value that no dataset can have."""
+        for name in ("batch_size", "threads"):
+            value = getattr(self, name)
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
+                raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
+        if self.dtype is not None and self.dtype not in DTYPES:
+            raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
+        if self.compile not in COMPILE_CHOICES:
+            raise ValueError(f"compile is {self.compile!r}; choose one of {', '.join(COMPILE_CHOICES)}.")
+        check_codec(self.codec)
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How the images of one dataset are drawn.
+
+    Attributes:
+        batch_size: samples denoised together.
+        threads: CPU threads of a batch.
+        dtype: precision of the weights, one of :data:`DTYPES`.
+        compile: ``on`` or ``off``.
+        lora_weights: ``fused`` into the model's in float32, ``beside`` them in 16 bits, where fusing would lose small
+            updates to rounding, or ``none``.
+        attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_choice`.
+    """
+
+    batch_size: int
+    threads: int
+    dtype: str
+    compile: str
+    lora_weights: str
+    attention: str = "auto"
+
+    def facts(self) -> dict[str, Any]:
+        """For the manifest, from which torch's own order of attention kernels is left out."""
+        facts = dataclasses.asdict(self)
+        return {name: value for name, value in facts.items() if (name, value) != ("attention", "auto")}
+
+    @classmethod
+    def resumed(cls, flags: InferenceFlags, manifest: Mapping[str, Any]) -> "Inference":
+        """What the dataset was begun with, where the flags leave it open; where they do not, what they say.
+
+        Args:
+            flags: of this run.
+            manifest: settings of the dataset's manifest.
+        """
+        defaults = {"attention": "auto"}
+        values: dict[str, Any] = {
+            item.name: manifest.get(item.name, defaults.get(item.name)) for item in dataclasses.fields(cls)
+        }
+        for name in values:
+            if getattr(flags, name, None) not in (None, "auto"):
+                values[name] = getattr(flags, name)
+        return cls(**values)
+
+
+def lora_weights(lora: str | None, dtype: str) -> str:
+    """``fused``, ``beside`` or ``none``: see :class:`Inference`."""
+    if lora is None:
+        return "none"
+    return "fused" if dtype == "float32" else "beside"
+
+
+def compile_pays(num_denoiser_samples: int, device_type: str) -> bool:
+    """Whether compiling gains more time than it takes.
+
+    Args:
+        num_denoiser_samples: samples that this process sends through the denoiser, each counted at every step and
+            twice under guidance.
+        device_type: ``cpu``, ``cuda``, ….
+    """
+    return num_denoiser_samples >= _COMPILE_PAYS_FROM.get(device_type, float("inf"))
+
+
+# Seconds of compiling over seconds saved per sample and step. CUDA: 90 s against 0.7 ms, a third of SD1.5's step at
+# 512 pixels on an H100; both are estimates. On a CPU compiling gains nothing where batches are drawn at the same time
+# (docs/performance.md); on other devices it is not known to work.
+_COMPILE_PAYS_FROM = {"cuda": 130_000}

@@ -1,0 +1,1 @@
+"""Labels by a trained segmenter or detector."""

@@ -1,0 +1,174 @@
+"""Label a dataset's images with a trained segmenter or detector: a new dataset with masks and boxes."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..dataset.shards import DatasetShards, Shard
+from ..models.sources import public_name
+from ..samples.source_dataset import SourceDataset, png_bytes
+from .class_words import SharedWords, read_shared_words
+
+if TYPE_CHECKING:
+    from .annotators import Annotator, Labelling
+
+
+@dataclass(frozen=True)
+class AnnotateSettings:
+    """Settings of ``ubgen annotate``."""
+
+    model: str | None = field_help(
+        "segmenter or detector of transformers (folder or Hub id), or a folder of train_segmenter.py", None
+    )
+    output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
+    class_map: list[str] | None = field_help(
+        "MODEL_CLASS=CLASS where the model calls a class otherwise; for a detector that is told its classes, the words"
+        " to look for; or DiffuGen's configuration, in which several classes may share a word",
+        None,
+    )
+    mask_model: str | None = field_help("SAM or its like, for masks in a detector's boxes", None)
+    threshold: float = field_help(
+        "least probability of a pixel's class, which else is ignored, or of a box, which else is dropped", 0.5
+    )
+    min_area: float = field_help("least share of the image that an object covers", 0.005)
+    own_class_only: bool = field_help("look for each row's own class alone", False)
+    split: str = field_help("split of the dataset", "train")
+    samples_per_shard: int = field_help("rows of a parquet file", 256)
+    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+
+    def __post_init__(self) -> None:
+        if self.model is None or self.output_dir is None:
+            raise ValueError(f"{'model' if self.model is None else 'output_dir'} is missing; give it.")
+        if not 0 <= self.threshold <= 1:
+            raise ValueError(f"threshold is {self.threshold}; choose from 0 to 1.")
+        if not 0 <= self.min_area < 1:
+            raise ValueError(f"min_area is {self.min_area}; give a share of the image from 0 to below 1.")
+        if self.samples_per_shard < 1:
+            raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give an integer of at least 1.")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ubgen annotate``: the exit code, 2 for what the user can put right."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    folder, argv = leading_folder(argv, "ubgen annotate DIR --model MODEL --output-dir OUT")
+    description = (__doc__ or "").split("\n")[0]
+    settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=description)
+    num_rows = annotate_dataset(folder, settings)
+    print(f"ubgen: {settings.output_dir}: {num_rows} rows labelled by {settings.model}", file=sys.stderr)
+
+
+def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
+    """Write the dataset in ``folder`` anew, with the model's labels in place of any before; returns its rows.
+
+    The columns are ``mask`` (from a segmenter, or a detector with ``mask_model``), ``objects`` and ``annotator``; all
+    others are kept.
+
+    Raises:
+        ValueError: no dataset or model there, classes that do not map, or an output folder that holds something else.
+    """
+    import torch
+
+    from .annotators import build_annotator
+
+    source = SourceDataset(str(folder), settings.split)
+    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    words = read_shared_words(settings.class_map or [], source.class_names)
+    output_dir = str(settings.output_dir)
+    if Path(output_dir).expanduser().resolve() == Path(folder).expanduser().resolve():
+        raise ValueError(f"output_dir is {output_dir!r}, the dataset itself; give another folder.")
+    manifest = {
+        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device")},
+        # not where a configuration lies, but what it says
+        "class_map": [dict(words.class_map), list(words.stand_ins)],
+        "source": source.fingerprint(),
+        "versions": {name: version(name) for name in ("torch", "transformers", "pillow", "pyarrow")},
+    }
+    shards = DatasetShards(output_dir, manifest, len(source), settings.samples_per_shard)
+    shards.check()
+    if shards.is_finished():
+        return len(source)
+    annotator = build_annotator(
+        str(settings.model),
+        source.class_names,
+        words.class_map,
+        mask_model=settings.mask_model,
+        threshold=settings.threshold,
+        min_area=settings.min_area,
+        device=device,
+    )
+    has_masks = annotator(source.rows[0]["image"]).mask is not None
+    shards.open()
+    for shard in shards.missing():
+        shards.write(shard, _rows(source, annotator, words, settings, shard), _features(source, has_masks))
+    shards.finish(_card(source, settings))
+    return len(source)
+
+
+def _rows(
+    source: SourceDataset, annotator: "Annotator", words: SharedWords, settings: AnnotateSettings, shard: Shard
+) -> Iterator[dict[str, Any]]:
+    from datasets import Image
+
+    # bytes go over as they are: decoding and encoding again would lose the file's own form
+    kept = source.rows
+    for name, feature in kept.features.items():
+        if isinstance(feature, Image):
+            kept = kept.cast_column(name, Image(mode=feature.mode, decode=False))
+    for index in range(shard.start, shard.stop):
+        row = source.rows[index]
+        own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
+        labelling = words.in_row(annotator(row["image"], own_label), row["label"])
+        values = {name: value for name, value in kept[index].items() if name not in ("mask", "objects", "annotator")}
+        yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
+
+
+def _columns(labelling: "Labelling") -> dict[str, Any]:
+    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (item.box for item in labelling.objects)]
+    columns: dict[str, Any] = {
+        "objects": {
+            "bbox": [list(box) for box in boxes],
+            "category": [item.value - 1 for item in labelling.objects],
+            "area": [item.area for item in labelling.objects],
+            "score": [item.score for item in labelling.objects],
+        }
+    }
+    if labelling.mask is not None:
+        columns["mask"] = {"bytes": png_bytes(labelling.mask), "path": None}
+    return columns
+
+
+def _features(source: SourceDataset, has_masks: bool) -> Any:
+    from datasets import ClassLabel, Features, Image, List, Value
+
+    columns = {
+        name: feature for name, feature in source.rows.features.items() if name not in ("mask", "objects", "annotator")
+    }
+    columns["objects"] = {
+        "bbox": List(List(Value("int64"), length=4)),
+        "category": List(ClassLabel(names=source.class_names)),
+        "area": List(Value("int64")),
+        "score": List(Value("float32")),
+    }
+    if has_masks:
+        columns["mask"] = Image()
+    return Features({**columns, "annotator": Value("string")})
+
+
+def _card(source: SourceDataset, settings: AnnotateSettings) -> str:
+    return (
+        "---\ntags:\n- synthetic\n- ubgen\n---\n\n# Labelled images\n\n"
+        f"The {len(source)} rows of `{source.public_name()}`, labelled by the model"
+        f" `{public_name(str(settings.model))}` with threshold {settings.threshold}."
+        " Nobody has checked the labels.\n"
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,329 @@
+"""Labels by a trained model instead of attention: any segmenter or detector of transformers, by name.
+
+What a model calls its classes is mapped to the dataset's; what maps to none is background.
+
+Shapes: an image of H x W pixels, C classes of the dataset, M of the model.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModelForMaskGeneration,
+    AutoModelForObjectDetection,
+    AutoModelForSemanticSegmentation,
+    AutoModelForUniversalSegmentation,
+    AutoModelForZeroShotObjectDetection,
+    AutoProcessor,
+)
+from transformers.models.auto import modeling_auto
+
+from ..mask_regions import MaskObject, mask_objects
+from ..mask_settings import IGNORE_LABEL
+from ..models.segmenter import BUILT_NAMES, PIXEL_MEAN, PIXEL_STD, load_segmenter, read_config
+from .phrase_boxes import MODEL_TYPES, PhraseBoxes
+
+
+@dataclass(frozen=True)
+class Labelling:
+    """What a model found in one image.
+
+    ``mask (H, W)`` uint8: 0 background, 1 + label, 255 ignore; None from a detector without a mask model. ``objects``
+    are the boxes; an object's ``value`` is 1 + label.
+    """
+
+    mask: np.ndarray | None
+    objects: list[MaskObject]
+
+
+class Annotator(Protocol):
+    """Labels one image; ``own_label`` tells it which class alone may be in it."""
+
+    def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling: ...
+
+
+def build_annotator(
+    model: str,
+    class_names: Sequence[str],
+    class_map: Mapping[str, str] | None = None,
+    *,
+    mask_model: str | None = None,
+    threshold: float = 0.5,
+    min_area: float = 0.005,
+    device: str = "cpu",
+) -> Annotator:
+    """The annotator for that model.
+
+    Args:
+        model: folder or Hub id: a semantic or universal segmenter (SegFormer, Mask2Former …), a detector (DETR, YOLOS
+            …), one that is told its classes (OWLv2, Grounding DINO), or a segmenter trained here.
+        class_names: of the dataset, in label order.
+        class_map: the dataset's class for a class of the model's; names that agree need no entry.
+        mask_model: SAM or its like, which turns a detector's boxes into masks.
+        threshold: least probability of a pixel's class (others are ignored) or of a box (others are dropped).
+        min_area: least share of the image that an object covers.
+        device: where it runs.
+
+    Raises:
+        ValueError: a model that cannot be loaded or does not label, or classes that do not map.
+    """
+    class_map = dict(class_map or {})
+    if foreign := [target for target in class_map.values() if target not in class_names]:
+        raise ValueError(f"class_map leads to {foreign[0]!r}, which is none of the dataset's classes; leave it out.")
+    if read_config(model).get("model_type") in BUILT_NAMES:
+        segmenter = load_segmenter(model).to(device)
+        table = class_table(["background", *segmenter.class_names], class_names, class_map, model)
+        return PixelAnnotator(segmenter, segmenter.class_scores, None, table, threshold, min_area, device)
+    try:
+        config: Any = AutoConfig.from_pretrained(model)
+    except (OSError, ValueError, KeyError) as error:
+        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+    loader = _loader_for(config, model)
+    network = _load(loader, model, device)
+    if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
+        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
+    if loader is AutoModelForZeroShotObjectDetection:
+        # the words that the model looks for, in place of the class's own name
+        words = {target: name for name, target in class_map.items()}
+        asked = [words.get(name, name) for name in class_names]
+        processor = _load(AutoProcessor, model)
+        if config.model_type in MODEL_TYPES:
+            processor = PhraseBoxes(network, processor, asked, device)
+        return BoxAnnotator(network, processor, asked, None, masks, threshold, min_area, device)
+    names = [config.id2label[number] for number in range(config.num_labels)]
+    table = class_table(names, class_names, class_map, model)
+    if loader is AutoModelForObjectDetection:
+        return BoxAnnotator(network, _load(AutoImageProcessor, model), None, table, masks, threshold, min_area, device)
+    processor = _load(AutoImageProcessor, model) if _has_processor(model) else None
+    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
+
+
+def _loader_for(config: Any, model: str) -> Any:
+    """The class of transformers that loads a model of that configuration, if it labels images."""
+    for mapping, loader in (
+        (modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING, AutoModelForSemanticSegmentation),
+        (modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING, AutoModelForUniversalSegmentation),
+        (modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection),
+        (modeling_auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING, AutoModelForZeroShotObjectDetection),
+    ):
+        if type(config) in mapping:
+            return loader
+    raise ValueError(
+        f"model is {model!r}, a {config.model_type}, which neither segments nor detects; give a segmenter or a"
+        " detector of transformers."
+    )
+
+
+def class_table(
+    model_classes: Sequence[str], class_names: Sequence[str], class_map: Mapping[str, str], model: str
+) -> np.ndarray:
+    """For each of the model's M classes, 1 + the label it stands for, or 0: ``(M,)`` int64.
+
+    Raises:
+        ValueError: the map names a class the model lacks, or none of the model's classes is one of the dataset's.
+    """
+    if unknown := set(class_map) - set(model_classes):
+        raise ValueError(
+            f"class_map names {sorted(unknown)[0]!r}, which model {model!r} lacks; it has"
+            f" {', '.join(model_classes[:20])}."
+        )
+    targets = [class_map.get(name, name) for name in model_classes]
+    table = np.array([1 + list(class_names).index(name) if name in class_names else 0 for name in targets])
+    if not table.any():
+        raise ValueError(
+            f"none of the classes of model {model!r} ({', '.join(model_classes[:10])} …) is one of the dataset's"
+            f" ({', '.join(class_names[:10])} …); map them with class_map MODEL_CLASS=CLASS."
+        )
+    return table
+
+
+class PixelAnnotator:
+    """Masks of a segmenter; the probabilities of all model classes that stand for one class add up.
+
+    Where a row's own class is given, other classes of the dataset are ruled out before that.
+    """
+
+    def __init__(
+        self,
+        network: Any,
+        scores: Any,
+        processor: Any,
+        table: np.ndarray,
+        threshold: float,
+        min_area: float,
+        device: str,
+    ):
+        self._network, self._scores, self._processor = network, scores, processor
+        self._table, self._threshold, self._min_area, self._device = table, threshold, min_area, device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling:
+        image = image.convert("RGB")
+        pixels = _pixels(image, self._processor, normalise=self._scores is transformers_scores).to(self._device)
+        scores = self._scores(self._network(pixels), image.size[::-1])
+        table, scores = torch.from_numpy(self._table), scores[0].cpu()
+        if own_label is not None:
+            # probabilities given that no other class of the dataset is there
+            possible = (table == 0) | (table == 1 + own_label)
+            table, scores = table[possible], scores[possible]
+        by_model_class = scores.softmax(dim=0)
+        if not len(table):
+            return Labelling(np.full(image.size[::-1], IGNORE_LABEL, np.uint8), [])
+        classes, places = table.unique(return_inverse=True)
+        probabilities = torch.zeros(len(classes), *by_model_class.shape[1:]).index_add_(0, places, by_model_class)
+        confidence, best = probabilities.max(dim=0)
+        mask = torch.where(confidence < self._threshold, IGNORE_LABEL, classes[best]).numpy().astype(np.uint8)
+        return Labelling(mask, mask_objects(mask, confidence.numpy(), self._min_area))
+
+
+class BoxAnnotator:
+    """Boxes of a detector, and masks in them where there is a model for that; the smaller object lies on top."""
+
+    def __init__(
+        self,
+        network: Any,
+        processor: Any,
+        asked: Sequence[str] | None,
+        table: np.ndarray | None,
+        masks: "MaskFromBoxes | None",
+        threshold: float,
+        min_area: float,
+        device: str,
+    ):
+        self._network, self._processor, self._asked, self._table = network, processor, asked, table
+        self._masks, self._threshold, self._min_area, self._device = masks, threshold, min_area, device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling:
+        image = image.convert("RGB")
+        size = image.size[::-1]
+        objects = []
+        for value, score, box in self._detect(image):
+            x0, y0, x1, y1 = _inside(box, size)
+            if value == 0 or (own_label is not None and value != 1 + own_label):
+                continue
+            if (area := (x1 - x0) * (y1 - y0)) < self._min_area * size[0] * size[1]:
+                continue
+            region = np.zeros(size, bool)
+            region[y0:y1, x0:x1] = True
+            objects.append(MaskObject(value, (x0, y0, x1, y1), area, score, region))
+        if self._masks is None or not objects:
+            return Labelling(None if self._masks is None else np.zeros(size, np.uint8), objects)
+        found = [
+            MaskObject(item.value, _box_of(region), int(region.sum()), item.score, region)
+            for item, region in zip(objects, self._masks(image, [item.box for item in objects]))
+            if region.any()
+        ]
+        mask = np.zeros(size, np.uint8)
+        for item in sorted(found, key=lambda item: -item.area):
+            mask[item.region] = item.value
+        return Labelling(mask, found)
+
+    def _detect(self, image: Image.Image) -> list[tuple[int, float, list[float]]]:
+        """Value, score and box (x0, y0, x1, y1) of what was found."""
+        size = [image.size[::-1]]
+        if isinstance(self._processor, PhraseBoxes):
+            return [(1 + phrase, score, box) for phrase, score, box in self._processor(image, self._threshold)]
+        if self._asked is None:
+            inputs = self._processor(images=image, return_tensors="pt").to(self._device)
+            found = self._processor.post_process_object_detection(
+                self._network(**inputs), threshold=self._threshold, target_sizes=size
+            )[0]
+            assert self._table is not None
+            values = [int(self._table[label]) for label in found["labels"].tolist()]
+        else:
+            inputs = self._processor(images=image, text=[list(self._asked)], return_tensors="pt").to(self._device)
+            found = self._processor.post_process_grounded_object_detection(
+                self._network(**inputs), threshold=self._threshold, target_sizes=size, text_labels=[list(self._asked)]
+            )[0]
+            words = found["text_labels"]
+            values = [1 + list(self._asked).index(word) if word in self._asked else 0 for word in words]
+        return list(zip(values, found["scores"].tolist(), found["boxes"].tolist()))
+
+
+class MaskFromBoxes:
+    """Masks of the things in boxes, by a promptable segmenter (Kirillov et al. 2023).
+
+    Raises:
+        ValueError: a model that cannot be loaded.
+    """
+
+    def __init__(self, model: str, device: str):
+        self._network, self._processor = _load(AutoModelForMaskGeneration, model, device), _load(AutoProcessor, model)
+        self._device = device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, boxes: Sequence[Sequence[int]]) -> list[np.ndarray]:
+        """One ``(H, W)`` bool per box (x0, y0, x1, y1)."""
+        given = [[[float(side) for side in box] for box in boxes]]
+        inputs = self._processor(images=image, input_boxes=given, return_tensors="pt").to(self._device)
+        output = self._network(**inputs, multimask_output=False)
+        masks = self._processor.post_process_masks(
+            output.pred_masks.cpu(), inputs["original_sizes"].cpu(), inputs["reshaped_input_sizes"].cpu()
+        )[0]
+        return [mask[0].numpy().astype(bool) for mask in masks]
+
+
+def transformers_scores(output: Any, size: Sequence[int]) -> torch.Tensor:
+    """Logits ``(B, M, H, W)``, up to a constant for each pixel, of a semantic or universal segmenter's output."""
+    if hasattr(output, "masks_queries_logits"):
+        masks = _resized(output.masks_queries_logits.float(), size).sigmoid()
+        classes = output.class_queries_logits.float().softmax(dim=-1)[..., :-1]
+        return torch.einsum("bqc,bqhw->bchw", classes, masks).clamp_min(1e-6).log()
+    return _resized(output.logits.float(), size)
+
+
+def _pixels(image: Image.Image, processor: Any, *, normalise: bool) -> torch.Tensor:
+    if processor is not None:
+        return processor(images=image, return_tensors="pt")["pixel_values"]
+    pixels = torch.from_numpy(np.asarray(image, np.float32) / 255).permute(2, 0, 1)
+    if normalise:
+        pixels = (pixels - torch.tensor(PIXEL_MEAN)[:, None, None]) / torch.tensor(PIXEL_STD)[:, None, None]
+    return pixels[None]
+
+
+def _has_processor(model: str) -> bool:
+    # a segmenter trained here is saved without one: it takes images at their own size
+    folder = Path(model).expanduser()
+    return not folder.is_dir() or (folder / "preprocessor_config.json").is_file()
+
+
+def _load(loader: Any, model: str, device: str | None = None) -> Any:
+    try:
+        if device is None:
+            return loader.from_pretrained(model)
+        return loader.from_pretrained(model, use_safetensors=True).eval().to(device)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+
+
+def _inside(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, int]:
+    """The whole pixels that a box touches, inside the image."""
+    height, width = size
+    x0, y0, x1, y1 = box
+    return (
+        int(min(max(np.floor(x0), 0), width)),
+        int(min(max(np.floor(y0), 0), height)),
+        int(min(max(np.ceil(x1), 0), width)),
+        int(min(max(np.ceil(y1), 0), height)),
+    )
+
+
+def _box_of(region: np.ndarray) -> tuple[int, int, int, int]:
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    return torch.nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

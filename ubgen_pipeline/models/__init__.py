@@ -1,0 +1,1 @@
+"""Finding and loading a trained model by name: pipelines, CLIPs, segmenters, word embeddings."""

@@ -1,0 +1,199 @@
+"""Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import (
+    DDIMScheduler,
+    DDPMScheduler,
+    DPMSolverMultistepScheduler,
+    LCMScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
+)
+from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from safetensors import SafetensorError
+
+from ..mini import mini_model_path
+from ..pipeline import UbGenPipeline
+from .text_embeddings import load_embedding, split_embedding
+
+SCHEDULERS: dict[str, type[Any]] = {
+    "ddpm": DDPMScheduler,
+    "ddim": DDIMScheduler,
+    "pndm": PNDMScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "lcm": LCMScheduler,
+    "ddim-trailing": DDIMScheduler,
+}
+# DDPM and DDIM clip to the range of images unless told that they walk latents; PNDM starts with Runge-Kutta steps,
+# three times the UNet calls, unless told not to, as in Stable Diffusion's own configuration. Few steps must begin at
+# pure noise, which trailing timesteps do (Lin et al. 2024).
+_SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
+    "ddpm": {"clip_sample": False},
+    "ddim": {"clip_sample": False},
+    "pndm": {"skip_prk_steps": True},
+    "lcm": {"clip_sample": False},
+    "ddim-trailing": {"clip_sample": False, "timestep_spacing": "trailing"},
+}
+_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+
+
+def resolve_model(name_or_path: str | Path) -> str:
+    """What diffusers loads: ``mini`` becomes the embedded model's folder; a folder or a Hub id stays as it is.
+
+    Raises:
+        ValueError: no model there, and not spelt like a Hub id.
+    """
+    name = str(name_or_path)
+    folder = Path(mini_model_path() if name == "mini" else name).expanduser()
+    if (folder / "model_index.json").is_file():
+        return str(folder)
+    if name == "mini":
+        raise ValueError(f"model is 'mini', but {folder} holds no model; build it with `make mini`.")
+    if folder.exists():
+        raise ValueError(f"model is {name!r}, which holds no model_index.json; give a folder in diffusers layout.")
+    if not _HUB_ID.fullmatch(name):
+        raise ValueError(f"model is {name!r}, which does not exist; give 'mini', a folder or a Hub id (owner/name).")
+    return name
+
+
+def load_pipeline(
+    model: str | Path,
+    *,
+    lora: str | Path | None = None,
+    few_step_lora: str | Path | None = None,
+    scheduler: str | None = None,
+    torch_dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    lora_revision: str | None = None,
+    few_step_lora_revision: str | None = None,
+    embeddings: Sequence[str] = (),
+    device: str | torch.device | None = None,
+) -> UbGenPipeline:
+    """Load a pipeline, safetensors only and running no code from the model's folder.
+
+    Args:
+        model: ``mini``, a folder in diffusers layout, or a Hub id.
+        lora: folder, file or Hub id of a LoRA in diffusers format.
+        few_step_lora: of a second LoRA, distilled for a few steps, to be added to the first.
+        scheduler: a key of :data:`SCHEDULERS`; None keeps the model's own.
+        torch_dtype: of the weights; None is float32.
+        revision: of the model on the Hub.
+        lora_revision: of the LoRA on the Hub.
+        few_step_lora_revision: of the second LoRA on the Hub.
+        embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
+        device: where to put it; None leaves it on the CPU.
+
+    Raises:
+        ValueError: an unknown model or scheduler, or a LoRA or an embedding that is missing or does not
+            fit the model.
+    """
+    if scheduler is not None and scheduler not in SCHEDULERS:
+        raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
+    source = resolve_model(model)
+    try:
+        pipeline = UbGenPipeline.from_pretrained(
+            source, dtype=torch_dtype or torch.float32, revision=revision, use_safetensors=True
+        )
+    # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
+    except (OSError, ValueError) as error:
+        raise ValueError(
+            f"model is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or the id"
+            f" of a public Hub model (owner/name). {_first_line(error)}"
+        ) from error
+    _check_family(pipeline, model)
+    if scheduler is not None:
+        set_scheduler(pipeline, scheduler)
+    if lora is not None:
+        load_lora(pipeline, lora, revision=lora_revision)
+    if few_step_lora is not None:
+        load_lora(pipeline, few_step_lora, revision=few_step_lora_revision, argument="few_step_lora")
+        # loading a second one does not switch on both
+        pipeline.set_adapters(sorted({name for names in pipeline.get_list_adapters().values() for name in names}))
+    for entry in embeddings:
+        load_embedding(pipeline, *split_embedding(entry))
+    return pipeline.to(device) if device is not None else pipeline
+
+
+def _check_family(pipeline: UbGenPipeline, model: str | Path) -> None:
+    """SDXL and inpainting checkpoints load under the same part names, then fail at the first UNet call."""
+    width, channels = pipeline.text_encoder.config.hidden_size, pipeline.vae.config.latent_channels
+    unet = pipeline.unet.config
+    if unet.cross_attention_dim != width or unet.in_channels != channels:
+        raise ValueError(
+            f"model is {str(model)!r}, whose UNet takes {unet.in_channels} channels and text features"
+            f" {unet.cross_attention_dim} wide beside a VAE of {channels} and a text encoder of {width}; give a"
+            " text-to-image checkpoint of Stable Diffusion 1.x or 2.x."
+        )
+
+
+def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:
+    """Replace the scheduler by the one of that short name, with the model's own noise schedule."""
+    settings = _SCHEDULER_SETTINGS.get(name, {})
+    pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config, **settings)
+
+
+def load_lora(
+    pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None = None, argument: str = "lora"
+) -> None:
+    """Load a LoRA into the pipeline after checking every key and shape, so that a misfit leaves it untouched.
+
+    Raises:
+        ValueError: no LoRA there, or one that does not fit.
+    """
+    source = str(Path(lora).expanduser()) if Path(lora).expanduser().exists() else str(lora)
+    try:
+        # a state dict and metadata by path, not as tensors: the metadata hold alpha
+        state_dict, *_ = pipeline.lora_state_dict(
+            source, use_safetensors=True, return_lora_metadata=True, revision=revision
+        )
+    except (OSError, SafetensorError, ValueError) as error:
+        raise ValueError(
+            f"{argument} is {str(lora)!r}, which could not be read; give a folder with"
+            f" pytorch_lora_weights.safetensors, such a file, or a Hub id. {_first_line(error)}"
+        ) from error
+    if misfit := _misfit(pipeline, state_dict):
+        raise ValueError(
+            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
+        )
+    pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
+
+
+def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str | None:
+    """Why the LoRA does not fit, or None; keys are ``unet.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
+    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    foreign = [key for key in state_dict if key.split(".")[0] not in parts or "lora" not in key]
+    if foreign or not state_dict:
+        return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
+    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith("unet.")}
+    if len(peft_names) > 1:
+        # it looks at the first one alone, and drops those that it then does not know
+        return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
+    for prefix, part in parts.items():
+        own = {
+            key.removeprefix(f"{prefix}."): value for key, value in state_dict.items() if key.startswith(f"{prefix}.")
+        }
+        if not own:
+            continue
+        own = convert_unet_state_dict_to_peft(own) if prefix == "unet" else convert_state_dict_to_peft(own)
+        modules = dict(part.named_modules())
+        for key, value in own.items():
+            module_name, _, side = key.removesuffix(".weight").rpartition(".")
+            # transformers dropped this level from its text encoder; diffusers drops it from the keys, too
+            module = modules.get(module_name) or modules.get(module_name.removeprefix("text_model."))
+            weight = getattr(module, "weight", None)
+            if weight is None:
+                return f"it has no {prefix}.{module_name}"
+            axis = {"lora_A": 1, "lora_B": 0}.get(side)
+            if axis is not None and value.shape[axis] != weight.shape[axis]:
+                return f"{prefix}.{key} is {tuple(value.shape)} beside a weight of {tuple(weight.shape)}"
+    return None
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

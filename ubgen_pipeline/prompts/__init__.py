@@ -1,0 +1,1 @@
+"""From class lists and texts to prompts. No torch."""

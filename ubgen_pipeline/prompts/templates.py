@@ -1,0 +1,193 @@
+"""Prompts from templates with ``{placeholders}``: every combination of attribute values, or seeded draws. No torch."""
+
+import math
+import random
+import re
+import string
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+from ..prompt_weights import escape_weights, plain_text
+from ..sample_seeds import sample_seed
+from .class_prompts import ClassName, ClassPrompt
+
+MAX_PROMPTS = 1_000_000
+# filled from the class; all other placeholders are attributes
+CLASS_FIELDS = ("name", "synonym", "definition", "class_id")
+
+
+@dataclass(frozen=True)
+class PromptTemplates:
+    """Templates and the values of their placeholders.
+
+    Attributes:
+        templates: texts with ``{name}``, ``{synonym}`` (the name and each of its synonyms), ``{definition}``,
+            ``{class_id}`` and attributes. ``{x}++`` weights all the words that stand for x.
+        attributes: placeholder -> its values.
+        name_field: a further placeholder that stands for the class's name.
+        combine_all: combine all attributes with every template, also those that it does not use.
+        weighted: whether the texts are read for word weights; names and definitions then are escaped.
+    """
+
+    templates: tuple[str, ...]
+    attributes: Mapping[str, tuple[str, ...]]
+    name_field: str = "name"
+    combine_all: bool = False
+    weighted: bool = True
+
+    def __post_init__(self) -> None:
+        if not self.templates:
+            raise ValueError("templates is empty; give at least one text with {name}.")
+        for name, values in self.attributes.items():
+            if name in (*CLASS_FIELDS, self.name_field) or not name.isidentifier():
+                raise ValueError(
+                    f"attribute {name!r} cannot be a placeholder; rename it to letters, digits and underscores, other"
+                    f" than {', '.join(CLASS_FIELDS)}."
+                )
+            if not values:
+                raise ValueError(f"attribute {name!r} has no values; give at least one, or leave it out.")
+        known = {*CLASS_FIELDS, self.name_field, *self.attributes}
+        for template in self.templates:
+            if unknown := [field for field in template_fields(template) if field not in known]:
+                raise ValueError(
+                    f"template is {template!r}, with the unknown placeholder {{{unknown[0]}}}; give it values among"
+                    f" the attributes, or use one of {', '.join(f'{{{field}}}' for field in sorted(known))}."
+                )
+
+    @property
+    def uses_definitions(self) -> bool:
+        return any("definition" in template_fields(template) for template in self.templates)
+
+    def count(self, item: ClassName) -> int:
+        """Number of different combinations for a class."""
+        return sum(math.prod(map(len, axes.values())) for axes in self._axes(item))
+
+    def prompt(self, item: ClassName, label: int, position: int) -> ClassPrompt:
+        """The class's prompt at a position in ``range(count(item))``; the last attribute changes fastest.
+
+        Raises:
+            ValueError: the class lacks what the template asks for, or its word is not in the prompt.
+        """
+        axes: dict[str, tuple[str, ...]] = {}
+        template = ""
+        for template, axes in zip(self.templates, self._axes(item)):  # noqa: B007
+            size = math.prod(map(len, axes.values()))
+            if position < size:
+                break
+            position -= size
+        chosen: dict[str, str] = {}
+        for name in reversed(axes):
+            position, index = divmod(position, len(axes[name]))
+            chosen[name] = axes[name][index]
+        chosen = dict(reversed(chosen.items()))
+        word = chosen.pop("synonym", item.name)
+        text = self._fill(template, item, word, chosen)
+        check_class_word(text, (item.name, *item.synonyms), weighted=self.weighted)
+        given = {**chosen, "template": template} if self.attributes or len(self.templates) > 1 else {}
+        return ClassPrompt(label, item.name, text, item.key, tuple(given.items()), word)
+
+    def _axes(self, item: ClassName) -> list[dict[str, tuple[str, ...]]]:
+        """For each template, what it is combined with."""
+        axes = []
+        for template in self.templates:
+            fields = template_fields(template)
+            own: dict[str, tuple[str, ...]] = {
+                name: values for name, values in self.attributes.items() if self.combine_all or name in fields
+            }
+            if "synonym" in fields:
+                own = {"synonym": (item.name, *item.synonyms), **own}
+            axes.append(own)
+        return axes
+
+    def _fill(self, template: str, item: ClassName, word: str, attributes: Mapping[str, str]) -> str:
+        own = {self.name_field: item.name, "name": item.name, "synonym": word}
+        own |= {"definition": item.definition, "class_id": item.class_id}
+        text = ""
+        pieces = _pieces(template)
+        for number, (literal, field) in enumerate(pieces):
+            text += literal
+            if field is None:
+                continue
+            value = attributes[field] if field in attributes else own[field]
+            if not value:
+                raise ValueError(
+                    f"template asks for {{{field}}}, which class {item.name!r} does not have; add it to the class."
+                )
+            if self.weighted and field not in attributes:
+                value = escape_weights(value)
+            following = pieces[number + 1][0] if number + 1 < len(pieces) else ""
+            if self.weighted and " " in value and re.match(r"\+\+|--", following):
+                # signs hold for the last word only, unless the words are in parentheses
+                value = f"({value})"
+            text += value
+        return text
+
+
+def template_fields(template: str) -> list[str]:
+    """Placeholders of a template, in order.
+
+    Raises:
+        ValueError: unbalanced braces, an empty placeholder, or one with an attribute, an index, a format or a
+            conversion.
+    """
+    return [field for _, field in _pieces(template) if field is not None]
+
+
+@lru_cache(maxsize=4096)
+def _pieces(template: str) -> list[tuple[str, str | None]]:
+    """Literal text and the placeholder after it, None at the end or after a brace that was written twice."""
+    try:
+        parsed = list(string.Formatter().parse(template))
+    except ValueError as error:
+        raise ValueError(f"template is {template!r}; {error}. Write {{{{ and }}}} for braces.") from error
+    for _, field, form, conversion in parsed:
+        if field is not None and (not field.isidentifier() or form or conversion):
+            raise ValueError(f"template is {template!r}; a placeholder is a bare name such as {{name}}, no {field!r}.")
+    return [(literal, field) for literal, field, *_ in parsed]
+
+
+def check_class_word(prompt: str, words: Sequence[str], *, weighted: bool) -> None:
+    """Raise ``ValueError`` unless one of the class's words stands in the prompt; case does not matter."""
+    wanted = "|".join(re.escape(_normal(word)) for word in words)
+    # plain_text is slow beside a search, and seldom needed
+    for text in (prompt, plain_text(prompt)) if weighted else (prompt,):
+        if re.search(rf"(?<!\w)({wanted})(?!\w)", _normal(text)):
+            return
+    raise ValueError(
+        f"class {words[0]!r} is not in its prompt {prompt!r}; write {{name}} where it belongs, or list the word that"
+        " stands for it among the class's synonyms."
+    )
+
+
+def _normal(text: str) -> str:
+    return " ".join(text.split()).casefold()
+
+
+def chosen_positions(count: int, wanted: int | None, seed: int, key: str) -> Sequence[int]:
+    """All positions in order; or, where fewer are wanted, that many different ones drawn by the seed and class.
+
+    More of them begin with the same ones.
+    """
+    if wanted is None or wanted >= count:
+        return range(count)
+    return distinct_draws(random.Random(sample_seed(seed, f"prompts of {key}", 0)), 0, count - 1, wanted)
+
+
+def distinct_draws(rng: random.Random, low: int, high: int, count: int) -> list[int]:
+    """``count`` different integers in [low, high], uniformly drawn; the range must hold as many."""
+    drawn: dict[int, None] = {}
+    while len(drawn) < count:
+        drawn[rng.randint(low, high)] = None
+    return list(drawn)
+
+
+def check_number_of_prompts(counts: Sequence[int]) -> None:
+    """Refuse a product that nobody can have meant; ``counts`` holds the prompts of each class."""
+    if (total := sum(counts)) > MAX_PROMPTS:
+        cap = max(MAX_PROMPTS // len(counts), 1)
+        raise ValueError(
+            f"the templates and attributes give {total:,} prompts for {len(counts)} classes, more than"
+            f" {MAX_PROMPTS:,}; set max_prompts to at most {cap:,}, and that many are drawn for each class by the"
+            " run's seed."
+        )

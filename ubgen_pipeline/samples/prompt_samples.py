@@ -1,0 +1,206 @@
+"""The plan of a run: which prompt and seed each sample has, known before a model is loaded. No torch."""
+
+import dataclasses
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from ..prompt_weights import has_weights
+from ..prompts.class_prompts import ClassName, ClassPrompt, class_prompts, load_class_names
+from ..prompts.diffugen import is_diffugen_config, prompt_file_from_diffugen
+from ..prompts.template_files import PromptFile, prompt_file_from, read_mapping
+from ..prompts.templates import PromptTemplates, check_number_of_prompts, chosen_positions, distinct_draws
+from ..prompts.word_senses import with_definitions
+from ..sample_seeds import sample_seed
+
+SAMPLES_PER_CLASS = 10
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to be drawn; everything about it is known before a model is loaded."""
+
+    index: int
+    prompt: ClassPrompt
+    seed: int
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """The samples of a run. Classes take turns, so that any prefix is balanced; a class's prompts take turns, too.
+
+    Attributes:
+        file: classes, templates and what else decides the samples.
+        seed: seed of the run.
+        samples_per_class: images of each class that is drawn.
+        positions: for each class that is drawn, which of its prompts are.
+        allows_long_prompts: whether prompts longer than the tokenizer takes are meant to work.
+    """
+
+    file: PromptFile
+    seed: int
+    samples_per_class: int
+    positions: tuple[Sequence[int], ...]
+    allows_long_prompts: bool
+
+    @property
+    def classes(self) -> tuple[ClassName, ...]:
+        return self.file.classes
+
+    @property
+    def model_classes(self) -> Mapping[str, str]:
+        """What a labelling model calls the classes, by their names; empty where the file does not say."""
+        return self.file.model_classes
+
+    def __len__(self) -> int:
+        return len(self.file.drawn) * self.samples_per_class
+
+    @property
+    def turns(self) -> Sequence[int]:
+        """Labels of the first samples; sample i has label ``turns[i % len(turns)]``."""
+        return self.file.drawn
+
+    def sample(self, index: int) -> Sample:
+        """The sample of that index in ``range(len(plan))``."""
+        number, turn = divmod(index, len(self.file.drawn))
+        label = self.file.drawn[turn]
+        positions = self.positions[turn]
+        round_number, place = divmod(number, len(positions))
+        prompt = self.file.templates.prompt(self.classes[label], label, positions[place])
+        if self.file.seed_range is None:
+            return Sample(index, prompt, sample_seed(self.seed, prompt.key, number))
+        rng = random.Random(sample_seed(self.seed, f"{prompt.key}/{positions[place]}", 0))
+        return Sample(index, prompt, distinct_draws(rng, *self.file.seed_range, round_number + 1)[-1])
+
+    def prompts(self) -> list[ClassPrompt]:
+        """Every prompt that the run draws, once.
+
+        Raises:
+            ValueError: one that cannot be filled, or lacks its class's word.
+        """
+        prompts = []
+        for label, positions in zip(self.file.drawn, self.positions):
+            templates = self.file.templates
+            prompts += [templates.prompt(self.classes[label], label, position) for position in positions]
+        return prompts
+
+    @cached_property
+    def attribute_names(self) -> list[str]:
+        """Names of the prompts' attributes, each of which some prompt has."""
+        return list(dict.fromkeys(name for prompt in self.prompts() for name, _ in prompt.attributes))
+
+    def facts(self) -> dict[str, Any]:
+        """What decides prompts and seeds beside classes and run seed, as JSON values."""
+        templates = dataclasses.asdict(self.file.templates)
+        templates["templates"] = list(templates["templates"])
+        templates["attributes"] = {name: list(values) for name, values in self.file.templates.attributes.items()}
+        facts = {**templates, "drawn": list(self.file.drawn), "seed_range": self.file.seed_range}
+        return {**facts, "model_classes": dict(self.model_classes)} if self.model_classes else facts
+
+
+def read_prompt_file(source: str | Path, task: str | None = None) -> PromptFile | None:
+    """The file if it holds templates, ours or DiffuGen's; None for what is an ordinary class list.
+
+    Args:
+        source: what ``classes`` names.
+        task: which of a DiffuGen configuration's sections counts; None takes the file's own choice.
+
+    Raises:
+        ValueError: it could not be read, or says something that cannot be followed.
+    """
+    data = read_mapping(source)
+    if data is None or not (is_diffugen_config(data) or "templates" in data):
+        return None
+    try:
+        folder = Path(source).expanduser().parent
+        if is_diffugen_config(data):
+            return prompt_file_from_diffugen(data, folder, task)
+        return prompt_file_from(data, folder)
+    except ValueError as error:
+        raise ValueError(f"classes is {str(source)!r}: {error}") from error
+
+
+def plan_prompts(
+    source: str | Path | Sequence[str],
+    *,
+    template: str = "{name}",
+    seed: int = 0,
+    samples_per_class: int | None = None,
+    max_prompts: int | None = None,
+    negative_prompt: str | None = None,
+    definitions: bool = False,
+    task: str | None = None,
+) -> PromptPlan:
+    """Plan a run.
+
+    Args:
+        source: class names, a class file, a built-in list, or a file with templates.
+        template: prompt of a source without templates of its own.
+        seed: seed of the run.
+        samples_per_class: images of each class; None takes each prompt of a file with templates as often as it says,
+            and ``SAMPLES_PER_CLASS`` for other sources.
+        max_prompts: different prompts of each class, drawn by the seed; None takes what the file says, or all.
+        negative_prompt: text to guide away from; weights in it make the run one with word weights.
+        definitions: add each class's definition to its prompt.
+        task: see :func:`read_prompt_file`.
+
+    Raises:
+        ValueError: anything wrong with the classes, templates or attributes, a product of too many prompts, a class
+            word that is not in its prompt.
+    """
+    file = read_prompt_file(source, task) if isinstance(source, (str, Path)) else None
+    is_long = file is not None or definitions
+    if file is not None and template != "{name}":
+        raise ValueError(
+            f"template is {template!r}, but the class file has templates of its own; give one of the two."
+        )
+    if file is None:
+        classes = tuple(load_class_names(source))
+        if definitions and "{definition}" not in template:
+            template = f"{template}, {{definition}}"
+        if "{definition}" in template:
+            classes = with_definitions(classes)
+        class_prompts(classes, template)
+        weighted = has_weights(template) or has_weights(negative_prompt or "")
+        file = PromptFile(classes, tuple(range(len(classes))), PromptTemplates((template,), {}, weighted=weighted))
+        samples_per_class = SAMPLES_PER_CLASS if samples_per_class is None else samples_per_class
+    elif definitions or file.templates.uses_definitions:
+        file = _with_definitions(file, definitions)
+    counts = [file.templates.count(file.classes[label]) for label in file.drawn]
+    cap = file.max_prompts if max_prompts is None else max_prompts
+    used = [number if cap is None else min(number, cap) for number in counts]
+    check_number_of_prompts(used)
+    if samples_per_class is not None:
+        used = [min(number, samples_per_class) for number in used]
+    positions = tuple(
+        chosen_positions(number, wanted, seed, file.classes[label].key)
+        for label, number, wanted in zip(file.drawn, counts, used)
+    )
+    if samples_per_class is None:
+        # classes with more synonyms have more prompts; all get the same number of images
+        samples_per_class = max(used) * file.samples_per_prompt
+    if file.seed_range is not None:
+        low, high = file.seed_range
+        if (rounds := -(-samples_per_class // min(used))) > high - low + 1:
+            raise ValueError(
+                f"seed_range holds {high - low + 1} seeds for {rounds} images of a prompt; widen it, or ask for fewer."
+            )
+    plan = PromptPlan(file, seed, samples_per_class, positions, is_long or file.templates.weighted)
+    plan.prompts()
+    return plan
+
+
+def _with_definitions(file: PromptFile, everywhere: bool) -> PromptFile:
+    templates = file.templates
+    if everywhere:
+        texts = tuple(
+            text if "{definition}" in text else f"{text.rstrip('. ')}, {{definition}}" for text in templates.templates
+        )
+        templates = dataclasses.replace(templates, templates=texts)
+    drawn = [file.classes[label] for label in file.drawn]
+    defined = dict(zip(file.drawn, with_definitions(drawn)))
+    classes = tuple(defined.get(label, item) for label, item in enumerate(file.classes))
+    return dataclasses.replace(file, classes=classes, templates=templates)

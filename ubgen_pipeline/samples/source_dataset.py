@@ -1,0 +1,209 @@
+"""A dataset to start from: its images, labels and masks for the tasks image-to-image and inpainting.
+
+Importable without torch. Masks are ubgen's: 0 background, 1 + label, 255 ignore.
+"""
+
+import hashlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, ImageFilter, ImageOps
+
+from ..models.sources import public_name
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
+TASKS = ("text-to-image", "image-to-image", "inpaint")
+REGIONS = ("object", "background")
+IGNORE_LABEL = 255
+
+
+@dataclass(frozen=True)
+class SourceRow:
+    """One row of the source, cut to the size of the images to be drawn.
+
+    ``label`` counts in the new dataset's classes, as do the values of ``mask (H, W)`` uint8, which is None where the
+    source has none. ``region (H, W)`` bool is what inpainting draws anew.
+    """
+
+    index: int
+    image: Image.Image
+    label: int
+    mask: np.ndarray | None
+    region: np.ndarray | None
+
+
+class SourceDataset:
+    """The rows of a dataset, with their labels in the classes of the dataset that is made from it.
+
+    Args:
+        source: folder or Hub id.
+        split: of it.
+        class_names: names of the new dataset's classes, in label order; None takes the source's own.
+        class_map: the class, by name, that stands for one of the source's; names not in it stand for themselves.
+
+    Raises:
+        ValueError: nothing there, no images or class names, or a class that maps to none.
+    """
+
+    def __init__(
+        self,
+        source: str,
+        split: str,
+        class_names: Sequence[str] | None = None,
+        class_map: Mapping[str, str] | None = None,
+    ):
+        self.source, self.split, self.rows = source, split, read_rows(source, split, "source")
+        if "image" not in self.rows.column_names:
+            raise ValueError(f"source is {source!r}, which has no column 'image'; give an image dataset.")
+        self.class_names = label_names_of(self.rows, f"source is {source!r}, whose")
+        self.has_masks = "mask" in self.rows.column_names
+        targets = [(class_map or {}).get(name, name) for name in self.class_names]
+        if unknown := set(class_map or {}) - set(self.class_names):
+            raise ValueError(f"source_class_map names {sorted(unknown)[0]!r}, which the source lacks; leave it out.")
+        names = list(dict.fromkeys(targets)) if class_names is None else list(class_names)
+        used = set(self.rows["label"])
+        if missing := [name for label, name in enumerate(targets) if name not in names and label in used]:
+            raise ValueError(
+                f"the source's class {missing[0]!r} is none of the classes {', '.join(names[:20])}; add it, or map it"
+                " with source_class_map NAME=CLASS."
+            )
+        self.new_names = names
+        self._new_labels = [names.index(name) if name in names else -1 for name in targets]
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def labels(self) -> list[int]:
+        """The new label of every row."""
+        return [self._new_labels[label] for label in self.rows["label"]]
+
+    def row(self, index: int, size: tuple[int, int], region: str | None = None, margin: int = 0) -> SourceRow:
+        """A row cut about its centre to ``size`` (H, W).
+
+        Args:
+            index: of the row.
+            size: in pixels.
+            region: ``object``: what the mask gives to the row's label; ``background``: its class 0; None: no region.
+            margin: pixels that the region is grown by.
+
+        Raises:
+            ValueError: a mask of another size than the image, or no such region.
+        """
+        entry = self.rows[index]
+        label = self._new_labels[entry["label"]]
+        image = ImageOps.fit(entry["image"].convert("RGB"), (size[1], size[0]), Image.Resampling.BICUBIC)
+        if not self.has_masks:
+            return SourceRow(index, image, label, None, None)
+        if entry["mask"].size != entry["image"].size or entry["mask"].mode not in ("L", "P", "1"):
+            raise ValueError(
+                f"row {index} of the source has a mask of {entry['mask'].size} and mode {entry['mask'].mode} beside an"
+                f" image of {entry['image'].size}; masks must have one channel and the image's size."
+            )
+        # "P" holds classes as palette indices, which a conversion to "L" would turn into colours
+        mask = Image.fromarray(np.asarray(entry["mask"], np.uint8))
+        values = self._relabelled(np.asarray(ImageOps.fit(mask, (size[1], size[0]), Image.Resampling.NEAREST)), index)
+        return SourceRow(index, image, label, values, _region(values, label, region, margin, index))
+
+    def _relabelled(self, mask: np.ndarray, index: int) -> np.ndarray:
+        table = np.full(256, -1)
+        table[0], table[IGNORE_LABEL] = 0, IGNORE_LABEL
+        for old, new in enumerate(self._new_labels):
+            # classes that are not taken over are part of the background
+            table[1 + old] = 1 + new
+        values = table[mask]
+        if (values < 0).any():
+            raise ValueError(
+                f"row {index} of the source has class {int(mask[values < 0][0])} in its mask; its classes go from 1 to"
+                f" {len(self.class_names)}, and 255 marks pixels to ignore."
+            )
+        return values.astype(np.uint8)
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the source's files, where they are here; a Hub id stands for itself."""
+        folder = Path(self.source).expanduser()
+        if not folder.exists():
+            return self.source
+        digest = hashlib.sha256()
+        for file in sorted(file for file in folder.rglob("*") if file.is_file() and ".ubgen" not in file.parts):
+            with open(file, "rb") as stream:
+                digest.update(
+                    f"{file.relative_to(folder)}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode()
+                )
+        return digest.hexdigest()
+
+    def public_name(self) -> str:
+        """The source's name as it may be published: of a folder here, its last part only."""
+        return public_name(self.source) or self.source
+
+
+def read_rows(source: str, split: str, argument: str) -> "Dataset":
+    """The rows of a folder that ``datasets`` reads (or that ``save_to_disk`` wrote), or of a Hub id.
+
+    Raises:
+        ValueError: nothing there, no such split, or no rows.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    folder = Path(source).expanduser()
+    is_saved = (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
+    try:
+        rows: Any = load_from_disk(str(folder)) if is_saved else load_dataset(source, split=split)
+        rows = rows[split] if isinstance(rows, DatasetDict) else rows
+    # datasets raises many kinds: for a folder that is missing, holds no data, or lacks the split
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{argument} is {source!r}, which could not be read with split {split!r}: {first}") from error
+    if not len(rows):
+        raise ValueError(f"{argument} is {source!r}, which has no rows in split {split!r}.")
+    return rows
+
+
+def label_names_of(rows: "Dataset", whose: str) -> list[str]:
+    """Names of the classes of the column ``label``, or ``ValueError`` beginning with ``whose``."""
+    names = getattr(rows.features.get("label"), "names", None)
+    if not names:
+        raise ValueError(f"{whose} column 'label' names no classes; make it a ClassLabel.")
+    return list(names)
+
+
+def parse_class_map(entries: Sequence[str], argument: str) -> dict[str, str]:
+    """``NAME=CLASS`` entries as a mapping.
+
+    Raises:
+        ValueError: an entry without ``=``, or a name that occurs twice.
+    """
+    mapping: dict[str, str] = {}
+    for entry in entries:
+        name, sign, target = (part.strip() for part in entry.partition("="))
+        if not (name and sign and target):
+            raise ValueError(f"{argument} holds {entry!r}; write NAME=CLASS.")
+        if name in mapping:
+            raise ValueError(f"{argument} names {name!r} twice; keep one.")
+        mapping[name] = target
+    return mapping
+
+
+def png_bytes(image: Image.Image | np.ndarray) -> bytes:
+    """An image, or a mask ``(H, W)`` uint8, as PNG."""
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return stream.getvalue()
+
+
+def _region(mask: np.ndarray, label: int, region: str | None, margin: int, index: int) -> np.ndarray | None:
+    if region is None:
+        return None
+    marked = mask == (1 + label if region == "object" else 0)
+    if not marked.any():
+        raise ValueError(f"row {index} of the source has no {region} in its mask; leave such rows out of the source.")
+    if margin:
+        grown = Image.fromarray(marked.astype(np.uint8) * 255).filter(ImageFilter.MaxFilter(2 * margin + 1))
+        marked = np.asarray(grown) > 0
+    return marked

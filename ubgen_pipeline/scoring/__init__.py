@@ -1,0 +1,1 @@
+"""Scores of finished images, and views of a dataset by score."""

@@ -1,0 +1,168 @@
+"""Score a finished dataset's images: a new dataset with columns for CLIP fit, near-duplicates and safety.
+
+Rows, their order and their division into files stay as they are, and so does what they were drawn with: ``ubgen
+regenerate``, ``ubgen publish`` and ``ubgen export`` take the new dataset as they take the old one.
+"""
+
+import io
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..dataset.score_columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
+from ..dataset.shards import DatasetShards, Shard
+from ..dataset.stored_card import card_of_copy
+from ..dataset.stored_rows import StoredRows, check_elsewhere
+from .duplicates import MAX_HASH_DISTANCE, check_hash_distance, row_groups
+from .image_scorer import ImageScorer
+from .perceptual_hash import hash_text, hashes_from_texts, perceptual_hash
+from .settings import ScoreFlags
+
+
+@dataclass(frozen=True)
+class ScoreSettings(ScoreFlags):
+    """Settings of ``ubgen score DIR``."""
+
+    output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
+    max_hash_distance: int = field_help(
+        "bits of 64 by which the hashes of near-duplicates may differ, 0 to 16", MAX_HASH_DISTANCE
+    )
+    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
+
+    def __post_init__(self) -> None:
+        if self.output_dir is None:
+            raise ValueError("output_dir is missing; give the folder of the new dataset.")
+        if not self.wanted_scores():
+            raise ValueError("scores is missing; give --scores clip, duplicates, safety, or several of them.")
+        check_hash_distance(self.max_hash_distance)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """``ubgen score``: the exit code, 2 for what the user can put right."""
+    return run_command(_body, argv)
+
+
+def _body(argv: Sequence[str]) -> None:
+    folder, argv = leading_folder(argv, "ubgen score DIR --scores clip duplicates safety --output-dir OUT")
+    description = (__doc__ or "").split("\n")[0]
+    settings = parse_settings(ScoreSettings, argv, prog="ubgen score DIR", description=description)
+    scored = score_dataset(folder, settings)
+    print(f"ubgen: {settings.output_dir}: {len(scored)} rows scored; {summary(scored)}", file=sys.stderr)
+
+
+def score_dataset(folder: str | Path, settings: ScoreSettings) -> StoredRows:
+    """Write the dataset in ``folder`` anew with the columns of the scores; what they held before is replaced.
+
+    Raises:
+        ValueError: no finished dataset of ubgen's there, a model that cannot be loaded, or an output folder that holds
+            something else.
+    """
+    import torch
+
+    source, output_dir = StoredRows(folder), str(settings.output_dir)
+    check_elsewhere(output_dir, folder)
+    generator = source.generator()
+    facts = settings.score_facts(generator)
+    if "duplicates" in facts:
+        facts["duplicates"]["max_hash_distance"] = settings.max_hash_distance
+    manifest = {
+        "num_samples": len(source),
+        "samples_per_shard": source.rows_per_file,
+        **source.manifest,
+        "scores": {**source.manifest.get("scores", {}), **facts},
+        "scored": {
+            "source": source.fingerprint(),
+            "versions": {name: version(name) for name in ("torch", "transformers", "pillow", "scipy", "pyarrow")},
+        },
+    }
+    shards = DatasetShards(output_dir, manifest, len(source), source.rows_per_file)
+    shards.check()
+    if not shards.is_finished():
+        scorer = ImageScorer(
+            settings,
+            source.class_names(),
+            generator=generator or str(folder),
+            own_checker=SAFETY_COLUMN in source.features,
+            device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        )
+        known = _duplicates(source, settings.max_hash_distance) if "duplicates" in facts else None
+        features = _features(source, settings.wanted_scores())
+        shards.open()
+        missing = shards.missing()
+        with tqdm(total=sum(shard.stop - shard.start for shard in missing), unit=" images", mininterval=1) as progress:
+            for shard in missing:
+                shards.write(shard, _rows(source, scorer, known, shard, progress), features)
+        shards.finish(card_of_copy(shards, source, "scored"))
+    return StoredRows(output_dir)
+
+
+def summary(rows: StoredRows) -> str:
+    """What the columns of scores hold, in a line."""
+    parts = []
+    if CLIP_COLUMNS[0] in rows.features:
+        scores, label = rows.numbers(CLIP_COLUMNS[0]), rows.numbers("label")
+        num_right = int((rows.numbers(CLIP_COLUMNS[1]) == label).sum())
+        mean = "none" if np.isnan(scores).all() else f"{np.nanmean(scores):.3f} on average"
+        parts.append(f"CLIP score {mean}, {num_right} zero-shot right")
+        if num_black := int(np.isnan(scores).sum()):
+            parts.append(f"{num_black} black all over and without scores")
+    if GROUP_COLUMN in rows.features:
+        sizes = np.unique(rows.numbers(GROUP_COLUMN), return_counts=True)[1]
+        parts.append(f"{int((sizes > 1).sum())} groups of near-duplicates with {int(sizes[sizes > 1].sum())} rows")
+    if SAFETY_COLUMN in rows.features:
+        parts.append(f"{int(np.nansum(rows.numbers(SAFETY_COLUMN)))} flagged by a safety checker, and kept")
+    return "; ".join(parts)
+
+
+def _duplicates(source: StoredRows, max_distance: int) -> tuple[list[str | None], list[int]]:
+    """The hash of every row, and the index of the first row of its group."""
+    if HASH_COLUMN in source.features:
+        texts = source.column(HASH_COLUMN)
+    else:
+        rows = source.rows(range(len(source)), columns=["image"])
+        texts = [_hash(row) for row in tqdm(rows, total=len(source), unit=" hashes", mininterval=1)]
+    return texts, row_groups(source.indices(), *hashes_from_texts(texts), max_distance).tolist()
+
+
+def _hash(row: Mapping[str, Any]) -> str | None:
+    with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
+        rgb = image.convert("RGB")
+    return None if rgb.getbbox() is None else hash_text(perceptual_hash(rgb))
+
+
+def _rows(
+    source: StoredRows,
+    scorer: ImageScorer,
+    known: tuple[list[str | None], list[int]] | None,
+    shard: Shard,
+    progress: Any,
+) -> Iterator[dict[str, Any]]:
+    positions = range(shard.start, shard.stop)
+    for position, row in zip(positions, source.rows(positions)):
+        hashed = known[0][position] if known is not None else None
+        row |= scorer(row["image"]["bytes"], row["label"], row.get(SAFETY_COLUMN), hashed)
+        if known is not None:
+            row[GROUP_COLUMN] = known[1][position]
+        yield row
+        progress.update()
+
+
+def _features(source: StoredRows, wanted: Sequence[str]) -> Any:
+    from datasets import Features, Value
+
+    columns = {**source.features, **score_features(wanted, source.label_names)}
+    if "duplicates" in wanted:
+        columns[GROUP_COLUMN] = Value("int64")
+    return Features(columns)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
