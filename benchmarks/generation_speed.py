@@ -32,8 +32,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.generation.dataset_run import DatasetRun
-from ubgen_pipeline.generation.look_ahead import in_order_ahead
 from ubgen_pipeline.generation.settings import GenerateSettings
+from ubgen_pipeline.generation.shard_writer import in_order_ahead
 from ubgen_pipeline.inference.attention_kernels import attention_order
 from ubgen_pipeline.inference.prepared_pipeline import with_own_scheduler
 from ubgen_pipeline.initial_latents import draw_latents

@@ -22,8 +22,7 @@ import torch
 
 from ubgen_pipeline.attention_maps import AttentionRecorder, RecordedAttention, attention_levels, joined_texts
 from ubgen_pipeline.attention_masks import attention_mask, heat_maps
-from ubgen_pipeline.class_texts import class_texts
-from ubgen_pipeline.class_tokens import append_class_words
+from ubgen_pipeline.class_tokens import append_class_words, class_texts
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps

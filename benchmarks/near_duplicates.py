@@ -13,8 +13,7 @@ from PIL import Image, ImageEnhance
 
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings
 from ubgen_pipeline.mini.scenes import scenes
-from ubgen_pipeline.scoring.duplicates import MAX_HASH_DISTANCE, duplicate_groups
-from ubgen_pipeline.scoring.perceptual_hash import perceptual_hash
+from ubgen_pipeline.scoring.duplicates import MAX_HASH_DISTANCE, duplicate_groups, perceptual_hash
 
 
 @dataclass(frozen=True)

@@ -23,8 +23,8 @@ from machine_limits import copy_rate, machine_line, product_rate, synchronize
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.files.image_codecs import CODECS
 from ubgen_pipeline.generation.dataset_run import DatasetRun
-from ubgen_pipeline.generation.look_ahead import in_order_ahead
 from ubgen_pipeline.generation.settings import GenerateSettings
+from ubgen_pipeline.generation.shard_writer import in_order_ahead
 from ubgen_pipeline.inference.attention_kernels import attention_order
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 

@@ -14,8 +14,7 @@ from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 from ubgen_training.backbone.backbone_config import BackboneConfig
 from ubgen_training.backbone.backbone_trainer import BackboneTrainer, build_backbone
 from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import run_training
-from ubgen_training.reward_training.training_inputs import check_writable
+from ubgen_training.command import check_writable, run_training
 
 
 def train(config: BackboneConfig) -> Path:

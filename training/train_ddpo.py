@@ -10,12 +10,12 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from ubgen_training.command import run_training, start_training, train_and_write
+from ubgen_training.command import run_training
 from ubgen_training.ddpo.ddpo_config import DDPOConfig
 from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
 from ubgen_training.ddpo.policy_sampler import PolicySampler
 from ubgen_training.reward_training.build_rewards import build_rewards, probe_rewards
-from ubgen_training.reward_training.training_inputs import build_sampler
+from ubgen_training.reward_training.command import build_sampler, start_training, train_and_write
 from ubgen_training.sampler.sampler_model import SamplingSettings
 
 

@@ -14,11 +14,11 @@ import torch
 
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import run_training
+from ubgen_training.command import check_writable, run_training
 from ubgen_training.denoising.denoiser_config import DenoiserConfig
 from ubgen_training.denoising.denoiser_model import DenoiserModel
 from ubgen_training.denoising.denoiser_trainer import DenoiserTrainer
-from ubgen_training.reward_training.training_inputs import check_writable, load_images
+from ubgen_training.denoising.pixel_rows import load_images
 from ubgen_training.sampler.sampler_model import LoraSettings
 
 

@@ -16,12 +16,11 @@ import torch
 
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import run_training
+from ubgen_training.command import check_writable, run_training
+from ubgen_training.denoising.pixel_rows import load_images
 from ubgen_training.few_steps.few_step_config import FewStepConfig
-from ubgen_training.few_steps.few_step_model import FewStepModel
-from ubgen_training.few_steps.few_step_trainer import FewStepTrainer
+from ubgen_training.few_steps.few_step_model import FewStepModel, FewStepTrainer
 from ubgen_training.lora.lora_files import load_lora_into
-from ubgen_training.reward_training.training_inputs import check_writable, load_images
 from ubgen_training.sampler.sampler_model import LoraSettings
 
 

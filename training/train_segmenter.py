@@ -15,8 +15,7 @@ from pathlib import Path
 from ubgen_evaluation.mask_quality import MaskQuality
 from ubgen_pipeline.models.segmenter import BACKGROUND_NAME, Segmenter, build_segmenter
 from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import run_training
-from ubgen_training.reward_training.training_inputs import check_writable
+from ubgen_training.command import check_writable, run_training
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
 from ubgen_training.segmenter.segmenter_data import (
     MaskedImages,

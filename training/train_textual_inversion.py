@@ -17,8 +17,7 @@ from PIL import Image, UnidentifiedImageError
 from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES, scenes
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import run_training
-from ubgen_training.reward_training.training_inputs import check_writable
+from ubgen_training.command import check_writable, run_training
 from ubgen_training.textual_inversion.textual_inversion_config import TextualInversionConfig
 from ubgen_training.textual_inversion.textual_inversion_trainer import TextualInversionTrainer
 from ubgen_training.textual_inversion.token_model import TokenModel, encode_images

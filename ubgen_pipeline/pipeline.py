@@ -13,28 +13,29 @@ from typing import Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-# those under another name are not used here: the loader copies only what this file names
-from .annotation_plan import annotation_plan
 from .annotations import annotate as _annotate  # noqa: F401
+
+# those under another name are not used here: the loader copies only what this file names
+from .annotations import annotation_plan
 from .attention_maps import joined_texts as _joined_texts  # noqa: F401
 from .attention_masks import heat_maps as _heat_maps  # noqa: F401
 from .call_arguments import check_counts, check_embeds, check_lossy, check_output_type, text_list
-from .class_texts import class_texts as _class_texts  # noqa: F401
+from .call_arguments import latent_shape as _latent_shape  # noqa: F401
 from .class_tokens import append_class_words as _append_class_words  # noqa: F401
+from .class_tokens import class_texts as _class_texts  # noqa: F401
 from .deep_features import DeepFeatureDenoiser
-from .image_sizes import latent_shape as _latent_shape  # noqa: F401
 from .initial_latents import draw_latents, step_generators
 from .latent_denoising import denoising_steps
 from .mask_regions import mask_objects as _mask_objects  # noqa: F401
 from .mask_settings import MaskSettings, check_annotations
 from .pipeline_output import UbGenOutput
 from .prompt_encoding import check_prompt_lengths as _check_prompt_lengths  # noqa: F401
+from .prompt_encoding import encode_weighted_prompts as _encode_weighted_prompts  # noqa: F401
 from .prompt_weights import parse_weights as _parse_weights  # noqa: F401
 from .sample_seeds import default_seeds
 from .saved_code import without_code, write_code
 from .source_images import check_source, encoded_source, remaining_timesteps
 from .stable_diffusion_parts import StableDiffusionParts
-from .weighted_prompts import encode_weighted_prompts as _encode_weighted_prompts  # noqa: F401
 
 
 class UbGenPipeline(StableDiffusionParts, StableDiffusionPipeline):

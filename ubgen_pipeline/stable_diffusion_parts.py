@@ -8,10 +8,9 @@ from typing import Any
 
 import torch
 
-from .image_sizes import latent_shape
+from .call_arguments import latent_shape
 from .mask_settings import MaskSettings, default_mask_settings
-from .prompt_encoding import check_prompt_lengths
-from .weighted_prompts import count_prompt_chunks, encode_weighted_prompts
+from .prompt_encoding import check_prompt_lengths, count_prompt_chunks, encode_weighted_prompts
 
 
 class StableDiffusionParts:

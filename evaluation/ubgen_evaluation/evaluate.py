@@ -25,9 +25,9 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
     import numpy as np
     import torch
 
-    from ubgen_pipeline.dataset.bias_report import add_bias_report
+    from ubgen_pipeline.dataset.card import add_bias_report
     from ubgen_pipeline.dataset.labelled_images import load_labelled_images
-    from ubgen_pipeline.hub.publish_dataset import open_dataset
+    from ubgen_pipeline.dataset.shards import open_dataset
 
     from .backbone_measures import measure_backbone
     from .backbones import load_backbone

@@ -14,7 +14,7 @@ from PIL import Image
 from ubgen_pipeline import UbGenPipeline
 from ubgen_pipeline.annotations import annotate
 from ubgen_pipeline.attention_maps import AttentionRecorder, joined_texts
-from ubgen_pipeline.class_texts import class_texts
+from ubgen_pipeline.class_tokens import class_texts
 from ubgen_pipeline.dataset.contact_sheets import ShowSettings, show_dataset
 from ubgen_pipeline.generation.annotation_settings import AnnotationFlags
 from ubgen_pipeline.generation.generate import generate_dataset, main

@@ -16,13 +16,13 @@ from peft.utils import get_peft_model_state_dict
 
 from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.generation.row_drawer import RowDrawer
+from ubgen_pipeline.inference.image_drawer import PromptCache
 from ubgen_pipeline.inference.prepared_pipeline import (
     compile_pipeline,
     lowered_batch_size,
     prepare_pipeline,
     with_own_scheduler,
 )
-from ubgen_pipeline.inference.prompt_cache import PromptCache
 from ubgen_pipeline.inference.settings import Inference, InferenceFlags, compile_pays
 from ubgen_pipeline.models.loading import load_pipeline
 

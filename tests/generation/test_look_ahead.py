@@ -6,7 +6,7 @@ from contextlib import closing
 
 import pytest
 
-from ubgen_pipeline.generation.look_ahead import in_order_ahead
+from ubgen_pipeline.generation.shard_writer import in_order_ahead
 
 
 def test_results_come_in_order_whichever_is_done_first():

@@ -15,7 +15,7 @@ from huggingface_hub import HfApi
 
 from support import SUPPORT
 from support.hub_stream import shards_of, stream
-from ubgen_training.reward_training.hub_model import HubModel
+from ubgen_training.reward_training.hub_push import HubModel
 
 COMMIT = "/commit/main$"
 STREAM = SUPPORT / "hub_stream.py"

@@ -14,9 +14,10 @@ from support import SUPPORT
 from support.hub_faults import AFTER, BEFORE
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
 from support.hub_stream import CLASS_NAMES, ROWS_PER_SHARD, shards_of, stream, write
-from ubgen_pipeline.dataset.card import DatasetCardMaker, Generator
+from ubgen_pipeline.dataset.card import DatasetCardMaker
 from ubgen_pipeline.hub import access as hub_access
 from ubgen_pipeline.hub.streamed_dataset import COMMITS_PER_HOUR, CommitBudget, HubDataset
+from ubgen_pipeline.models.sources import Generator
 
 STREAM = SUPPORT / "hub_stream.py"
 COMMIT, BATCH, OBJECT = r"/commit/main$", r"/info/lfs/objects/batch$", r"^/objects/[0-9a-f]"

@@ -14,8 +14,7 @@ from support.hostile_text import HOSTILE
 from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card, with_bias_report
 from ubgen_hub_cards.pipeline_card import render_pipeline_card
 from ubgen_pipeline.dataset.card import class_counts
-from ubgen_pipeline.dataset.score_columns import GROUP_COLUMN, score_features
-from ubgen_pipeline.dataset.score_notes import score_notes
+from ubgen_pipeline.dataset.columns import GROUP_COLUMN, score_features, score_notes
 from ubgen_pipeline.dataset.shards import Shard
 from ubgen_pipeline.generation.row_drawer import dataset_features
 from ubgen_pipeline.generation.settings import GenerateSettings
@@ -168,7 +167,8 @@ def test_class_counts(num_classes, per_shard, num_rows):
 def test_two_folders_of_one_name_stay_apart(tmp_path):
     """The card's dataset_info does not make datasets take one for the other."""
     from support.hub_stream import CLASS_NAMES, shards_of, write
-    from ubgen_pipeline.dataset.card import DatasetCardMaker, Generator
+    from ubgen_pipeline.dataset.card import DatasetCardMaker
+    from ubgen_pipeline.models.sources import Generator
 
     for number in (1, 2):
         shards = shards_of(tmp_path / str(number) / "d", number)

@@ -32,7 +32,7 @@ from transformers import (
 from support.tiny_labellers import mask2former, owlv2, segformer, yolos
 from ubgen_evaluation import mask_quality
 from ubgen_pipeline.labelling.annotate import main
-from ubgen_pipeline.labelling.annotators import build_annotator, class_table
+from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table
 from ubgen_pipeline.mini.scenes import scenes
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
 

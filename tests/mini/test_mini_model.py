@@ -10,8 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 from ubgen_pipeline.mini.clip import load_mini_clip
-from ubgen_pipeline.mini.judges import predict_factors
-from ubgen_pipeline.mini.quality import load_mini_quality
+from ubgen_pipeline.mini.judges import load_mini_quality, predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND
 from ubgen_training.mini.autoencoder import reconstruction_psnr
 from ubgen_training.mini.judges import damage, zero_shot_accuracy

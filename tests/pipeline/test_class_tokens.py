@@ -4,8 +4,15 @@ import pytest
 import torch
 from transformers import CLIPTokenizer
 
-from ubgen_pipeline.class_texts import class_token_weights, shown_once
-from ubgen_pipeline.class_tokens import append_class_words, fit_prompt, split_words, token_weights, word_spans
+from ubgen_pipeline.class_tokens import (
+    append_class_words,
+    class_token_weights,
+    fit_prompt,
+    shown_once,
+    split_words,
+    token_weights,
+    word_spans,
+)
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from matplotlib.path import Path as Outline
 
-from ubgen_pipeline.export_regions import connected_regions, polygon_area, region_outlines, single_outline
+from ubgen_pipeline.mask_regions import connected_regions, polygon_area, region_outlines, single_outline
 
 
 def region(*lines):

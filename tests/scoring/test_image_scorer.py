@@ -11,10 +11,8 @@ from transformers import AutoTokenizer, CLIPImageProcessor, CLIPModel
 from support.tiny_clip import build_tiny_clip, build_tiny_open_clip
 from support.tiny_safety_checker import build_safety_checker, concept_cosine, save_safety_checker
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
-from ubgen_pipeline.scoring.clip_scores import ClipScorer
-from ubgen_pipeline.scoring.image_scorer import ImageScorer
-from ubgen_pipeline.scoring.perceptual_hash import hash_text, perceptual_hash
-from ubgen_pipeline.scoring.safety_flags import SafetyFlagger
+from ubgen_pipeline.scoring.duplicates import hash_text, perceptual_hash
+from ubgen_pipeline.scoring.image_scorer import ClipScorer, ImageScorer, SafetyFlagger
 from ubgen_pipeline.scoring.settings import CLIP_MODEL, ScoreFlags
 
 NAMES = list(CLASS_NAMES)
@@ -117,7 +115,7 @@ def test_a_black_image_has_a_flag_and_no_scores(drawn):
 
 def test_models_load_only_where_they_are_asked_for(monkeypatch):
     monkeypatch.setattr(
-        "ubgen_pipeline.scoring.clip_scores.load_clip_encoder", lambda name: pytest.fail("a CLIP was loaded")
+        "ubgen_pipeline.scoring.image_scorer.load_clip_encoder", lambda name: pytest.fail("a CLIP was loaded")
     )
     scorer(ScoreFlags(scores=["duplicates"]))
     assert ScoreFlags().clip_for("mini") == "mini" and ScoreFlags().clip_for("org/sd") == CLIP_MODEL

@@ -6,8 +6,13 @@ from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
 from ubgen_pipeline.scoring import duplicates as duplicate_groups_module
-from ubgen_pipeline.scoring.duplicates import duplicate_groups, row_groups
-from ubgen_pipeline.scoring.perceptual_hash import hash_text, hashes_from_texts, perceptual_hash
+from ubgen_pipeline.scoring.duplicates import (
+    duplicate_groups,
+    hash_text,
+    hashes_from_texts,
+    perceptual_hash,
+    row_groups,
+)
 
 # str(imagehash.phash(image)) of ImageHash 4.3.2 for the images of `waves`
 IMAGEHASH = [

@@ -7,9 +7,10 @@ import hashlib
 import sys
 from pathlib import Path
 
-from ubgen_pipeline.dataset.card import DatasetCardMaker, Generator
+from ubgen_pipeline.dataset.card import DatasetCardMaker
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.hub.streamed_dataset import HubDataset
+from ubgen_pipeline.models.sources import Generator
 
 CLASS_NAMES = ["circle", "star"]
 ROWS_PER_SHARD = 4

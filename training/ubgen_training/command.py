@@ -2,22 +2,13 @@
 
 import os
 import sys
+import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.files.folder_lock import writing_into
-from ubgen_pipeline.prompts.class_prompts import ClassPrompt
-
-from .checkpoints.folders import find_checkpoint
-from .reward_training.config import SamplerConfig
-from .reward_training.hub_model import HubModel
-from .reward_training.hub_push import TrainingPush, open_hub_model
-from .reward_training.model_card import write_training_card
-from .reward_training.trainer import SamplerTrainer
-from .reward_training.training_inputs import check_writable, load_prompts
-from .rewards.reward_functions import check_reward_weights
 
 
 def run_training(
@@ -47,37 +38,13 @@ def run_training(
     return run_command(body, argv)
 
 
-class TrainingStart(NamedTuple):
-    """What a training has before any model is loaded: checkpoint to go on from, repository to push to, classes."""
-
-    checkpoint: str | None
-    hub: HubModel | None
-    prompts: list[ClassPrompt]
-    class_names: list[str]
-
-
-def start_training(config: SamplerConfig) -> TrainingStart:
-    """Check all of ``config`` that can be checked without a model.
-
-    Raises:
-        ValueError: a setting that cannot work.
-    """
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
-    check_writable(str(config.output_dir))
-    hub = open_hub_model(config)
-    check_reward_weights(config.reward_funcs, config.reward_weights)
-    prompts = load_prompts(config)
-    return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
-
-
-def train_and_write(trainer: SamplerTrainer, start: TrainingStart, method: str) -> Path:
-    """Train, from the checkpoint if there is one, then write weights, state and card; returns their folder.
-
-    Args:
-        method: a sentence of Markdown on how it trains, for the card.
-    """
-    push = TrainingPush(start.hub, trainer, start.prompts, method)
-    folder = trainer.train_and_save(start.checkpoint)
-    write_training_card(trainer, start.prompts, method)
-    push.finish()
-    return folder
+def check_writable(folder: str) -> None:
+    """Raise ``ValueError`` unless ``folder`` exists, or can be made, and takes files."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise ValueError(
+            f"output_dir {folder!r} cannot be written ({error.strerror or error}); choose another folder."
+        ) from error

@@ -1,9 +1,17 @@
 """A process that waits for others says so from time to time, so that a lost one is noticed."""
 
+import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    pass
+
 import time
 from collections.abc import Callable
-
-from ..generation.row_drawer import say
 
 # the first line comes early enough to be seen by somebody who watches
 FIRST_NOTE = 10.0
@@ -32,3 +40,8 @@ class WaitingNote:
                 f"waiting for {self.for_whom()} ({now - self._started:.0f} s so far); if that process is lost, stop"
                 " this one and run the same command again: it resumes"
             )
+
+
+def say(text: str) -> None:
+    """A line on stderr, in the command's name."""
+    print(f"ubgen: {text}", file=sys.stderr, flush=True)

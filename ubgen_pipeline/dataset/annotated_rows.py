@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..export_regions import connected_regions
+from ..mask_regions import connected_regions
 from .shards import STATE_FOLDER
 
 if TYPE_CHECKING:

@@ -1,20 +1,15 @@
 """What a dataset says of itself: the manifest that a resume must match, and the card for the shards that are there."""
 
-import dataclasses
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.sources import fingerprint, model_source, public_name
-from ..scoring.settings import ScoreFlags
-from .score_columns import SAFETY_COLUMN
-from .score_notes import score_notes
+from ..models.sources import Generator, model_source, public_name
+from .columns import SAFETY_COLUMN, score_notes
 from .shards import DatasetShards, Shard
 
 if TYPE_CHECKING:
@@ -22,8 +17,14 @@ if TYPE_CHECKING:
 
     from ubgen_hub_cards.dataset_card import Source
 
-    from ..generation.settings import GenerateSettings, Plan
-    from ..inference.settings import Inference
+
+import os
+
+import yaml
+
+from ..prompts.class_prompts import ClassName, label_names
+from .shards import open_dataset
+from .stored_rows import StoredRows
 
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
@@ -34,61 +35,6 @@ _SHOWN_ELSEWHERE = (
 # files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
 FILTER_REPORT = "filter_report.json"
-
-
-@dataclass(frozen=True)
-class Generator:
-    """The model and LoRA as the user named them, and their commits on the Hub where they come from there."""
-
-    model: str
-    lora: str | None
-    model_revision: str | None
-    lora_revision: str | None
-    few_step_lora_revision: str | None = None
-
-
-def manifest(
-    settings: "GenerateSettings", plan: "Plan", generator: Generator, inference: "Inference", device: str
-) -> dict[str, Any]:
-    """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
-    from ..generation.settings import HUB_SETTINGS, RUN_SETTINGS
-    from ..models.loading import resolve_model
-    from ..models.text_embeddings import split_embedding
-
-    kept = dataclasses.asdict(settings)
-    # the task and its source stand in the plan's facts, the source by what it holds
-    left_out = ("class_names", "classes", "model", "lora", "embeddings", "source")
-    for name in (*left_out, *HUB_SETTINGS, *RUN_SETTINGS):
-        del kept[name]
-    # the settings that masks and scores are made with stand for those that were given
-    scores = {item.name for item in dataclasses.fields(ScoreFlags)}
-    kept = {name: value for name, value in kept.items() if not name.startswith("mask_") and name not in scores}
-    if settings.wanted_scores():
-        kept["scores"] = settings.score_facts(settings.model)
-    del kept["preset"], kept["few_step_lora"]
-    if settings.preset is not None:
-        kept |= {"preset": settings.preset, **settings.shortcuts()}
-        kept["few_step_lora"] = fingerprint(settings.few_step_lora)
-        kept["few_step_lora_revision"] = generator.few_step_lora_revision
-    libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
-    if settings.wanted_annotations():
-        kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
-        libraries += ["scipy", "contourpy"]
-    return {
-        **kept,
-        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in plan.classes],
-        "prompts": plan.facts(),
-        "samples_per_class": plan.samples_per_class,
-        "num_samples": len(plan),
-        "model": fingerprint(resolve_model(settings.model)),
-        "lora": fingerprint(settings.lora),
-        "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
-        "model_revision": generator.model_revision,
-        "lora_revision": generator.lora_revision,
-        **inference.facts(),
-        "device": device,
-        "versions": {name: version(name) for name in libraries},
-    }
 
 
 class DatasetCardMaker:
@@ -204,3 +150,93 @@ def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:
     templates = manifest["prompts"].get("templates", ())
     texts = {"template": " | ".join(templates), "negative_prompt": manifest.get("negative_prompt")}
     return {name: text for name, text in texts.items() if text}
+
+
+def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = None) -> DatasetCardMaker:
+    """What renders the card of a finished dataset that ``ubgen generate`` drew.
+
+    Args:
+        shards: the dataset, all of whose files are here.
+        card: the text of the card that it, or the dataset that it was made from, has: the licence is taken from there,
+            because whoever wrote it knew the model's own folder.
+        repo_id: its name on the Hub, if it goes there.
+    """
+    classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
+    first = _first_row(shards)
+    generator = Generator(first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision"))
+    return DatasetCardMaker(
+        shards, label_names(classes), generator, _labels(shards), repo_id, licence=licence_of(card)
+    )
+
+
+def card_of_copy(shards: DatasetShards, source: StoredRows, how: str) -> str:
+    """The card of a dataset whose rows were taken over from another.
+
+    Args:
+        shards: the new dataset, whole.
+        source: the one that it was made from.
+        how: what happened to the rows, as a word.
+    """
+    card = source.folder / "README.md"
+    text = card.read_text(encoding="utf-8") if card.is_file() else ""
+    # a manifest that ubgen generate wrote says all that a full card needs
+    if "class_names" in shards.manifest and "samples_per_class" in shards.manifest:
+        return stored_card_maker(shards, text)(shards.shards, shards.num_bytes())
+    from ubgen_hub_cards.card_text import markdown_text
+
+    name = markdown_text(public_name(str(source.folder)) or source.folder.name)
+    notes = score_notes(shards.manifest.get("scores", {}), _column_names(shards))
+    lines = [f"- `{column}`: {note}" for column, note in notes.items()]
+    num_rows = sum(shard.stop - shard.start for shard in shards.shards)
+    return "\n".join(
+        ["---\ntags:\n- synthetic\n- ubgen\n---\n", f"# Images, {how}\n", f"{num_rows} rows of {name}.\n", *lines, ""]
+    )
+
+
+def licence_of(card: str) -> dict[str, str]:
+    """The licence in a card's metadata."""
+    metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
+    keys = ("license", "license_name", "license_link")
+    return {key: metadata[key] for key in keys if isinstance(metadata, dict) and key in metadata}
+
+
+def _column_names(shards: DatasetShards) -> list[str]:
+    import pyarrow.parquet
+
+    return pyarrow.parquet.read_schema(shards.file(shards.shards[0])).names
+
+
+def _first_row(shards: DatasetShards) -> dict[str, Any]:
+    import pyarrow.parquet
+
+    file = pyarrow.parquet.ParquetFile(shards.file(shards.shards[0]))
+    columns = [name for name in file.schema_arrow.names if name.startswith(("model", "lora"))]
+    return next(file.iter_batches(1, columns=columns)).to_pylist()[0]
+
+
+def _labels(shards: DatasetShards) -> list[int]:
+    """The label of every row."""
+    import pyarrow.parquet
+
+    tables = [pyarrow.parquet.read_table(shards.file(shard), columns=["label"]) for shard in shards.shards]
+    return [label for table in tables for label in table["label"].to_pylist()]
+
+
+def add_bias_report(folder: str | Path, text: str) -> None:
+    """Write ``bias_report.txt`` and put the text into the card, in place of an earlier one; all else in it stays.
+
+    Raises:
+        ValueError: the folder holds no finished dataset of ubgen's.
+    """
+    from ubgen_hub_cards.dataset_card import with_bias_report
+
+    place = open_dataset(folder).folder
+    card = (place / "README.md").read_text(encoding="utf-8")
+    _replace(place / BIAS_REPORT, text)
+    _replace(place / "README.md", with_bias_report(card, text))
+
+
+def _replace(file: Path, text: str) -> None:
+    temporary = file.with_name(f".{file.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, file)

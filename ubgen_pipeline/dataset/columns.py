@@ -17,6 +17,7 @@ from PIL import Image
 
 if TYPE_CHECKING:
     from ..annotations import SampleAnnotation
+from collections.abc import Mapping
 
 
 def annotation_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:
@@ -87,3 +88,64 @@ def _png(pixels: np.ndarray) -> dict[str, Any]:
     stream = io.BytesIO()
     Image.fromarray(pixels).save(stream, format="PNG")
     return {"bytes": stream.getvalue(), "path": None}
+
+
+CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
+HASH_COLUMN = "perceptual_hash"
+GROUP_COLUMN = "duplicate_group"
+SAFETY_COLUMN = "nsfw_content_detected"
+
+
+def score_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:
+    """The columns' ``datasets`` features, but for the group, which only a finished dataset has.
+
+    Args:
+        wanted: scores.
+        names: of the classes, in the order of their labels.
+    """
+    from datasets import ClassLabel, Value
+
+    columns: dict[str, Any] = {}
+    if "clip" in wanted:
+        features = (Value("float32"), ClassLabel(names=list(names)), Value("float32"))
+        columns |= dict(zip(CLIP_COLUMNS, features))
+    if "duplicates" in wanted:
+        columns[HASH_COLUMN] = Value("string")
+    if "safety" in wanted:
+        columns[SAFETY_COLUMN] = Value("bool")
+    return columns
+
+
+def score_notes(facts: Mapping[str, Mapping[str, Any]], columns: Collection[str]) -> dict[str, str]:
+    """Markdown for the columns that the facts of a manifest's ``scores`` tell more of than the card itself knows.
+
+    Args:
+        facts: see :meth:`.score_flags.ScoreFlags.score_facts`.
+        columns: those that the dataset has.
+    """
+    from ubgen_hub_cards.card_text import markdown_code, markdown_text
+
+    notes = {}
+    if (clip := facts.get("clip")) is not None:
+        model, text = markdown_code(clip["model"]), markdown_text(clip["template"])
+        notes[CLIP_COLUMNS[0]] = (
+            f"cosine, from -1 to 1, of the image and the text “{text}”, filled with its own class's name, for the CLIP"
+            f" {model}; null where the image is black all over"
+        )
+        notes[CLIP_COLUMNS[1]] = f"the class whose text is nearest to the image for {model}"
+        notes[CLIP_COLUMNS[2]] = (
+            f"that class's probability for {model}: a softmax over the texts of all classes at the CLIP's own"
+            " temperature"
+        )
+    distance = facts.get("duplicates", {}).get("max_hash_distance")
+    if distance is not None:
+        notes[GROUP_COLUMN] = (
+            "`index` of the first row of this row's group of near-duplicates: rows linked by pairs whose hashes differ"
+            f" in at most {distance} of 64 bits"
+        )
+    if (checker := facts.get("safety", {}).get("model")) is not None:
+        notes[SAFETY_COLUMN] = (
+            f"whether the safety checker of {markdown_code(checker)} flagged the image, or the generator's own, which"
+            " makes it black"
+        )
+    return {name: note for name, note in notes.items() if name in columns}

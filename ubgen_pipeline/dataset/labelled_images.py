@@ -2,7 +2,11 @@
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from datasets import Dataset
+
 
 IMAGE_COLUMNS = ("image", "img", "picture")
 LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
@@ -149,3 +153,33 @@ def _column(source: str, features: dict[str, Any], given: str | None, usual: tup
             f"dataset {source} has no {kind} column; it has {', '.join(features)}. Name one with {kind}_column."
         )
     return found
+
+
+def read_rows(source: str, split: str, argument: str) -> "Dataset":
+    """The rows of a folder that ``datasets`` reads (or that ``save_to_disk`` wrote), or of a Hub id.
+
+    Raises:
+        ValueError: nothing there, no such split, or no rows.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    folder = Path(source).expanduser()
+    is_saved = (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
+    try:
+        rows: Any = load_from_disk(str(folder)) if is_saved else load_dataset(source, split=split)
+        rows = rows[split] if isinstance(rows, DatasetDict) else rows
+    # datasets raises many kinds: for a folder that is missing, holds no data, or lacks the split
+    except Exception as error:
+        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{argument} is {source!r}, which could not be read with split {split!r}: {first}") from error
+    if not len(rows):
+        raise ValueError(f"{argument} is {source!r}, which has no rows in split {split!r}.")
+    return rows
+
+
+def label_names_of(rows: "Dataset", whose: str) -> list[str]:
+    """Names of the classes of the column ``label``, or ``ValueError`` beginning with ``whose``."""
+    names = getattr(rows.features.get("label"), "names", None)
+    if not names:
+        raise ValueError(f"{whose} column 'label' names no classes; make it a ClassLabel.")
+    return list(names)

@@ -254,3 +254,23 @@ def _children(folder: Path) -> list[Path]:
 def _short(value: Any) -> str:
     text = repr(value)
     return text if len(text) <= 80 else text[:77] + "..."
+
+
+def open_dataset(folder: str | Path) -> DatasetShards:
+    """The finished dataset in a folder, as its manifest describes it.
+
+    Raises:
+        ValueError: none is there, or it is not finished.
+    """
+    folder = Path(folder).expanduser()
+    try:
+        manifest = json.loads((folder / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        shards = DatasetShards(folder, manifest, manifest["num_samples"], manifest["samples_per_shard"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen generate has made.") from error
+    if not shards.is_finished():
+        raise ValueError(
+            f"folder is {str(folder)!r}, of whose {len(shards.shards)} shards {len(shards.missing())} are missing;"
+            " run ubgen generate with the same settings again to finish it."
+        )
+    return shards

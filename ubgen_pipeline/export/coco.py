@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
-from ..export_regions import polygon_area, region_outlines, single_outline
+from ..mask_regions import polygon_area, region_outlines, single_outline
 
 
 def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
-from ..export_regions import single_outline
+from ..mask_regions import single_outline
 
 
 def write_yolo(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:

@@ -1,8 +1,16 @@
 """Image files in memory: the codecs of a dataset's image column. No torch."""
 
 import io
-from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image
+
+if TYPE_CHECKING:
+    pass
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
@@ -50,3 +58,11 @@ def image_encoder(codec: str) -> "Callable[[np.ndarray], bytes]":
         return stream.getvalue()
 
     return encode
+
+
+def png_bytes(image: Image.Image | np.ndarray) -> bytes:
+    """An image, or a mask ``(H, W)`` uint8, as PNG."""
+    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
+    stream = io.BytesIO()
+    picture.save(stream, format="PNG")
+    return stream.getvalue()

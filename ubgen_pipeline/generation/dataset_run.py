@@ -5,16 +5,17 @@ import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from ..commands.console import WaitingNote
-from ..dataset.card import DatasetCardMaker, Generator, manifest, num_flagged
-from ..dataset.score_columns import SAFETY_COLUMN
+from ..commands.console import WaitingNote, say
+from ..dataset.card import DatasetCardMaker, num_flagged
+from ..dataset.columns import SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference, lora_weights
-from ..models.sources import hub_commit
+from ..models.sources import Generator, hub_commit
 from ..prompts.class_prompts import label_names
-from .row_drawer import RowDrawer, check_prompts, dataset_features, say
+from .manifest import manifest
+from .row_drawer import RowDrawer, check_prompts, dataset_features
 from .settings import GenerateSettings
 from .shard_writer import write_shards
 

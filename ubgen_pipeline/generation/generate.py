@@ -13,6 +13,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
 from ..files.folder_lock import writing_into
 from ..prompts.template_files import PromptFile
@@ -20,7 +21,6 @@ from ..samples.caption_samples import ShownPrompt
 from ..samples.prompt_samples import read_prompt_file
 from ..samples.source_samples import SourcePlan
 from .dataset_run import DatasetRun
-from .row_drawer import say
 from .settings import GenerateSettings
 
 if TYPE_CHECKING:

@@ -1,17 +1,15 @@
 """The rows of a generated dataset: one batch of prompts at a time through the pipeline, image and provenance out."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from contextlib import nullcontext
 from threading import Lock
 from typing import TYPE_CHECKING, Any
 
-from ..dataset.card import Generator
-from ..dataset.columns import annotation_features, annotation_row
-from ..dataset.score_columns import SAFETY_COLUMN, score_features
+from ..commands.console import say
+from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row, score_features
 from ..files.image_codecs import image_encoder
-from ..models.sources import public_name
+from ..models.sources import Generator, public_name
 from ..samples.caption_samples import CaptionPlan, ShownPrompt, shown_words
 from ..samples.source_samples import SourcePlan
 from .settings import GenerateSettings, Plan
@@ -21,6 +19,52 @@ if TYPE_CHECKING:
 
     from ..mask_settings import MaskSettings
     from ..pipeline import UbGenPipeline
+from typing import TYPE_CHECKING
+
+from ..attention_maps import check_levels
+from ..class_tokens import append_class_words, class_token_weights, fit_prompt
+from ..mask_settings import MaskSettings
+from ..prompts.class_prompts import ClassPrompt
+
+if TYPE_CHECKING:
+    from ..pipeline import UbGenPipeline
+
+
+def drawn_prompt(pipeline: "UbGenPipeline", item: ClassPrompt, settings: MaskSettings | None) -> str:
+    """The text that a prompt's image is drawn from.
+
+    Args:
+        pipeline: the model that reads it.
+        item: the prompt. A caption of a file that is too long loses words at its end, as the tokenizer would cut it,
+            but before the class words.
+        settings: of the masks; None where no annotation is asked for.
+    """
+    words, _ = shown_words(item)
+    text = item.prompt
+    if settings is not None and settings.append_class_names:
+        text = append_class_words(text, words)
+    if isinstance(item, ShownPrompt):
+        text = fit_prompt(pipeline.tokenizer, text, words, pipeline.tokenizer.model_max_length)
+    return text
+
+
+def check_annotated(pipeline: "UbGenPipeline", items: list[ClassPrompt], settings: MaskSettings) -> None:
+    """Refuse what masks cannot be made for, before anything is drawn.
+
+    Raises:
+        ValueError: a class word that is not where the masks need it, or a level of the settings where the model has
+            no attention.
+    """
+    check_levels(pipeline.unet, settings.cross_levels, settings.self_level)
+    for item in items:
+        words, _ = shown_words(item)
+        text = drawn_prompt(pipeline, item, settings)
+        class_token_weights(pipeline, text, list(dict.fromkeys(words)), settings.class_prompt)
+
+
+def num_shortened(pipeline: "UbGenPipeline", items: list[ClassPrompt]) -> int:
+    """How many prompts lose words."""
+    return sum(drawn_prompt(pipeline, item, None) != item.prompt for item in items)
 
 
 def check_prompts(settings: GenerateSettings, plan: Plan, pipeline: "UbGenPipeline") -> int | None:
@@ -28,7 +72,6 @@ def check_prompts(settings: GenerateSettings, plan: Plan, pipeline: "UbGenPipeli
 
     That is a number for the whole run, so that an image does not depend on the others of its batch.
     """
-    from .drawn_prompts import check_annotated, drawn_prompt, num_shortened
 
     items, masks = list(plan.prompts()), _mask_settings(settings)
     if masks is not None:
@@ -106,7 +149,6 @@ class RowDrawer:
             indices: at most ``batch_size`` of them.
             batch_size: that compiled code was made for; a shorter batch is filled up with its last sample.
         """
-        from .drawn_prompts import drawn_prompt
 
         settings, plan = self._settings, self._plan
         batch = [plan.sample(index) for index in indices]
@@ -207,8 +249,3 @@ def dataset_features(
         columns[SAFETY_COLUMN] = Value("bool")
     columns |= score_features(settings.wanted_scores(), names)
     return Features(columns)
-
-
-def say(text: str) -> None:
-    """A line on stderr, in the command's name."""
-    print(f"ubgen: {text}", file=sys.stderr, flush=True)

@@ -10,10 +10,11 @@ from ..hub.access import check_repo_id
 from ..inference.presets import PresetFlags
 from ..inference.settings import InferenceFlags
 from ..prompts.class_prompts import label_names
+from ..prompts.file_values import parse_class_map
 from ..sample_seeds import sample_seed
 from ..samples.caption_samples import CaptionPlan, load_caption_prompts
 from ..samples.prompt_samples import PromptPlan, plan_prompts, read_prompt_file
-from ..samples.source_dataset import SourceDataset, parse_class_map
+from ..samples.source_dataset import SourceDataset
 from ..samples.source_samples import SourcePlan, SourceSettings, check_task
 from ..samples.variation_samples import VariationPlan
 from ..scoring.settings import ScoreFlags

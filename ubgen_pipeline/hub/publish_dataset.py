@@ -1,14 +1,12 @@
 """Publish a finished local dataset on the Hub, in groups of shards with a card in each commit."""
 
-import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
-from ..dataset.shards import STATE_FOLDER, DatasetShards, Shard
-from ..dataset.stored_card import stored_card_maker
+from ..dataset.card import stored_card_maker
+from ..dataset.shards import Shard, open_dataset
 from .access import check_repo_id
 from .streamed_dataset import HubDataset
 
@@ -75,26 +73,6 @@ def publish_dataset(settings: PublishSettings) -> None:
     hub.open()
     hub.flush()
     print(f"ubgen: {settings.repo_id}: {len(shards.shards)} shards of {shards.folder}", file=sys.stderr)
-
-
-def open_dataset(folder: str | Path) -> DatasetShards:
-    """The finished dataset in a folder, as its manifest describes it.
-
-    Raises:
-        ValueError: none is there, or it is not finished.
-    """
-    folder = Path(folder).expanduser()
-    try:
-        manifest = json.loads((folder / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["settings"]
-        shards = DatasetShards(folder, manifest, manifest["num_samples"], manifest["samples_per_shard"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen generate has made.") from error
-    if not shards.is_finished():
-        raise ValueError(
-            f"folder is {str(folder)!r}, of whose {len(shards.shards)} shards {len(shards.missing())} are missing;"
-            " run ubgen generate with the same settings again to finish it."
-        )
-    return shards
 
 
 if __name__ == "__main__":

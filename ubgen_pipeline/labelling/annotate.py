@@ -9,8 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.shards import DatasetShards, Shard
+from ..files.image_codecs import png_bytes
 from ..models.sources import public_name
-from ..samples.source_dataset import SourceDataset, png_bytes
+from ..samples.source_dataset import SourceDataset
 from .class_words import SharedWords, read_shared_words
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     """
     import torch
 
-    from .annotators import build_annotator
+    from .build_annotator import build_annotator
 
     source = SourceDataset(str(folder), settings.split)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")

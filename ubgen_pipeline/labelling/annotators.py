@@ -5,30 +5,22 @@ What a model calls its classes is mapped to the dataset's; what maps to none is 
 Shapes: an image of H x W pixels, C classes of the dataset, M of the model.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 from transformers import (
-    AutoConfig,
-    AutoImageProcessor,
     AutoModelForMaskGeneration,
-    AutoModelForObjectDetection,
-    AutoModelForSemanticSegmentation,
-    AutoModelForUniversalSegmentation,
-    AutoModelForZeroShotObjectDetection,
     AutoProcessor,
 )
-from transformers.models.auto import modeling_auto
 
 from ..mask_regions import MaskObject, mask_objects
 from ..mask_settings import IGNORE_LABEL
-from ..models.segmenter import BUILT_NAMES, PIXEL_MEAN, PIXEL_STD, load_segmenter, read_config
-from .phrase_boxes import MODEL_TYPES, PhraseBoxes
+from ..models.segmenter import PIXEL_MEAN, PIXEL_STD
+from .phrase_boxes import PhraseBoxes
 
 
 @dataclass(frozen=True)
@@ -47,101 +39,6 @@ class Annotator(Protocol):
     """Labels one image; ``own_label`` tells it which class alone may be in it."""
 
     def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling: ...
-
-
-def build_annotator(
-    model: str,
-    class_names: Sequence[str],
-    class_map: Mapping[str, str] | None = None,
-    *,
-    mask_model: str | None = None,
-    threshold: float = 0.5,
-    min_area: float = 0.005,
-    device: str = "cpu",
-) -> Annotator:
-    """The annotator for that model.
-
-    Args:
-        model: folder or Hub id: a semantic or universal segmenter (SegFormer, Mask2Former …), a detector (DETR, YOLOS
-            …), one that is told its classes (OWLv2, Grounding DINO), or a segmenter trained here.
-        class_names: of the dataset, in label order.
-        class_map: the dataset's class for a class of the model's; names that agree need no entry.
-        mask_model: SAM or its like, which turns a detector's boxes into masks.
-        threshold: least probability of a pixel's class (others are ignored) or of a box (others are dropped).
-        min_area: least share of the image that an object covers.
-        device: where it runs.
-
-    Raises:
-        ValueError: a model that cannot be loaded or does not label, or classes that do not map.
-    """
-    class_map = dict(class_map or {})
-    if foreign := [target for target in class_map.values() if target not in class_names]:
-        raise ValueError(f"class_map leads to {foreign[0]!r}, which is none of the dataset's classes; leave it out.")
-    if read_config(model).get("model_type") in BUILT_NAMES:
-        segmenter = load_segmenter(model).to(device)
-        table = class_table(["background", *segmenter.class_names], class_names, class_map, model)
-        return PixelAnnotator(segmenter, segmenter.class_scores, None, table, threshold, min_area, device)
-    try:
-        config: Any = AutoConfig.from_pretrained(model)
-    except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
-    loader = _loader_for(config, model)
-    network = _load(loader, model, device)
-    if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
-        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
-    if loader is AutoModelForZeroShotObjectDetection:
-        # the words that the model looks for, in place of the class's own name
-        words = {target: name for name, target in class_map.items()}
-        asked = [words.get(name, name) for name in class_names]
-        processor = _load(AutoProcessor, model)
-        if config.model_type in MODEL_TYPES:
-            processor = PhraseBoxes(network, processor, asked, device)
-        return BoxAnnotator(network, processor, asked, None, masks, threshold, min_area, device)
-    names = [config.id2label[number] for number in range(config.num_labels)]
-    table = class_table(names, class_names, class_map, model)
-    if loader is AutoModelForObjectDetection:
-        return BoxAnnotator(network, _load(AutoImageProcessor, model), None, table, masks, threshold, min_area, device)
-    processor = _load(AutoImageProcessor, model) if _has_processor(model) else None
-    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
-
-
-def _loader_for(config: Any, model: str) -> Any:
-    """The class of transformers that loads a model of that configuration, if it labels images."""
-    for mapping, loader in (
-        (modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING, AutoModelForSemanticSegmentation),
-        (modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING, AutoModelForUniversalSegmentation),
-        (modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING, AutoModelForObjectDetection),
-        (modeling_auto.MODEL_FOR_ZERO_SHOT_OBJECT_DETECTION_MAPPING, AutoModelForZeroShotObjectDetection),
-    ):
-        if type(config) in mapping:
-            return loader
-    raise ValueError(
-        f"model is {model!r}, a {config.model_type}, which neither segments nor detects; give a segmenter or a"
-        " detector of transformers."
-    )
-
-
-def class_table(
-    model_classes: Sequence[str], class_names: Sequence[str], class_map: Mapping[str, str], model: str
-) -> np.ndarray:
-    """For each of the model's M classes, 1 + the label it stands for, or 0: ``(M,)`` int64.
-
-    Raises:
-        ValueError: the map names a class the model lacks, or none of the model's classes is one of the dataset's.
-    """
-    if unknown := set(class_map) - set(model_classes):
-        raise ValueError(
-            f"class_map names {sorted(unknown)[0]!r}, which model {model!r} lacks; it has"
-            f" {', '.join(model_classes[:20])}."
-        )
-    targets = [class_map.get(name, name) for name in model_classes]
-    table = np.array([1 + list(class_names).index(name) if name in class_names else 0 for name in targets])
-    if not table.any():
-        raise ValueError(
-            f"none of the classes of model {model!r} ({', '.join(model_classes[:10])} …) is one of the dataset's"
-            f" ({', '.join(class_names[:10])} …); map them with class_map MODEL_CLASS=CLASS."
-        )
-    return table
 
 
 class PixelAnnotator:
@@ -256,7 +153,10 @@ class MaskFromBoxes:
     """
 
     def __init__(self, model: str, device: str):
-        self._network, self._processor = _load(AutoModelForMaskGeneration, model, device), _load(AutoProcessor, model)
+        self._network, self._processor = (
+            load_part(AutoModelForMaskGeneration, model, device),
+            load_part(AutoProcessor, model),
+        )
         self._device = device
 
     @torch.no_grad()
@@ -289,19 +189,13 @@ def _pixels(image: Image.Image, processor: Any, *, normalise: bool) -> torch.Ten
     return pixels[None]
 
 
-def _has_processor(model: str) -> bool:
-    # a segmenter trained here is saved without one: it takes images at their own size
-    folder = Path(model).expanduser()
-    return not folder.is_dir() or (folder / "preprocessor_config.json").is_file()
-
-
-def _load(loader: Any, model: str, device: str | None = None) -> Any:
+def load_part(loader: Any, model: str, device: str | None = None) -> Any:
     try:
         if device is None:
             return loader.from_pretrained(model)
         return loader.from_pretrained(model, use_safetensors=True).eval().to(device)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+        raise ValueError(f"model is {model!r}, which could not be loaded: {first_line(error)}") from error
 
 
 def _inside(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, int]:
@@ -325,5 +219,5 @@ def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -12,8 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..prompts.diffugen import model_class_map
-from ..prompts.template_files import read_mapping
-from ..samples.source_dataset import parse_class_map
+from ..prompts.file_values import parse_class_map, read_mapping
 
 if TYPE_CHECKING:
     from .annotators import Labelling

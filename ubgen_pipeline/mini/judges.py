@@ -44,3 +44,12 @@ def predict_factors(
     logits = torch.cat([model(part.float() / 255) for part in pixels.split(batch_size)])
     parts = logits.split(list(FACTOR_SIZES.values()), dim=1)
     return {name: part.argmax(dim=1).numpy() for name, part in zip(FACTOR_SIZES, parts)}
+
+
+QUALITY_LEVELS = ("bad", "poor", "fair", "good", "excellent")
+
+
+def load_mini_quality(folder: str | Path | None = None) -> ConvTower:
+    """Images ``(B, 3, 64, 64)`` in [0, 1] to logits ``(B, 5)`` over ``QUALITY_LEVELS``, in eval mode."""
+    folder = Path(folder or Path(__file__).parent / "classifier")
+    return load_float32(ConvTower(len(QUALITY_LEVELS)), folder / "quality.safetensors")

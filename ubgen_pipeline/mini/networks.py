@@ -34,3 +34,37 @@ class ConvTower(nn.Module):
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         features = self.blocks(images * 2 - 1)
         return self.head(torch.cat([features.mean(dim=(2, 3)), features.amax(dim=(2, 3))], dim=1))
+
+
+WIDTHS = (24, 48, 96, 128)
+
+
+class UNetSegmenter(nn.Module):
+    """Logits ``{"out": (B, K, H, W)}`` of normalised images ``(B, 3, H, W)``, in the form of torchvision's."""
+
+    def __init__(self, num_classes: int, widths: tuple[int, ...] = WIDTHS):
+        super().__init__()
+        self.down = nn.ModuleList(_block(before, after) for before, after in zip((12, *widths), widths))
+        self.up = nn.ModuleList(
+            _block(deep + shallow, shallow) for deep, shallow in zip(widths[:0:-1], widths[-2::-1])
+        )
+        self.head = nn.Conv2d(widths[0], 4 * num_classes, 1)
+
+    def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        features, kept = nn.functional.pixel_unshuffle(images, 2), []
+        for number, block in enumerate(self.down):
+            if number:
+                features = nn.functional.max_pool2d(features, 2)
+            features = block(features)
+            kept.append(features)
+        for block, shallow in zip(self.up, kept[-2::-1]):
+            features = nn.functional.interpolate(features, scale_factor=2, mode="nearest")
+            features = block(torch.cat([features, shallow], dim=1))
+        return {"out": nn.functional.pixel_shuffle(self.head(features), 2)}
+
+
+def _block(before: int, after: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for channels in (before, after):
+        layers += [nn.Conv2d(channels, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+    return nn.Sequential(*layers)

@@ -27,7 +27,7 @@ from transformers import (
 from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING
 
 from ..files.tensor_files import give_ordinary_permissions, save_tensors
-from ..mini.segmenter_network import UNetSegmenter
+from ..mini.networks import UNetSegmenter
 
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")

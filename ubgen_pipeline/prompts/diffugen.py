@@ -12,7 +12,8 @@ from typing import Any
 
 from .class_prompts import load_class_names
 from .diffugen_variations import CONDITIONS, OtherConditions, OtherObjects, Variations
-from .template_files import PromptFile, count, texts
+from .file_values import count, texts
+from .template_files import PromptFile
 from .templates import PromptTemplates, check_number_of_prompts
 
 # DiffuGen's name of each task

@@ -9,16 +9,14 @@ samples_per_prompt: 2     # 1 if not given
 weights: true             # whether ++ and -- are read
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from .class_prompts import ClassName, load_class_names
 from .diffugen_variations import Variations
+from .file_values import count, texts
 from .templates import PromptTemplates
 
 _KEYS = (
@@ -90,23 +88,6 @@ class PromptFile:
         return remarks
 
 
-def read_mapping(source: str | Path, argument: str = "classes") -> Mapping[str, Any] | None:
-    """The mapping in a JSON or YAML file; None where the source is no such file. ``argument`` is named in errors.
-
-    Raises:
-        ValueError: the file could not be read.
-    """
-    file = Path(source).expanduser()
-    if file.suffix.lower() not in (".json", ".yaml", ".yml") or not file.is_file():
-        return None
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-        data = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"{argument} is {str(source)!r}, which could not be read: {error}") from error
-    return data if isinstance(data, Mapping) else None
-
-
 def prompt_file_from(data: Mapping[str, Any], folder: Path) -> PromptFile:
     """The prompt file of a mapping with ``templates``; a class file that it names is looked for in ``folder``.
 
@@ -151,24 +132,3 @@ def _classes(classes: Any, folder: Path) -> Sequence[ClassName]:
     if not isinstance(classes, list):
         raise ValueError(f"classes is {classes!r}; give a list, a built-in list's name or a class file.")
     return load_class_names(classes)
-
-
-def texts(name: str, values: Any) -> tuple[str, ...]:
-    """A list of texts or numbers from a file, as texts.
-
-    Raises:
-        ValueError: something else, such as the truth value that YAML 1.1 reads a bare ``no`` as.
-    """
-    if not isinstance(values, list):
-        raise ValueError(f"{name} is {values!r}; give a list of texts.")
-    for value in values:
-        if isinstance(value, bool) or not isinstance(value, (str, int, float)):
-            raise ValueError(f"{name} holds {value!r}; give texts, in quotes where the format needs them.")
-    return tuple(str(value) for value in values)
-
-
-def count(name: str, value: Any) -> int:
-    """A whole number of at least 1 from a file."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{name} is {value!r}; give a whole number of at least 1.")
-    return value

@@ -20,7 +20,7 @@ from typing import Any, ClassVar
 from ..prompts.built_in_classes import built_in_entries
 from ..prompts.class_prompts import ClassName, ClassPrompt
 from ..sample_seeds import sample_seed
-from .prompt_samples import Sample
+from .sample import Sample
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _FIELDS = ("caption", "class_prompt")

@@ -11,21 +11,14 @@ from typing import Any
 from ..prompt_weights import has_weights
 from ..prompts.class_prompts import ClassName, ClassPrompt, class_prompts, load_class_names
 from ..prompts.diffugen import is_diffugen_config, prompt_file_from_diffugen
-from ..prompts.template_files import PromptFile, prompt_file_from, read_mapping
+from ..prompts.file_values import read_mapping
+from ..prompts.template_files import PromptFile, prompt_file_from
 from ..prompts.templates import PromptTemplates, check_number_of_prompts, chosen_positions, distinct_draws
 from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed
+from .sample import Sample
 
 SAMPLES_PER_CLASS = 10
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One image to be drawn; everything about it is known before a model is loaded."""
-
-    index: int
-    prompt: ClassPrompt
-    seed: int
 
 
 @dataclass(frozen=True)

@@ -4,19 +4,19 @@ Importable without torch. Masks are ubgen's: 0 background, 1 + label, 255 ignore
 """
 
 import hashlib
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from ..dataset.labelled_images import label_names_of, read_rows
 from ..models.sources import public_name
 
 if TYPE_CHECKING:
-    from datasets import Dataset
+    pass
 
 TASKS = ("text-to-image", "image-to-image", "inpaint")
 REGIONS = ("object", "background")
@@ -140,61 +140,6 @@ class SourceDataset:
     def public_name(self) -> str:
         """The source's name as it may be published: of a folder here, its last part only."""
         return public_name(self.source) or self.source
-
-
-def read_rows(source: str, split: str, argument: str) -> "Dataset":
-    """The rows of a folder that ``datasets`` reads (or that ``save_to_disk`` wrote), or of a Hub id.
-
-    Raises:
-        ValueError: nothing there, no such split, or no rows.
-    """
-    from datasets import DatasetDict, load_dataset, load_from_disk
-
-    folder = Path(source).expanduser()
-    is_saved = (folder / "dataset_info.json").is_file() or (folder / "dataset_dict.json").is_file()
-    try:
-        rows: Any = load_from_disk(str(folder)) if is_saved else load_dataset(source, split=split)
-        rows = rows[split] if isinstance(rows, DatasetDict) else rows
-    # datasets raises many kinds: for a folder that is missing, holds no data, or lacks the split
-    except Exception as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{argument} is {source!r}, which could not be read with split {split!r}: {first}") from error
-    if not len(rows):
-        raise ValueError(f"{argument} is {source!r}, which has no rows in split {split!r}.")
-    return rows
-
-
-def label_names_of(rows: "Dataset", whose: str) -> list[str]:
-    """Names of the classes of the column ``label``, or ``ValueError`` beginning with ``whose``."""
-    names = getattr(rows.features.get("label"), "names", None)
-    if not names:
-        raise ValueError(f"{whose} column 'label' names no classes; make it a ClassLabel.")
-    return list(names)
-
-
-def parse_class_map(entries: Sequence[str], argument: str) -> dict[str, str]:
-    """``NAME=CLASS`` entries as a mapping.
-
-    Raises:
-        ValueError: an entry without ``=``, or a name that occurs twice.
-    """
-    mapping: dict[str, str] = {}
-    for entry in entries:
-        name, sign, target = (part.strip() for part in entry.partition("="))
-        if not (name and sign and target):
-            raise ValueError(f"{argument} holds {entry!r}; write NAME=CLASS.")
-        if name in mapping:
-            raise ValueError(f"{argument} names {name!r} twice; keep one.")
-        mapping[name] = target
-    return mapping
-
-
-def png_bytes(image: Image.Image | np.ndarray) -> bytes:
-    """An image, or a mask ``(H, W)`` uint8, as PNG."""
-    picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
-    stream = io.BytesIO()
-    picture.save(stream, format="PNG")
-    return stream.getvalue()
 
 
 def _region(mask: np.ndarray, label: int, region: str | None, margin: int, index: int) -> np.ndarray | None:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from .prompt_samples import PromptPlan, Sample
-from .source_dataset import REGIONS, TASKS, SourceDataset, SourceRow, png_bytes
+from ..files.image_codecs import png_bytes
+from .prompt_samples import PromptPlan
+from .sample import Sample
+from .source_dataset import REGIONS, TASKS, SourceDataset, SourceRow
 
 
 @dataclass(frozen=True)

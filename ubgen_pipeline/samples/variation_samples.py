@@ -11,7 +11,7 @@ import numpy as np
 from ..prompts.class_prompts import ClassPrompt
 from ..prompts.diffugen_variations import DRAWN_FROM
 from ..sample_seeds import sample_seed
-from .prompt_samples import Sample
+from .sample import Sample
 from .source_samples import SourcePlan
 
 

@@ -11,10 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset.score_columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN
+from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN
 from ..dataset.stored_rows import StoredRows
-from .duplicates import MAX_HASH_DISTANCE, row_groups
-from .perceptual_hash import hashes_from_texts
+from .duplicates import MAX_HASH_DISTANCE, hashes_from_texts, row_groups
 
 # rule, the score whose columns it reads
 RULES = {

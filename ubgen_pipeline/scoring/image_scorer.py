@@ -2,13 +2,127 @@
 
 import io
 from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from PIL import Image
+from torch.nn.functional import normalize
 
-from ..dataset.score_columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
-from .perceptual_hash import hash_text, perceptual_hash
+from ..dataset.columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
+from ..models.clip_encoders import load_clip_encoder, picture_pixels
+from .duplicates import hash_text, perceptual_hash
 from .settings import ScoreFlags
+
+
+class SafetyFlagger:
+    """Asks a checker about images one at a time, so that a flag depends on no other image.
+
+    Args:
+        source: folder or Hub id of a ``StableDiffusionSafetyChecker``, or of a model that has one.
+        device: where it runs.
+
+    Raises:
+        ValueError: no checker there.
+    """
+
+    def __init__(self, source: str, device: str = "cpu"):
+        place = str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
+        try:
+            try:
+                model, self._processor = _load(place, "safety_checker", "feature_extractor")
+            except OSError:
+                model, self._processor = _load(place, "", "")
+        # transformers raises several kinds for what is not there or of another kind
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ValueError(
+                f"safety_checker is {source!r}, which could not be loaded ({first_line}); give the folder or Hub id of"
+                " a StableDiffusionSafetyChecker in safetensors, or of a model that has one."
+            ) from error
+        self._model, self._device = model.eval().to(device), device
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> bool:
+        """Whether the checker flags an RGB image."""
+        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
+        # the checker blackens a flagged image in what it is given: one pixel that nobody looks at
+        _, flags = self._model(clip_input=pixels, images=np.ones((1, 1, 1, 3), np.float32))
+        return bool(flags[0])
+
+
+def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, Any]:
+    """The checker and its image processor in these folders of a model."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    # asked for its report, the call gives a pair
+    loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
+        place, subfolder=checker_folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    # the weights of another kind of model would leave the checker's own at random
+    if report["missing_keys"]:
+        raise ValueError(f"its weights lack {sorted(report['missing_keys'])[0]!r}")
+    return model, CLIPImageProcessor.from_pretrained(place, subfolder=processor_folder)
+
+
+@dataclass(frozen=True)
+class ClipScore:
+    """What a CLIP says of one image.
+
+    Attributes:
+        score: cosine of the image's feature and that of its own class's text, in [-1, 1].
+        label: the class whose text is nearest; the image's own where several classes share that text.
+        probability: of that text, in (0, 1]: a softmax over the texts of all classes at the CLIP's own temperature.
+    """
+
+    score: float
+    label: int
+    probability: float
+
+
+class ClipScorer:
+    """Scores images one at a time, so that a score depends on no other image. Safe to call from several threads.
+
+    Args:
+        name: see :func:`.clip_encoders.load_clip_encoder`.
+        class_names: in label order.
+        template: of a class's text, with ``{name}``.
+        device: where the CLIP runs, in float32.
+
+    Raises:
+        ValueError: a CLIP that cannot be loaded.
+    """
+
+    def __init__(self, name: str, class_names: Sequence[str], template: str, device: str = "cpu"):
+        self._encoder, self._device = load_clip_encoder(name).to(device), device
+        texts = [template.replace("{name}", class_name) for class_name in class_names]
+        distinct = list(dict.fromkeys(texts))
+        # a class's text, and the first class of each text: two classes may have one name
+        self._text_of = [distinct.index(text) for text in texts]
+        self._first_class = [texts.index(text) for text in distinct]
+        self._text_features = normalize(self._encoder.encode_texts(distinct).float(), dim=-1)
+        scale = getattr(self._encoder.model, "logit_scale", None)
+        # CLIP's temperature where a model does not say its own (Radford et al. 2021, section 2.5)
+        self._scale = 100.0 if scale is None else float(scale.exp())
+
+    @torch.no_grad()
+    def __call__(self, image: Image.Image, label: int) -> ClipScore:
+        """The scores of an RGB image of the class ``label``."""
+        features = normalize(self._encoder.encode_images(picture_pixels(image).to(self._device)).float(), dim=-1)
+        cosines = (features @ self._text_features.T)[0].clamp(-1, 1)
+        own, nearest = self._text_of[label], int(cosines.argmax())
+        # equal features tie, and a tie is no mistake
+        nearest = own if cosines[own] == cosines[nearest] else nearest
+        probability = (self._scale * cosines).softmax(dim=0)[nearest]
+        return ClipScore(
+            score=float(cosines[own]),
+            label=label if nearest == own else self._first_class[nearest],
+            probability=float(probability),
+        )
 
 
 class ImageScorer:
@@ -37,12 +151,8 @@ class ImageScorer:
             )
         # models load only where they are asked for
         if flags.safety_checker is not None:
-            from .safety_flags import SafetyFlagger
-
             self._flagger = SafetyFlagger(flags.safety_checker, device)
         if "clip" in self._wanted:
-            from .clip_scores import ClipScorer
-
             self._clip = ClipScorer(flags.clip_for(generator), class_names, flags.clip_template, device)
 
     def __call__(

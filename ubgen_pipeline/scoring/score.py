@@ -17,13 +17,19 @@ from PIL import Image
 from tqdm import tqdm
 
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
-from ..dataset.score_columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
+from ..dataset.card import card_of_copy
+from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
 from ..dataset.shards import DatasetShards, Shard
-from ..dataset.stored_card import card_of_copy
 from ..dataset.stored_rows import StoredRows, check_elsewhere
-from .duplicates import MAX_HASH_DISTANCE, check_hash_distance, row_groups
+from .duplicates import (
+    MAX_HASH_DISTANCE,
+    check_hash_distance,
+    hash_text,
+    hashes_from_texts,
+    perceptual_hash,
+    row_groups,
+)
 from .image_scorer import ImageScorer
-from .perceptual_hash import hash_text, hashes_from_texts, perceptual_hash
 from .settings import ScoreFlags
 
 

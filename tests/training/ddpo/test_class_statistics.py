@@ -5,7 +5,7 @@ from collections import deque
 import numpy as np
 import pytest
 
-from ubgen_training.ddpo.class_statistics import ClassStatistics, group_advantages
+from ubgen_training.ddpo.objective import ClassStatistics, group_advantages
 
 
 def _tracked(batches, window, min_count):

@@ -11,10 +11,9 @@ from torch import nn
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, TEXTURE_NAMES
 from ubgen_training.mini.denoiser import build_unet, prompt_table
 from ubgen_training.mini.judges import contrastive_loss, damage
-from ubgen_training.mini.mini_captions import UNNAMED, draw_caption, factor_table, true_pairs
 from ubgen_training.mini.scene_batches import index_batches, render_set, to_unit_range
 from ubgen_training.mini.state import ExponentialAverage, load_training_state, save_training_state
-from ubgen_training.mini.tokenizer import build_tokenizer
+from ubgen_training.mini.tokenizer import UNNAMED, build_tokenizer, draw_caption, factor_table, true_pairs
 
 
 def test_contrastive_loss_matches_a_loop_over_positives():

@@ -11,7 +11,7 @@ from safetensors import safe_open
 from train_ubgen import main
 
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
-from ubgen_training.reward_training.hub_model import HubModel
+from ubgen_training.reward_training.hub_push import HubModel
 
 COMMIT = "/commit/main$"
 FLAGS = "--class_names circle star --num_inference_steps 2 --num_gradient_steps 1 --lora_rank 2 --adversarial_weight 0"

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ubgen_training.reward_training.image_diversity import class_diversity
+from ubgen_training.reward_training.guards import class_diversity
 
 
 def test_one_direction_is_0_orthogonal_ones_are_1_and_opposite_ones_are_2():

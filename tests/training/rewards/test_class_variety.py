@@ -11,8 +11,8 @@ from torch.nn.functional import normalize
 from support.training_worker import build_trainer
 from ubgen_training.reward_training.build_rewards import build_reward, needs_clip_encoder, probe_rewards
 from ubgen_training.reward_training.config import SamplerConfig
-from ubgen_training.rewards.class_partners import check_partners, partner_share
 from ubgen_training.rewards.class_variety import ClassVarietyReward
+from ubgen_training.rewards.reward_functions import check_partners, partner_share
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 NAMES = ["circle", "star", "ring"]

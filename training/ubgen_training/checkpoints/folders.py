@@ -4,6 +4,7 @@ A folder is filled under a hidden name and renamed once all of its files are on 
 ``checkpoint.json``, lists the others with their sizes, so that a folder cut short or copied in part is recognised.
 """
 
+import hashlib
 import json
 import os
 import shutil
@@ -11,6 +12,9 @@ import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+import torch
+from torch import nn
 
 MANIFEST_FILE = "checkpoint.json"
 
@@ -159,3 +163,25 @@ def _warn_of_partial(output_dir: str | Path, newer_than: int) -> None:
         step = checkpoint_step(Path(partial.name.removeprefix(".").removesuffix(".partial")))
         if step is not None and step > newer_than:
             warnings.warn(f"skipped: {partial} was cut short while it was written.", stacklevel=3)
+
+
+VALUES_PER_TENSOR = 64
+
+
+@torch.no_grad()
+def model_fingerprint(modules: Mapping[str, nn.Module]) -> str:
+    """A hash of the names, shapes and some evenly spaced values of all parameters but those of a LoRA.
+
+    Some values rather than all, because a model may hold gigabytes; two trainings of one architecture differ in them.
+    """
+    digest = hashlib.sha256()
+    for prefix, module in sorted(modules.items()):
+        for name, parameter in sorted(module.named_parameters()):
+            if "lora_" in name:
+                continue
+            stride = max(parameter.numel() // VALUES_PER_TENSOR, 1)
+            values = parameter.detach().flatten()[::stride][:VALUES_PER_TENSOR].float().cpu()
+            # an adapted layer keeps its own weight under another name
+            digest.update(f"{prefix}.{name.replace('.base_layer', '')} {tuple(parameter.shape)}".encode())
+            digest.update(values.numpy().tobytes())
+    return digest.hexdigest()[:16]

@@ -22,11 +22,11 @@ from .folders import (
     check_same_run,
     commit_checkpoint,
     find_checkpoint,
+    model_fingerprint,
     newest_checkpoint,
     partial_folder,
     read_manifest,
 )
-from .model_fingerprint import model_fingerprint
 from .state import (
     load_optimizer_state,
     load_state,

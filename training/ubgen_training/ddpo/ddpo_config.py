@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..reward_training.config import SamplerConfig
-from .class_statistics import ClassStatistics
+from .objective import ClassStatistics
 from .step_log_probability import REDUCTIONS
 
 ADVANTAGES = ("class_statistics", "group")

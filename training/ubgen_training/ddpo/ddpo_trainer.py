@@ -21,9 +21,8 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..reward_training.trainer import SamplerTrainer, draw_seeds
 from ..rewards.reward_functions import RewardFunction, call_reward, check_finite, check_reward_weights, reward_name
-from .class_statistics import ClassStatistics, group_advantages
 from .ddpo_config import DDPOConfig
-from .objective import policy_loss
+from .objective import ClassStatistics, group_advantages, policy_loss
 from .policy_sampler import PolicySampler
 from .rollout import Rollout, ordered_labels, shuffled_pairs
 

@@ -1,9 +1,65 @@
 """Settings of denoising training."""
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
+from ..checkpoints.weight_average import check_average_decay
+from ..images.config import FREE_ON_RESUME as IMAGE_FREE_ON_RESUME
+from ..images.config import ImageTrainingConfig
 from .denoising_loss import check_names
-from .latent_training_config import LatentTrainingConfig
+
+FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "activation_checkpointing"}
+
+
+@dataclass
+class LatentTrainingConfig(ImageTrainingConfig):
+    """Everything of :class:`ImageTrainingConfig`, the model and the LoRA.
+
+    Raises:
+        ValueError: a setting out of range, no dataset, or Hub push, which these trainers do not do.
+    """
+
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME
+
+    output_dir: str | None = field(default="denoiser", metadata={"help": "Where weights and checkpoints are written."})
+    model_name_or_path: str = field(
+        default="mini", metadata={"help": "'mini', a folder or a Hub id of a Stable Diffusion 1.x or 2.x model."}
+    )
+    model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
+    height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
+    width: int | None = field(default=None, metadata={"help": "Image width in pixels; default: the model's."})
+
+    lora_rank: int = field(default=128, metadata={"help": "Rank of the LoRA."})
+    lora_alpha: float | None = field(default=None, metadata={"help": "Alpha of the LoRA; default: its rank."})
+    lora_target_modules: list[str] = field(
+        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
+        metadata={"help": "Names of the UNet's layers that get a LoRA."},
+    )
+    average_decay: float = field(
+        default=0.999, metadata={"help": "Decay of the moving average of the trained weights; 0: none."}
+    )
+    export_average: bool = field(default=True, metadata={"help": "Save the average as the weights at the end."})
+
+    learning_rate: float = field(default=1e-4, metadata={"help": "Learning rate of AdamW."})
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay."})
+    per_device_train_batch_size: int = field(default=16, metadata={"help": "Images per process and step."})
+    bf16: bool | None = field(default=False, metadata={"help": "bfloat16 frozen weights and autocast."})
+    gradient_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Older name of activation_checkpointing."}
+    )
+    activation_checkpointing: bool | None = field(
+        default=None, metadata={"help": "Recompute the UNet's activations: less memory, slower. Default: off."}
+    )
+    logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
+
+    def __post_init__(self) -> None:
+        if self.lora_rank < 1:
+            raise ValueError(f"lora_rank is {self.lora_rank}; choose 1 or more.")
+        check_average_decay(self.average_decay)
+        super().__post_init__()
+
 
 TRAIN_METHODS = ("lora", "full", "scratch")
 

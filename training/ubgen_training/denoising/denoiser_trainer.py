@@ -14,8 +14,8 @@ from ubgen_pipeline.initial_latents import sample_seed
 from ..checkpoints.trainer import CheckpointingTrainer
 from ..checkpoints.weight_average import LoraAverage
 from ..lora.trained_weights import load_trained_weights, save_trained_weights
+from .denoiser_config import LatentTrainingConfig
 from .latent_model import LatentModel
-from .latent_training_config import LatentTrainingConfig
 from .pixel_rows import PixelRows, StreamedPixelRows, collate_pixels
 
 

@@ -10,10 +10,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ubgen_pipeline.dataset.labelled_images import LabelledImages
+from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
+from ubgen_pipeline.prompts.class_prompts import class_prompts, load_class_names
 from ubgen_pipeline.sample_seeds import sample_seed
 
 from ..images.epoch_rows import EpochRows, EpochStream
+from .denoiser_config import LatentTrainingConfig
 
 
 class PixelRows(EpochRows):
@@ -71,3 +73,16 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def _is_flipped(seed: int, epoch: int, index: int, share: float) -> bool:
     return share > 0 and sample_seed(seed, f"flip/epoch {epoch}", index) < share * 2**63
+
+
+def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]]:
+    """The dataset's images and the prompts of its classes, in label order.
+
+    Raises:
+        ValueError: the dataset cannot be read, or a class's name cannot be used.
+    """
+    images = load_labelled_images(
+        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+    )
+    names = load_class_names(list(images.class_names))
+    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from ..denoising.latent_training_config import FREE_ON_RESUME, LatentTrainingConfig
+from ..denoising.denoiser_config import FREE_ON_RESUME, LatentTrainingConfig
 from .consistency_loss import segment_start, teacher_timesteps
 
 # every layer that LCM's LoRAs have

@@ -10,6 +10,7 @@ import torch
 
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+from ..denoising.denoiser_trainer import DenoiserTrainer
 from ..denoising.denoising_loss import signal_and_spread, target_of
 from ..denoising.latent_model import LatentModel, stratified, training_schedule
 from ..sampler.sampler_model import LoraSettings
@@ -104,3 +105,10 @@ class FewStepModel(LatentModel):
         self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor, ends: torch.Tensor
     ) -> torch.Tensor:
         return ddim_jump(noisy, prediction.float(), timesteps, ends, self.alphas_cumprod, self.target)
+
+
+class FewStepTrainer(DenoiserTrainer):
+    """A :class:`DenoiserTrainer` of a :class:`.few_step_model.FewStepModel`."""
+
+    _name = "few_steps"
+    settings_file = "few_step_config.json"

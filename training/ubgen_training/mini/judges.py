@@ -9,13 +9,12 @@ import torch.nn.functional as F
 from torch import nn
 
 from ubgen_pipeline.mini.clip import build_mini_clip, text_tokenizer
-from ubgen_pipeline.mini.judges import FACTOR_SIZES
+from ubgen_pipeline.mini.judges import FACTOR_SIZES, QUALITY_LEVELS
 from ubgen_pipeline.mini.networks import ConvTower
-from ubgen_pipeline.mini.quality import QUALITY_LEVELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
-from .mini_captions import draw_caption, factor_table, true_pairs
 from .scene_batches import SceneSet, index_batches, mixed_precision, to_unit_range
+from .tokenizer import draw_caption, factor_table, true_pairs
 
 
 def _descend(model: nn.Module, batches, loss_of, *, name: str, num_steps: int, learning_rate: float) -> None:

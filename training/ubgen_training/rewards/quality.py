@@ -77,7 +77,7 @@ def load_quality_reward(name: str, dtype: torch.dtype = torch.float32) -> Reward
 
 
 def _mini_quality() -> QualityReward:
-    from ubgen_pipeline.mini.quality import load_mini_quality
+    from ubgen_pipeline.mini.judges import load_mini_quality
 
     return QualityReward(load_mini_quality(), image_size=64)
 

@@ -2,7 +2,7 @@
 
 import torch
 
-from ubgen_pipeline.mini.quality import QUALITY_LEVELS
+from ubgen_pipeline.mini.judges import QUALITY_LEVELS
 
 
 def quality_score(level_logits: torch.Tensor) -> torch.Tensor:

@@ -20,8 +20,8 @@ from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ubgen_pipeline.dataset.labelled_images import label_names_of, read_rows
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
-from ubgen_pipeline.samples.source_dataset import label_names_of, read_rows
 
 from .segmenter_loss import IGNORE_LABEL
 

@@ -14,8 +14,7 @@ from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..reward_training.trainer import SamplerTrainer, draw_seeds
-from ..rewards.class_partners import check_partners
-from ..rewards.reward_functions import RewardFunction, check_finite
+from ..rewards.reward_functions import RewardFunction, check_finite, check_partners
 from ..sampler.sampler_model import SamplerModel
 from .adversarial_term import AdversarialSettings, AdversarialTerm
 from .ubgen_config import UbGenConfig

@@ -1,33 +1,24 @@
 """What every training command builds from its settings before a trainer: folder, prompts, images and sampler."""
 
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, load_class_names
 
-from ..denoising.latent_training_config import LatentTrainingConfig
+from ..checkpoints.folders import find_checkpoint
+from ..command import check_writable
+from ..rewards.reward_functions import check_reward_weights
 from ..sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
 from .config import SamplerConfig
+from .hub_push import HubModel, TrainingPush, open_hub_model
+from .model_card import write_training_card
+from .trainer import SamplerTrainer
 
 Sampler = TypeVar("Sampler", bound=SamplerModel)
-
-
-def check_writable(folder: str) -> None:
-    """Raise ``ValueError`` unless ``folder`` exists, or can be made, and takes files."""
-    try:
-        Path(folder).mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise ValueError(
-            f"output_dir {folder!r} cannot be written ({error.strerror or error}); choose another folder."
-        ) from error
 
 
 def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
@@ -41,19 +32,6 @@ def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
     if config.class_names and config.classes:
         raise ValueError(f"both class_names and classes ({config.classes!r}) are given; give one of them.")
     return class_prompts(load_class_names(config.class_names or str(config.classes)), config.prompt_template)
-
-
-def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]]:
-    """The dataset's images and the prompts of its classes, in label order.
-
-    Raises:
-        ValueError: the dataset cannot be read, or a class's name cannot be used.
-    """
-    images = load_labelled_images(
-        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
-    )
-    names = load_class_names(list(images.class_names))
-    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]
 
 
 def build_sampler(
@@ -87,3 +65,39 @@ def build_sampler(
         train_method=config.train_method,
         **settings,
     )
+
+
+class TrainingStart(NamedTuple):
+    """What a training has before any model is loaded: checkpoint to go on from, repository to push to, classes."""
+
+    checkpoint: str | None
+    hub: HubModel | None
+    prompts: list[ClassPrompt]
+    class_names: list[str]
+
+
+def start_training(config: SamplerConfig) -> TrainingStart:
+    """Check all of ``config`` that can be checked without a model.
+
+    Raises:
+        ValueError: a setting that cannot work.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    hub = open_hub_model(config)
+    check_reward_weights(config.reward_funcs, config.reward_weights)
+    prompts = load_prompts(config)
+    return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
+
+
+def train_and_write(trainer: SamplerTrainer, start: TrainingStart, method: str) -> Path:
+    """Train, from the checkpoint if there is one, then write weights, state and card; returns their folder.
+
+    Args:
+        method: a sentence of Markdown on how it trains, for the card.
+    """
+    push = TrainingPush(start.hub, trainer, start.prompts, method)
+    folder = trainer.train_and_save(start.checkpoint)
+    write_training_card(trainer, start.prompts, method)
+    push.finish()
+    return folder
