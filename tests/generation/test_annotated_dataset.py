@@ -16,7 +16,7 @@ from ubgen_pipeline.annotations import annotate
 from ubgen_pipeline.attention_maps import AttentionRecorder, joined_texts
 from ubgen_pipeline.class_tokens import class_texts
 from ubgen_pipeline.dataset.contact_sheets import ShowSettings, show_dataset
-from ubgen_pipeline.generation.annotation_settings import AnnotationFlags
+from ubgen_pipeline.generation.annotation_settings import AnnotationSettings
 from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps
@@ -181,13 +181,13 @@ def test_bad_input(mini_model, tmp_path, capsys, more, message):
 
 
 def test_flags_cover_every_mask_setting(mini_model, tmp_path):
-    names = {field.name for field in dataclasses.fields(AnnotationFlags)} - {"annotations"}
+    names = {field.name for field in dataclasses.fields(AnnotationSettings)} - {"annotations"}
     assert names == {f"mask_{field.name}" for field in dataclasses.fields(PAPER)}
-    flags = AnnotationFlags(["mask"], mask_threshold=0.9, mask_class_prompt=False, mask_cross_levels=[0, 1])
+    flags = AnnotationSettings(["mask"], mask_threshold=0.9, mask_class_prompt=False, mask_cross_levels=[0, 1])
     assert flags.mask_settings("owner/a-hub-model") == dataclasses.replace(
         PAPER, threshold=0.9, class_prompt=False, cross_levels=(0, 1)
     )
-    assert AnnotationFlags(["mask"]).mask_settings(mini_model) == SMALL
+    assert AnnotationSettings(["mask"]).mask_settings(mini_model) == SMALL
 
 
 def test_sheets_show_what_is_annotated(annotated, tmp_path):

@@ -23,7 +23,7 @@ from ubgen_pipeline.inference.prepared_pipeline import (
     prepare_pipeline,
     with_own_scheduler,
 )
-from ubgen_pipeline.inference.settings import Inference, InferenceFlags, compile_pays
+from ubgen_pipeline.inference.settings import Inference, InferenceSettings, compile_pays
 from ubgen_pipeline.models.loading import load_pipeline
 
 NAMES = ["circle", "star", "heart"]
@@ -130,8 +130,8 @@ def test_a_resume_takes_what_was_chosen(random_mini_model, tmp_path, capsys):
 
 def test_flags_left_open_come_from_the_manifest():
     begun = Inference(8, 1, "float16", "on", "beside")
-    assert Inference.resumed(InferenceFlags(), begun.facts()) == begun
-    assert Inference.resumed(InferenceFlags(compile="off", batch_size=4), begun.facts()).compile == "off"
+    assert Inference.resumed(InferenceSettings(), begun.facts()) == begun
+    assert Inference.resumed(InferenceSettings(compile="off", batch_size=4), begun.facts()).compile == "off"
     assert compile_pays(1_300_000 * 100, "cuda") and not compile_pays(100, "cuda") and not compile_pays(10**9, "mps")
 
 

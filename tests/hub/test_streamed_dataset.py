@@ -17,7 +17,7 @@ from support.hub_stream import CLASS_NAMES, ROWS_PER_SHARD, shards_of, stream, w
 from ubgen_pipeline.dataset.card import DatasetCardMaker
 from ubgen_pipeline.hub import access as hub_access
 from ubgen_pipeline.hub.streamed_dataset import COMMITS_PER_HOUR, CommitBudget, HubDataset
-from ubgen_pipeline.models.sources import Generator
+from ubgen_pipeline.models.sources import GeneratorSource
 
 STREAM = SUPPORT / "hub_stream.py"
 COMMIT, BATCH, OBJECT = r"/commit/main$", r"/info/lfs/objects/batch$", r"^/objects/[0-9a-f]"
@@ -259,7 +259,7 @@ def test_commit_budget():
 def test_no_more_than_a_hundred_commits_an_hour(hub, tmp_path, monkeypatch):
     """Finished shards wait for each other where the commits of the hour are spent."""
     shards = shards_of(tmp_path / "d", 4)
-    maker = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1])
+    maker = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini", None, None, None), [0, 1])
     dataset = HubDataset("org/d", shards, maker, shards_per_commit=1)
     shards.open()
     dataset.open()

@@ -168,14 +168,14 @@ def test_two_folders_of_one_name_stay_apart(tmp_path):
     """The card's dataset_info does not make datasets take one for the other."""
     from support.hub_stream import CLASS_NAMES, shards_of, write
     from ubgen_pipeline.dataset.card import DatasetCardMaker
-    from ubgen_pipeline.models.sources import Generator
+    from ubgen_pipeline.models.sources import GeneratorSource
 
     for number in (1, 2):
         shards = shards_of(tmp_path / str(number) / "d", number)
         shards.open()
         for shard in shards.shards:
             write(shards, shard.number)
-        card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1])
+        card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini", None, None, None), [0, 1])
         shards.finish(card(shards.shards, shards.num_bytes()))
         cache = str(tmp_path / "cache")
         loaded = load_dataset(str(tmp_path / str(number) / "d"), split="train", cache_dir=cache)

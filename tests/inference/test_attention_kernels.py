@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from ubgen_pipeline.inference.attention_kernels import attention_calls, attention_order, fastest_attention
-from ubgen_pipeline.inference.settings import Inference, InferenceFlags
+from ubgen_pipeline.inference.settings import Inference, InferenceSettings
 from ubgen_pipeline.models.loading import load_pipeline
 
 CPU = torch.device("cpu")
@@ -78,6 +78,6 @@ def test_an_order_changes_rounding_only():
 
 def test_the_choice_is_kept_where_it_is_none_of_torchs_own():
     chosen = Inference(8, 1, "float16", "off", "none", "cudnn")
-    assert Inference.resumed(InferenceFlags(), chosen.facts()) == chosen
+    assert Inference.resumed(InferenceSettings(), chosen.facts()) == chosen
     own = Inference(8, 1, "float16", "off", "none")
-    assert "attention" not in own.facts() and Inference.resumed(InferenceFlags(), own.facts()) == own
+    assert "attention" not in own.facts() and Inference.resumed(InferenceSettings(), own.facts()) == own

@@ -20,7 +20,7 @@ from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.hub.publish_dataset import main as publish
 from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset, main
 from ubgen_pipeline.scoring.filter_rules import apply_rules
-from ubgen_pipeline.scoring.score import ScoreSettings, score_dataset
+from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
 
 NAMES = ["a | <b>b</b>", "star", "ring"]
 FEATURES = {
@@ -201,7 +201,7 @@ def generated(mini_model, tmp_path_factory):
     place = ["--class-names", *NAMES, "--output-dir", str(folder / "d"), "--model", "mini", "--threads", "1"]
     with contextlib.redirect_stderr(io.StringIO()):
         assert generate([*place, *flags, "--scores", "duplicates"]) == 0
-    score_dataset(folder / "d", ScoreSettings(["clip"], output_dir=str(folder / "s")))
+    score_dataset(folder / "d", ScoreCommandSettings(["clip"], output_dir=str(folder / "s")))
     return folder / "s"
 
 

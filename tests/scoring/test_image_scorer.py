@@ -13,7 +13,7 @@ from support.tiny_safety_checker import build_safety_checker, concept_cosine, sa
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 from ubgen_pipeline.scoring.duplicates import hash_text, perceptual_hash
 from ubgen_pipeline.scoring.image_scorer import ClipScorer, ImageScorer, SafetyFlagger
-from ubgen_pipeline.scoring.settings import CLIP_MODEL, ScoreFlags
+from ubgen_pipeline.scoring.settings import CLIP_MODEL, ScoreSettings
 
 NAMES = list(CLASS_NAMES)
 TEMPLATE = "a photo of a {name}"
@@ -75,11 +75,11 @@ def test_classes_of_one_name_are_not_mistaken_for_each_other(drawn):
 
 def test_a_score_depends_on_no_other_image(drawn, tmp_path):
     checker = save_safety_checker(tmp_path, [image for image, _ in drawn])
-    flags = ScoreFlags(scores=["clip", "duplicates", "safety"], safety_checker=checker)
+    flags = ScoreSettings(scores=["clip", "duplicates", "safety"], safety_checker=checker)
     first, second = scorer(flags), scorer(flags)
     forward = [first(png(image), label, None) for image, label in drawn]
     backward = [second(png(image), label, None) for image, label in reversed(drawn)]
-    alone = [scorer(ScoreFlags(scores=["clip"]))(png(image), label, None) for image, label in drawn[:1]]
+    alone = [scorer(ScoreSettings(scores=["clip"]))(png(image), label, None) for image, label in drawn[:1]]
     assert forward == backward[::-1]
     assert all(forward[0][name] == value for name, value in alone[0].items())
     assert {row["nsfw_content_detected"] for row in forward} == {True, False}
@@ -104,7 +104,7 @@ def test_the_checkers_own_verdict(drawn, tmp_path):
 
 
 def test_a_black_image_has_a_flag_and_no_scores(drawn):
-    flags = ScoreFlags(scores=["clip", "duplicates", "safety"])
+    flags = ScoreSettings(scores=["clip", "duplicates", "safety"])
     found = scorer(flags, own_checker=True)(png(Image.new("RGB", (64, 64))), 1, True)
     assert found == {
         "clip_score": None, "zero_shot_label": None, "zero_shot_probability": None, "perceptual_hash": None,
@@ -117,15 +117,15 @@ def test_models_load_only_where_they_are_asked_for(monkeypatch):
     monkeypatch.setattr(
         "ubgen_pipeline.scoring.image_scorer.load_clip_encoder", lambda name: pytest.fail("a CLIP was loaded")
     )
-    scorer(ScoreFlags(scores=["duplicates"]))
-    assert ScoreFlags().clip_for("mini") == "mini" and ScoreFlags().clip_for("org/sd") == CLIP_MODEL
-    assert ScoreFlags(clip_model="x").clip_for("mini") == "x"
+    scorer(ScoreSettings(scores=["duplicates"]))
+    assert ScoreSettings().clip_for("mini") == "mini" and ScoreSettings().clip_for("org/sd") == CLIP_MODEL
+    assert ScoreSettings(clip_model="x").clip_for("mini") == "x"
 
 
 def test_facts_hold_no_path_of_this_machine(tmp_path):
     folder = build_tiny_clip(tmp_path / "some" / "clip")
     for name in (folder, f"open_clip:local-dir:{folder}", f"mini:{folder}"):
-        flags = ScoreFlags(scores=["clip", "safety"], clip_model=name, safety_checker=folder)
+        flags = ScoreSettings(scores=["clip", "safety"], clip_model=name, safety_checker=folder)
         facts = flags.score_facts("mini")
         assert str(tmp_path) not in str(facts) and facts["clip"]["model"].endswith("clip")
         assert len(facts["clip"]["fingerprint"]) == 64
@@ -143,14 +143,14 @@ def test_facts_hold_no_path_of_this_machine(tmp_path):
 )
 def test_flags_that_do_not_fit(flags, message):
     with pytest.raises(ValueError, match=message):
-        ScoreFlags(**flags).wanted_scores()
+        ScoreSettings(**flags).wanted_scores()
 
 
 def test_models_that_are_not_there(tmp_path, mini_model):
     with pytest.raises(ValueError, match="clip_model '/nowhere'"):
-        scorer(ScoreFlags(scores=["clip"], clip_model="/nowhere"))
+        scorer(ScoreSettings(scores=["clip"], clip_model="/nowhere"))
     with pytest.raises(ValueError, match="no safety checker of its own"):
-        scorer(ScoreFlags(scores=["safety"]))
+        scorer(ScoreSettings(scores=["safety"]))
     # weights of another kind would leave the checker's own at random
     for source in ("/nowhere", mini_model, build_tiny_clip(tmp_path)):
         with pytest.raises(ValueError, match="safety_checker is"):

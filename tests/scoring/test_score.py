@@ -23,7 +23,7 @@ from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.sample_seeds import sample_seed
 from ubgen_pipeline.scoring.image_scorer import ImageScorer
-from ubgen_pipeline.scoring.score import ScoreSettings, main, score_dataset
+from ubgen_pipeline.scoring.score import ScoreCommandSettings, main, score_dataset
 
 NAMES = ["circle", "star"]
 CLIP = ("clip_score", "zero_shot_label", "zero_shot_probability")
@@ -85,7 +85,9 @@ def test_black_images_are_marked_and_counted_and_have_no_scores(generated):
 
 def test_scores_made_afterwards_are_those_made_while_generating(generated, tmp_path):
     folder, _ = generated
-    scored = score_dataset(folder, ScoreSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "s")))
+    scored = score_dataset(
+        folder, ScoreCommandSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "s"))
+    )
     before, after = rows_of(folder), rows_of(tmp_path / "s")
     for old, new in zip(before, after, strict=True):
         assert new.pop("duplicate_group") == new["index"]
@@ -156,7 +158,7 @@ def test_near_duplicates_are_grouped_over_the_whole_dataset(scored_scenes):
 def test_scores_depend_neither_on_order_nor_on_files(scored_scenes, tmp_path):
     folder, _ = scored_scenes
     backward = scenes_with_duplicates(tmp_path / "d", slice(None, None, -1), samples_per_shard=5)
-    settings = ScoreSettings(
+    settings = ScoreCommandSettings(
         ["clip", "duplicates", "safety"], "mini", safety_checker=str(folder / "checker"),
         output_dir=str(tmp_path / "s"),
     )  # fmt: skip
@@ -170,9 +172,9 @@ def test_scores_depend_neither_on_order_nor_on_files(scored_scenes, tmp_path):
 
 def test_an_interrupted_run_is_resumed_to_the_same_bytes(scored_scenes, tmp_path, monkeypatch):
     folder, _ = scored_scenes
-    settings = ScoreSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "whole"))
+    settings = ScoreCommandSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "whole"))
     score_dataset(folder / "d", settings)
-    interrupted = ScoreSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "cut"))
+    interrupted = ScoreCommandSettings(["clip", "duplicates"], "mini", output_dir=str(tmp_path / "cut"))
     scored, calls = ImageScorer.__call__, []
 
     def stop_at_the_sixth(*arguments):
@@ -193,14 +195,14 @@ def test_an_interrupted_run_is_resumed_to_the_same_bytes(scored_scenes, tmp_path
     assert manifests[0] == manifests[1]
     # another threshold would be another dataset
     with pytest.raises(ValueError, match="scores was"):
-        score_dataset(folder / "d", ScoreSettings(["clip"], "mini", output_dir=str(tmp_path / "cut")))
+        score_dataset(folder / "d", ScoreCommandSettings(["clip"], "mini", output_dir=str(tmp_path / "cut")))
 
 
 def test_scores_are_added_to_those_that_are_there(scored_scenes, tmp_path):
     folder, _ = scored_scenes
     source = scenes_with_duplicates(tmp_path / "d")
-    score_dataset(source, ScoreSettings(["duplicates"], output_dir=str(tmp_path / "one")))
-    score_dataset(tmp_path / "one", ScoreSettings(["clip"], "mini", output_dir=str(tmp_path / "two")))
+    score_dataset(source, ScoreCommandSettings(["duplicates"], output_dir=str(tmp_path / "one")))
+    score_dataset(tmp_path / "one", ScoreCommandSettings(["clip"], "mini", output_dir=str(tmp_path / "two")))
     names = (*CLIP, "perceptual_hash", "duplicate_group")
     both, expected = (
         [{name: row[name] for name in names} for row in rows_of(at)] for at in (tmp_path / "two", folder / "s")

@@ -10,7 +10,7 @@ from pathlib import Path
 from ubgen_pipeline.dataset.card import DatasetCardMaker
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.hub.streamed_dataset import HubDataset
-from ubgen_pipeline.models.sources import Generator
+from ubgen_pipeline.models.sources import GeneratorSource
 
 CLASS_NAMES = ["circle", "star"]
 ROWS_PER_SHARD = 4
@@ -56,7 +56,7 @@ def stream(
     """Fill the dataset as ``ubgen generate`` does; returns the numbers of the shards that were made."""
     shards = shards_of(folder, num_shards, **settings)
     shards.check()
-    card = DatasetCardMaker(shards, CLASS_NAMES, Generator("mini", None, None, None), [0, 1], repo_id)
+    card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini", None, None, None), [0, 1], repo_id)
     hub = HubDataset(
         repo_id,
         shards,

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..models.sources import Generator, model_source, public_name
+from ..models.sources import GeneratorSource, model_source, public_name
 from .columns import SAFETY_COLUMN, score_notes
 from .shards import DatasetShards, Shard
 
@@ -55,7 +55,7 @@ class DatasetCardMaker:
         self,
         shards: DatasetShards,
         class_names: Sequence[str],
-        generator: Generator,
+        generator: GeneratorSource,
         turns: Sequence[int],
         repo_id: str | None = None,
         *,
@@ -163,7 +163,9 @@ def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = No
     """
     classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
     first = _first_row(shards)
-    generator = Generator(first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision"))
+    generator = GeneratorSource(
+        first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision")
+    )
     return DatasetCardMaker(
         shards, label_names(classes), generator, _labels(shards), repo_id, licence=licence_of(card)
     )

@@ -120,7 +120,7 @@ def score_notes(facts: Mapping[str, Mapping[str, Any]], columns: Collection[str]
     """Markdown for the columns that the facts of a manifest's ``scores`` tell more of than the card itself knows.
 
     Args:
-        facts: see :meth:`.score_flags.ScoreFlags.score_facts`.
+        facts: see :meth:`.scoring.settings.ScoreSettings.score_facts`.
         columns: those that the dataset has.
     """
     from ubgen_hub_cards.card_text import markdown_code, markdown_text

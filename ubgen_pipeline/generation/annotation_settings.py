@@ -1,4 +1,4 @@
-"""The annotation settings as flags of a command. No torch."""
+"""What to annotate images with, and how masks are made. No torch."""
 
 import dataclasses
 import json
@@ -13,7 +13,7 @@ _PREFIX = "mask_"
 
 
 @dataclass(frozen=True)
-class AnnotationFlags:
+class AnnotationSettings:
     """What to annotate images with, and how masks are made; a setting that is not given is the model's default."""
 
     annotations: list[str] | None = field_help(

@@ -12,10 +12,9 @@ from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference, lora_weights
-from ..models.sources import Generator, hub_commit
+from ..models.sources import GeneratorSource, hub_commit
 from ..prompts.class_prompts import label_names
 from .manifest import manifest
-from .row_drawer import RowDrawer, check_prompts, dataset_features
 from .settings import GenerateSettings
 from .shard_writer import write_shards
 
@@ -45,7 +44,7 @@ class DatasetRun:
         import torch
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.generator = Generator(
+        self.generator = GeneratorSource(
             settings.model,
             settings.lora,
             hub_commit(settings.model, settings.revision),
@@ -100,6 +99,7 @@ class DatasetRun:
 
         from ..inference.choice import choose_inference, use_threads, wanted_dtype
         from ..inference.prepared_pipeline import prepare_pipeline
+        from .row_drawer import RowDrawer, check_prompts
 
         settings, plan, device = self.settings, self.plan, self.device
         if device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -154,6 +154,7 @@ class DatasetRun:
         if not numbers:
             return
         from ..inference.attention_kernels import attention_order
+        from .row_drawer import dataset_features
 
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))

@@ -19,7 +19,7 @@ from ..files.folder_lock import writing_into
 from ..prompts.template_files import PromptFile
 from ..samples.caption_samples import ShownPrompt
 from ..samples.prompt_samples import read_prompt_file
-from ..samples.source_samples import SourcePlan
+from ..samples.source_samples import SourceSamples
 from .dataset_run import DatasetRun
 from .settings import GenerateSettings
 
@@ -83,7 +83,7 @@ def _body(argv: Sequence[str]) -> None:
                 "prompt": sample.prompt.prompt,
                 "seed": sample.seed,
             }
-            if isinstance(plan, SourcePlan):
+            if isinstance(plan, SourceSamples):
                 line["source_index"] = plan.source_index(sample.index)
             if sample.prompt.attributes:
                 line["attributes"] = dict(sample.prompt.attributes)

@@ -4,8 +4,8 @@ import dataclasses
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
-from ..models.sources import Generator, fingerprint
-from ..scoring.settings import ScoreFlags
+from ..models.sources import GeneratorSource, fingerprint
+from ..scoring.settings import ScoreSettings
 
 if TYPE_CHECKING:
     from ..inference.settings import Inference
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 def manifest(
-    settings: "GenerateSettings", plan: "Plan", generator: Generator, inference: "Inference", device: str
+    settings: "GenerateSettings", plan: "Plan", generator: GeneratorSource, inference: "Inference", device: str
 ) -> dict[str, Any]:
     """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
     from ..generation.settings import HUB_SETTINGS, RUN_SETTINGS
@@ -26,7 +26,7 @@ def manifest(
     for name in (*left_out, *HUB_SETTINGS, *RUN_SETTINGS):
         del kept[name]
     # the settings that masks and scores are made with stand for those that were given
-    scores = {item.name for item in dataclasses.fields(ScoreFlags)}
+    scores = {item.name for item in dataclasses.fields(ScoreSettings)}
     kept = {name: value for name, value in kept.items() if not name.startswith("mask_") and name not in scores}
     if settings.wanted_scores():
         kept["scores"] = settings.score_facts(settings.model)

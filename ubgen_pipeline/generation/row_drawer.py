@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Any
 from ..commands.console import say
 from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row, score_features
 from ..files.image_codecs import image_encoder
-from ..models.sources import Generator, public_name
-from ..samples.caption_samples import CaptionPlan, ShownPrompt, shown_words
-from ..samples.source_samples import SourcePlan
+from ..models.sources import GeneratorSource, public_name
+from ..samples.caption_samples import CaptionSamples, ShownPrompt, shown_words
+from ..samples.source_samples import SourceSamples
 from .settings import GenerateSettings, Plan
 
 if TYPE_CHECKING:
@@ -108,7 +108,7 @@ class RowDrawer:
     def __init__(
         self,
         settings: GenerateSettings,
-        generator: Generator,
+        generator: GeneratorSource,
         pipeline: "UbGenPipeline",
         plan: Plan,
         num_chunks: int | None,
@@ -157,7 +157,7 @@ class RowDrawer:
         shown = [shown_words(sample.prompt) for sample in filled]
         wanted = settings.wanted_annotations()
         source_rows, source = [], {}
-        if isinstance(plan, SourcePlan):
+        if isinstance(plan, SourceSamples):
             source_rows = plan.rows(filled, self._pipeline.image_size(settings.height, settings.width))
             source = plan.arguments(source_rows)
         with self._device:
@@ -202,7 +202,7 @@ class RowDrawer:
                 row["model_class"] = plan.model_classes.get(sample.prompt.name)
             if drawn.output.annotations is not None:
                 row |= annotation_row(wanted, drawn.output.annotations[position])
-            if isinstance(plan, SourcePlan):
+            if isinstance(plan, SourceSamples):
                 row |= plan.columns(source_rows[position])
             if isinstance(sample.prompt, ShownPrompt):
                 row["filename"] = sample.prompt.filename
@@ -240,9 +240,9 @@ def dataset_features(
         columns["model_class"] = Value("string")
     if wanted := settings.wanted_annotations():
         columns |= annotation_features(wanted, names)
-    if isinstance(plan, SourcePlan):
+    if isinstance(plan, SourceSamples):
         columns |= plan.features()
-    if isinstance(plan, CaptionPlan):
+    if isinstance(plan, CaptionSamples):
         columns["filename"] = Value("string")
     # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
     if has_safety_checker:

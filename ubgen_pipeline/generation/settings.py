@@ -7,28 +7,28 @@ from pathlib import Path
 
 from ..commands.settings_parser import field_help
 from ..hub.access import check_repo_id
-from ..inference.presets import PresetFlags
-from ..inference.settings import InferenceFlags
+from ..inference.presets import PresetSettings
+from ..inference.settings import InferenceSettings
 from ..prompts.class_prompts import label_names
 from ..prompts.file_values import parse_class_map
 from ..sample_seeds import sample_seed
-from ..samples.caption_samples import CaptionPlan, load_caption_prompts
-from ..samples.prompt_samples import PromptPlan, plan_prompts, read_prompt_file
+from ..samples.caption_samples import CaptionSamples, load_caption_prompts
+from ..samples.prompt_samples import PromptSamples, plan_prompts, read_prompt_file
 from ..samples.source_dataset import SourceDataset
-from ..samples.source_samples import SourcePlan, SourceSettings, check_task
-from ..samples.variation_samples import VariationPlan
-from ..scoring.settings import ScoreFlags
-from .annotation_settings import AnnotationFlags
+from ..samples.source_samples import SourceSamples, SourceSettings, check_task
+from ..samples.variation_samples import VariationSamples
+from ..scoring.settings import ScoreSettings
+from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
-Plan = PromptPlan | CaptionPlan
+Plan = PromptSamples | CaptionSamples
 RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
 # they say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
-class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags, PresetFlags):
+class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, PresetSettings):
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help(
@@ -156,22 +156,22 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags, PresetFlags)
         given = self.classes if self.classes is not None else self.class_names
         return self._prompt_plan(given or []) if self.source is None else self._source_plan(self.source, given)
 
-    def _source_plan(self, name: str, classes: str | Sequence[str] | None) -> SourcePlan:
+    def _source_plan(self, name: str, classes: str | Sequence[str] | None) -> SourceSamples:
         class_map = parse_class_map(self.source_class_map or [], "source_class_map")
         how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
         file = read_prompt_file(classes, self.task) if isinstance(classes, str) else None
         if file is not None and file.variations is not None:
             self._check_variations()
             source = SourceDataset(name, self.source_split, label_names(file.classes), class_map)
-            return VariationPlan(file, self.seed, self.samples_per_source, (), True, source=source, settings=how)
+            return VariationSamples(file, self.seed, self.samples_per_source, (), True, source=source, settings=how)
         if classes is None:
             source = SourceDataset(name, self.source_split, class_map=class_map)
             plan = self._prompt_plan(source.new_names)
         else:
             plan = self._prompt_plan(classes)
             source = SourceDataset(name, self.source_split, label_names(plan.classes), class_map)
-        fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptPlan)}
-        return SourcePlan(**fields, source=source, settings=how)
+        fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptSamples)}
+        return SourceSamples(**fields, source=source, settings=how)
 
     def _check_variations(self) -> None:
         """Refuse what has no meaning for a configuration that says how each source row is drawn anew."""
@@ -186,7 +186,7 @@ class GenerateSettings(AnnotationFlags, ScoreFlags, InferenceFlags, PresetFlags)
                 " it out."
             )
 
-    def _prompt_plan(self, classes: str | Sequence[str]) -> PromptPlan:
+    def _prompt_plan(self, classes: str | Sequence[str]) -> PromptSamples:
         return plan_prompts(
             classes,
             template=self.template,

@@ -9,7 +9,7 @@ import torch
 from .attention_kernels import OWN_ORDER, attention_calls, attention_order, fastest_attention
 from .packed_products import pack_products
 from .prepared_pipeline import compile_pipeline, find_batch_size
-from .settings import Inference, InferenceFlags, compile_pays, lora_weights
+from .settings import Inference, InferenceSettings, compile_pays, lora_weights
 
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
@@ -20,26 +20,28 @@ _CPU_LATENT_PIXELS = 2048
 _MOST_ON_GPU = 32
 
 
-def wanted_dtype(flags: InferenceFlags, begun: Mapping[str, Any] | None, device: str) -> str:
-    """Precision of the weights, needed before they are loaded: what the flags say, else the manifest, else the device.
+def wanted_dtype(settings: InferenceSettings, begun: Mapping[str, Any] | None, device: str) -> str:
+    """Precision of the weights, needed before they load: what the settings say, else the manifest, else the device.
 
     Args:
-        flags: of this run.
+        settings: of this run.
         begun: settings in the dataset's manifest; None for a new one.
         device: ``cpu``, ``cuda:0``, ….
     """
     recorded = (begun or {}).get("dtype")
-    return flags.dtype or recorded or ("float16" if device.startswith("cuda") else "float32")
+    return settings.dtype or recorded or ("float16" if device.startswith("cuda") else "float32")
 
 
-def use_threads(flags: InferenceFlags, begun: Mapping[str, Any] | None, latent_pixels: int, at_once: bool) -> int:
+def use_threads(
+    settings: InferenceSettings, begun: Mapping[str, Any] | None, latent_pixels: int, at_once: bool
+) -> int:
     """Give each batch its CPU threads.
 
     One thread where several small batches can be drawn at the same time: they share no loop, so none waits for
     another. All threads for large latents, whose batches would take the memory several times, and on a GPU.
 
     Args:
-        flags: of this run.
+        settings: of this run.
         begun: settings in the dataset's manifest; None for a new one.
         latent_pixels: h x w of a sample's latents.
         at_once: whether several batches may be drawn at the same time.
@@ -49,13 +51,13 @@ def use_threads(flags: InferenceFlags, begun: Mapping[str, Any] | None, latent_p
     """
     num_cores = torch.get_num_threads()
     recorded = (begun or {}).get("threads")
-    threads = flags.threads or recorded or (1 if at_once and latent_pixels < _CPU_LATENT_PIXELS else num_cores)
+    threads = settings.threads or recorded or (1 if at_once and latent_pixels < _CPU_LATENT_PIXELS else num_cores)
     torch.set_num_threads(threads)
     return max(1, num_cores // threads) if at_once else 1
 
 
 def choose_inference(
-    flags: InferenceFlags,
+    settings: InferenceSettings,
     begun: Mapping[str, Any] | None,
     pipeline: "UbGenPipeline",
     trial: Callable[[int], object],
@@ -65,16 +67,16 @@ def choose_inference(
     num_denoiser_samples: int,
     is_compilable: bool,
 ) -> Inference:
-    """Settle what the flags and the manifest leave open, and compile where that was chosen; pack where it was not.
+    """Settle what the settings and the manifest leave open, and compile where that was chosen; pack where it was not.
 
     Args:
-        flags: of this run.
+        settings: of this run.
         begun: settings in the dataset's manifest; None for a new one.
         pipeline: prepared, on its device.
         trial: draws a batch of that size with one step.
         lora: None where there is none.
         latent_pixels: h x w of a sample's latents.
-        num_denoiser_samples: see :func:`.inference_flags.compile_pays`.
+        num_denoiser_samples: see :func:`.compile_pays`.
         is_compilable: False where annotations are made or features kept, which compiled code has no place for.
 
     Raises:
@@ -83,11 +85,11 @@ def choose_inference(
     attention = OWN_ORDER
     device, dtype = pipeline.device, str(pipeline.unet.dtype).removeprefix("torch.")
     if begun is not None:
-        inference = Inference.resumed(flags, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
+        inference = Inference.resumed(settings, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
         size, attention = inference.batch_size, inference.attention
     else:
-        if flags.batch_size is not None:
-            size = flags.batch_size
+        if settings.batch_size is not None:
+            size = settings.batch_size
         elif device.type == "cuda":
             size = find_batch_size(trial, _MOST_ON_GPU)
             print(f"ubgen: batch_size {size} fits the memory", file=sys.stderr, flush=True)
@@ -98,7 +100,7 @@ def choose_inference(
                 attention_calls(pipeline.unet, lambda: trial(size)), pipeline.unet.dtype, device
             )
             print(f"ubgen: attention {attention} is the fastest", file=sys.stderr, flush=True)
-        inference = Inference(size, torch.get_num_threads(), dtype, flags.compile, lora_weights(lora, dtype))
+        inference = Inference(size, torch.get_num_threads(), dtype, settings.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)
     if is_compiled:

@@ -24,7 +24,7 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
 
     Args:
         pipeline: freshly loaded.
-        lora_weights: where its LoRA goes: see :class:`.inference_flags.Inference`.
+        lora_weights: where its LoRA goes: see :class:`.Inference`.
         records_attention: keep the projections apart, as the recorder of attention reads them.
     """
     if lora_weights == "fused":

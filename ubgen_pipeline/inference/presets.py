@@ -96,7 +96,7 @@ FEW_STEP_PRESETS = tuple(name for name, preset in PRESETS.items() if preset.need
 
 
 @dataclass(frozen=True)
-class PresetFlags:
+class PresetSettings:
     """The flag that takes a shortcut, and the LoRA that some need."""
 
     preset: str | None = field_help(

@@ -1,4 +1,4 @@
-"""How fast a dataset is drawn: the flags, and what they came to for one dataset. No torch.
+"""How fast a dataset is drawn: the settings, and what they came to for one dataset. No torch.
 
 Whatever changes pixels, if only by rounding, is an :class:`Inference`: chosen once for a dataset, kept in its manifest
 and taken from there by a resume. Threads that draw several batches at the same time change none, so they are not.
@@ -17,7 +17,7 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 
 @dataclass(frozen=True)
-class InferenceFlags:
+class InferenceSettings:
     """What trades time, memory and rounding; None and ``auto`` are chosen for the machine and kept by a resume."""
 
     batch_size: int | None = field_help(
@@ -60,7 +60,7 @@ class Inference:
         compile: ``on`` or ``off``.
         lora_weights: ``fused`` into the model's in float32, ``beside`` them in 16 bits, where fusing would lose small
             updates to rounding, or ``none``.
-        attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_choice`.
+        attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_kernels`.
     """
 
     batch_size: int
@@ -76,11 +76,11 @@ class Inference:
         return {name: value for name, value in facts.items() if (name, value) != ("attention", "auto")}
 
     @classmethod
-    def resumed(cls, flags: InferenceFlags, manifest: Mapping[str, Any]) -> "Inference":
-        """What the dataset was begun with, where the flags leave it open; where they do not, what they say.
+    def resumed(cls, settings: InferenceSettings, manifest: Mapping[str, Any]) -> "Inference":
+        """What the dataset was begun with, where the settings leave it open; where they do not, what they say.
 
         Args:
-            flags: of this run.
+            settings: of this run.
             manifest: settings of the dataset's manifest.
         """
         defaults = {"attention": "auto"}
@@ -88,8 +88,8 @@ class Inference:
             item.name: manifest.get(item.name, defaults.get(item.name)) for item in dataclasses.fields(cls)
         }
         for name in values:
-            if getattr(flags, name, None) not in (None, "auto"):
-                values[name] = getattr(flags, name)
+            if getattr(settings, name, None) not in (None, "auto"):
+                values[name] = getattr(settings, name)
         return cls(**values)
 
 

@@ -1,14 +1,9 @@
 """Where a model or LoRA comes from: the name it may be published under, its commit on the Hub, its licence."""
 
-from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from ubgen_hub_cards.dataset_card import Source
-
 import hashlib
 import re
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import httpx2
@@ -22,6 +17,17 @@ if TYPE_CHECKING:
 _FRONT_MATTER = re.compile(r"---\n(.*?)\n---(\n|$)", re.DOTALL)
 MINI_LICENCE = {"license": "apache-2.0"}
 _LICENCE_KEYS = ("license", "license_name", "license_link")
+
+
+@dataclass(frozen=True)
+class GeneratorSource:
+    """The model and LoRA as the user named them, and their commits on the Hub where they come from there."""
+
+    model: str
+    lora: str | None
+    model_revision: str | None
+    lora_revision: str | None
+    few_step_lora_revision: str | None = None
 
 
 def public_name(source: str | None) -> str | None:
@@ -86,14 +92,3 @@ def _local_licence(folder: Path) -> dict[str, str]:
 
 def _licence(stated: dict) -> dict[str, str]:
     return {key: stated[key] for key in _LICENCE_KEYS if isinstance(stated.get(key), str)}
-
-
-@dataclass(frozen=True)
-class Generator:
-    """The model and LoRA as the user named them, and their commits on the Hub where they come from there."""
-
-    model: str
-    lora: str | None
-    model_revision: str | None
-    lora_revision: str | None
-    few_step_lora_revision: str | None = None

@@ -43,7 +43,7 @@ class ShownPrompt(ClassPrompt):
 
 
 @dataclass(frozen=True)
-class CaptionPlan:
+class CaptionSamples:
     """The samples of a run over a file of captions, which take turns.
 
     Attributes:
@@ -93,7 +93,7 @@ def shown_words(prompt: ClassPrompt) -> tuple[tuple[str, ...], tuple[int, ...]]:
     return (prompt.word or prompt.name,), (prompt.label,)
 
 
-def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None = None) -> CaptionPlan | None:
+def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None = None) -> CaptionSamples | None:
     """The file's rows, or None where the source is no file of captions with class words.
 
     Args:
@@ -140,7 +140,7 @@ def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None =
     if unknown:
         notes = (f"{len(unknown)} rows name something that is no class, such as {unknown[0]!r}; it gets no mask.",)
     classes = tuple(ClassName(name) for name in names)
-    return CaptionPlan(classes, tuple(prompts), notes)
+    return CaptionSamples(classes, tuple(prompts), notes)
 
 
 def _rows(file: Path) -> list[Any] | None:

@@ -22,7 +22,7 @@ SAMPLES_PER_CLASS = 10
 
 
 @dataclass(frozen=True)
-class PromptPlan:
+class PromptSamples:
     """The samples of a run. Classes take turns, so that any prefix is balanced; a class's prompts take turns, too.
 
     Attributes:
@@ -126,7 +126,7 @@ def plan_prompts(
     negative_prompt: str | None = None,
     definitions: bool = False,
     task: str | None = None,
-) -> PromptPlan:
+) -> PromptSamples:
     """Plan a run.
 
     Args:
@@ -181,7 +181,7 @@ def plan_prompts(
             raise ValueError(
                 f"seed_range holds {high - low + 1} seeds for {rounds} images of a prompt; widen it, or ask for fewer."
             )
-    plan = PromptPlan(file, seed, samples_per_class, positions, is_long or file.templates.weighted)
+    plan = PromptSamples(file, seed, samples_per_class, positions, is_long or file.templates.weighted)
     plan.prompts()
     return plan
 

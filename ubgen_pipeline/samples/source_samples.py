@@ -1,6 +1,6 @@
 """The plan of a run that starts from a dataset: which source row, prompt and seed each sample has.
 
-Importable without torch; only :meth:`SourcePlan.arguments` needs it.
+Importable without torch; only :meth:`SourceSamples.arguments` needs it.
 """
 
 import dataclasses
@@ -11,7 +11,7 @@ from functools import cached_property
 from typing import Any
 
 from ..files.image_codecs import png_bytes
-from .prompt_samples import PromptPlan
+from .prompt_samples import PromptSamples
 from .sample import Sample
 from .source_dataset import REGIONS, TASKS, SourceDataset, SourceRow
 
@@ -53,7 +53,7 @@ def check_task(task: str, source: str | None, strength: float, region: str, regi
 
 
 @dataclass(frozen=True)
-class SourcePlan(PromptPlan):
+class SourceSamples(PromptSamples):
     """A plan whose sample i is drawn from source row i mod R; each class's prompts take turns over its rows.
 
     Raises:

@@ -12,15 +12,15 @@ from ..prompts.class_prompts import ClassPrompt
 from ..prompts.diffugen_variations import DRAWN_FROM
 from ..sample_seeds import sample_seed
 from .sample import Sample
-from .source_samples import SourcePlan
+from .source_samples import SourceSamples
 
 
 @dataclass(frozen=True)
-class VariationPlan(SourcePlan):
+class VariationSamples(SourceSamples):
     """A plan whose samples are the variations of the source's rows: the first of each row, the second, and so on.
 
     Raises:
-        ValueError: as :class:`SourcePlan`; or rows that do not say what they were drawn from, or nothing to draw.
+        ValueError: as :class:`SourceSamples`; or rows that do not say what they were drawn from, or nothing to draw.
     """
 
     def __post_init__(self) -> None:
@@ -94,7 +94,7 @@ class VariationPlan(SourcePlan):
 
     @property
     def turns(self) -> Sequence[int]:
-        """See :class:`SourcePlan`."""
+        """See :class:`SourceSamples`."""
         return [prompt.label for _, prompt in self._entries]
 
     def source_index(self, index: int) -> int:

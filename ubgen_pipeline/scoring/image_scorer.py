@@ -14,7 +14,7 @@ from torch.nn.functional import normalize
 from ..dataset.columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
 from ..models.clip_encoders import load_clip_encoder, picture_pixels
 from .duplicates import hash_text, perceptual_hash
-from .settings import ScoreFlags
+from .settings import ScoreSettings
 
 
 class SafetyFlagger:
@@ -88,7 +88,7 @@ class ClipScorer:
     """Scores images one at a time, so that a score depends on no other image. Safe to call from several threads.
 
     Args:
-        name: see :func:`.clip_encoders.load_clip_encoder`.
+        name: see :func:`.load_clip_encoder`.
         class_names: in label order.
         template: of a class's text, with ``{name}``.
         device: where the CLIP runs, in float32.
@@ -129,7 +129,7 @@ class ImageScorer:
     """Scores images as the dataset stores them, one at a time. Safe to call from several threads.
 
     Args:
-        flags: which scores, and by which models.
+        settings: which scores, and by which models.
         class_names: in label order.
         generator: name of the model that drew the images.
         own_checker: whether that model's own safety checker flagged images while it drew.
@@ -140,20 +140,20 @@ class ImageScorer:
     """
 
     def __init__(
-        self, flags: ScoreFlags, class_names: Sequence[str], *, generator: str, own_checker: bool, device: str
+        self, settings: ScoreSettings, class_names: Sequence[str], *, generator: str, own_checker: bool, device: str
     ):
-        self._wanted = flags.wanted_scores()
+        self._wanted = settings.wanted_scores()
         self._clip = self._flagger = None
-        if "safety" in self._wanted and flags.safety_checker is None and not own_checker:
+        if "safety" in self._wanted and settings.safety_checker is None and not own_checker:
             raise ValueError(
                 f"scores holds 'safety', and {generator!r} has no safety checker of its own; name one with"
                 " safety_checker, such as CompVis/stable-diffusion-safety-checker."
             )
         # models load only where they are asked for
-        if flags.safety_checker is not None:
-            self._flagger = SafetyFlagger(flags.safety_checker, device)
+        if settings.safety_checker is not None:
+            self._flagger = SafetyFlagger(settings.safety_checker, device)
         if "clip" in self._wanted:
-            self._clip = ClipScorer(flags.clip_for(generator), class_names, flags.clip_template, device)
+            self._clip = ClipScorer(settings.clip_for(generator), class_names, settings.clip_template, device)
 
     def __call__(
         self, data: bytes, label: int | None, flagged: bool | None, hashed: str | None = None

@@ -30,11 +30,11 @@ from .duplicates import (
     row_groups,
 )
 from .image_scorer import ImageScorer
-from .settings import ScoreFlags
+from .settings import ScoreSettings
 
 
 @dataclass(frozen=True)
-class ScoreSettings(ScoreFlags):
+class ScoreCommandSettings(ScoreSettings):
     """Settings of ``ubgen score DIR``."""
 
     output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
@@ -59,12 +59,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen score DIR --scores clip duplicates safety --output-dir OUT")
     description = (__doc__ or "").split("\n")[0]
-    settings = parse_settings(ScoreSettings, argv, prog="ubgen score DIR", description=description)
+    settings = parse_settings(ScoreCommandSettings, argv, prog="ubgen score DIR", description=description)
     scored = score_dataset(folder, settings)
     print(f"ubgen: {settings.output_dir}: {len(scored)} rows scored; {summary(scored)}", file=sys.stderr)
 
 
-def score_dataset(folder: str | Path, settings: ScoreSettings) -> StoredRows:
+def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredRows:
     """Write the dataset in ``folder`` anew with the columns of the scores; what they held before is replaced.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Which scores rows get, as flags of a command. No torch."""
+"""Which scores rows get, and by which models. No torch."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ CLIP_MODEL = "openai/clip-vit-large-patch14"
 
 
 @dataclass(frozen=True)
-class ScoreFlags:
+class ScoreSettings:
     """What to score rows with; nothing is left out for its score."""
 
     scores: list[str] | None = field_help(
