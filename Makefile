@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 .PHONY: demo test browser lint mini evidence evidence-full speed install
 
 demo: $(STAMP)
-	$(BIN)/python benchmarks/demo.py
+	$(BIN)/python -m benchmarks.demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -25,18 +25,18 @@ mini: $(STAMP)
 
 # stopped and started again, both go on; they share what they can
 evidence: $(STAMP)
-	$(BIN)/python benchmarks/evidence.py
+	$(BIN)/python -m benchmarks.evidence
 
 evidence-full: $(STAMP)
-	$(BIN)/python benchmarks/evidence.py --config benchmarks/evidence_full.yaml
+	$(BIN)/python -m benchmarks.evidence --config benchmarks/evidence/full.yaml
 
 # the tables of docs/performance.md; on a GPU: make speed MODEL=random-sd15
 MODEL ?= mini
 speed: $(STAMP)
-	$(BIN)/python benchmarks/generation_speed.py --model $(MODEL)
-	$(BIN)/python benchmarks/training_speed.py --model $(MODEL)
-	$(BIN)/python benchmarks/writer_share.py --model $(MODEL)
-	$(BIN)/python benchmarks/annotation_overhead.py --layouts $(subst random-,,$(MODEL))
+	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL)
+	$(BIN)/python -m benchmarks.training_speed --model $(MODEL)
+	$(BIN)/python -m benchmarks.writer_share --model $(MODEL)
+	$(BIN)/python -m benchmarks.annotation_overhead --layouts $(subst random-,,$(MODEL))
 
 install: $(STAMP)
 

@@ -1,6 +1,6 @@
 """What masks, boxes and heat maps cost: seconds and memory of generation with and without annotations.
 
-    python benchmarks/annotation_overhead.py --layouts mini sd15
+    python -m benchmarks.annotation_overhead --layouts mini sd15
 
 ``mini`` is the embedded model, ``sd15`` a Stable Diffusion 1.5 of its real size with random weights. Plain and
 annotated runs take turns, A B A B, and medians count, after one run of each that does not. On the CPU it is the
@@ -16,10 +16,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
-from machine_limits import copy_rate, machine_line, product_rate
-from real_size_models import sd15_components
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine_limits import copy_rate, machine_line, product_rate
+from benchmarks.real_size_models import sd15_components
 from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings

@@ -1,5 +1,7 @@
 """How often the check for names with several meanings is right, on rendered scenes of the mini world.
 
+    python -m benchmarks.check_names_scenes
+
 For 16 and for 50 scenes a class, unbiased and biased: how many of the ten classes it reports, and how many of five
 classes that are each mixed from two silhouettes, half and half.
 """

@@ -1,8 +1,8 @@
 """What a dataset costs: device-hours, wall time on n devices, and storage.
 
-    python benchmarks/cost_model.py
-    python benchmarks/cost_model.py --rate 4.25 --workers 8 64 --presets guidance-cutoff deep-cache
-    python benchmarks/cost_model.py --model mini --rate 7.1 --workers 1 --size 64 --images 10000
+    python -m benchmarks.cost_model
+    python -m benchmarks.cost_model --rate 4.25 --workers 8 64 --presets guidance-cutoff deep-cache
+    python -m benchmarks.cost_model --model mini --rate 7.1 --workers 1 --size 64 --images 10000
 
 Counted here: the model's operations for an image, of SD1.5 at 512 pixels or of the mini model. Measured here: bytes
 and encoding time of an image, of scenes of the mini world enlarged and with a photograph's grain. Given: the rate of a
@@ -18,12 +18,12 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from dataset_files import sample_images
 from diffusers import AutoencoderKL
-from real_size_models import build_unet, build_vae
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import CLIPTokenizer
 
+from benchmarks.dataset_files import sample_images
+from benchmarks.real_size_models import build_unet, build_vae
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.deep_features import DeepFeatureDenoiser
 from ubgen_pipeline.files.image_codecs import CODECS, image_encoder
@@ -130,7 +130,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(CostSettings, argv, prog="cost_model.py", description=(__doc__ or "").split("\n")[0])
+    settings = parse_settings(
+        CostSettings, argv, prog="python -m benchmarks.cost_model", description=(__doc__ or "").split("\n")[0]
+    )
     images, workers = settings.images or [1_300_000, 100_000_000], settings.workers or [8, 64]
     operations = Operations(settings.model)
     exact = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale)

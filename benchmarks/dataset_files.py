@@ -1,7 +1,7 @@
 """Files of a dataset: each codec's speed, size and loss, and how fast a finished dataset is read.
 
-    python benchmarks/dataset_files.py --size 64
-    python benchmarks/dataset_files.py --size 512
+    python -m benchmarks.dataset_files --size 64
+    python -m benchmarks.dataset_files --size 512
 
 Writing encodes images on one thread and commits shards of them, synced, as ``ubgen generate`` does. Reading decodes
 every image of them: `map-style` by index through ``datasets``' Arrow cache, made before, and `streaming` from the
@@ -22,9 +22,9 @@ from pathlib import Path
 import numpy as np
 from datasets import Features, Value, load_dataset
 from datasets import Image as ImageFeature
-from machine_limits import copy_rate, machine_line
 from PIL import Image
 
+from benchmarks.machine_limits import copy_rate, machine_line
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.files.image_codecs import CODECS, image_encoder
@@ -49,7 +49,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(
-        BenchmarkSettings, argv, prog="dataset_files.py", description=(__doc__ or "").split("\n")[0]
+        BenchmarkSettings, argv, prog="python -m benchmarks.dataset_files", description=(__doc__ or "").split("\n")[0]
     )
     images = sample_images(settings.num_images, settings.size)
     print(machine_line("cpu"))

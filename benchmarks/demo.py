@@ -1,6 +1,6 @@
 """The whole method on the embedded mini model: what `make demo` runs.
 
-    python benchmarks/demo.py --max-steps 40 --samples-per-class 20
+    python -m benchmarks.demo --max-steps 40 --samples-per-class 20
 
 Trains a LoRA from the ten class names, generates a dataset with and without it, reads both back and prints one table.
 It goes through the commands a user has; started again with the same settings it goes on where it stopped.
@@ -18,9 +18,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from contact_sheet import draw_contact_sheet
 from datasets import Dataset, load_dataset
 
+from benchmarks.contact_sheet import draw_contact_sheet
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mini import mini_model_path
@@ -218,7 +218,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; 2 for a bad setting, 1 when a command failed."""
 
     def body(argv: Sequence[str]) -> int:
-        settings = parse_settings(DemoSettings, argv, prog="demo.py", description=(__doc__ or "").partition("\n")[0])
+        settings = parse_settings(
+            DemoSettings, argv, prog="python -m benchmarks.demo", description=(__doc__ or "").partition("\n")[0]
+        )
         try:
             run_demo(settings)
         except CommandError as error:

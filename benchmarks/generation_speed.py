@@ -1,7 +1,7 @@
 """Generation: a stock diffusers loop beside ``ubgen generate``, on the same latents.
 
-    python benchmarks/generation_speed.py
-    python benchmarks/generation_speed.py --model random-sd15
+    python -m benchmarks.generation_speed
+    python -m benchmarks.generation_speed --model random-sd15
 
 The stock arm is what users write: the pipeline as loaded, the LoRA beside the weights, prompts encoded for every
 batch, and each image saved as PNG before the next batch begins. The other arm writes a shard of a dataset. Both are
@@ -26,10 +26,10 @@ import numpy as np
 import torch
 from datasets import load_dataset
 from diffusers import StableDiffusionPipeline
-from machine_limits import copy_rate, exact_float32, machine_line, product_rate, synchronize
 from PIL import Image
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate, synchronize
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.generation.dataset_run import DatasetRun
 from ubgen_pipeline.generation.settings import GenerateSettings
@@ -104,7 +104,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(
-        BenchmarkSettings, argv, prog="generation_speed.py", description=(__doc__ or "").split("\n")[0]
+        BenchmarkSettings,
+        argv,
+        prog="python -m benchmarks.generation_speed",
+        description=(__doc__ or "").split("\n")[0],
     )
     with tempfile.TemporaryDirectory() as scratch:
         compare(settings, Path(scratch))
@@ -241,7 +244,7 @@ def _models(settings: BenchmarkSettings, scratch: Path) -> tuple[str, str]:
         if settings.lora is None:
             raise ValueError("lora is missing; give one that fits the model.")
         return settings.model, settings.lora
-    from real_size_models import build_lora, build_sd15
+    from benchmarks.real_size_models import build_lora, build_sd15
 
     build_sd15(scratch / "sd15")
     build_lora(scratch / "lora")

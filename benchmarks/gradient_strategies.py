@@ -1,6 +1,6 @@
 """Peak memory, time and gradient of each gradient strategy, side by side.
 
-    python benchmarks/gradient_strategies.py --steps 20 --batch-size 4 --repeats 5
+    python -m benchmarks.gradient_strategies --steps 20 --batch-size 4 --repeats 5
 
 Each strategy runs in a process of its own, on the same class labels and noise: a training step is one rollout of the
 sampler with a rank-16 LoRA at its initial weights, the rewards clip_alignment and quality of the mini world, and the
@@ -150,7 +150,7 @@ def run_benchmark(settings: BenchmarkSettings) -> list[Row]:
             folder = Path(scratch) / name
             folder.mkdir()
             flags = flags_of(replace(settings, strategies=[name], json=None, worker_folder=str(folder)))
-            if subprocess.run([sys.executable, __file__, *flags]).returncode != 0:
+            if subprocess.run([sys.executable, "-m", "benchmarks.gradient_strategies", *flags]).returncode != 0:
                 raise RuntimeError(f"measuring {name} failed")
             measured[name] = json.loads((folder / "measured.json").read_text())
             gradients[name] = load_file(folder / "gradients.safetensors")
@@ -197,7 +197,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         settings = parse_settings(
             BenchmarkSettings,
             argv,
-            prog="gradient_strategies.py",
+            prog="python -m benchmarks.gradient_strategies",
             description=(__doc__ or "").partition("\n")[0],
         )
         if settings.worker_folder is not None:

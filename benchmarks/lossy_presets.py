@@ -1,7 +1,7 @@
 """What each lossy preset of ``ubgen generate`` gains and what it costs, on the mini model.
 
-    python benchmarks/lossy_presets.py
-    python benchmarks/lossy_presets.py --few-step-loras lcm-4=FEW hyper-8=OTHER
+    python -m benchmarks.lossy_presets
+    python -m benchmarks.lossy_presets --few-step-loras lcm-4=FEW hyper-8=OTHER
 
 Every preset draws the same samples, from the same noise, in turn with the exact arm: batch by batch A B C … A B C …,
 on one CPU thread in CPU seconds, so that other work on the machine counts little; on a GPU in wall seconds. The exact
@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from demo import OWN_BACKGROUND_INDEX, OWN_TEXTURE_INDEX, SHIPPED_LORA
-from machine_limits import machine_line, synchronize
 
+from benchmarks.demo import OWN_BACKGROUND_INDEX, OWN_TEXTURE_INDEX, SHIPPED_LORA
+from benchmarks.machine_limits import machine_line, synchronize
 from ubgen_evaluation import class_accuracy, own_share
 from ubgen_evaluation.fidelity import frechet_distance
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
@@ -215,7 +215,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     compare(
-        parse_settings(PresetSettings, argv, prog="lossy_presets.py", description=(__doc__ or "").partition("\n")[0])
+        parse_settings(
+            PresetSettings,
+            argv,
+            prog="python -m benchmarks.lossy_presets",
+            description=(__doc__ or "").partition("\n")[0],
+        )
     )
 
 

@@ -1,6 +1,6 @@
 """How good masks from attention are: against a segmenter of rendered scenes, and as training data, with the ablation.
 
-    python benchmarks/mask_quality.py --output-dir mask_quality
+    python -m benchmarks.mask_quality --output-dir mask_quality
 
 1. A segmenter, the judge, is trained on rendered scenes without bias, or read from ``--judge``; its own mIoU is
    measured on held-out scenes.
@@ -9,7 +9,7 @@
    rendered scenes of the world that the model learnt; all are tested on rendered scenes.
 
 Writes ``results.json`` and prints a table. The third way of measuring, inverting rendered scenes, is
-``benchmarks/mask_sweep.py``.
+``benchmarks.mask_sweep``.
 """
 
 import argparse

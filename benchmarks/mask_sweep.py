@@ -4,7 +4,7 @@ The truth of a generated image is unknown, but that of a rendered scene is not: 
 its object's place while the model draws it again (inversion). Attention is recorded once per quarter of the denoising
 and level; every combination of settings is then scored on the same recordings.
 
-    python benchmarks/mask_sweep.py --num-scenes 100
+    python -m benchmarks.mask_sweep --num-scenes 100
 
 IoU is that of the class against everything else, averaged over scenes; the band of ignored pixels is left out of it,
 and its share of the image is printed beside it.

@@ -1,6 +1,6 @@
 """How far apart hashes of altered and of different scenes are, and how long grouping takes.
 
-python benchmarks/near_duplicates.py --num-scenes 2000 --num-hashes 1000000
+python -m benchmarks.near_duplicates --num-scenes 2000 --num-hashes 1000000
 """
 
 import io
@@ -46,7 +46,7 @@ ALTERATIONS: dict[str, Callable[[Image.Image], Image.Image]] = {
 
 
 def main() -> None:
-    settings = parse_settings(NearDuplicatesSettings, prog="near_duplicates.py")
+    settings = parse_settings(NearDuplicatesSettings, prog="python -m benchmarks.near_duplicates")
     images = [Image.fromarray(scene.image) for scene in scenes(settings.num_scenes, bias=settings.bias, seed=0)]
     hashes = np.array([perceptual_hash(image) for image in images], np.uint64)
     print(f"share of {len(images)} scenes within {MAX_HASH_DISTANCE} bits of themselves when altered")

@@ -1,6 +1,6 @@
 """SD1.5 and CLIP ViT-L/14 at their real size with random weights, for measurements without a download.
 
-    python benchmarks/real_size_models.py FOLDER
+    python -m benchmarks.real_size_models FOLDER
 
 writes FOLDER/sd15, a LoRA of rank 128 for it in FOLDER/lora, and FOLDER/clip. The component configurations are those
 of the published models, so time and memory are theirs; the images are noise.

@@ -1,6 +1,6 @@
 """Start-up time of the commands: seconds until the help or the version is there, in fresh processes.
 
-python benchmarks/startup_time.py
+python -m benchmarks.startup_time
 """
 
 import statistics
@@ -9,7 +9,7 @@ import sys
 import time
 from importlib.metadata import entry_points
 
-from machine_limits import machine_line
+from benchmarks.machine_limits import machine_line
 
 REPEATS = 5
 

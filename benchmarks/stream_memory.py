@@ -1,6 +1,8 @@
 """Peak memory of ``ubgen generate --hub-dataset-id`` for a small and a large number of rows, on a loopback Hub.
 
-python benchmarks/stream_memory.py --rows 2000 20000
+    PYTHONPATH=tests python -m benchmarks.stream_memory --rows 2000 20000
+
+The loopback Hub is one of the tests' helpers, hence the path.
 """
 
 import argparse
@@ -11,10 +13,7 @@ import tempfile
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT / "tests"))
-
-from hub_server import LoopbackHub  # noqa: E402
+from support.hub_server import LoopbackHub
 
 # the child reports its own peak, in KiB on Linux
 CHILD = """

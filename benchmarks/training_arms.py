@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine_limits import synchronize
-from stock_training import StockTraining, flat_gradient
 from transformers import TrainerCallback
 
+from benchmarks.machine_limits import synchronize
+from benchmarks.stock_training import StockTraining, flat_gradient
 from ubgen_pipeline.commands.settings_parser import field_help
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
@@ -77,7 +77,7 @@ class BenchmarkSettings:
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
         is_mini, model = self.model == "mini", self.model
         if model == "random-sd15":
-            from real_size_models import build_clip, build_sd15
+            from benchmarks.real_size_models import build_clip, build_sd15
 
             model = str(scratch / "sd15")
             build_sd15(model)

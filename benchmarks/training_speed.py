@@ -1,7 +1,7 @@
 """Training: a step as users write it beside one of ``UbGenTrainer``, for each gradient strategy.
 
-    python benchmarks/training_speed.py
-    python benchmarks/training_speed.py --model random-sd15 --quality 7b
+    python -m benchmarks.training_speed
+    python -m benchmarks.training_speed --model random-sd15 --quality 7b
 
 Both arms train the same LoRA on the same labels and noise with the rewards clip_alignment and quality; the stock arm
 stands in ``stock_training.py``. They take turns, A B A B, in one process, each step from the same weights, and the
@@ -23,10 +23,10 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from machine_limits import copy_rate, exact_float32, machine_line, product_rate
 from torch.utils.flop_counter import FlopCounterMode
-from training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
 
+from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate
+from benchmarks.training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_training.sampler.gradient_steps import GradientPlan, gradient_strategy
@@ -133,7 +133,7 @@ def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[
 def _peaks_of(settings: BenchmarkSettings, arm: str, strategies: list[str], scratch: Path) -> dict[str, int]:
     file = scratch / f"peaks-{arm}-{strategies[0]}.json"
     worker = replace(settings, strategies=strategies, repeats=1, worker=f"{arm} {file}")
-    if subprocess.run([sys.executable, __file__, *flags_of(worker)]).returncode != 0:
+    if subprocess.run([sys.executable, "-m", "benchmarks.training_speed", *flags_of(worker)]).returncode != 0:
         raise RuntimeError(f"measuring the memory of {arm} failed; its own message stands above.")
     return json.loads(file.read_text())
 
@@ -185,7 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> int:
     settings = parse_settings(
-        BenchmarkSettings, argv, prog="training_speed.py", description=(__doc__ or "").split("\n")[0]
+        BenchmarkSettings, argv, prog="python -m benchmarks.training_speed", description=(__doc__ or "").split("\n")[0]
     )
     with tempfile.TemporaryDirectory() as scratch:
         if settings.worker is not None:

@@ -1,7 +1,7 @@
 """What encoding and writing cost ``ubgen generate``: the same shards drawn with them and without.
 
-    python benchmarks/writer_share.py
-    python benchmarks/writer_share.py --model random-sd15
+    python -m benchmarks.writer_share
+    python -m benchmarks.writer_share --model random-sd15
 
 The arms take turns on the same samples, A B A B: one writes a shard as the command does, with encoding, commit and
 waits for the disk; the other draws the same batches in the same threads and drops them, not encoded. The share is the
@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from machine_limits import copy_rate, machine_line, product_rate, synchronize
 
+from benchmarks.machine_limits import copy_rate, machine_line, product_rate, synchronize
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.files.image_codecs import CODECS
 from ubgen_pipeline.generation.dataset_run import DatasetRun
@@ -57,13 +57,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(
-        BenchmarkSettings, argv, prog="writer_share.py", description=(__doc__ or "").split("\n")[0]
+        BenchmarkSettings, argv, prog="python -m benchmarks.writer_share", description=(__doc__ or "").split("\n")[0]
     )
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         model = settings.model
         if model == "random-sd15":
-            from real_size_models import build_sd15
+            from benchmarks.real_size_models import build_sd15
 
             model = str(Path(scratch) / "sd15")
             build_sd15(model)

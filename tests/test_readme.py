@@ -34,7 +34,7 @@ _HELP = {
     "show": [sys.executable, "-m", "ubgen_pipeline.dataset.contact_sheets", "--help"],
     "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
     "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
-    "gradient_strategies.py": [sys.executable, "benchmarks/gradient_strategies.py", "--help"],
+    "benchmarks.gradient_strategies": [sys.executable, "-m", "benchmarks.gradient_strategies", "--help"],
     "train_backbone.py": [sys.executable, "training/train_backbone.py", "--help"],
     "train_few_steps.py": [sys.executable, "training/train_few_steps.py", "--help"],
     "train_denoiser.py": [sys.executable, "training/train_denoiser.py", "--help"],
@@ -43,12 +43,12 @@ _HELP = {
     "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
     "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
     "annotate": [sys.executable, "-m", "ubgen_pipeline.labelling.annotate", "--help"],
-    "near_duplicates.py": [sys.executable, "benchmarks/near_duplicates.py", "--help"],
-    "mask_quality.py": [sys.executable, "benchmarks/mask_quality.py", "--help"],
-    "lossy_presets.py": [sys.executable, "benchmarks/lossy_presets.py", "--help"],
-    "loss_weightings.py": [sys.executable, "benchmarks/loss_weightings.py", "--help"],
-    "demo.py": [sys.executable, "benchmarks/demo.py", "--help"],
-    "evidence.py": [sys.executable, "benchmarks/evidence.py", "--help"],
+    "benchmarks.near_duplicates": [sys.executable, "-m", "benchmarks.near_duplicates", "--help"],
+    "benchmarks.mask_quality": [sys.executable, "-m", "benchmarks.mask_quality", "--help"],
+    "benchmarks.lossy_presets": [sys.executable, "-m", "benchmarks.lossy_presets", "--help"],
+    "benchmarks.loss_weightings": [sys.executable, "-m", "benchmarks.loss_weightings", "--help"],
+    "benchmarks.demo": [sys.executable, "-m", "benchmarks.demo", "--help"],
+    "benchmarks.evidence": [sys.executable, "-m", "benchmarks.evidence", "--help"],
 }
 # one update of two images; behind a document's own flags, because the last of a kind wins
 SHORTER = {
@@ -181,10 +181,8 @@ def test_flags_exist(document):
 
 
 def test_flags_are_found_in_shell_lines():
-    text = (
-        'ubgen generate --model mini --class-names a "b c"  # --not-this\nx --y\naccelerate launch --a t/demo.py --b=1'
-    )
-    assert named_flags(text) == [("generate", "--model"), ("generate", "--class-names"), ("demo.py", "--b")]
+    text = 'ubgen generate --model mini --class-names a "b c"  # --not-this\nx --y\npython -m benchmarks.demo --b=1'
+    assert named_flags(text) == [("generate", "--model"), ("generate", "--class-names"), ("benchmarks.demo", "--b")]
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)

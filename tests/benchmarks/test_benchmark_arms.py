@@ -6,17 +6,14 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from support import ROOT
+from benchmarks import training_arms
+from benchmarks.generation_speed import loop
+from benchmarks.machine_limits import exact_float32
+from benchmarks.training_arms import BenchmarkSettings
+from benchmarks.writer_share import draw
 from ubgen_pipeline.inference import attention_kernels as attention_choice
 from ubgen_training.rewards.qalign.model import QAlignModel, QAlignSettings
 from ubgen_training.rewards.qalign.vision import AbstractorSettings, VisionSettings
-
-BENCHMARKS = ROOT / "benchmarks"
-
-
-@pytest.fixture(autouse=True)
-def benchmarks_importable(monkeypatch):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
 
 
 @pytest.fixture
@@ -33,8 +30,6 @@ def orders(monkeypatch):
 
 
 def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
-    from generation_speed import loop
-
     class Pipeline(SimpleNamespace):
         def __init__(self, **parts):
             super().__init__(components={"scheduler": self, "safety_checker": None}, device=torch.device("cpu"))
@@ -56,8 +51,6 @@ def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
 
 
 def test_shards_that_are_not_written_are_drawn_with_the_runs_own_attention(orders):
-    from writer_share import draw
-
     run = SimpleNamespace(
         shards=SimpleNamespace(shards=[SimpleNamespace(start=0, stop=3)]),
         _drawer=SimpleNamespace(rows=lambda indices, size: [], _encode=None),
@@ -70,8 +63,6 @@ def test_shards_that_are_not_written_are_drawn_with_the_runs_own_attention(order
 
 
 def test_float32_references_keep_their_digits_in_convolutions():
-    from machine_limits import exact_float32
-
     before = torch.backends.cudnn.allow_tf32
     with exact_float32():
         assert not torch.backends.cudnn.allow_tf32
@@ -79,8 +70,6 @@ def test_float32_references_keep_their_digits_in_convolutions():
 
 
 def test_the_large_scorer_takes_smaller_batches_unless_told_otherwise(tmp_path):
-    from training_arms import BenchmarkSettings
-
     sizes = [
         BenchmarkSettings(**settings).filled_in(tmp_path).batch_size
         for settings in ({}, {"quality": "7b"}, {"quality": "7b", "batch_size": 3})
@@ -90,8 +79,6 @@ def test_the_large_scorer_takes_smaller_batches_unless_told_otherwise(tmp_path):
 
 def test_every_weight_of_the_random_scorer_is_drawn(monkeypatch):
     """Memory that a GPU gave before may hold anything, numbers that are none among them."""
-    import training_arms
-
     whole = QAlignSettings.from_config({"model_type": "mplug_owl2"})
     small = QAlignSettings(
         VisionSettings(hidden_size=8, intermediate_size=8, num_hidden_layers=1, num_attention_heads=2, image_size=28),
@@ -113,6 +100,6 @@ def test_every_weight_of_the_random_scorer_is_drawn(monkeypatch):
         return model
 
     monkeypatch.setattr("ubgen_training.rewards.qalign.model.QAlignModel", unwritten)
-    reward = training_arms.build_quality(training_arms.BenchmarkSettings(quality="7b", device="cpu"))
+    reward = training_arms.build_quality(BenchmarkSettings(quality="7b", device="cpu"))
     weights = (*reward.model.parameters(), *reward.model.buffers())
     assert all(torch.isfinite(weight).all() for weight in weights)

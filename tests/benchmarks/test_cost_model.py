@@ -7,12 +7,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.cost_model import CostSettings, Operations, codec_costs, device_hours, main, wall_hours
 from support import ROOT
 from ubgen_pipeline.models.loading import load_pipeline
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from cost_model import CostSettings, Operations, codec_costs, device_hours, main, wall_hours
 
 
 @torch.no_grad()
@@ -64,10 +61,10 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_the_command_prints_its_tables(capsys):
-    command = [sys.executable, "benchmarks/cost_model.py", "--model", "mini", "--rate", "5", "--tflops", "0.4"]
+    command = [sys.executable, "-m", "benchmarks.cost_model", "--model", "mini", "--rate", "5", "--tflops", "0.4"]
     command += ["--images", "10000", "--workers", "2", "--size", "64", "--num-encoded", "2", "--presets", "dpm-20"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "| 10,000 | rate given," in done.stdout and "| 5.00 | 0.6 | 0.3 |" in done.stdout
     assert "| webp-lossless |" in done.stdout and "| dpm-20 |" in done.stdout
-    assert main([*command[2:], "--rate", "-1"]) == 2 and "rate is -1.0" in capsys.readouterr().err
+    assert main([*command[3:], "--rate", "-1"]) == 2 and "rate is -1.0" in capsys.readouterr().err

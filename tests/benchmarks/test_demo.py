@@ -1,6 +1,5 @@
 """The demo's own arithmetic and picture, and its refusal to mix runs; `make demo` itself takes minutes."""
 
-import importlib
 import json
 import math
 import sys
@@ -9,25 +8,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from support import ROOT
+from benchmarks import contact_sheet, demo
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 
-BENCHMARKS = ROOT / "benchmarks"
 
-
-@pytest.fixture(scope="module")
-def demo():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("demo")
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def contact_sheet(demo):
-    return importlib.import_module("contact_sheet")
-
-
-def test_the_judge_reads_the_bias_that_the_world_has(demo):
+def test_the_judge_reads_the_bias_that_the_world_has():
     biased = list(scenes(200, bias=0.95, seed=17))
     labels = np.array([CLASS_NAMES.index(scene.factors.class_name) for scene in biased])
     row = demo.measure("biased", np.stack([scene.image for scene in biased]), labels, 2.0)
@@ -40,7 +25,7 @@ def test_the_judge_reads_the_bias_that_the_world_has(demo):
     assert reference.images_per_second is None
 
 
-def test_the_judge_reads_textures(demo):
+def test_the_judge_reads_textures():
     """Or the table's texture column would show the judge's mistakes instead of the images."""
     biased = list(scenes(200, bias=0.95, seed=17))
     labels = np.array([CLASS_NAMES.index(scene.factors.class_name) for scene in biased])
@@ -48,7 +33,7 @@ def test_the_judge_reads_textures(demo):
     assert row.own_texture == pytest.approx(0.955, abs=0.08)
 
 
-def test_the_table_shows_each_row(demo):
+def test_the_table_shows_each_row():
     text = demo.table([demo.Row("base", 0.9, 0.85, 0.8, 0.5, 1.25), demo.Row("x", 1.0, 0.1, 0.1, 3.2, None)], 100)
     lines = text.splitlines()
     assert lines[1].split() == ["base", "90.0%", "85.0%", "80.0%", "0.50", "bits", "1.25"]
@@ -56,7 +41,7 @@ def test_the_table_shows_each_row(demo):
     assert f"{2 * math.sqrt(0.25 / 100):.1%}" in lines[3]
 
 
-def test_a_finished_training_is_not_repeated(demo, tmp_path, monkeypatch):
+def test_a_finished_training_is_not_repeated(tmp_path, monkeypatch):
     commands = []
     monkeypatch.setattr(demo, "run", lambda command, settings, log: commands.append(command) or "")
     settings = demo.DemoSettings(max_steps=3)
@@ -67,7 +52,7 @@ def test_a_finished_training_is_not_repeated(demo, tmp_path, monkeypatch):
         demo.train(demo.DemoSettings(max_steps=4), tmp_path / "lora")
 
 
-def test_an_interrupted_training_is_resumed(demo, tmp_path, monkeypatch):
+def test_an_interrupted_training_is_resumed(tmp_path, monkeypatch):
     commands = []
 
     def interrupted(command, settings, log):
@@ -84,7 +69,7 @@ def test_an_interrupted_training_is_resumed(demo, tmp_path, monkeypatch):
     assert commands[1] == [*commands[0], "--resume_from_checkpoint", "last"]
 
 
-def test_the_rate_is_that_of_the_run_that_made_the_dataset(demo, tmp_path, monkeypatch):
+def test_the_rate_is_that_of_the_run_that_made_the_dataset(tmp_path, monkeypatch):
     said = ["ubgen: 3/9 images, 1.00 images/s, 1 left\nubgen: 9/9 images, 2.50 images/s, 0 left\n", "nothing to do\n"]
     monkeypatch.setattr(demo, "run", lambda command, settings, log: said.pop(0))
     rates = [demo.generate(demo.DemoSettings(), None, tmp_path / "base") for _ in range(2)]
@@ -92,19 +77,19 @@ def test_the_rate_is_that_of_the_run_that_made_the_dataset(demo, tmp_path, monke
     assert json.loads((tmp_path / "base_rate.json").read_text()) == 2.5
 
 
-def test_a_command_that_fails_is_reported(demo, tmp_path, capsys):
+def test_a_command_that_fails_is_reported(tmp_path, capsys):
     with pytest.raises(demo.CommandError, match="exit code 3"):
         demo.run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], demo.DemoSettings(), tmp_path / "a.log")
     assert (tmp_path / "a.log").read_text() == "why\n" and "why" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("flags", [["--samples-per-class", "0"], ["--max-steps", "-1"], ["--sample-per-class", "1"]])
-def test_bad_settings_give_exit_code_2(demo, flags, capsys):
+def test_bad_settings_give_exit_code_2(flags, capsys):
     assert demo.main(flags) == 2
     assert capsys.readouterr().err.startswith("ubgen: error: ")
 
 
-def test_the_contact_sheet_has_a_row_for_each_class(contact_sheet, tmp_path):
+def test_the_contact_sheet_has_a_row_for_each_class(tmp_path):
     def flat(colour):
         return np.full((64, 64, 3), colour, np.uint8)
 
@@ -124,7 +109,7 @@ def test_the_contact_sheet_has_a_row_for_each_class(contact_sheet, tmp_path):
     assert (sheet[:, : int(where[255, 0, 0][1]) - 70] < 100).any()
 
 
-def test_datasets_of_a_contact_sheet_go_on_below(contact_sheet, tmp_path):
+def test_datasets_of_a_contact_sheet_go_on_below(tmp_path):
     colours = [(255, 0, 0), (0, 255, 0), (0, 0, 255)]
     datasets = {f"dataset {n}": {"circle": [np.full((64, 64, 3), c, np.uint8)]} for n, c in enumerate(colours)}
     contact_sheet.draw_contact_sheet(datasets, tmp_path / "sheet.png", datasets_per_row=2)
@@ -138,7 +123,7 @@ def test_datasets_of_a_contact_sheet_go_on_below(contact_sheet, tmp_path):
         assert (sheet[images[:, 0].min() : images[:, 0].max(), : red[:, 1].min()] < 100).any()
 
 
-def test_contact_sheets_of_nothing_or_of_other_classes_are_refused(contact_sheet, tmp_path):
+def test_contact_sheets_of_nothing_or_of_other_classes_are_refused(tmp_path):
     image = np.zeros((4, 4, 3), np.uint8)
     for datasets in ({}, {"a": {"x": []}}, {"a": {"x": [image]}, "b": {"y": [image]}}):
         with pytest.raises(ValueError, match="dataset"):

@@ -1,7 +1,6 @@
 """The evidence: what its stages depend on, that they go on after a kill, lanes, and the page from made-up figures."""
 
 import fcntl
-import importlib
 import json
 import os
 import subprocess
@@ -13,30 +12,18 @@ import numpy as np
 import pytest
 import yaml
 
+from benchmarks.evidence import command, figures, lanes, page, stage_work, stages
 from support import ROOT
 from ubgen_evaluation import mini_sets
 
-BENCHMARKS = ROOT / "benchmarks"
 TINY_TRAINING = [
     *("max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "num_inference_steps=3", "num_gradient_steps=1"),
     *("discriminator_warmup_steps=1", "heldout_steps=0", "class_repeats=2", "lora_rank=2"),
 ]
 
 
-@pytest.fixture(scope="module")
-def evidence():
-    sys.path.insert(0, str(BENCHMARKS))
-    yield importlib.import_module("evidence")
-    sys.path.remove(str(BENCHMARKS))
-
-
-@pytest.fixture(scope="module")
-def plans(evidence):
-    return importlib.import_module("evidence_plan")
-
-
-def tiny(evidence, folder: Path, **settings):
-    return evidence.EvidenceSettings(
+def tiny(folder: Path, **settings):
+    return command.EvidenceSettings(
         **{
             "output_dir": str(folder / "evidence"),
             "page": str(folder / "docs" / "evidence.md"),
@@ -67,8 +54,8 @@ def flags(settings) -> list[str]:
     return given
 
 
-def keys(evidence, folder: Path, **settings) -> dict[str, str]:
-    (run,) = evidence.plan(tiny(evidence, folder, **settings))
+def keys(folder: Path, **settings) -> dict[str, str]:
+    (run,) = command.list_runs(tiny(folder, **settings))
     return {stage.kind: stage.key for stage in run.stages}
 
 
@@ -87,29 +74,29 @@ def keys(evidence, folder: Path, **settings) -> dict[str, str]:
         ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
     ],
 )
-def test_a_setting_makes_anew_what_depends_on_it(evidence, tmp_path, settings, changed):
-    before, after = keys(evidence, tmp_path), keys(evidence, tmp_path, **settings)
+def test_a_setting_makes_anew_what_depends_on_it(tmp_path, settings, changed):
+    before, after = keys(tmp_path), keys(tmp_path, **settings)
     assert {kind for kind in before if before[kind] != after[kind]} == changed
 
 
-def test_other_weights_of_the_package_make_the_stages_anew(evidence, plans, tmp_path, monkeypatch):
-    before = keys(evidence, tmp_path)
-    monkeypatch.setattr(plans, "model_hashes", lambda kind: ("other",) if kind == "images" else ())
-    assert keys(evidence, tmp_path)["images"] != before["images"]
+def test_other_weights_of_the_package_make_the_stages_anew(tmp_path, monkeypatch):
+    before = keys(tmp_path)
+    monkeypatch.setattr(stages, "model_hashes", lambda kind: ("other",) if kind == "images" else ())
+    assert keys(tmp_path)["images"] != before["images"]
 
 
-def test_both_commands_share_the_stages_they_have_in_common(evidence, tmp_path):
-    full = yaml.safe_load((BENCHMARKS / "evidence_full.yaml").read_text("utf-8"))
-    short = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, seeds=None)) for stage in run.stages}
-    long = {stage.key for run in evidence.plan(tiny(evidence, tmp_path, **full)) for stage in run.stages}
+def test_both_commands_share_the_stages_they_have_in_common(tmp_path):
+    full = yaml.safe_load((ROOT / "benchmarks" / "evidence" / "full.yaml").read_text("utf-8"))
+    short = {stage.key for run in command.list_runs(tiny(tmp_path, seeds=None)) for stage in run.stages}
+    long = {stage.key for run in command.list_runs(tiny(tmp_path, **full)) for stage in run.stages}
     assert short < long
     assert len(full["seeds"]) >= 5
 
 
-def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
-    runs = evidence.plan(tiny(evidence, tmp_path, arms=["real", "base", *plans.TUNED_ARMS]))
+def test_each_ablation_reaches_the_training_settings(tmp_path):
+    runs = command.list_runs(tiny(tmp_path, arms=["real", "base", *stages.TUNED_ARMS]))
     configs = {run.arm: stage.settings["config"] for run in runs for stage in run.stages if stage.kind == "lora"}
-    assert configs.keys() == set(plans.TUNED_ARMS)
+    assert configs.keys() == set(stages.TUNED_ARMS)
     full = configs["ubgen"]
     differing = {
         arm: {key: value for key, value in config.items() if value != full[key]} for arm, config in configs.items()
@@ -129,7 +116,7 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
         "no_q": {"reward_weights": [alignment, 0.0]},
         "weak_clip": {"clip_model": "mini:{clip}"},
     }
-    other = evidence.plan(tiny(evidence, tmp_path, arms=list(plans.TUNED_ARMS), set_variety=["max_steps=3"]))
+    other = command.list_runs(tiny(tmp_path, arms=list(stages.TUNED_ARMS), set_variety=["max_steps=3"]))
     changed = {run.arm: s.settings["config"] for run in other for s in run.stages if s.kind == "lora"}
     for arm, config in configs.items():
         assert changed[arm] == (config | {"max_steps": 3} if "variety" in arm else config)
@@ -138,17 +125,17 @@ def test_each_ablation_reaches_the_training_settings(evidence, plans, tmp_path):
     assert images == [0] * len(runs)
 
 
-def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed(evidence, plans):
-    (run,) = evidence.plan(evidence.EvidenceSettings(arms=[plans.VARIETY_ARM], seeds=[0]))
+def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed():
+    (run,) = command.list_runs(command.EvidenceSettings(arms=[stages.VARIETY_ARM], seeds=[0]))
     (arm,) = (stage.settings["config"] for stage in run.stages if stage.kind == "lora")
     assert arm.pop("bf16") in (True, False)
-    package = plans.read_config(evidence.CONFIGS / "mini_variety.yaml")
+    package = stages.read_config(command.CONFIGS / "mini_variety.yaml")
     others = ("seed", "save_steps", "sample_steps")
     assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
-    assert package["seed"] >= evidence.FIRST_VALIDATION_SEED
+    assert package["seed"] >= command.FIRST_VALIDATION_SEED
 
 
-def test_validation_scenes_are_none_of_the_test(evidence):
+def test_validation_scenes_are_none_of_the_test():
     for draw in (
         lambda split: mini_sets.validation_scenes(30, split=split).images,
         lambda split: mini_sets.cue_conflict_arrays(90, split=split)[0].images,
@@ -158,7 +145,7 @@ def test_validation_scenes_are_none_of_the_test(evidence):
     ):
         test, validation = ({image.tobytes() for image in draw(split)} for split in ("test", "validation"))
         assert not test & validation
-    assert evidence.EvidenceSettings(split="validation").run_seeds == [1000, 1001, 1002]
+    assert command.EvidenceSettings(split="validation").run_seeds == [1000, 1001, 1002]
 
 
 @pytest.mark.parametrize(
@@ -187,20 +174,19 @@ def test_validation_scenes_are_none_of_the_test(evidence):
         ({"training_config": "nowhere.yaml"}, "could not be read"),
     ],
 )
-def test_what_cannot_work_is_refused_before_anything_runs(evidence, tmp_path, settings, message):
+def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        evidence.plan(tiny(evidence, tmp_path, **settings))
+        command.list_runs(tiny(tmp_path, **settings))
     assert not (tmp_path / "evidence").exists()
 
 
-def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path, capsys):
-    stages = importlib.import_module("evidence_stages")
-    settings = tiny(evidence, tmp_path)
-    (run,) = evidence.plan(settings)
+def test_an_interrupted_command_goes_on_and_ends_with_figures(tmp_path, capsys):
+    settings = tiny(tmp_path)
+    (run,) = command.list_runs(settings)
     lora = run.stages[0]
-    command = [sys.executable, str(BENCHMARKS / "evidence.py"), *flags(settings)]
+    argv = [sys.executable, "-m", "benchmarks.evidence", *flags(settings)]
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=environment)
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment)
     checkpoint = lora.folder / "lora" / "checkpoint-1" / "trainer_state.json"
     deadline = time.monotonic() + 240
     try:
@@ -218,30 +204,29 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(evidence, tmp_path
     was_cut_short = not lora.is_done
     for stage in run.stages:
         stage.prepare()
-        stages.run_stage(stage.folder)
+        stage_work.run_stage(stage.folder)
         assert stage.is_done
     history = json.loads((lora.folder / "lora" / "trainer_state.json").read_text("utf-8"))
     assert was_cut_short and history["global_step"] == 2
     # nothing left to run: figures and page are written from what is there
-    assert evidence.run_evidence(settings) == 0
+    assert command.run_evidence(settings) == 0
     assert "4 of 4 stages are done already" in capsys.readouterr().out
     results = json.loads((tmp_path / "evidence" / "results.json").read_text("utf-8"))
     (found,) = results["runs"]
     assert (found["arm"], found["seed"]) == ("ubgen", 0)
-    figures = importlib.import_module("evidence_figures").all_figures(results)
-    missing = {figure.key for figure in figures} - found["figures"].keys()
+    needed = figures.all_figures(results)
+    missing = {figure.key for figure in needed} - found["figures"].keys()
     assert not missing
-    page = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
-    assert "| transfer, 20% (20 images) ↑ |" in page
+    text = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
+    assert "| transfer, 20% (20 images) ↑ |" in text
     assert (tmp_path / "docs" / "images" / "evidence_samples.jpg").is_file()
 
 
-def test_a_failed_stage_leaves_the_others_running(plans, tmp_path, capsys):
-    lanes = importlib.import_module("evidence_lanes")
+def test_a_failed_stage_leaves_the_others_running(tmp_path, capsys):
     images = {"samples_per_class": 1, "bias": 0.95, "threads": 1}
-    good = plans.Stage("images", "good", tmp_path, images | {"seed": 0})
-    wrong = plans.Stage("images", "wrong", tmp_path, images)
-    after = plans.Stage("backbone", "after", tmp_path, {"config": {}}, {"images": wrong})
+    good = stages.Stage("images", "good", tmp_path, images | {"seed": 0})
+    wrong = stages.Stage("images", "wrong", tmp_path, images)
+    after = stages.Stage("backbone", "after", tmp_path, {"config": {}}, {"images": wrong})
     failed = lanes.Lanes(2, 1).run([wrong, good, after])
     assert failed == [wrong] and good.is_done and not after.folder.exists()
     assert "KeyError: 'seed'" in (wrong.folder / "log.txt").read_text("utf-8")
@@ -251,9 +236,8 @@ def test_a_failed_stage_leaves_the_others_running(plans, tmp_path, capsys):
 
 
 @pytest.fixture(scope="module")
-def results(evidence):
+def results():
     """Five seeds in which ubgen transfers better than base, has no other TI, and a worse background gap."""
-    figures = importlib.import_module("evidence_figures")
     found = {
         "settings": {
             **{
@@ -282,8 +266,8 @@ def results(evidence):
     return found
 
 
-def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
-    text = importlib.import_module("evidence_page").page_text(results)
+def test_the_page_says_of_each_claim_whether_it_holds(results):
+    text = page.page_text(results)
     assert "- **Holds.** transfer, 100% (1000 images): ubgen is 5.2 points higher than base, p < 0.001." in text
     assert "- **Not shown.** texture inclination, TI: ubgen is 0.2 points higher than base, p =" in text
     assert "- **Does not hold.** background gap, BG-gap: ubgen is 3.2 points higher than base, p < 0.001." in text
@@ -293,8 +277,8 @@ def test_the_page_says_of_each_claim_whether_it_holds(evidence, results):
     assert "p = 0.0625" in text
 
 
-def test_what_is_not_the_papers_is_said_to_be_ours(evidence, results):
-    text = importlib.import_module("evidence_page").page_text(results)
+def test_what_is_not_the_papers_is_said_to_be_ours(results):
+    text = page.page_text(results)
     claims, own = text.split("### Which claims show here")[1].split("no claim of the paper's")
     assert "variety" not in claims.replace("Of ubgen + variety", "")
     for other in ("base", "ubgen"):
@@ -313,16 +297,15 @@ def test_what_is_not_the_papers_is_said_to_be_ours(evidence, results):
     assert "drawn in float32, each stage ran on 1 thread; bfloat16 was asked for" in text
 
 
-def test_an_arm_with_fewer_seeds_says_so_and_is_compared_on_those(evidence, results):
+def test_an_arm_with_fewer_seeds_says_so_and_is_compared_on_those(results):
     runs = [run for run in results["runs"] if run["arm"] != "no_en" or run["seed"] in (1, 3, 4)]
-    text = importlib.import_module("evidence_page").page_text({**results, "runs": runs})
+    text = page.page_text({**results, "runs": runs})
     assert "the adversarial term (so far seeds 1, 3, 4)\n" in text and "(so far seeds 0" not in text
     section = text.split("### Each ablation against the full loss, paired by seed")[1].split("\n###")[0]
     assert "0 of 3 |" in section and "of 5 |" not in section
 
 
-def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
-    page = importlib.import_module("evidence_page")
+def test_the_page_keeps_what_was_written_by_hand(results, tmp_path):
     file = tmp_path / "evidence.md"
     file.write_text(f"# Mine\n\nbefore\n\n{page.BEGIN}\nstale text\n{page.END}\n\nafter\n", encoding="utf-8")
     page.write_page(results, file)
@@ -348,6 +331,6 @@ def test_the_page_keeps_what_was_written_by_hand(evidence, results, tmp_path):
 
 def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, str(BENCHMARKS / "evidence.py"), "--arms", "all", "--output_dir", str(tmp_path / "e")]
-    done = subprocess.run(command, capture_output=True, text=True, env=environment)
+    argv = [sys.executable, "-m", "benchmarks.evidence", "--arms", "all", "--output_dir", str(tmp_path / "e")]
+    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
     assert done.returncode == 2 and "arms is ['all']" in done.stderr and not (tmp_path / "e").exists()

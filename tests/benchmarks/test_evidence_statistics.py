@@ -1,16 +1,12 @@
 """Means and paired tests of the evidence, against formulas written out here."""
 
 import math
-import sys
 
 import numpy as np
 import pytest
 from scipy import stats
 
-from support import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-from evidence_statistics import mean_error, paired_test
+from benchmarks.evidence.paired_tests import mean_error, paired_test
 
 FIRST = [0.71, 0.74, 0.69, 0.75, 0.72]
 SECOND = [0.70, 0.71, 0.70, 0.70, 0.69]

@@ -12,18 +12,14 @@ import torch
 from diffusers import DDPMScheduler
 from safetensors.torch import load_file
 
+from benchmarks.loss_weightings import fidelity, training
+from benchmarks.loss_weightings.command import main
+from benchmarks.loss_weightings.fidelity import sample, sampling_scheduler
+from benchmarks.loss_weightings.jobs import WeightingSettings, list_jobs
+from benchmarks.loss_weightings.report import END, START, Results, findings, plot_results, update_page
+from benchmarks.loss_weightings.training import Run, TrainingSettings, World, average_file, load_average, train_run
 from support import ROOT
 from ubgen_training.mini.denoiser import NOISE_SCHEDULE
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-import generated_fidelity
-import weighted_denoisers
-from generated_fidelity import sample, sampling_scheduler
-from loss_weightings import main
-from weighted_denoisers import Run, TrainingSettings, World, average_file, load_average, train_run
-from weighting_plan import WeightingSettings, planned_jobs
-from weighting_report import END, START, Results, findings, plot_results, update_page
 
 TINY = {"batch_size": 4, "learning_rate": 1e-3, "width": 16}
 WIDTH = 16
@@ -50,7 +46,7 @@ def test_a_killed_run_goes_on_bit_for_bit(world, tmp_path):
 
 
 def test_runs_of_a_seed_differ_in_the_loss_alone(world, tmp_path, monkeypatch):
-    seen, build = [], weighted_denoisers.build_unet
+    seen, build = [], training.build_unet
 
     def spied(width):
         unet = build(width)
@@ -59,7 +55,7 @@ def test_runs_of_a_seed_differ_in_the_loss_alone(world, tmp_path, monkeypatch):
         seen.append(record)
         return unet
 
-    monkeypatch.setattr(weighted_denoisers, "build_unet", spied)
+    monkeypatch.setattr(training, "build_unet", spied)
     settings = TrainingSettings((2,), **TINY)
     for run in (Run("constant", "noise", 0), Run("snr", "noise", 0), Run("constant", "noise", 1)):
         train_run(run, world, settings, tmp_path / run.name)
@@ -88,14 +84,14 @@ def test_every_sampler_finds_the_only_image(sampler, target, monkeypatch):
         return SimpleNamespace(sample=guesses[target])
 
     found = []
-    monkeypatch.setattr(generated_fidelity, "decode", lambda vae, latents: found.append(latents) or latents)
+    monkeypatch.setattr(fidelity, "decode", lambda vae, latents: found.append(latents) or latents)
     sample(perfect, None, torch.zeros(10, 3, 96), target=target, sampler=sampler, num_steps=5, num_images=3)
     assert visited == [999, 799, 599, 399, 199]
     torch.testing.assert_close(found[0], only.expand(3, -1, -1, -1), atol=0.02, rtol=0)
 
 
 def test_images_depend_on_their_number_alone(monkeypatch):
-    monkeypatch.setattr(generated_fidelity, "decode", lambda vae, latents: latents)
+    monkeypatch.setattr(fidelity, "decode", lambda vae, latents: latents)
 
     def unet(latents, timestep, embeds):
         return SimpleNamespace(sample=0.1 * latents + embeds[:, 0, 0].view(-1, 1, 1, 1))
@@ -103,14 +99,14 @@ def test_images_depend_on_their_number_alone(monkeypatch):
     embeds = torch.arange(10.0).view(10, 1, 1).expand(-1, 3, 96)
     options = {"target": "noise", "sampler": "ddpm", "num_steps": 3, "num_images": 12}
     whole = sample(unet, None, embeds, **options)
-    monkeypatch.setattr(generated_fidelity, "BATCH_SIZE", 5)
+    monkeypatch.setattr(fidelity, "BATCH_SIZE", 5)
     assert torch.equal(sample(unet, None, embeds, **options), whole) and len(whole) == 12
     assert sampling_scheduler("dpm++", "x0").config.prediction_type == "sample"
 
 
 def test_plan():
     settings = WeightingSettings(num_seeds=2, weightings=["constant", "debias", "p2"], samplers=["ddim", "unipc"])
-    first, second, third = planned_jobs(settings)
+    first, second, third = list_jobs(settings)
     assert [run.name for run, _ in first] == ["constant-noise-0", "debias-noise-0"]
     assert [point.num_updates for point in first[0][1]] == settings.checkpoints
     assert [run.name for run, _ in second] == ["p2-noise-0"] + 2 * ["constant-noise-0", "debias-noise-0"]
@@ -198,7 +194,7 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     flags += ["--batch-size", "2", "--num-scenes", "10", "--num-reference", "10", "--num-images", "5", "--width", "16"]
     flags += ["--num-inference-steps", "1", "--samplers", "ddim", "--sampler-steps", "1", "2", "--workers", "1"]
     flags += ["--work-dir", str(tmp_path / "work"), "--page", str(tmp_path / "page.md"), "--images", str(tmp_path)]
-    command = [sys.executable, "benchmarks/loss_weightings.py", *flags]
+    command = [sys.executable, "-m", "benchmarks.loss_weightings", *flags]
     done = subprocess.run([*command, "--num-seeds", "1"], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     assert "job 3 of 3 done" in done.stdout and "updates/s" in done.stdout

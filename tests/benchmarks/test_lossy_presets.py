@@ -12,6 +12,7 @@ from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from benchmarks.lossy_presets import main
 from support import ROOT
 from ubgen_pipeline.generation.generate import generate_dataset
 from ubgen_pipeline.generation.regenerate import find_row, largest_difference, regenerate, stored_image
@@ -22,9 +23,6 @@ from ubgen_pipeline.mini import mini_lora_path
 from ubgen_pipeline.models.loading import load_pipeline
 
 NAMES = ["circle", "star"]
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from lossy_presets import main  # noqa: E402
 
 
 def _generate(model, folder, **settings):
@@ -175,7 +173,7 @@ def test_what_is_printed_is_what_the_document_says():
 
 
 def test_the_benchmark_prints_its_table(capsys):
-    command = [sys.executable, "benchmarks/lossy_presets.py", "--num-images", "10", "--num-inference-steps", "3"]
+    command = [sys.executable, "-m", "benchmarks.lossy_presets", "--num-images", "10", "--num-inference-steps", "3"]
     # any LoRA that fits
     command += ["--presets", "deep-cache", "--few-step-loras", f"hyper-4={mini_lora_path()}"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)

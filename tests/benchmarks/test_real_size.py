@@ -13,11 +13,8 @@ import torch
 from datasets import load_dataset
 from safetensors.torch import load_file
 
+from benchmarks.real_size_models import build_clip, build_sd15, build_tokenizer
 from support import ROOT
-
-sys.path.insert(0, str(ROOT / "benchmarks"))
-
-from real_size_models import build_clip, build_sd15, build_tokenizer
 
 MEMORY_LIMIT = 16 * 10**9
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

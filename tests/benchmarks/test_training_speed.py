@@ -7,24 +7,24 @@ import sys
 
 import pytest
 
+from benchmarks import training_speed, writer_share
 from support import ROOT
 
-BENCHMARKS = ROOT / "benchmarks"
 FAST = [
     *("--strategies", "even_k", "drtune", "refl", "--num_inference_steps", "3", "--num_gradient_steps", "1"),
     *("--batch_size", "2", "--repeats", "1", "--device", "cpu", "--memory", "False"),
 ]
 
 
-def run(script, *flags):
-    command = [sys.executable, str(BENCHMARKS / script), *flags]
+def run(module, *flags):
+    command = [sys.executable, "-m", module, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=600)
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
 
 
 def test_both_arms_take_the_same_step(mini_model):
     """The gradient of the stock arm, written with plain calls of diffusers, is that of the trainer."""
-    done = run("training_speed.py", *FAST)
+    done = run("benchmarks.training_speed", *FAST)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = re.findall(r"^(even_k|drtune|refl) .*x +(\d+)% +(-?[\d.]+) +-$", done.stdout, re.MULTILINE)
     assert [name for name, _, _ in lines] == ["even_k", "drtune", "refl"], done.stdout
@@ -32,15 +32,13 @@ def test_both_arms_take_the_same_step(mini_model):
 
 
 @pytest.mark.parametrize(
-    "script, flags, message",
+    "module, flags, message",
     [
-        ("training_speed.py", ["--strategies", "none"], "gradient_strategy is 'none'"),
-        ("training_speed.py", ["--clock", "sun"], "clock is 'sun'"),
-        ("writer_share.py", ["--repeats", "0"], "repeats is 0"),
+        (training_speed, ["--strategies", "none"], "gradient_strategy is 'none'"),
+        (training_speed, ["--clock", "sun"], "clock is 'sun'"),
+        (writer_share, ["--repeats", "0"], "repeats is 0"),
     ],
 )
-def test_a_bad_setting_is_named(script, flags, message, monkeypatch, capsys):
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    module = __import__(script.removesuffix(".py"))
+def test_a_bad_setting_is_named(module, flags, message, capsys):
     assert module.main(flags) == 2
     assert message in capsys.readouterr().err

@@ -7,10 +7,9 @@ import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TextIO
 
-from evidence_plan import Stage
+from benchmarks.evidence.stages import Stage
 
 # seconds that a stage of default size takes, until one of its kind was timed
 _GUESSED_SECONDS = {"clip": 120.0, "lora": 500.0, "images": 600.0, "backbone": 180.0, "measures": 90.0}
@@ -73,10 +72,9 @@ class Lanes:
         log = open(stage.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 - closed with the lane
         threads = {name: str(self.num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         environment = os.environ | threads | {"HF_DATASETS_CACHE": str(stage.folder / "cache")}
-        script = Path(__file__).with_name("evidence_stages.py")
         # a session of its own: an interrupt at the keyboard reaches it through us, when we have stopped starting
         process = subprocess.Popen(
-            [sys.executable, str(script), str(stage.folder)],
+            [sys.executable, "-m", "benchmarks.evidence.stage_work", str(stage.folder)],
             stdout=log,
             stderr=subprocess.STDOUT,
             stdin=subprocess.DEVNULL,

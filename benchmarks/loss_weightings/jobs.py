@@ -5,13 +5,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from weighted_denoisers import Run, TrainingSettings
-
+from benchmarks.loss_weightings.training import Run, TrainingSettings
 from ubgen_pipeline.commands.settings_parser import field_help
 from ubgen_pipeline.models.loading import SCHEDULERS
 from ubgen_training.denoising.denoising_loss import CLEAN_WEIGHTS, check_names
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,7 @@ class Point:
 Job = tuple[Run, list[Point]]
 
 
-def planned_jobs(settings: WeightingSettings) -> list[list[Job]]:
+def list_jobs(settings: WeightingSettings) -> list[list[Job]]:
     """Jobs in groups that follow one another, what matters most first; the jobs of a group are independent.
 
     First the runs that sampling needs; then the other weightings of the first seed, and sampling; then the other

@@ -1,6 +1,6 @@
 """Loss weightings side by side on the mini world: fidelity against training updates, and against sampling steps.
 
-    python benchmarks/loss_weightings.py --work-dir build/loss_weightings --workers 2
+    python -m benchmarks.loss_weightings --work-dir build/loss_weightings --workers 2
 
 The comparison that "Unmasking Bias in Diffusion Model Training" makes, sized for two CPU cores. For each weighting
 and seed a small denoiser is trained from random weights on the noise target; its averaged weights are scored at every
@@ -10,7 +10,6 @@ the work folder as it is found: stopped and started again, with more seeds too, 
 
 import dataclasses
 import json
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -18,11 +17,11 @@ from multiprocessing import get_context
 from pathlib import Path
 
 import torch
-from generated_fidelity import compare, floors, read_images, read_reference, sample, write_json
-from weighted_denoisers import load_average, prepare_world, train_run
-from weighting_plan import Job, WeightingSettings, planned_jobs
-from weighting_report import Results, plot_results, update_page
 
+from benchmarks.loss_weightings.fidelity import compare, floors, read_images, read_reference, sample, write_json
+from benchmarks.loss_weightings.jobs import Job, WeightingSettings, list_jobs
+from benchmarks.loss_weightings.report import Results, plot_results, update_page
+from benchmarks.loss_weightings.training import load_average, prepare_world, train_run
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.loading import load_pipeline
@@ -62,7 +61,7 @@ def work(settings: WeightingSettings, job: Job) -> None:
 def collect(settings: WeightingSettings) -> Results:
     """Every figure that the work folder holds so far."""
     work_dir, rows = Path(settings.work_dir), []
-    points = [point for group in planned_jobs(settings) for _, points in group for point in points]
+    points = [point for group in list_jobs(settings) for _, points in group for point in points]
     # one point may be asked for by both comparisons
     for point in dict.fromkeys(points):
         if point.file(work_dir).exists():
@@ -93,7 +92,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(WeightingSettings, argv, description=(__doc__ or "").split("\n")[0])
+    about = (__doc__ or "").split("\n")[0]
+    settings = parse_settings(WeightingSettings, argv, prog="python -m benchmarks.loss_weightings", description=about)
     check_work_dir(settings)
     work_dir = Path(settings.work_dir)
     prepare_world(work_dir / "world.safetensors", settings.num_scenes, settings.bias, settings.workers)
@@ -104,7 +104,7 @@ def _body(argv: Sequence[str]) -> None:
         found = floors(load_pipeline("mini").vae, reference, settings.num_images, settings.bias)
         write_json(found, work_dir / "floors.json")
     if not settings.only_report:
-        _do_jobs(settings, planned_jobs(settings))
+        _do_jobs(settings, list_jobs(settings))
     _report(settings)
     print(f"figures in {_json_file(settings)}")
 
@@ -141,7 +141,3 @@ def _report(settings: WeightingSettings) -> None:
 
 def _json_file(settings: WeightingSettings) -> Path:
     return Path(settings.json or Path(settings.work_dir) / "results.json")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

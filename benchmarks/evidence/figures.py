@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from evidence_plan import FULL_LOSS, VARIETY_ARM, ablation
+from benchmarks.evidence.stages import FULL_LOSS, VARIETY_ARM, ablation
 
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",

@@ -16,8 +16,8 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from safetensors.torch import load_file
-from weighted_denoisers import save_whole
 
+from benchmarks.loss_weightings.training import save_whole
 from ubgen_evaluation.fidelity import fidelity, frechet_distance
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import denoising_steps

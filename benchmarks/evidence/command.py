@@ -1,8 +1,8 @@
 """The paper in miniature: does a tuned generator make backbones that transfer better and are biased less?
 
-    python benchmarks/evidence.py                                        # what `make evidence` runs
-    python benchmarks/evidence.py --config benchmarks/evidence_full.yaml # with the ablations, `make evidence-full`
-    python benchmarks/evidence.py --split validation --arms base ubgen --set adversarial_weight=1 learning_rate=5e-4
+    python -m benchmarks.evidence                                          # what `make evidence` runs
+    python -m benchmarks.evidence --config benchmarks/evidence/full.yaml  # with the ablations, `make evidence-full`
+    python -m benchmarks.evidence --split validation --arms base ubgen --set adversarial_weight=1 learning_rate=5e-4
 
 For each arm and seed: tune the generator, make a dataset, train a backbone on it, measure both. Every stage is kept
 under a hash of its settings, so it is done once; stopped at any moment and started again, the command goes on.
@@ -21,28 +21,28 @@ from typing import Any
 
 import numpy as np
 import yaml
-from contact_sheet import draw_contact_sheet
-from evidence_figures import arm_label
-from evidence_lanes import Lanes
-from evidence_page import figures_table, picture_file, write_page
-from evidence_plan import (
+
+from benchmarks.contact_sheet import draw_contact_sheet
+from benchmarks.evidence.figures import arm_label
+from benchmarks.evidence.lanes import Lanes
+from benchmarks.evidence.page import figures_table, picture_file, write_page
+from benchmarks.evidence.stages import (
     ARMS,
     STAGE_VERSIONS,
     UNTUNED_ARMS,
     VARIETY_ARM,
     Recipe,
     Run,
-    plan_run,
+    build_run,
     read_config,
     read_overrides,
     training_settings,
 )
-
 from ubgen_evaluation.mini_sets import SPLITS
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "training" / "configs"
 # run seeds of the validation split start here, those of the test split lie below
 FIRST_VALIDATION_SEED = 1000
@@ -149,7 +149,7 @@ class EvidenceSettings:
         return Path(self.results) if self.results is not None else Path(self.output_dir) / usual
 
 
-def plan(settings: EvidenceSettings) -> list[Run]:
+def list_runs(settings: EvidenceSettings) -> list[Run]:
     """Every arm and seed, one seed after the other, so that what is finished can be compared.
 
     Raises:
@@ -175,14 +175,14 @@ def plan(settings: EvidenceSettings) -> list[Run]:
         settings.variety_weight,
         read_overrides(settings.set_variety or (), "set-variety"),
     )
-    runs = [plan_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
+    runs = [build_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)
     return runs
 
 
 def run_evidence(settings: EvidenceSettings) -> int:
     """Run what is not done, and write figures, table, plots and page of what is; the number of failed stages."""
-    runs = plan(settings)
+    runs = list_runs(settings)
     wanted = settings.stages_only or list(STAGE_VERSIONS)
     # of all runs, so that the stage that they share comes once
     stages = {stage.key: stage for run in runs for stage in run.stages if stage.kind in wanted}
@@ -241,7 +241,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     def body(argv: Sequence[str]) -> int:
         about = (__doc__ or "").partition("\n")[0]
-        return 1 if run_evidence(parse_settings(EvidenceSettings, argv, prog="evidence.py", description=about)) else 0
+        return (
+            1
+            if run_evidence(
+                parse_settings(EvidenceSettings, argv, prog="python -m benchmarks.evidence", description=about)
+            )
+            else 0
+        )
 
     return run_command(body, argv)
 
@@ -263,7 +269,3 @@ def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
         for config_type, values in asked:
             file.write_text(yaml.safe_dump(values), encoding="utf-8")
             parse_settings(config_type, ["--config", str(file), "--use_cpu", "true", "--output_dir", folder])
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -106,7 +106,7 @@ class Recipe:
     variety_training: Mapping[str, Any]
 
 
-def plan_run(recipe: Recipe, arm: str, seed: int) -> Run:
+def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
     """The stages of an arm and seed.
 
     Raises:

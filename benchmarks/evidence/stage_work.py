@@ -1,6 +1,6 @@
 """What each stage of the evidence does, each in a process of its own.
 
-    python benchmarks/evidence_stages.py EVIDENCE/lora/0123456789abcdef
+    python -m benchmarks.evidence.stage_work EVIDENCE/lora/0123456789abcdef
 
 A stage's folder holds ``stage.json``, which says all of it, then its log, its results and last of all ``done.json``. A
 stage that was killed is started again: training and generation go on where they were, the others begin anew.
@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from evidence_plan import CLIP_FOLDER
 
+from benchmarks.evidence.stages import CLIP_FOLDER
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -74,7 +74,7 @@ def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[s
 
 def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_ubgen.py``, resumed from its last checkpoint."""
-    from train_ubgen import main
+    from training.train_ubgen import main
 
     config, output = dict(settings["config"]), folder / "lora"
     if "clip" in inputs:
@@ -138,7 +138,7 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def train_backbone(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_backbone.py`` on the images."""
-    from train_backbone import main
+    from training.train_backbone import main
 
     file, output = folder / "config.yaml", folder / "backbone"
     file.write_text(yaml.safe_dump(settings["config"]), encoding="utf-8")

@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from evidence_figures import arm_label, arms_of, transfer_key, values_of
-from evidence_plan import FULL_LOSS, VARIETY_ARM, ablation
-from evidence_statistics import mean_error
+from benchmarks.evidence.figures import arm_label, arms_of, transfer_key, values_of
+from benchmarks.evidence.paired_tests import mean_error
+from benchmarks.evidence.stages import FULL_LOSS, VARIETY_ARM, ablation
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {

@@ -1,6 +1,6 @@
 """The generated part of ``docs/evidence.md``: tables, plots and what they say, all from the figures alone.
 
-    python benchmarks/evidence_page.py evidence/results.json docs/evidence.md
+    python -m benchmarks.evidence.page evidence/results.json docs/evidence.md
 
 Only what lies between the two markers is replaced; the rest of the document is written by hand.
 """
@@ -12,7 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from evidence_figures import (
+from benchmarks.evidence.figures import (
     BACKBONE_FIGURES,
     IMAGE_FIGURES,
     Figure,
@@ -24,9 +24,9 @@ from evidence_figures import (
     transfer_figures,
     values_of,
 )
-from evidence_plan import VARIETY_ARM
-from evidence_plots import draw_plots
-from evidence_statistics import PairedTest, mean_error, paired_test
+from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
+from benchmarks.evidence.plots import draw_plots
+from benchmarks.evidence.stages import VARIETY_ARM
 
 BEGIN, END = "<!-- evidence: begin, written by the command -->", "<!-- evidence: end -->"
 SIGNIFICANT = 0.05
@@ -282,7 +282,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page again from a file of figures; 2 unless both are given."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 2:
-        print("usage: evidence_page.py RESULTS_JSON PAGE", file=sys.stderr)
+        print("usage: python -m benchmarks.evidence.page RESULTS_JSON PAGE", file=sys.stderr)
         return 2
     source, page = argv
     write_page(json.loads(Path(source).read_text(encoding="utf-8")), Path(page))
