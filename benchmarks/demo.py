@@ -22,6 +22,7 @@ from datasets import Dataset, load_dataset
 
 from benchmarks.contact_sheet import draw_contact_sheet
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mini import mini_model_path
 from ubgen_pipeline.mini.judges import predict_factors
@@ -224,7 +225,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             run_demo(settings)
         except CommandError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
+            say_error(error)
             return 1
         return 0
 

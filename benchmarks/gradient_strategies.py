@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from safetensors.torch import load_file, save_file
 
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -206,7 +207,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         try:
             print(table(run_benchmark(settings)))
         except RuntimeError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
+            say_error(error)
             return 1
         return 0
 

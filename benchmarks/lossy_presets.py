@@ -25,6 +25,7 @@ from benchmarks.demo import OWN_BACKGROUND_INDEX, OWN_TEXTURE_INDEX, SHIPPED_LOR
 from benchmarks.machine_limits import machine_line, synchronize
 from ubgen_evaluation import class_accuracy, own_share
 from ubgen_evaluation.fidelity import frechet_distance
+from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.inference.image_drawer import ImageDrawer
 from ubgen_pipeline.inference.packed_products import pack_products
@@ -149,7 +150,7 @@ def compare(settings: PresetSettings) -> list[Row]:
     for number in range(settings.num_images // len(CLASS_NAMES)):
         for arm in arms.values():
             arm.draw(number, device)
-        print(f"ubgen: {(number + 1) * len(CLASS_NAMES)}/{settings.num_images} images of each arm", file=sys.stderr)
+        say(f"{(number + 1) * len(CLASS_NAMES)}/{settings.num_images} images of each arm")
     rendered = np.stack([scene.image for scene in scenes(settings.num_images, bias=0.0, seed=1_000_003)])
     features = {"scenes": image_features(rendered)}
     images = {name: np.concatenate(arm.images) for name, arm in arms.items()}

@@ -27,6 +27,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate
 from benchmarks.training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_training.sampler.gradient_steps import GradientPlan, gradient_strategy
@@ -196,14 +197,13 @@ def _body(argv: Sequence[str]) -> int:
             compare(settings, Path(scratch))
         except torch.OutOfMemoryError:
             size = settings.batch_size or 1
-            print(
-                f"ubgen: error: batch_size is {size}, for which this GPU's memory is too small; give"
-                f" --batch-size {max(1, size // 2)}.",
-                file=sys.stderr,
+            say_error(
+                f"batch_size is {size}, for which this GPU's memory is too small; give"
+                f" --batch-size {max(1, size // 2)}."
             )
             return 1
         except RuntimeError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
+            say_error(error)
             return 1
     return 0
 

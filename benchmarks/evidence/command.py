@@ -12,7 +12,6 @@ import dataclasses
 import json
 import os
 import signal
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -39,6 +38,7 @@ from benchmarks.evidence.stages import (
     training_settings,
 )
 from ubgen_evaluation.mini_sets import SPLITS
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 
@@ -200,7 +200,7 @@ def run_evidence(settings: EvidenceSettings) -> int:
             write_page(results, page)
             print(f"page: {settings.page}")
     for stage in failed:
-        print(f"evidence: {stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}", file=sys.stderr)
+        say_error(f"{stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}")
     return len(failed)
 
 

@@ -27,6 +27,7 @@ from benchmarks.evidence.figures import (
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
 from benchmarks.evidence.stages import VARIETY_ARM
+from ubgen_pipeline.commands.console import say_error
 
 BEGIN, END = "<!-- evidence: begin, written by the command -->", "<!-- evidence: end -->"
 SIGNIFICANT = 0.05
@@ -282,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Write the page again from a file of figures; 2 unless both are given."""
     argv = sys.argv[1:] if argv is None else argv
     if len(argv) != 2:
-        print("usage: python -m benchmarks.evidence.page RESULTS_JSON PAGE", file=sys.stderr)
+        say_error("usage: python -m benchmarks.evidence.page RESULTS_JSON PAGE")
         return 2
     source, page = argv
     write_page(json.loads(Path(source).read_text(encoding="utf-8")), Path(page))

@@ -18,6 +18,7 @@ from typing import Any
 import yaml
 
 from benchmarks.evidence.stages import CLIP_FOLDER
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -202,7 +203,7 @@ def main(argv: list[str] | None = None) -> int:
     try:
         run_stage(Path(folder).resolve())
     except (StageError, ValueError) as error:
-        print(f"ubgen: error: {error}", file=sys.stderr)
+        say_error(error)
         return 1
     return 0
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 
 from .bias_text import bias_text
@@ -43,7 +44,7 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
     if settings.backbones:
         columns = {}
         for name in settings.backbones:
-            _say(f"backbone {name}")
+            say(f"backbone {name}")
             columns[name] = measure_backbone(load_backbone(name, device), settings)
         tables.append(ReportTable("Backbones", columns))
     if settings.datasets:
@@ -55,7 +56,7 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
             ).features
             reference = features, np.array(real.rows["label"])
         for name in settings.datasets:
-            _say(f"dataset {name}")
+            say(f"dataset {name}")
             columns[name] = measure_dataset(name, backbone, settings, reference)
         tables.append(ReportTable("Datasets", columns))
         if settings.write_bias_report:
@@ -76,10 +77,6 @@ def _body(argv: Sequence[str]) -> None:
     )
     evaluate(settings)
     print((Path(settings.output_dir) / "report.md").read_text(encoding="utf-8"))
-
-
-def _say(text: str) -> None:
-    print(f"ubgen: {text}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

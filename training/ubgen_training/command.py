@@ -1,12 +1,12 @@
 """What the training scripts share: exit codes, what is checked first, and what is written once training is over."""
 
 import os
-import sys
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.files.folder_lock import writing_into
 
@@ -31,7 +31,7 @@ def run_training(
             with writing_into(str(config.output_dir), int(os.environ.get("RANK", 0))):
                 print(f"{trained} saved in {train(config)}")
         except FloatingPointError as error:
-            print(f"ubgen: error: {error}", file=sys.stderr)
+            say_error(error)
             return 1
         return 0
 

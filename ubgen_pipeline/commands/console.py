@@ -1,25 +1,26 @@
-"""A process that waits for others says so from time to time, so that a lost one is noticed."""
+"""What a user reads while a command runs: the one module that prints to stderr. Results are printed to stdout."""
 
 import sys
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
 import time
 from collections.abc import Callable
 
-# the first line comes early enough to be seen by somebody who watches
+# a waiting process says so early enough to be seen by somebody who watches, and then from time to time
 FIRST_NOTE = 10.0
 NOTE_EVERY = 60.0
 
 
+def say(text: str) -> None:
+    """A line on stderr, in the command's name."""
+    print(f"ubgen: {text}", file=sys.stderr, flush=True)
+
+
+def say_error(error: object) -> None:
+    """What stops the command, as a line on stderr."""
+    say(f"error: {error}")
+
+
 class WaitingNote:
-    """Waits in small steps, and after a while prints for whom.
+    """Waits in small steps, and after a while says for whom, so that a lost process is noticed.
 
     Args:
         for_whom: text of what is waited for, asked for when it is printed.
@@ -40,8 +41,3 @@ class WaitingNote:
                 f"waiting for {self.for_whom()} ({now - self._started:.0f} s so far); if that process is lost, stop"
                 " this one and run the same command again: it resumes"
             )
-
-
-def say(text: str) -> None:
-    """A line on stderr, in the command's name."""
-    print(f"ubgen: {text}", file=sys.stderr, flush=True)

@@ -7,6 +7,8 @@ from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
+from .console import say_error
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ubgen SUBCOMMAND …`` and return its exit code."""
@@ -21,7 +23,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"ubgen {version('ubgen')}")
         return 0
     if argv[0] not in commands:
-        print(f"ubgen: error: unknown command {argv[0]!r}; choose one of {', '.join(commands)}.", file=sys.stderr)
+        say_error(f"unknown command {argv[0]!r}; choose one of {', '.join(commands)}.")
         return 2
     return commands[argv[0]].load()(argv[1:])
 

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from trl.scripts.utils import TrlParser
 
+from .console import say, say_error
+
 Settings = TypeVar("Settings")
 
 
@@ -127,16 +129,16 @@ def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     try:
         return body(sys.argv[1:] if argv is None else argv) or 0
     except KeyboardInterrupt:
-        print("ubgen: interrupted", file=sys.stderr)
+        say("interrupted")
         return 130
     except ValueError as error:
-        print(f"ubgen: error: {error}", file=sys.stderr)
+        say_error(error)
     except BrokenPipeError:
         # the reader of our output, such as `head`, has seen enough; what is still buffered goes nowhere
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
-        print(f"ubgen: error: {explain(error)}", file=sys.stderr)
+        say_error(explain(error))
     return 2
 
 

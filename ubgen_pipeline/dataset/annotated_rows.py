@@ -22,8 +22,8 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
+from ..files.folder_lock import STATE_FOLDER
 from ..mask_regions import connected_regions
-from .shards import STATE_FOLDER
 
 if TYPE_CHECKING:
     from datasets import Features

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
 
-STATE_FOLDER = ".ubgen"
+from ..files.folder_lock import STATE_FOLDER
 
 
 @dataclass(frozen=True)

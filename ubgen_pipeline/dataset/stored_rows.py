@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as parquet
 
+from ..files.folder_lock import STATE_FOLDER
 from .annotated_rows import ExportSource
-from .shards import STATE_FOLDER
 
 if TYPE_CHECKING:
     from datasets import Features

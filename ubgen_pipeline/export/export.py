@@ -15,6 +15,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import ExportRow, ExportSource
 from .coco import write_coco
@@ -99,7 +100,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     left_out = f", {num_flagged} flagged by the safety checker left out" if num_flagged else ""
-    print(f"ubgen: {target}: {num_images} images of {len(source.class_names)} classes{left_out}", file=sys.stderr)
+    say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
     return num_images
 
 

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from ..dataset.shards import STATE_FOLDER
-
+# of an output folder: what a run keeps for itself there; ``datasets`` does not look into it
+STATE_FOLDER = ".ubgen"
 # a run that has just ended takes a moment to let go
 _PATIENCE = 1.0
 

@@ -6,9 +6,10 @@ of one process, byte for byte, where the machines are alike.
 
 import dataclasses
 import os
-import sys
 from collections import Counter, deque
 from typing import TYPE_CHECKING, Any
+
+from ..commands.console import say
 
 if TYPE_CHECKING:
     from .dataset_run import DatasetRun
@@ -105,7 +106,7 @@ def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", 
             losses[number] += 1
             if losses[number] >= _MOST_LOSSES:
                 raise
-            print(f"ubgen: the worker of shard {number} was lost; another takes over", file=sys.stderr, flush=True)
+            say(f"the worker of shard {number} was lost; another takes over")
             worker = remote.remote(fields)
             # it may have died between its last file and its answer
             if not run.shards.is_complete(run.shards.shards[number]):

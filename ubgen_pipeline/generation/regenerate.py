@@ -14,8 +14,9 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
-from ..dataset.shards import STATE_FOLDER
+from ..files.folder_lock import STATE_FOLDER
 from ..hub.access import check_repo_id, retried
 from ..inference.presets import PRESETS, Preset
 from ..models.sources import fingerprint
@@ -71,9 +72,9 @@ def _body(argv: Sequence[str]) -> int:
     alone = "" if row.batch_is_whole else "; its batch is not in the dataset any more, so it was drawn alone"
     difference = largest_difference(image, stored_image(row))
     if difference == 0:
-        print(f"ubgen: {output}: the same image, bit for bit", file=sys.stderr)
+        say(f"{output}: the same image, bit for bit")
         return 0
-    print(f"ubgen: {output}: differs by up to {difference} of 255{alone}", file=sys.stderr)
+    say(f"{output}: differs by up to {difference} of 255{alone}")
     return 1
 
 

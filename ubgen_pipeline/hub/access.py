@@ -5,7 +5,6 @@ No message here quotes a request: headers hold the token and addresses of upload
 
 import random
 import re
-import sys
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -14,6 +13,8 @@ import httpx2
 from huggingface_hub import HfApi, get_token
 from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
+
+from ..commands.console import say
 
 Result = TypeVar("Result")
 
@@ -115,7 +116,7 @@ def retried(action: Callable[[], Result], what: str, repo_id: str) -> Result:
                 " same command again later and it resumes."
             )
         wait = min(2.0 ** (failures - 1), LONGEST_WAIT) if wait is None else wait
-        print(f"ubgen: {what}: {reason}; again in {wait:g} s", file=sys.stderr, flush=True)
+        say(f"{what}: {reason}; again in {wait:g} s")
         time.sleep(wait)
 
 

@@ -4,6 +4,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..dataset.card import stored_card_maker
 from ..dataset.shards import Shard, open_dataset
@@ -72,7 +73,7 @@ def publish_dataset(settings: PublishSettings) -> None:
     )
     hub.open()
     hub.flush()
-    print(f"ubgen: {settings.repo_id}: {len(shards.shards)} shards of {shards.folder}", file=sys.stderr)
+    say(f"{settings.repo_id}: {len(shards.shards)} shards of {shards.folder}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from huggingface_hub import CommitOperationAdd, HfApi
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from .access import check_may_write, check_repo_id, open_repository, retried
 
@@ -39,7 +40,7 @@ def _body(argv: Sequence[str]) -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     commit = publish_pipeline(settings)
-    print(f"ubgen: {settings.repo_id}: the pipeline is at commit {commit}", file=sys.stderr)
+    say(f"{settings.repo_id}: the pipeline is at commit {commit}")
 
 
 def publish_pipeline(settings: PublishPipelineSettings) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..prompts.built_in_classes import built_in_name
 from ..prompts.class_prompts import load_class_names
@@ -67,7 +68,7 @@ def _body(argv: Sequence[str]) -> None:
         description=(__doc__ or "").split("\n")[0],
     )
     commit = publish_space(settings)
-    print(f"ubgen: {settings.repo_id}: the Space is at commit {commit}", file=sys.stderr)
+    say(f"{settings.repo_id}: the Space is at commit {commit}")
 
 
 def publish_space(settings: PublishSpaceSettings) -> str:
@@ -161,10 +162,7 @@ def _check_source(api: HfApi, argument: str, source: str) -> None:
     repo_type = "dataset" if argument == "datasets" else "model"
     information = retried(lambda: api.repo_info(source, repo_type=repo_type), f"looking up {argument}", source)
     if information.private or information.gated:
-        print(
-            f"ubgen: {source!r} is private or gated: give the Space a secret HF_TOKEN that may read it.",
-            file=sys.stderr,
-        )
+        say(f"{source!r} is private or gated: give the Space a secret HF_TOKEN that may read it.")
 
 
 def _check_content(repo_id: str, there: set[str]) -> None:

@@ -12,7 +12,6 @@ same holds where a commit was made and its answer lost. ``datasets`` loads the r
 
 import json
 import re
-import sys
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
@@ -24,7 +23,9 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from ..dataset.shards import STATE_FOLDER, DatasetShards, Shard, settings_hash
+from ..commands.console import say
+from ..dataset.shards import DatasetShards, Shard, settings_hash
+from ..files.folder_lock import STATE_FOLDER
 from .access import check_may_write, check_repo_id, open_repository, retried
 
 REPO_TYPE = "dataset"
@@ -116,7 +117,7 @@ class HubDataset:
         if not self.pending:
             return
         if wait := self.budget.wait():
-            print(f"ubgen: {COMMITS_PER_HOUR} commits in an hour; going on in {wait:.0f} s", file=sys.stderr)
+            say(f"{COMMITS_PER_HOUR} commits in an hour; going on in {wait:.0f} s")
             time.sleep(wait)
         self._push()
 

@@ -1,11 +1,11 @@
 """How a dataset is drawn on this machine, chosen once; a resume takes the same from the manifest."""
 
-import sys
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 
+from ..commands.console import say
 from .attention_kernels import OWN_ORDER, attention_calls, attention_order, fastest_attention
 from .packed_products import pack_products
 from .prepared_pipeline import compile_pipeline, find_batch_size
@@ -92,19 +92,19 @@ def choose_inference(
             size = settings.batch_size
         elif device.type == "cuda":
             size = find_batch_size(trial, _MOST_ON_GPU)
-            print(f"ubgen: batch_size {size} fits the memory", file=sys.stderr, flush=True)
+            say(f"batch_size {size} fits the memory")
         else:
             size = max(1, _CPU_LATENT_PIXELS // latent_pixels)
         if device.type == "cuda":
             attention = fastest_attention(
                 attention_calls(pipeline.unet, lambda: trial(size)), pipeline.unet.dtype, device
             )
-            print(f"ubgen: attention {attention} is the fastest", file=sys.stderr, flush=True)
+            say(f"attention {attention} is the fastest")
         inference = Inference(size, torch.get_num_threads(), dtype, settings.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)
     if is_compiled:
-        print("ubgen: compiling the model, which takes a minute or so", file=sys.stderr, flush=True)
+        say("compiling the model, which takes a minute or so")
         with attention_order(attention):
             is_compiled = compile_pipeline(pipeline, lambda: trial(size))
         if not is_compiled and (begun or {}).get("compile") == "on":
@@ -113,7 +113,7 @@ def choose_inference(
             )
     elif begun is None:
         reason = "" if inference.compile == "off" else ": it would not pay here" * is_compilable
-        print(f"ubgen: the model is not compiled{reason}", file=sys.stderr, flush=True)
+        say(f"the model is not compiled{reason}")
     if not is_compiled:
         # the compiler does not see into them
         pack_products(pipeline.unet)

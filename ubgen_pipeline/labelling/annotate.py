@@ -7,6 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes
@@ -62,7 +63,7 @@ def _body(argv: Sequence[str]) -> None:
     description = (__doc__ or "").split("\n")[0]
     settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=description)
     num_rows = annotate_dataset(folder, settings)
-    print(f"ubgen: {settings.output_dir}: {num_rows} rows labelled by {settings.model}", file=sys.stderr)
+    say(f"{settings.output_dir}: {num_rows} rows labelled by {settings.model}")
 
 
 def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:

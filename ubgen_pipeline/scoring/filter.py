@@ -13,6 +13,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import FILTER_REPORT, card_of_copy
 from ..dataset.shards import DatasetShards
@@ -72,13 +73,10 @@ def _body(argv: Sequence[str]) -> None:
     filtered = filter_dataset(folder, settings)
     report = filtered.report
     counts = ", ".join(f"{item['name']} {item['num_left_out']}" for item in report["rules"])
-    print(
-        f"ubgen: {settings.output_dir}: {report['num_kept']} of {report['num_rows']} rows; left out: {counts}",
-        file=sys.stderr,
-    )
+    say(f"{settings.output_dir}: {report['num_kept']} of {report['num_rows']} rows; left out: {counts}")
     if empty := filtered.empty_classes:
         names = ", ".join(empty[:_MOST_NAMED]) + (" …" if len(empty) > _MOST_NAMED else "")
-        print(f"ubgen: warning: no row is left of {len(empty)} classes: {names}", file=sys.stderr)
+        say(f"warning: no row is left of {len(empty)} classes: {names}")
 
 
 def filter_dataset(folder: str | Path, settings: FilterSettings) -> Filtered:

@@ -16,6 +16,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
+from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
@@ -61,7 +62,7 @@ def _body(argv: Sequence[str]) -> None:
     description = (__doc__ or "").split("\n")[0]
     settings = parse_settings(ScoreCommandSettings, argv, prog="ubgen score DIR", description=description)
     scored = score_dataset(folder, settings)
-    print(f"ubgen: {settings.output_dir}: {len(scored)} rows scored; {summary(scored)}", file=sys.stderr)
+    say(f"{settings.output_dir}: {len(scored)} rows scored; {summary(scored)}")
 
 
 def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredRows:
