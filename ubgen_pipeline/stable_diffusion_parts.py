@@ -27,6 +27,42 @@ class StableDiffusionParts:
     run_safety_checker: Any
     _execution_device: Any
 
+    # names of the networks in diffusers' layout: nothing outside the root of ubgen_pipeline says them
+    denoiser_part = "unet"
+    text_encoder_parts = ("text_encoder",)
+    # the layers that a LoRA is attached to unless told otherwise
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+
+    @property
+    def denoiser_network(self) -> Any:
+        """The network that predicts: what is trained, compiled, and given a LoRA."""
+        return getattr(self, self.denoiser_part)
+
+    @property
+    def text_networks(self) -> dict[str, Any]:
+        """The text encoders by their names in diffusers' layout."""
+        return {name: getattr(self, name) for name in self.text_encoder_parts}
+
+    @property
+    def networks(self) -> dict[str, Any]:
+        """All networks that an image comes from, by name: denoiser, VAE, text encoders."""
+        return {self.denoiser_part: self.denoiser_network, "vae": self.vae, **self.text_networks}
+
+    def family_misfit(self) -> str | None:
+        """Why the parts that were loaded make no Stable Diffusion 1.x or 2.x, to follow the model's name; or None.
+
+        SDXL and inpainting checkpoints have parts of the same names.
+        """
+        width, channels = self.text_encoder.config.hidden_size, self.vae.config.latent_channels
+        unet = self.unet.config
+        if unet.cross_attention_dim == width and unet.in_channels == channels:
+            return None
+        return (
+            f"whose UNet takes {unet.in_channels} channels and text features {unet.cross_attention_dim} wide beside a"
+            f" VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of Stable Diffusion"
+            " 1.x or 2.x"
+        )
+
     def encode_prompts(self, prompts: Sequence[str], *, lora_scale: float | None = None) -> torch.Tensor:
         """Text features ``(B, L, D)`` of B prompts, in the text encoder's dtype; each distinct prompt is encoded once.
 

@@ -173,7 +173,7 @@ def regenerate(
     dtype = manifest.get("dtype", "float32")
     prepare_pipeline(pipeline, lora_weights(lora or few_step_lora, dtype), records_attention=records_attention)
     if manifest.get("compile") != "on":
-        pack_products(pipeline.unet)
+        pack_products(pipeline.denoiser_network)
     num_chunks = columns.get("num_prompt_chunks")
     drawer = ImageDrawer(pipeline, num_chunks=num_chunks)
     with attention_order(manifest.get("attention", OWN_ORDER)):

@@ -55,7 +55,7 @@ def check_annotated(pipeline: "UbGenPipeline", items: list[ClassPrompt], setting
         ValueError: a class word that is not where the masks need it, or a level of the settings where the model has
             no attention.
     """
-    check_levels(pipeline.unet, settings.cross_levels, settings.self_level)
+    check_levels(pipeline.denoiser_network, settings.cross_levels, settings.self_level)
     for item in items:
         words, _ = shown_words(item)
         text = drawn_prompt(pipeline, item, settings)

@@ -83,7 +83,8 @@ def choose_inference(
         ValueError: a dataset was begun with compiled code, which does not work here.
     """
     attention = OWN_ORDER
-    device, dtype = pipeline.device, str(pipeline.unet.dtype).removeprefix("torch.")
+    network = pipeline.denoiser_network
+    device, dtype = pipeline.device, str(network.dtype).removeprefix("torch.")
     if begun is not None:
         inference = Inference.resumed(settings, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
         size, attention = inference.batch_size, inference.attention
@@ -96,9 +97,7 @@ def choose_inference(
         else:
             size = max(1, _CPU_LATENT_PIXELS // latent_pixels)
         if device.type == "cuda":
-            attention = fastest_attention(
-                attention_calls(pipeline.unet, lambda: trial(size)), pipeline.unet.dtype, device
-            )
+            attention = fastest_attention(attention_calls(network, lambda: trial(size)), network.dtype, device)
             say(f"attention {attention} is the fastest")
         inference = Inference(size, torch.get_num_threads(), dtype, settings.compile, lora_weights(lora, dtype))
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
@@ -116,6 +115,6 @@ def choose_inference(
         say(f"the model is not compiled{reason}")
     if not is_compiled:
         # the compiler does not see into them
-        pack_products(pipeline.unet)
+        pack_products(network)
     compiling = "on" if is_compiled else "off"
     return Inference(size, inference.threads, dtype, compiling, inference.lora_weights, attention)

@@ -27,24 +27,25 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
         lora_weights: where its LoRA goes: see :class:`.Inference`.
         records_attention: keep the projections apart, as the recorder of attention reads them.
     """
+    network = pipeline.denoiser_network
     if lora_weights == "fused":
         pipeline.fuse_lora()
         # what was fused stays; only the matrices beside it go
         pipeline.unload_lora_weights()
     elif lora_weights == "beside":
         # peft keeps a LoRA in float32, where each of its products would be cast there and back
-        pipeline.unet.to(pipeline.unet.dtype)
+        network.to(network.dtype)
     if lora_weights != "beside" and not records_attention:
-        pipeline.unet.fuse_qkv_projections()
-        pipeline.unet.set_attn_processor(FusedAttnProcessor2_0())
+        network.fuse_qkv_projections()
+        network.set_attn_processor(FusedAttnProcessor2_0())
     # on a CPU oneDNN's convolutions of that order are 2% faster here, at twice the rounding error
     if pipeline.device.type != "cpu":
-        pipeline.unet.to(memory_format=torch.channels_last)
+        network.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
 
 
 def compile_pipeline(pipeline: "UbGenPipeline", draw: Callable[[], object]) -> bool:
-    """Compile the UNet and the VAE's decoder; where that fails, warn and leave them as they were.
+    """Compile the denoiser and the VAE's decoder; where that fails, warn and leave them as they were.
 
     Args:
         pipeline: prepared.
@@ -54,7 +55,7 @@ def compile_pipeline(pipeline: "UbGenPipeline", draw: Callable[[], object]) -> b
         whether they are compiled now.
     """
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache_folder()))
-    parts = (pipeline.unet, pipeline.vae.decoder)
+    parts = (pipeline.denoiser_network, pipeline.vae.decoder)
     for part in parts:
         # one size only: a shorter last batch is filled up instead
         part.compile(dynamic=False)

@@ -121,15 +121,9 @@ def load_pipeline(
 
 
 def _check_family(pipeline: UbGenPipeline, model: str | Path) -> None:
-    """SDXL and inpainting checkpoints load under the same part names, then fail at the first UNet call."""
-    width, channels = pipeline.text_encoder.config.hidden_size, pipeline.vae.config.latent_channels
-    unet = pipeline.unet.config
-    if unet.cross_attention_dim != width or unet.in_channels != channels:
-        raise ValueError(
-            f"model is {str(model)!r}, whose UNet takes {unet.in_channels} channels and text features"
-            f" {unet.cross_attention_dim} wide beside a VAE of {channels} and a text encoder of {width}; give a"
-            " text-to-image checkpoint of Stable Diffusion 1.x or 2.x."
-        )
+    """Models of other families may load under the same part names, then fail at the denoiser's first call."""
+    if misfit := pipeline.family_misfit():
+        raise ValueError(f"model is {str(model)!r}, {misfit}.")
 
 
 def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:
@@ -165,12 +159,13 @@ def load_lora(
 
 
 def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str | None:
-    """Why the LoRA does not fit, or None; keys are ``unet.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
-    parts = {"unet": pipeline.unet, "text_encoder": pipeline.text_encoder}
+    """Why the LoRA does not fit, or None; keys are ``<part>.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
+    denoiser = pipeline.denoiser_part
+    parts = {denoiser: pipeline.denoiser_network, **pipeline.text_networks}
     foreign = [key for key in state_dict if key.split(".")[0] not in parts or "lora" not in key]
     if foreign or not state_dict:
         return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
-    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith("unet.")}
+    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith(f"{denoiser}.")}
     if len(peft_names) > 1:
         # it looks at the first one alone, and drops those that it then does not know
         return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
@@ -180,7 +175,7 @@ def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str
         }
         if not own:
             continue
-        own = convert_unet_state_dict_to_peft(own) if prefix == "unet" else convert_state_dict_to_peft(own)
+        own = convert_unet_state_dict_to_peft(own) if prefix == denoiser else convert_state_dict_to_peft(own)
         modules = dict(part.named_modules())
         for key, value in own.items():
             module_name, _, side = key.removesuffix(".weight").rpartition(".")

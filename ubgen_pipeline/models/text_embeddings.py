@@ -83,14 +83,15 @@ def add_embedding(pipeline: Any, token: str, vectors: torch.Tensor) -> None:
     Raises:
         ValueError: the token is a word already, or holds blanks, or the width is not the text encoder's.
     """
-    width = pipeline.text_encoder.get_input_embeddings().weight.shape[1]
+    (encoder,) = pipeline.text_networks.values()
+    width = encoder.get_input_embeddings().weight.shape[1]
     if vectors.ndim != 2 or vectors.shape[1] != width:
         raise ValueError(
             f"the embedding of token {token!r} has shape {tuple(vectors.shape)}; this model's text encoder takes"
             f" vectors {width} wide: use the model it was made for."
         )
     check_token(token, pipeline.tokenizer)
-    pipeline.load_textual_inversion({token: vectors.to(pipeline.text_encoder.dtype)}, token=token)
+    pipeline.load_textual_inversion({token: vectors.to(encoder.dtype)}, token=token)
 
 
 def check_token(token: str, tokenizer: Any) -> None:
