@@ -5,64 +5,13 @@
       --output_dir FEW
     ubgen generate --model BASE --lora LORA --preset hyper-8 --few-step-lora FEW …
 
-Settings are those of ``FewStepConfig``, as flags or in a YAML file; ``--help`` lists them.
+Settings are those of ``FewStepConfig``, as flags or in a YAML file; ``--help`` lists them. Where ubgen is
+installed without a clone, ``-m ubgen_training.few_steps`` stands for this file.
 """
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-import torch
-
-from ubgen_pipeline.models.loading import load_pipeline
-from ubgen_training.checkpoints.folders import find_checkpoint
-from ubgen_training.command import check_writable, run_training
-from ubgen_training.denoising.pixel_rows import load_images
-from ubgen_training.few_steps.few_step_config import FewStepConfig
-from ubgen_training.few_steps.few_step_model import FewStepModel, FewStepTrainer
-from ubgen_training.lora.lora_files import load_lora_into
-from ubgen_training.sampler.sampler_model import LoraSettings
-
-
-def train(config: FewStepConfig) -> Path:
-    """Train as ``config`` says and save the LoRA; returns its folder.
-
-    Raises:
-        ValueError: a setting that cannot work, found before any training.
-        FloatingPointError: the gradient became NaN or infinite.
-    """
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
-    check_writable(str(config.output_dir))
-    images, prompts = load_images(config)
-    pipeline = load_pipeline(
-        config.model_name_or_path, lora=config.lora, revision=config.model_revision, lora_revision=config.lora_revision
-    )
-    pipeline.check_prompt_lengths(prompts, list(images.class_names))
-    if config.lora is not None:
-        # in float32, where fusing loses nothing
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
-    if config.bf16 or config.fp16:
-        pipeline.to(dtype=torch.float16 if config.fp16 else torch.bfloat16)
-    model = FewStepModel(
-        pipeline,
-        prompts,
-        lora=LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
-        guidance_scale=config.guidance_scale,
-        num_segments=config.num_segments,
-        num_teacher_steps=config.num_teacher_steps,
-        huber_scale=config.huber_scale,
-        seed=config.seed,
-    )
-    if config.initial_lora is not None:
-        load_lora_into(model.unet, config.initial_lora, argument="initial_lora")
-    return FewStepTrainer(model, config, images).train_and_save(checkpoint)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
-    return run_training(train, FewStepConfig, argv, prog="train_few_steps.py", description=__doc__ or "")
-
+from ubgen_training.few_steps.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -139,7 +139,7 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
 
 def train_backbone(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_backbone.py`` on the images."""
-    from training.train_backbone import main
+    from ubgen_training.backbone.command import main
 
     file, output = folder / "config.yaml", folder / "backbone"
     file.write_text(yaml.safe_dump(settings["config"]), encoding="utf-8")

@@ -10,7 +10,6 @@ import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 from PIL import Image as PilImage
-from train_segmenter import train
 from transformers import (
     BertConfig,
     BertTokenizer,
@@ -34,6 +33,7 @@ from ubgen_evaluation import mask_quality
 from ubgen_pipeline.labelling.annotate import main
 from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table
 from ubgen_pipeline.mini.scenes import scenes
+from ubgen_training.segmenter.command import train
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
 
 NAMES = ["circle", "star"]

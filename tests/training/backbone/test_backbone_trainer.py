@@ -11,7 +11,6 @@ import timm
 import torch
 from safetensors.torch import load_file
 from timm.data import Mixup
-from train_backbone import main, train
 
 from support import ROOT
 from support.image_folders import save_class_folders
@@ -19,6 +18,7 @@ from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 from ubgen_training.backbone.augmented_images import Augmentation, AugmentedImages, MixingCollator, StreamedImages
 from ubgen_training.backbone.backbone_config import BackboneConfig
 from ubgen_training.backbone.backbone_trainer import BackboneTrainer, build_backbone
+from ubgen_training.backbone.command import main, train
 
 NAMES = ("apple", "pear", "plum")
 SMALL = {"channels": [8, 8, 16, 16], "stem_width": 8}

@@ -6,11 +6,12 @@ import sys
 import pytest
 import torch
 from PIL import Image
-from train_textual_inversion import main, read_images
 
 from support import ROOT
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.models.text_embeddings import read_embedding
+from ubgen_training.textual_inversion.command import main
+from ubgen_training.textual_inversion.example_images import read_images
 from ubgen_training.textual_inversion.token_model import TokenModel, encode_images
 
 QUICK = ["--images", "novel:frame:2:5", "--token", "<frame>", "--initial_word", "star", "--use_cpu"]

@@ -10,7 +10,6 @@ import torch
 from datasets import load_dataset
 from diffusers import DDIMScheduler
 from safetensors.torch import load_file, save_file
-from train_few_steps import train
 
 from support import ROOT
 from support.image_folders import save_class_folders
@@ -20,6 +19,7 @@ from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.inference.presets import FEW_STEP_PRESETS
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.pixel_rows import PixelRows, collate_pixels
+from ubgen_training.few_steps.command import train
 from ubgen_training.few_steps.few_step_config import LAYERS, FewStepConfig
 from ubgen_training.few_steps.few_step_model import FewStepModel
 from ubgen_training.lora.lora_files import save_lora

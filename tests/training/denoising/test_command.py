@@ -9,13 +9,13 @@ import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
 from safetensors.torch import load_file
-from train_denoiser import main, train
 
 from support import ROOT
 from support.image_folders import save_class_folders
 from support.small_trainings import LORA_FILE, NAMES, SETTINGS
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.denoising.command import main, train
 from ubgen_training.denoising.denoiser_config import DenoiserConfig
 from ubgen_training.denoising.denoiser_model import DenoiserModel
 from ubgen_training.denoising.denoising_loss import DenoisingLoss

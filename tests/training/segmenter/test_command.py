@@ -10,11 +10,11 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PilImage
 from torch.nn import functional
-from train_segmenter import main, train
 
 from support import ROOT
 from support.tiny_labellers import mask2former, segformer
 from ubgen_pipeline.models.segmenter import build_segmenter, load_segmenter
+from ubgen_training.segmenter.command import main, train
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
 from ubgen_training.segmenter.segmenter_data import (
     MaskedImages,
@@ -153,7 +153,7 @@ def test_command_results_and_exact_resume(tmp_path):
 
 
 def test_self_training_learns_from_its_own_masks(tmp_path, monkeypatch):
-    import train_segmenter as module
+    import ubgen_training.segmenter.command as module
 
     seen = []
     plain = module.SegmenterTrainer

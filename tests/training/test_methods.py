@@ -1,0 +1,54 @@
+"""Every method trains as a module of the installed package, from a folder that holds nothing of the clone."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from support import ROOT
+
+LIBRARY = ROOT / "training" / "ubgen_training"
+METHODS = sorted(file.parent.name for file in LIBRARY.glob("*/__main__.py"))
+SCRIPTS = {
+    "train_backbone": "backbone",
+    "train_denoiser": "denoising",
+    "train_few_steps": "few_steps",
+    "train_segmenter": "segmenter",
+    "train_textual_inversion": "textual_inversion",
+}
+
+
+def run(folder: Path, *command: str) -> str:
+    """What a command prints that is started in ``folder``."""
+    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
+    done = subprocess.run(
+        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_help_says_how_to_call_it(tmp_path, method):
+    shown = run(tmp_path, f"ubgen_training.{method}", "--help")
+    assert shown.startswith(f"usage: python -m ubgen_training.{method} ") and "--output_dir" in shown
+
+
+def test_accelerate_launches_a_module(tmp_path):
+    flags = "--dataset mini:4:1 --model mini --image_size 32 --max_steps 1 --per_device_train_batch_size 2 --use_cpu"
+    launch = ("accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "ubgen_training.segmenter")
+    assert "segmenter saved in out" in run(tmp_path, *launch, *flags.split(), "--output_dir", "out")
+    assert (tmp_path / "out" / "model.safetensors").is_file() and [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_the_script_only_calls_the_module(script):
+    source = (ROOT / "training" / f"{script}.py").read_text("utf-8")
+    _, _, code = source.partition('"""\n\n')
+    assert code == (
+        f"import sys\n\nfrom ubgen_training.{SCRIPTS[script]}.command import main\n\n"
+        'if __name__ == "__main__":\n    sys.exit(main())\n'
+    )
+    assert SCRIPTS[script] in METHODS
