@@ -126,26 +126,25 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     peak, copying = product_rate(device, dtype), copy_rate(device)
     print(f"limits: matrix product {peak / 1e12:.3f} TFLOP/s in {dtype_name}, copy {copying / 1e9:.1f} GB/s")
 
-    run = DatasetRun(
-        GenerateSettings(
-            class_names=[f"class {number}" for number in range(10)] if settings.model != "mini" else _mini_classes(),
-            samples_per_class=math.ceil(settings.num_images * (settings.repeats + 1) / 10),
-            samples_per_shard=settings.num_images,
-            output_dir=str(scratch / "ubgen"),
-            model=model,
-            lora=lora,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            scheduler=settings.scheduler,
-            batch_size=settings.batch_size,
-            compile=settings.compile,
-            dtype=dtype_name,
-            codec=settings.codec,
-            device=device,
-        )
+    generating = GenerateSettings(
+        class_names=[f"class {number}" for number in range(10)] if settings.model != "mini" else _mini_classes(),
+        samples_per_class=math.ceil(settings.num_images * (settings.repeats + 1) / 10),
+        samples_per_shard=settings.num_images,
+        output_dir=str(scratch / "ubgen"),
+        model=model,
+        lora=lora,
+        num_inference_steps=settings.num_inference_steps,
+        guidance_scale=settings.guidance_scale,
+        scheduler=settings.scheduler,
+        batch_size=settings.batch_size,
+        compile=settings.compile,
+        dtype=dtype_name,
+        codec=settings.codec,
+        device=device,
     )
+    run = DatasetRun(generating, generating.samples())
     turns = [
-        [run.plan.sample(index) for index in range(shard.start, shard.stop)]
+        [run.samples.sample(index) for index in range(shard.start, shard.stop)]
         for shard in run.shards.shards[: settings.repeats + 1]
     ]
     start = time.perf_counter()

@@ -77,20 +77,19 @@ def _body(argv: Sequence[str]) -> None:
 
 def codec_line(settings: BenchmarkSettings, codec: str, model: str, device: str, scratch: Path) -> str:
     """One line of the table: images/s, and the writer's share of the time."""
-    run = DatasetRun(
-        GenerateSettings(
-            class_names=list(CLASS_NAMES),
-            samples_per_class=-(-settings.num_images * (settings.repeats + 1) // len(CLASS_NAMES)),
-            samples_per_shard=settings.num_images,
-            output_dir=str(scratch / codec),
-            model=model,
-            num_inference_steps=settings.num_inference_steps,
-            batch_size=settings.batch_size,
-            compile="off",
-            codec=codec,
-            device=device,
-        )
+    generating = GenerateSettings(
+        class_names=list(CLASS_NAMES),
+        samples_per_class=-(-settings.num_images * (settings.repeats + 1) // len(CLASS_NAMES)),
+        samples_per_shard=settings.num_images,
+        output_dir=str(scratch / codec),
+        model=model,
+        num_inference_steps=settings.num_inference_steps,
+        batch_size=settings.batch_size,
+        compile="off",
+        codec=codec,
+        device=device,
     )
+    run = DatasetRun(generating, generating.samples())
     run.prepare()
     pairs = []
     for number in range(settings.repeats + 1):
@@ -107,13 +106,13 @@ def codec_line(settings: BenchmarkSettings, codec: str, model: str, device: str,
 
 def draw(run: DatasetRun, number: int) -> None:
     """Draw a shard's batches as ``run`` does, and drop them."""
-    shard, drawer, size = run.shards.shards[number], run._drawer, run.batch_size
-    encode, drawer._encode = drawer._encode, lambda image: b""
+    shard, rows_of, size = run.shards.shards[number], run.rows, run.batch_size
+    encode, rows_of.encode = rows_of.encode, lambda image: b""
     batches = [range(start, min(start + size, shard.stop)) for start in range(shard.start, shard.stop, size)]
     try:
         with attention_order(run.attention):
             rows: Any = in_order_ahead(
-                lambda batch: drawer.rows(batch, size),
+                lambda batch: rows_of.rows(batch, size),
                 batches,
                 num_threads=run.num_threads,
                 num_ahead=run.num_threads + 2,
@@ -121,7 +120,7 @@ def draw(run: DatasetRun, number: int) -> None:
             for _ in rows:
                 pass
     finally:
-        drawer._encode = encode
+        rows_of.encode = encode
 
 
 def timed(call: Callable[[], object], settings: BenchmarkSettings, device: str) -> float:

@@ -53,7 +53,7 @@ def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
 def test_shards_that_are_not_written_are_drawn_with_the_runs_own_attention(orders):
     run = SimpleNamespace(
         shards=SimpleNamespace(shards=[SimpleNamespace(start=0, stop=3)]),
-        _drawer=SimpleNamespace(rows=lambda indices, size: [], _encode=None),
+        rows=SimpleNamespace(rows=lambda indices, size: [], encode=None),
         batch_size=2,
         num_threads=1,
         attention="math",

@@ -33,7 +33,7 @@ def test_rank_0_names_the_ranks_whose_shards_are_missing(tmp_path, clock, capsys
     settings = GenerateSettings(
         class_names=["a"], samples_per_class=10, samples_per_shard=2, output_dir=str(tmp_path / "d")
     )
-    run = DatasetRun(settings, rank=0, world_size=3)
+    run = DatasetRun(settings, settings.samples(), rank=0, world_size=3)
     # shards 1, 2 and 4 of five are missing at first, 1 and 4 of rank 1 and 2 of rank 2
     shards = run.shards.shards
     missing = [*[[shards[1], shards[2], shards[4]]] * 45, *[[shards[4]]] * 120]

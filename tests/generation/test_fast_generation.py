@@ -14,8 +14,8 @@ from datasets import load_dataset
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
 
+from ubgen_pipeline.generation.dataset_rows import DatasetRows
 from ubgen_pipeline.generation.generate import generate_dataset, main
-from ubgen_pipeline.generation.row_drawer import RowDrawer
 from ubgen_pipeline.inference.image_drawer import PromptCache
 from ubgen_pipeline.inference.prepared_pipeline import (
     compile_pipeline,
@@ -137,14 +137,14 @@ def test_flags_left_open_come_from_the_manifest():
 
 def test_too_little_memory_lowers_the_batch(random_mini_model, tmp_path, monkeypatch):
     whole = _generate(random_mini_model, tmp_path / "whole", batch_size=2)
-    draw = RowDrawer.rows
+    draw = DatasetRows.rows
 
     def small_memory(self, indices, batch_size):
         if len(indices) > 2 and indices.start >= 6:
             raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20 GiB")
         return draw(self, indices, batch_size)
 
-    monkeypatch.setattr(RowDrawer, "rows", small_memory)
+    monkeypatch.setattr(DatasetRows, "rows", small_memory)
     with pytest.warns(UserWarning, match="not enough for batch_size 4; going on with 2"):
         lowered = _generate(random_mini_model, tmp_path / "d", batch_size=4)
     assert lowered["index"][:] == whole["index"][:] and _manifest(tmp_path / "d")["lowered_batch_size"] == 2
@@ -163,7 +163,7 @@ def test_no_memory_for_one_sample_says_what_to_lower(random_mini_model, tmp_path
     def no_memory(self, indices, batch_size):
         raise torch.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr(RowDrawer, "rows", no_memory)
+    monkeypatch.setattr(DatasetRows, "rows", no_memory)
     arguments = ["--model", random_mini_model, "--class-names", *NAMES, "--output-dir", str(tmp_path / "d")]
     with pytest.warns(UserWarning, match="going on with 1"):
         assert main([*arguments, "--batch-size", "2", "--num-inference-steps", "1"]) == 2

@@ -8,8 +8,9 @@ from huggingface_hub import snapshot_download
 
 from support.hub_stream import CLASS_NAMES
 from ubgen_pipeline import generate_dataset
-from ubgen_pipeline.generation.regenerate import find_row, main
-from ubgen_pipeline.generation.row_drawer import RowDrawer
+from ubgen_pipeline.generation.dataset_rows import DatasetRows
+from ubgen_pipeline.generation.regenerate import main
+from ubgen_pipeline.generation.row_lookup import find_row
 from ubgen_pipeline.hub import publish_dataset
 
 # ten rows: the first shard, 0 to 3, in one batch; 4 to 7 and 8 to 9 in batches of two
@@ -20,7 +21,7 @@ NAMES = CLASS_NAMES[:2]
 @pytest.fixture
 def small_memory(monkeypatch):
     """From row 4 on, more than two samples at once are too many. Gives the batches that were drawn."""
-    draw, drawn = RowDrawer.rows, []
+    draw, drawn = DatasetRows.rows, []
 
     def rows(self, indices, batch_size):
         if len(indices) > 2 and indices.start >= 4:
@@ -28,7 +29,7 @@ def small_memory(monkeypatch):
         drawn.append(indices)
         return draw(self, indices, batch_size)
 
-    monkeypatch.setattr(RowDrawer, "rows", rows)
+    monkeypatch.setattr(DatasetRows, "rows", rows)
     return drawn
 
 

@@ -9,7 +9,8 @@ import pytest
 from PIL import Image
 
 from ubgen_pipeline.generation.generate import generate_dataset
-from ubgen_pipeline.generation.regenerate import find_row, largest_difference, main, regenerate, stored_image
+from ubgen_pipeline.generation.regenerate import largest_difference, main, regenerate
+from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 
 SETTINGS = {
     "samples_per_class": 5,

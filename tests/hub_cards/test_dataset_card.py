@@ -16,7 +16,7 @@ from ubgen_hub_cards.pipeline_card import render_pipeline_card
 from ubgen_pipeline.dataset.card import class_counts
 from ubgen_pipeline.dataset.columns import GROUP_COLUMN, score_features, score_notes
 from ubgen_pipeline.dataset.shards import Shard
-from ubgen_pipeline.generation.row_drawer import dataset_features
+from ubgen_pipeline.generation.dataset_rows import dataset_features
 from ubgen_pipeline.generation.settings import GenerateSettings
 from ubgen_pipeline.mask_settings import ANNOTATIONS
 from ubgen_pipeline.scoring.settings import SCORES
@@ -111,7 +111,7 @@ def test_every_column_is_explained():
     settings = GenerateSettings(
         class_names=["a"], annotations=list(ANNOTATIONS), definitions=False, template="{name}++"
     )
-    columns = dataset_features(settings, settings.plan(), ["a"], has_safety_checker=True)
+    columns = dataset_features(settings, settings.samples(), ["a"], has_safety_checker=True)
     columns |= {**score_features(SCORES, ["a"]), GROUP_COLUMN: Value("int64")}
     assert {"mask", "objects", "num_prompt_chunks"} <= set(columns) <= set(COLUMN_NOTES)
     card = render_dataset_card(facts(features=columns))

@@ -7,7 +7,8 @@ import pytest
 from huggingface_hub import HfApi
 
 from ubgen_pipeline.generation.generate import generate_dataset
-from ubgen_pipeline.generation.regenerate import find_row, largest_difference, regenerate, stored_image
+from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
+from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 from ubgen_pipeline.models.sources import fingerprint, hub_commit, model_source, public_name
 
 

@@ -179,7 +179,7 @@ def test_labelling_by_attention_is_asked_for_with_unsupervised(random_mini_model
 
 
 def test_its_class_map_tells_classes_with_one_word_apart(project, tmp_path, monkeypatch):
-    from ubgen_pipeline.labelling import annotators
+    from ubgen_pipeline.labelling import annotators, build_annotator
     from ubgen_pipeline.mask_regions import MaskObject
 
     config = write_config(project, "m")
@@ -199,7 +199,7 @@ def test_its_class_map_tells_classes_with_one_word_apart(project, tmp_path, monk
         assert class_names == NAMES and dict(class_map) == {"circle": "disc", "star": "star"}
         return Finder()
 
-    monkeypatch.setattr(annotators, "build_annotator", build)
+    monkeypatch.setattr(build_annotator, "build_annotator", build)
     flags = ["scenes", "--model", "m", "--class-map", config, "--own-class-only"]
     assert annotate([*flags, "--output-dir", "labelled"]) == 0
     rows = load_dataset("labelled", split="train")

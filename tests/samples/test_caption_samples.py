@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ubgen_pipeline.samples.caption_samples import load_caption_prompts
+from ubgen_pipeline.samples.caption_samples import load_caption_samples
 
 VOC = [
     {"filename": "0.jpg", "caption": "a child at a desk; person dining table", "class_prompt": "person dining table"},
@@ -28,7 +28,7 @@ def write(folder, rows, suffix):
 
 @pytest.mark.parametrize("suffix", [".json", ".jsonl", ".csv", ".tsv"])
 def test_voc_names_in_every_form(tmp_path, suffix):
-    found = load_caption_prompts(write(tmp_path, VOC, suffix))
+    found = load_caption_samples(write(tmp_path, VOC, suffix))
     names = [item.name for item in found.classes]
     assert len(names) == 20 and names[0] == "aeroplane" and names[19] == "tvmonitor"
     assert [prompt.words for prompt in found.rows] == [
@@ -44,33 +44,33 @@ def test_voc_names_in_every_form(tmp_path, suffix):
 
 def test_coco_given_and_unknown_names(tmp_path):
     coco = [{"caption": "fruit; hot dog banana", "class_prompt": "hot dog banana"}]
-    found = load_caption_prompts(write(tmp_path, coco, ".json"))
+    found = load_caption_samples(write(tmp_path, coco, ".json"))
     assert len(found.classes) == 80 and found.rows[0].words == ("hot dog", "banana")
     assert found.rows[0].key == "row 1" and found.rows[0].filename is None
 
     mini = [{"caption": "shapes", "class_prompt": "red star circle"}]
-    found = load_caption_prompts(write(tmp_path, mini, ".json"), ["circle", "red star"])
+    found = load_caption_samples(write(tmp_path, mini, ".json"), ["circle", "red star"])
     assert found.rows[0].words == ("red star", "circle") and found.rows[0].labels == (1, 0)
-    found = load_caption_prompts(write(tmp_path, mini, ".json"))
+    found = load_caption_samples(write(tmp_path, mini, ".json"))
     assert [item.name for item in found.classes] == ["red", "star", "circle"]
     mini[0]["class_prompt"] = "red star, circle"
-    found = load_caption_prompts(write(tmp_path, mini, ".json"))
+    found = load_caption_samples(write(tmp_path, mini, ".json"))
     assert [item.name for item in found.classes] == ["red star", "circle"]
 
 
 def test_a_word_that_is_no_class_is_told(tmp_path):
     rows = [{"caption": "x", "class_prompt": "cat"}] * 19 + [{"caption": "x", "class_prompt": "cat whiskers"}]
-    found = load_caption_prompts(write(tmp_path, rows, ".json"))
+    found = load_caption_samples(write(tmp_path, rows, ".json"))
     assert len(found.classes) == 20 and found.rows[-1].words == ("cat",)
     assert found.notes == ("1 rows name something that is no class, such as 'whiskers'; it gets no mask.",)
 
 
 def test_other_files_are_left_to_the_class_lists(tmp_path):
-    assert load_caption_prompts("voc") is None
-    assert load_caption_prompts(write(tmp_path, [{"name": "cat"}], ".json")) is None
-    assert load_caption_prompts(tmp_path / "missing.json") is None
+    assert load_caption_samples("voc") is None
+    assert load_caption_samples(write(tmp_path, [{"name": "cat"}], ".json")) is None
+    assert load_caption_samples(tmp_path / "missing.json") is None
     (tmp_path / "broken.json").write_text("[")
-    assert load_caption_prompts(tmp_path / "broken.json") is None
+    assert load_caption_samples(tmp_path / "broken.json") is None
 
 
 @pytest.mark.parametrize(
@@ -84,4 +84,4 @@ def test_other_files_are_left_to_the_class_lists(tmp_path):
 )
 def test_bad_rows(tmp_path, rows, names, message):
     with pytest.raises(ValueError, match=message):
-        load_caption_prompts(write(tmp_path, rows, ".json"), names)
+        load_caption_samples(write(tmp_path, rows, ".json"), names)

@@ -11,9 +11,9 @@ from datasets import load_dataset
 from support import DATA
 from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.prompts.class_prompts import ClassName
-from ubgen_pipeline.prompts.templates import MAX_PROMPTS, PromptTemplates, distinct_draws
+from ubgen_pipeline.prompts.templates import MAX_PROMPTS, PromptTemplates, distinct_choices
 from ubgen_pipeline.sample_seeds import sample_seed
-from ubgen_pipeline.samples.prompt_samples import plan_prompts, read_prompt_file
+from ubgen_pipeline.samples.prompt_samples import load_prompt_samples, read_prompt_file
 
 DIFFUGEN = DATA / "diffugen_config.json"
 STAR = ClassName("star", synonyms=("five-pointed star",))
@@ -30,7 +30,7 @@ def write(folder, **content):
 
 
 def samples(source, **settings):
-    plan = plan_prompts(source, **settings)
+    plan = load_prompt_samples(source, **settings)
     return [plan.sample(index) for index in range(len(plan))]
 
 
@@ -80,7 +80,7 @@ def test_a_cap_draws_different_prompts_by_the_seed(tmp_path):
     # a smaller cap keeps the first ones
     assert [item.prompt for item in samples(file, max_prompts=3)] == [item.prompt for item in drawn[:6]]
     assert [item.prompt for item in samples(file, samples_per_class=3)] == [item.prompt for item in drawn[:6]]
-    draws = [tuple(distinct_draws(random.Random(seed), 0, 4, 2)) for seed in range(4000)]
+    draws = [tuple(distinct_choices(random.Random(seed), 0, 4, 2)) for seed in range(4000)]
     counts = [draws.count(pair) for pair in itertools.permutations(range(5), 2)]
     assert sum(counts) == 4000 and min(counts) > 140  # 200 expected of each
 
@@ -91,7 +91,7 @@ def test_a_billion_prompts_are_refused_unless_capped(tmp_path):
     file = write(tmp_path, classes=["star"], templates=[template], attributes=attributes)
     for settings in ({}, {"samples_per_class": 2}):
         with pytest.raises(ValueError, match=rf"1,000,000,000 prompts .* set max_prompts to at most {MAX_PROMPTS:,}"):
-            plan_prompts(file, **settings)
+            load_prompt_samples(file, **settings)
     assert len(samples(file, max_prompts=5)) == 5
 
 
@@ -126,14 +126,14 @@ def test_what_is_refused(tmp_path, content, message):
         assert samples(file)
         return
     with pytest.raises(ValueError, match=message):
-        plan_prompts(file)
+        load_prompt_samples(file)
 
 
 def test_definitions_join_on_request_and_ambiguous_names_are_told():
     (plan,) = samples(["goldfish"], definitions=True, samples_per_class=1)
     assert plan.prompt.prompt.startswith("goldfish, small golden or orange-red freshwater fishes")
     with pytest.raises(ValueError, match=r"'crane' has 2 meanings.*n02012849: large long-necked.*n03126707: lifts"):
-        plan_prompts(["crane"], definitions=True)
+        load_prompt_samples(["crane"], definitions=True)
     (bird, *_), (machine, *_) = (
         samples([{"name": "crane", "id": i}], definitions=True) for i in ("n02012849", "n03126707")
     )
@@ -163,7 +163,7 @@ def test_diffugens_configuration_gives_its_own_prompts_in_its_own_number():
     drawn = samples(DIFFUGEN)
     assert len(expected) == 48 and len(drawn) == 96
     assert sorted(item.prompt.prompt for item in drawn) == sorted(expected * 2)
-    plan = plan_prompts(DIFFUGEN)
+    plan = load_prompt_samples(DIFFUGEN)
     assert [item.name for item in plan.classes] == ["lorry", "van", "tram", "fire engine"]
     assert [item.prompt.label for item in drawn[:4]] == [2, 3, 2, 3]
     by_place = {}
@@ -173,7 +173,7 @@ def test_diffugens_configuration_gives_its_own_prompts_in_its_own_number():
     assert all(len(set(seeds)) == len(seeds) == 2 for seeds in by_place.values()) and len(by_place) == 48
     assert [item.seed for item in samples(DIFFUGEN, seed=1)] != [item.seed for item in drawn]
     with pytest.raises(ValueError, match="seed_range holds 10 seeds for 11 images"):
-        plan_prompts(DIFFUGEN, samples_per_class=11 * 24)
+        load_prompt_samples(DIFFUGEN, samples_per_class=11 * 24)
 
 
 @pytest.mark.parametrize(
@@ -193,7 +193,7 @@ def test_bad_configurations_are_refused(tmp_path, change, message):
     change(config)
     (tmp_path / "c.json").write_text(json.dumps(config))
     with pytest.raises(ValueError, match=message):
-        plan_prompts(tmp_path / "c.json")
+        load_prompt_samples(tmp_path / "c.json")
 
 
 def test_a_configuration_sets_defaults_and_flags_win(random_mini_model, tmp_path, capsys):

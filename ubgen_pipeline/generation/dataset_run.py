@@ -11,17 +11,20 @@ from ..dataset.columns import SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
-from ..inference.settings import Inference, lora_weights
+from ..inference.settings import Inference
 from ..models.sources import GeneratorSource, hub_commit
 from ..prompts.class_prompts import label_names
+from ..samples.sample import Samples
 from .manifest import manifest
 from .settings import GenerateSettings
 from .shard_writer import write_shards
 
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
+    from .row_drawer import RowSettings
 
-# encoding keeps up with the fastest GPU on two of these; one draws, one is ready to
+# Batches at work at the same time on a GPU. One is drawn by the GPU, one waits for its turn there, and two are encoded
+# on the CPU, which is enough to keep up with the fastest GPU that was tried.
 _GPU_THREADS = 4
 
 
@@ -30,6 +33,7 @@ class DatasetRun:
 
     Args:
         settings: of the dataset.
+        samples: those that the settings stand for.
         rank: of this process; the others wait for what number 0 chooses for a new dataset.
         world_size: processes that share the work.
 
@@ -37,21 +41,22 @@ class DatasetRun:
         ValueError: a setting out of range, or a folder or repository that holds something else.
     """
 
-    def __init__(self, settings: GenerateSettings, rank: int = 0, world_size: int = 1):
-        self.settings, self.rank, self.world_size = settings, rank, world_size
-        folder, self.plan = settings.folder(), settings.plan()
-        self.names = label_names(self.plan.classes)
+    def __init__(self, settings: GenerateSettings, samples: Samples, rank: int = 0, world_size: int = 1):
+        self.settings, self.samples, self.rank, self.world_size = settings, samples, rank, world_size
+        folder = settings.folder()
+        self.names = label_names(samples.classes)
         import torch
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        self.generator = GeneratorSource(
+        self.source = GeneratorSource(
             settings.model,
             settings.lora,
             hub_commit(settings.model, settings.revision),
             hub_commit(settings.lora),
+            settings.few_step_lora,
             hub_commit(settings.few_step_lora),
         )
-        self.shards = DatasetShards(folder, {}, len(self.plan), settings.samples_per_shard)
+        self.shards = DatasetShards(folder, {}, len(samples), settings.samples_per_shard)
         self._begun = self.shards.begun_with()
         if self._begun is None and settings.hub_dataset_id is not None:
             self._begun = published_settings(settings.hub_dataset_id)
@@ -61,8 +66,8 @@ class DatasetRun:
         self.card = DatasetCardMaker(
             self.shards,
             self.names,
-            self.generator,
-            self.plan.turns,
+            self.source,
+            samples.turns,
             settings.hub_dataset_id,
             counts_flags=settings.hub_dataset_id is None,
         )
@@ -98,10 +103,10 @@ class DatasetRun:
         import torch
 
         from ..inference.choice import choose_inference, use_threads, wanted_dtype
-        from ..inference.prepared_pipeline import prepare_pipeline
-        from .row_drawer import RowDrawer, check_prompts
+        from .dataset_rows import DatasetRows, check_prompts
+        from .row_drawer import RowDrawer
 
-        settings, plan, device = self.settings, self.plan, self.device
+        settings, samples, device = self.settings, self.samples, self.device
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         if device.startswith("cuda:"):
@@ -111,9 +116,10 @@ class DatasetRun:
         if settings.preset is not None and self.rank == 0:
             say(describe(settings.preset))
         # before the folder is made: a model that does not load leaves nothing behind
-        pipeline = self._load(device, getattr(torch, dtype))
+        row_settings = self._row_settings()
+        pipeline = row_settings.load(device, dtype)
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
-        num_chunks = check_prompts(settings, plan, pipeline)
+        num_chunks = check_prompts(settings, samples, pipeline)
         if self._begun is None and self.rank > 0 and self._hub is None:
             note = WaitingNote(lambda: "rank 0, which chooses how to draw")
             while (begun := self.shards.begun_with()) is None:
@@ -123,20 +129,20 @@ class DatasetRun:
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
-        prepare_pipeline(pipeline, lora_weights(settings.any_lora(), dtype), records_attention=records_attention)
-        self._drawer = RowDrawer(settings, self.generator, pipeline, plan, num_chunks)
+        row_settings.prepare(pipeline, dtype)
+        self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks))
         num_calls = settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
         inference = choose_inference(
             settings,
             self._begun,
             pipeline,
-            self._drawer.trial,
+            self.rows.trial,
             lora=settings.any_lora(),
             latent_pixels=height * width,
-            num_denoiser_samples=len(plan) * num_calls // self.world_size,
+            num_denoiser_samples=len(samples) * num_calls // self.world_size,
             is_compilable=not records_attention and not settings.reuses_features(),
         )
-        self._drawer.is_compiled = inference.compile == "on"
+        self.rows.is_compiled = inference.compile == "on"
         self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
@@ -154,7 +160,7 @@ class DatasetRun:
         if not numbers:
             return
         from ..inference.attention_kernels import attention_order
-        from .row_drawer import dataset_features
+        from .dataset_rows import dataset_features
 
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
@@ -162,8 +168,8 @@ class DatasetRun:
             write_shards(
                 self.shards,
                 numbers,
-                self._drawer.rows,
-                dataset_features(self.settings, self.plan, self.names, has_safety_checker),
+                self.rows.rows,
+                dataset_features(self.settings, self.samples, self.names, has_safety_checker),
                 batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
                 report=_progress(num_images),
@@ -185,9 +191,9 @@ class DatasetRun:
     def finish(self) -> None:
         """Push what is left; rank 0 waits for the shards that others write, and writes the card."""
         if self._is_finished:
-            say(f"{self.shards.folder} is finished, {len(self.plan)} images: nothing to do")
+            say(f"{self.shards.folder} is finished, {len(self.samples)} images: nothing to do")
             return
-        made = f"{len(self.plan)} images of {len(self.names)} classes in {len(self.shards.shards)} shards"
+        made = f"{len(self.samples)} images of {len(self.names)} classes in {len(self.shards.shards)} shards"
         if self._hub is not None:
             self._hub.flush()
             if self.settings.keep_local and not self.shards.missing():
@@ -214,27 +220,27 @@ class DatasetRun:
             self.shards.settle(self.shards.begun_with() or {})
         self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
 
-    def _load(self, device: str, dtype: object) -> "UbGenPipeline":
-        from ..models.loading import load_pipeline
+    def _row_settings(self) -> "RowSettings":
+        from .row_drawer import RowSettings
 
         settings = self.settings
-        pipeline = load_pipeline(
-            settings.model,
-            lora=settings.lora,
-            scheduler=settings.scheduler,
-            revision=self.generator.model_revision or settings.revision,
-            lora_revision=self.generator.lora_revision,
-            few_step_lora=settings.few_step_lora,
-            few_step_lora_revision=self.generator.few_step_lora_revision,
-            embeddings=settings.embeddings or (),
-            torch_dtype=dtype,  # pyright: ignore[reportArgumentType]
-            device=device,
+        return RowSettings(
+            self.source,
+            settings.scheduler,
+            settings.num_inference_steps,
+            settings.guidance_scale,
+            settings.negative_prompt,
+            settings.height,
+            settings.width,
+            settings.preset,
+            settings.shortcuts(),
+            settings.embeddings or (),
+            bool(settings.wanted_annotations()),
+            settings.revision,
         )
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
 
     def _settle(self, inference: Inference) -> None:
-        self.shards.settle(manifest(self.settings, self.plan, self.generator, inference, self.device))
+        self.shards.settle(manifest(self.settings, self.samples, self.source, inference, self.device))
 
 
 def _say_flagged(count: int, which: str) -> None:

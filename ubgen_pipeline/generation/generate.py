@@ -16,10 +16,10 @@ from typing import TYPE_CHECKING, Any
 from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
 from ..files.folder_lock import writing_into
+from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.template_files import PromptFile
-from ..samples.caption_samples import ShownPrompt
 from ..samples.prompt_samples import read_prompt_file
-from ..samples.source_samples import SourceSamples
+from ..samples.sample import Samples
 from .dataset_run import DatasetRun
 from .settings import GenerateSettings
 
@@ -48,17 +48,18 @@ def generate_dataset(
     from datasets import load_dataset
 
     given: dict[str, Any] = {}
+    class_file, prompt_file = None, None
     if isinstance(class_names, (str, Path)):
-        given["classes"] = str(class_names)
+        given["classes"], class_file = str(class_names), read_class_file(str(class_names))
     elif class_names is not None:
         given["class_names"] = list(class_names)
-    file = read_prompt_file(class_names, settings.get("task")) if isinstance(class_names, (str, Path)) else None
-    defaults = file.defaults(settings.get("model", "mini")) if file else {}
+    if class_file is not None:
+        prompt_file = read_prompt_file(class_file, settings.get("task"))
+    defaults = prompt_file.defaults(settings.get("model", "mini")) if prompt_file else {}
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     asked = GenerateSettings(**{**defaults, **settings, **given})
-    _say_notes(asked, file)
-    write_dataset(asked)
+    write_dataset(asked, _samples_of(asked, class_file, prompt_file))
     if asked.hub_dataset_id is not None and not asked.keep_local:
         dataset = load_dataset(asked.hub_dataset_id, split="train", streaming=True)
     else:
@@ -72,56 +73,55 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = _settings_from(argv)
-    if settings.dry_run:
-        plan = settings.plan()
-        for sample in map(plan.sample, range(len(plan))):
-            line = {
-                "index": sample.index,
-                "class_name": sample.prompt.name,
-                "label": sample.prompt.label,
-                "prompt": sample.prompt.prompt,
-                "seed": sample.seed,
-            }
-            if isinstance(plan, SourceSamples):
-                line["source_index"] = plan.source_index(sample.index)
-            if sample.prompt.attributes:
-                line["attributes"] = dict(sample.prompt.attributes)
-            if isinstance(sample.prompt, ShownPrompt):
-                line |= {"classes": list(sample.prompt.words), "filename": sample.prompt.filename}
-            print(json.dumps(line))
+    settings, samples = _settings_and_samples(argv)
+    if not settings.dry_run:
+        write_dataset(settings, samples)
         return
-    write_dataset(settings)
+    for sample in map(samples.sample, range(len(samples))):
+        line = {
+            "index": sample.index,
+            "class_name": sample.prompt.name,
+            "label": sample.prompt.label,
+            "prompt": sample.prompt.prompt,
+            "seed": sample.seed,
+            **samples.lineage(sample),
+        }
+        if sample.prompt.attributes:
+            line["attributes"] = dict(sample.prompt.attributes)
+        print(json.dumps(line))
 
 
-def _settings_from(argv: Sequence[str]) -> GenerateSettings:
-    """The flags, on top of what the class file says where it says more than classes."""
+def _settings_and_samples(argv: Sequence[str]) -> tuple[GenerateSettings, Samples]:
+    """The settings from the command line, on top of what the class file says of them, and the samples."""
     parse = partial(
         parse_settings, GenerateSettings, argv, prog="ubgen generate", description=(__doc__ or "").split("\n")[0]
     )
     settings = parse()
-    file = read_prompt_file(settings.classes) if settings.classes is not None else None
-    if file is not None:
-        # what the file says hangs on the task, and the task is the flag's before the file's
-        task = None if file.task is None else parse(defaults={"task": file.task}).task
-        file = read_prompt_file(str(settings.classes), task)
-        settings = parse(defaults=file.defaults(settings.model) if file else None)
-    _say_notes(settings, file)
-    return settings
+    class_file = None if settings.classes is None else read_class_file(settings.classes)
+    prompt_file = None if class_file is None else read_prompt_file(class_file)
+    if class_file is not None and prompt_file is not None:
+        # what the file says depends on the task, and the command line decides the task before the file does
+        task = None if prompt_file.task is None else parse(defaults={"task": prompt_file.task}).task
+        prompt_file = read_prompt_file(class_file, task)
+        settings = parse(defaults=prompt_file.defaults(settings.model) if prompt_file else None)
+    return settings, _samples_of(settings, class_file, prompt_file)
 
 
-def _say_notes(settings: GenerateSettings, file: PromptFile | None) -> None:
-    """What of the class file does not count, on stderr."""
-    remarks = [] if file is None else file.remarks(settings.model, has_embeddings=bool(settings.embeddings))
-    if file is None or file.variations is not None:
-        remarks += getattr(settings.plan(), "notes", ())
-    for note in remarks:
+def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt_file: PromptFile | None) -> Samples:
+    """The samples; what of the class file and the source does not count is said."""
+    if prompt_file is not None:
+        for remark in prompt_file.remarks(settings.model, has_embeddings=bool(settings.embeddings)):
+            say(f"{settings.classes}: {remark}")
+    samples = settings.samples(class_file)
+    for note in samples.notes:
         say(f"{settings.classes}: {note}")
+    return samples
 
 
-def write_dataset(settings: GenerateSettings) -> None:
+def write_dataset(settings: GenerateSettings, samples: Samples) -> None:
     """Check everything, then write the shards that are missing and that this process has to write."""
-    run = DatasetRun(settings, int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1)))
+    rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    run = DatasetRun(settings, samples, rank, world_size)
     with writing_into(run.shards.folder, run.rank):
         if settings.engine == "ray":
             from .ray_engine import write_with_ray

@@ -1,56 +1,68 @@
-"""The manifest: everything that an image's bytes depend on, which a resume must match."""
+"""The manifest: all that the bytes of a dataset's images depend on, and nothing else. A resume must match it."""
 
 import dataclasses
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..inference.presets import PresetSettings
+from ..inference.settings import Inference
 from ..models.sources import GeneratorSource, fingerprint
+from ..samples.sample import Samples
 from ..scoring.settings import ScoreSettings
+from .annotation_settings import AnnotationSettings
+from .settings import HUB_SETTINGS, RUN_SETTINGS, GenerateSettings
 
-if TYPE_CHECKING:
-    from ..inference.settings import Inference
-    from .settings import GenerateSettings, Plan
+# models, classes and sources stand in the manifest by what they hold, wherever they lie
+_STAND_BY_CONTENT = ("class_names", "classes", "model", "lora", "embeddings", "source")
 
 
 def manifest(
-    settings: "GenerateSettings", plan: "Plan", generator: GeneratorSource, inference: "Inference", device: str
+    settings: GenerateSettings, samples: Samples, source: GeneratorSource, inference: Inference, device: str
 ) -> dict[str, Any]:
-    """Everything that an image's bytes depend on; where models lie does not count, what they hold does."""
-    from ..generation.settings import HUB_SETTINGS, RUN_SETTINGS
+    """The manifest's settings, as JSON values.
+
+    Args:
+        settings: of the dataset.
+        samples: those that the settings stand for.
+        source: model and LoRAs, and their commits on the Hub.
+        inference: how the images are drawn on this machine.
+        device: ``cpu`` or ``cuda``: the two round differently.
+    """
+    # after the settings are known: a dry run makes no manifest and does not wait for these
     from ..models.loading import resolve_model
     from ..models.text_embeddings import split_embedding
 
-    kept = dataclasses.asdict(settings)
-    # the task and its source stand in the plan's facts, the source by what it holds
-    left_out = ("class_names", "classes", "model", "lora", "embeddings", "source")
-    for name in (*left_out, *HUB_SETTINGS, *RUN_SETTINGS):
-        del kept[name]
-    # the settings that masks and scores are made with stand for those that were given
-    scores = {item.name for item in dataclasses.fields(ScoreSettings)}
-    kept = {name: value for name, value in kept.items() if not name.startswith("mask_") and name not in scores}
+    libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
+    kept = _plain_settings(settings)
     if settings.wanted_scores():
         kept["scores"] = settings.score_facts(settings.model)
-    del kept["preset"], kept["few_step_lora"]
     if settings.preset is not None:
         kept |= {"preset": settings.preset, **settings.shortcuts()}
         kept["few_step_lora"] = fingerprint(settings.few_step_lora)
-        kept["few_step_lora_revision"] = generator.few_step_lora_revision
-    libraries = ["torch", "diffusers", "transformers", "pillow", "pyarrow"]
+        kept["few_step_lora_revision"] = source.few_step_lora_revision
     if settings.wanted_annotations():
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
         libraries += ["scipy", "contourpy"]
     return {
         **kept,
-        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in plan.classes],
-        "prompts": plan.facts(),
-        "samples_per_class": plan.samples_per_class,
-        "num_samples": len(plan),
+        "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in samples.classes],
+        "prompts": samples.facts(),
+        "samples_per_class": samples.samples_per_class,
+        "num_samples": len(samples),
         "model": fingerprint(resolve_model(settings.model)),
         "lora": fingerprint(settings.lora),
         "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
-        "model_revision": generator.model_revision,
-        "lora_revision": generator.lora_revision,
+        "model_revision": source.model_revision,
+        "lora_revision": source.lora_revision,
         **inference.facts(),
         "device": device,
         "versions": {name: version(name) for name in libraries},
     }
+
+
+def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
+    """The settings that count as they were given; those that :func:`manifest` gives in another form are left out."""
+    groups = (PresetSettings, ScoreSettings, AnnotationSettings)
+    others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
+    others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS}
+    return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}

@@ -29,7 +29,8 @@ class ShardWorker:
         from .dataset_run import DatasetRun
         from .settings import GenerateSettings
 
-        self._run = DatasetRun(GenerateSettings(**settings))
+        own = GenerateSettings(**settings)
+        self._run = DatasetRun(own, own.samples())
 
     def prepare(self) -> None:
         """Load the model and, in a new folder, write the manifest."""

@@ -1,7 +1,6 @@
-"""The settings of ``ubgen generate``, and the plan of samples that they stand for. No torch."""
+"""The settings of ``ubgen generate``, and the samples that they stand for. No torch."""
 
 import dataclasses
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,19 +8,15 @@ from ..commands.settings_parser import field_help
 from ..hub.access import check_repo_id
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
-from ..prompts.class_prompts import label_names
-from ..prompts.file_values import parse_class_map
+from ..prompts.class_file import ClassFile
 from ..sample_seeds import sample_seed
-from ..samples.caption_samples import CaptionSamples, load_caption_prompts
-from ..samples.prompt_samples import PromptSamples, plan_prompts, read_prompt_file
-from ..samples.source_dataset import SourceDataset
-from ..samples.source_samples import SourceSamples, SourceSettings, check_task
-from ..samples.variation_samples import VariationSamples
+from ..samples.load_samples import SampleSettings, load_samples
+from ..samples.sample import Samples
+from ..samples.source_samples import check_task
 from ..scoring.settings import ScoreSettings
 from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
-Plan = PromptSamples | CaptionSamples
 RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
 # they say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
@@ -48,7 +43,7 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     revision: str | None = field_help("of the model on the Hub", None)
     template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
     definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
-    max_prompts: int | None = field_help("different prompts of each class, drawn by the seed; all if not given", None)
+    max_prompts: int | None = field_help("different prompts of each class, chosen by the seed; all if not given", None)
     negative_prompt: str | None = field_help("text to guide away from", None)
     num_inference_steps: int = field_help("denoising steps", 50)
     guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
@@ -100,7 +95,7 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         self._check_engine()
         # a class file may name the source
         if self.classes is None or self.source is not None:
-            self._check_task()
+            check_task(self.task, self.source, self.strength, self.region, self.region_margin)
         if self.source is not None and self.samples_per_class is not None:
             raise ValueError(
                 "samples_per_class is given with a source; give samples_per_source, the images of each source row."
@@ -120,9 +115,6 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
                 " the finished dataset with `ubgen annotate`."
             )
 
-    def _check_task(self) -> None:
-        check_task(self.task, self.source, self.strength, self.region, self.region_margin)
-
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
@@ -141,62 +133,14 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
 
         return Path(constants.HF_HOME) / "ubgen" / self.hub_dataset_id.replace("/", "--")
 
-    def plan(self) -> Plan:
-        """The prompt and seed of each sample, and its source where there is one."""
-        self._check_task()
-        captions = None if self.classes is None else load_caption_prompts(self.classes, self.class_names)
-        if captions is not None and self.source is not None:
-            raise ValueError(
-                f"classes is {self.classes!r}, captions of their own images, and source is given; give one of them."
-            )
-        if captions is not None:
-            return dataclasses.replace(captions, seed=self.seed, samples_per_class=self.samples_per_class or 1)
-        if self.classes is not None and self.class_names is not None:
-            raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
-        given = self.classes if self.classes is not None else self.class_names
-        return self._prompt_plan(given or []) if self.source is None else self._source_plan(self.source, given)
+    def samples(self, class_file: ClassFile | None = None) -> Samples:
+        """Which image comes next, and from what.
 
-    def _source_plan(self, name: str, classes: str | Sequence[str] | None) -> SourceSamples:
-        class_map = parse_class_map(self.source_class_map or [], "source_class_map")
-        how = SourceSettings(self.task, self.strength, self.region, self.region_margin, self.samples_per_source)
-        file = read_prompt_file(classes, self.task) if isinstance(classes, str) else None
-        if file is not None and file.variations is not None:
-            self._check_variations()
-            source = SourceDataset(name, self.source_split, label_names(file.classes), class_map)
-            return VariationSamples(file, self.seed, self.samples_per_source, (), True, source=source, settings=how)
-        if classes is None:
-            source = SourceDataset(name, self.source_split, class_map=class_map)
-            plan = self._prompt_plan(source.new_names)
-        else:
-            plan = self._prompt_plan(classes)
-            source = SourceDataset(name, self.source_split, label_names(plan.classes), class_map)
-        fields = {item.name: getattr(plan, item.name) for item in dataclasses.fields(PromptSamples)}
-        return SourceSamples(**fields, source=source, settings=how)
-
-    def _check_variations(self) -> None:
-        """Refuse what has no meaning for a configuration that says how each source row is drawn anew."""
-        given = {
-            "template": self.template != "{name}",
-            "definitions": self.definitions,
-            "max_prompts": self.max_prompts,
-        }
-        if wrong := [name for name, value in given.items() if value]:
-            raise ValueError(
-                f"{wrong[0]} is given, but classes is {self.classes!r}, which says how each source row is drawn; leave"
-                " it out."
-            )
-
-    def _prompt_plan(self, classes: str | Sequence[str]) -> PromptSamples:
-        return plan_prompts(
-            classes,
-            template=self.template,
-            seed=self.seed,
-            samples_per_class=self.samples_per_class,
-            max_prompts=self.max_prompts,
-            negative_prompt=self.negative_prompt,
-            definitions=self.definitions,
-            task=self.task,
-        )
+        Args:
+            class_file: the file that ``classes`` names, where it was read already.
+        """
+        given = {item.name: getattr(self, item.name) for item in dataclasses.fields(SampleSettings)}
+        return load_samples(SampleSettings(**given), class_file)
 
 
 def _check_count(name: str, value: int) -> None:

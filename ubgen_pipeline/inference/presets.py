@@ -1,6 +1,7 @@
 """Shortcuts that draw faster and not the same images, by name; never taken unless asked for. No torch.
 
-Each says how much faster it is and how far its images are off, as ``benchmarks/lossy_presets.py`` measured it.
+Here stands what each of them does. How much faster it is, and what the images lose, ``benchmarks/lossy_presets.py``
+measures.
 """
 
 import dataclasses
@@ -17,14 +18,12 @@ class Preset:
 
     Attributes:
         about: what it does, in a few words.
-        measured: its speed and drift on the mini model, as in docs/performance.md.
         settings: what it sets of ``GenerateSettings``.
         shortcuts: arguments of the pipeline's call.
         needs_lora: whether it takes a LoRA that was distilled for a few steps.
     """
 
     about: str
-    measured: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     shortcuts: Mapping[str, Any] = field(default_factory=dict)
     needs_lora: bool = False
@@ -35,59 +34,40 @@ class Preset:
         return self.shortcuts.get("deep_features_every", 1) > 1
 
 
-def _measured(
-    speed: float, class_accuracy: float, own_background: float, read_alike: float, fid: float, decibels: float
-) -> str:
-    return (
-        f"{speed:.2f} times as fast; class accuracy {class_accuracy:.1f}% ({_EXACT_ACCURACY:.1f}% without), own"
-        f" background {own_background:.1f}% ({_EXACT_BACKGROUND:.1f}%); {read_alike:.1f}% of the images are read alike"
-        f" by the judge, FID to the exact ones is {fid:.2f}, median PSNR {decibels:.1f} dB"
-    )
-
-
-_EXACT_ACCURACY, _EXACT_BACKGROUND = 92.5, 37.5
 PRESETS: dict[str, Preset] = {
     "guidance-cutoff": Preset(
         "guidance for the first 60% of the steps only",
-        _measured(1.27, 90.8, 37.5, 84.2, 0.33, 37.7),
         shortcuts={"guidance_until": 0.6},
     ),
     "deep-cache": Preset(
         "deep layers of the UNet at every third step only",
-        _measured(1.46, 92.5, 37.5, 83.3, 0.21, 41.7),
         shortcuts={"deep_features_every": 3},
     ),
     "dpm-20": Preset(
         "20 steps of DPM-Solver++ (Lu et al. 2022)",
-        _measured(2.54, 90.0, 36.7, 90.0, 0.19, 42.5),
         settings={"scheduler": "dpm++", "num_inference_steps": 20},
     ),
     "unipc-10": Preset(
         "10 steps of UniPC (Zhao et al. 2023)",
-        _measured(4.86, 93.3, 35.0, 71.7, 0.87, 35.5),
         settings={"scheduler": "unipc", "num_inference_steps": 10},
     ),
     "dpm-20-cutoff": Preset(
         "20 steps of DPM-Solver++, guidance for the first 60% of them only",
-        _measured(3.16, 90.8, 36.7, 83.3, 0.52, 36.1),
         settings={"scheduler": "dpm++", "num_inference_steps": 20},
         shortcuts={"guidance_until": 0.6},
     ),
     "lcm-4": Preset(
         "4 steps with an LCM LoRA (Luo et al. 2023), without guidance",
-        _measured(20.68, 75.0, 44.2, 18.3, 5.59, 16.7),
         settings={"scheduler": "lcm", "num_inference_steps": 4, "guidance_scale": 1.0},
         needs_lora=True,
     ),
     "hyper-8": Preset(
         "8 steps with a Hyper-SD LoRA (Ren et al. 2024), without guidance",
-        _measured(11.20, 88.3, 41.7, 65.8, 0.71, 28.7),
         settings={"scheduler": "ddim-trailing", "num_inference_steps": 8, "guidance_scale": 1.0},
         needs_lora=True,
     ),
     "hyper-4": Preset(
-        "4 steps with a Hyper-SD LoRA for so many, without guidance",
-        _measured(20.29, 88.3, 43.3, 59.2, 1.14, 26.1),
+        "4 steps with a Hyper-SD LoRA (Ren et al. 2024), without guidance",
         settings={"scheduler": "ddim-trailing", "num_inference_steps": 4, "guidance_scale": 1.0},
         needs_lora=True,
     ),
@@ -97,7 +77,7 @@ FEW_STEP_PRESETS = tuple(name for name, preset in PRESETS.items() if preset.need
 
 @dataclass(frozen=True)
 class PresetSettings:
-    """The flag that takes a shortcut, and the LoRA that some need."""
+    """Which shortcut to take, and the LoRA that some need."""
 
     preset: str | None = field_help(
         f"a lossy shortcut, faster and not the same images: {', '.join(PRESETS)}; none if not given", None
@@ -153,16 +133,7 @@ class PresetSettings:
         """See :attr:`Preset.reuses_features`."""
         return self.preset is not None and PRESETS[self.preset].reuses_features
 
-    def preset_facts(self) -> dict[str, Any]:
-        """What the rows say of it; nothing where there is none, so that exact datasets have no such columns."""
-        if self.preset is None:
-            return {}
-        from ..models.sources import public_name
-
-        return {"preset": self.preset, "few_step_lora": public_name(self.few_step_lora)}
-
 
 def describe(name: str) -> str:
-    """One line about that preset: what it does and what it costs."""
-    preset = PRESETS[name]
-    return f"preset {name} is lossy: {preset.about}. On the mini model: {preset.measured} (docs/performance.md)"
+    """One line about that preset, for the console: that it is lossy, and what it does."""
+    return f"preset {name} is lossy: {PRESETS[name].about}; the images are not those of the model without it"

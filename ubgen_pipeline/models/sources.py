@@ -21,12 +21,16 @@ _LICENCE_KEYS = ("license", "license_name", "license_link")
 
 @dataclass(frozen=True)
 class GeneratorSource:
-    """The model and LoRA as the user named them, and their commits on the Hub where they come from there."""
+    """The model and LoRAs as the user named them, and their commits on the Hub where they come from there.
+
+    ``few_step_lora`` is one that was distilled for a few steps, which some presets add to the other.
+    """
 
     model: str
     lora: str | None
     model_revision: str | None
     lora_revision: str | None
+    few_step_lora: str | None = None
     few_step_lora_revision: str | None = None
 
 

@@ -10,11 +10,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import yaml
 
 from .built_in_classes import BUILT_IN_LISTS, built_in_entries, built_in_name
+from .class_file import ClassFile, read_class_file
 
 _WNID = re.compile(r"n\d{8}")
 _NAME_KEYS = ("name", "class_name", "class", "label")
@@ -53,9 +54,21 @@ class ClassPrompt:
     key: str
     attributes: tuple[tuple[str, str], ...] = ()
     word: str = ""
+    # whether a prompt that is too long for the model loses words at its end; other prompts then are refused
+    is_cut_to_fit: ClassVar[bool] = False
+
+    @property
+    def shown_words(self) -> tuple[str, ...]:
+        """The names of all classes that the image shows, as they stand in the prompt."""
+        return (self.word or self.name,)
+
+    @property
+    def shown_labels(self) -> tuple[int, ...]:
+        """The labels of those classes."""
+        return (self.label,)
 
 
-def load_class_names(source: str | Path | Sequence[Any]) -> list[ClassName]:
+def load_class_names(source: str | Path | ClassFile | Sequence[Any]) -> list[ClassName]:
     """Classes in order, from a list (names or objects), a file, or the name of a built-in list.
 
     A file is CSV or TSV (with or without a header ``name``, ``id`` or ``wnid``, ``definition``, ``synonyms`` parted by
@@ -67,7 +80,7 @@ def load_class_names(source: str | Path | Sequence[Any]) -> list[ClassName]:
     Raises:
         ValueError: nothing there, an unreadable file, no classes, an empty name, or names or ids that occur twice.
     """
-    if isinstance(source, (str, Path)):
+    if isinstance(source, (str, Path, ClassFile)):
         classes = _load(source)
     else:
         classes = [_class_from(entry) for entry in source]
@@ -110,27 +123,24 @@ def class_prompts(classes: Sequence[ClassName], template: str = "{name}") -> lis
     return prompts
 
 
-def _load(source: str | Path) -> list[ClassName]:
+def _load(source: str | Path | ClassFile) -> list[ClassName]:
     if isinstance(source, str) and (built_in := built_in_name(source)) is not None:
         return [ClassName(*entry) for entry in built_in_entries(built_in)]
-    file = Path(source).expanduser()
-    if not file.is_file():
+    if (file := read_class_file(source)) is None:
         lists = ", ".join(BUILT_IN_LISTS)
         raise ValueError(f"classes is {str(source)!r}, which is no file; give a file, or one of the lists {lists}.")
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        suffix = file.suffix.lower()
-        if suffix in (".csv", ".tsv"):
-            return _from_table(text, "\t" if suffix == ".tsv" else ",")
-        if suffix == ".json":
-            return _from_data(json.loads(text))
-        if suffix in (".yaml", ".yml"):
-            return _from_data(yaml.safe_load(text))
-        return _from_lines(text)
-    except (OSError, UnicodeDecodeError, csv.Error, json.JSONDecodeError, yaml.YAMLError) as error:
-        raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error
+        if file.suffix in (".csv", ".tsv"):
+            return _from_table(file.text, "\t" if file.suffix == ".tsv" else ",")
+        if file.suffix == ".json":
+            return _from_data(json.loads(file.text))
+        if file.suffix in (".yaml", ".yml"):
+            return _from_data(yaml.safe_load(file.text))
+        return _from_lines(file.text)
+    except (csv.Error, json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
     except ValueError as error:
-        raise ValueError(f"classes is {str(source)!r}: {error}") from error
+        raise ValueError(f"classes is {file.source!r}: {error}") from error
 
 
 def _from_lines(text: str) -> list[ClassName]:

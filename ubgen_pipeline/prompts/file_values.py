@@ -1,14 +1,9 @@
 """Values read from files, checked: each error names the file and the value."""
 
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    pass
-
-
-import json
+from typing import Any
 
 import yaml
 
@@ -23,10 +18,22 @@ def read_mapping(source: str | Path, argument: str = "classes") -> Mapping[str, 
     if file.suffix.lower() not in (".json", ".yaml", ".yml") or not file.is_file():
         return None
     try:
-        text = file.read_text(encoding="utf-8-sig")
-        data = json.loads(text) if file.suffix.lower() == ".json" else yaml.safe_load(text)
+        return mapping_in(file.read_text(encoding="utf-8-sig"), file.suffix.lower())
     except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"{argument} is {str(source)!r}, which could not be read: {error}") from error
+
+
+def mapping_in(text: str, suffix: str) -> Mapping[str, Any] | None:
+    """The mapping that a text in JSON or YAML holds; None where it holds something else.
+
+    Args:
+        text: of a file.
+        suffix: of the file's name, in lower case: ``.json`` for JSON, any other for YAML.
+
+    Raises:
+        ValueError: no JSON. ``yaml.YAMLError``: no YAML.
+    """
+    data = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
     return data if isinstance(data, Mapping) else None
 
 

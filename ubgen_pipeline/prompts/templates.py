@@ -171,10 +171,10 @@ def chosen_positions(count: int, wanted: int | None, seed: int, key: str) -> Seq
     """
     if wanted is None or wanted >= count:
         return range(count)
-    return distinct_draws(random.Random(sample_seed(seed, f"prompts of {key}", 0)), 0, count - 1, wanted)
+    return distinct_choices(random.Random(sample_seed(seed, f"prompts of {key}", 0)), 0, count - 1, wanted)
 
 
-def distinct_draws(rng: random.Random, low: int, high: int, count: int) -> list[int]:
+def distinct_choices(rng: random.Random, low: int, high: int, count: int) -> list[int]:
     """``count`` different integers in [low, high], uniformly drawn; the range must hold as many."""
     drawn: dict[int, None] = {}
     while len(drawn) < count:

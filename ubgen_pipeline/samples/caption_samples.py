@@ -18,9 +18,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..prompts.built_in_classes import built_in_entries
+from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.class_prompts import ClassName, ClassPrompt
 from ..sample_seeds import sample_seed
-from .sample import Sample
+from .sample import Sample, SampleInputs
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _FIELDS = ("caption", "class_prompt")
@@ -31,7 +32,7 @@ _MIN_EXPLAINED = 0.9
 
 
 @dataclass(frozen=True)
-class ShownPrompt(ClassPrompt):
+class CaptionPrompt(ClassPrompt):
     """A caption with all the classes that it shows.
 
     ``words`` are their names as they stand in the class prompt, ``labels`` their labels; one may occur twice.
@@ -40,11 +41,22 @@ class ShownPrompt(ClassPrompt):
     words: tuple[str, ...] = ()
     labels: tuple[int, ...] = ()
     filename: str | None = None
+    is_cut_to_fit: ClassVar[bool] = True
+
+    @property
+    def shown_words(self) -> tuple[str, ...]:
+        """See :class:`.ClassPrompt`."""
+        return self.words
+
+    @property
+    def shown_labels(self) -> tuple[int, ...]:
+        """See :class:`.ClassPrompt`."""
+        return self.labels
 
 
 @dataclass(frozen=True)
 class CaptionSamples:
-    """The samples of a run over a file of captions, which take turns.
+    """Samples whose prompts are the captions of a file, which take turns.
 
     Attributes:
         classes: all classes, in the order of their labels.
@@ -55,56 +67,87 @@ class CaptionSamples:
     """
 
     classes: tuple[ClassName, ...]
-    rows: tuple[ShownPrompt, ...]
+    rows: tuple[CaptionPrompt, ...]
     notes: tuple[str, ...] = ()
     seed: int = 0
     samples_per_class: int = 1
-    allows_long_prompts: ClassVar[bool] = False
-    attribute_names: ClassVar[tuple[str, ...]] = ()
-    model_classes: ClassVar[Mapping[str, str]] = {}
 
     def __len__(self) -> int:
         return len(self.rows) * self.samples_per_class
 
     @property
     def turns(self) -> list[int]:
-        """Labels of the first samples; sample i has label ``turns[i % len(turns)]``."""
+        """See :class:`.Samples`."""
         return [row.label for row in self.rows]
 
+    @property
+    def allows_long_prompts(self) -> bool:
+        """No: a caption that is too long is cut."""
+        return False
+
+    @property
+    def attribute_names(self) -> Sequence[str]:
+        """None: captions are filled from no template."""
+        return ()
+
+    @property
+    def model_classes(self) -> Mapping[str, str]:
+        """See :class:`.Samples`."""
+        return {}
+
     def sample(self, index: int) -> Sample:
-        """The sample of that index in ``range(len(plan))``."""
+        """See :class:`.Samples`."""
         number, row = divmod(index, len(self.rows))
         return Sample(index, self.rows[row], sample_seed(self.seed, self.rows[row].key, number))
 
-    def prompts(self) -> list[ShownPrompt]:
+    def prompts(self) -> list[CaptionPrompt]:
         """Every caption."""
         return list(self.rows)
 
     def facts(self) -> dict[str, Any]:
-        """What decides prompts and seeds beside classes and run seed, as JSON values."""
+        """See :class:`.Samples`."""
         rows = [[item.prompt, item.words, item.key, item.filename] for item in self.rows]
         return {"captions": hashlib.sha256(json.dumps(rows).encode()).hexdigest()}
 
+    def lineage(self, sample: Sample) -> dict[str, Any]:
+        """The classes in the caption, and the name that the file gives the image."""
+        return {"classes": list(sample.prompt.shown_words), "filename": self._filename(sample)}
 
-def shown_words(prompt: ClassPrompt) -> tuple[tuple[str, ...], tuple[int, ...]]:
-    """The names of all classes that a prompt's image shows, as they stand in it, and their labels."""
-    if isinstance(prompt, ShownPrompt):
-        return prompt.words, prompt.labels
-    return (prompt.word or prompt.name,), (prompt.label,)
+    def inputs(self, samples: Sequence[Sample], size: tuple[int, int]) -> SampleInputs:
+        """See :class:`.Samples`."""
+        return SampleInputs([{"filename": self._filename(sample)} for sample in samples])
+
+    def features(self) -> dict[str, Any]:
+        """See :class:`.Samples`."""
+        from datasets import Value
+
+        return {"filename": Value("string")}
+
+    def _filename(self, sample: Sample) -> str | None:
+        return self.rows[sample.index % len(self.rows)].filename
 
 
-def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None = None) -> CaptionSamples | None:
-    """The file's rows, or None where the source is no file of captions with class words.
+def load_caption_samples(
+    source: str | Path | ClassFile,
+    class_names: Sequence[str] | None = None,
+    *,
+    seed: int = 0,
+    samples_per_class: int = 1,
+) -> CaptionSamples | None:
+    """The captions of a file, or None where the source is no file of captions with class words.
 
     Args:
-        source: what ``classes`` names.
+        source: the file.
         class_names: the names that class prompts consist of; None finds them out.
+        seed: seed of the run.
+        samples_per_class: images of each caption.
 
     Raises:
         ValueError: a row without caption or class prompt, or a class prompt with a word that is no class name.
     """
-    rows = _rows(Path(source).expanduser())
-    if rows is None:
+    file = read_class_file(source)
+    rows = None if file is None else _rows(file)
+    if file is None or rows is None:
         return None
     try:
         checked = [_checked(row, number) for number, row in enumerate(rows, 1)]
@@ -124,7 +167,7 @@ def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None =
             labels = tuple(names.index(spellings[word.lower()]) for word in words)
             key = row["filename"] if by_filename else f"row {number}"
             prompts.append(
-                ShownPrompt(
+                CaptionPrompt(
                     labels[0],
                     names[labels[0]],
                     row["caption"],
@@ -135,23 +178,19 @@ def load_caption_prompts(source: str | Path, class_names: Sequence[str] | None =
                 )
             )
     except ValueError as error:
-        raise ValueError(f"classes is {str(source)!r}: {error}") from error
+        raise ValueError(f"classes is {file.source!r}: {error}") from error
     notes = ()
     if unknown:
         notes = (f"{len(unknown)} rows name something that is no class, such as {unknown[0]!r}; it gets no mask.",)
     classes = tuple(ClassName(name) for name in names)
-    return CaptionSamples(classes, tuple(prompts), notes)
+    return CaptionSamples(classes, tuple(prompts), notes, seed, samples_per_class)
 
 
-def _rows(file: Path) -> list[Any] | None:
+def _rows(file: ClassFile) -> list[Any] | None:
     """The rows of a file of captions; None for any other file."""
-    if file.suffix.lower() not in _SUFFIXES or not file.is_file():
+    if file.suffix not in _SUFFIXES:
         return None
-    try:
-        text = file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"classes is {str(file)!r}, which could not be read: {error}") from error
-    suffix = file.suffix.lower()
+    suffix, text = file.suffix, file.text
     try:
         if suffix == ".json":
             rows = json.loads(text)
@@ -163,7 +202,7 @@ def _rows(file: Path) -> list[Any] | None:
             rows = [json.loads(line) for line in text.split("\n") if line.strip()]
     except (csv.Error, json.JSONDecodeError) as error:
         if suffix in (".jsonl", ".ndjson"):
-            raise ValueError(f"classes is {str(file)!r}, which could not be read: {error}") from error
+            raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
         # the reader of class lists says what is wrong
         return None
     if not isinstance(rows, list) or not rows:

@@ -1,6 +1,7 @@
-"""The plan of a run: which prompt and seed each sample has, known before a model is loaded. No torch."""
+"""Samples from class prompts: which prompt and seed each of them has. No torch."""
 
 import dataclasses
+import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -8,22 +9,26 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from ..prompt_weights import has_weights
+from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.class_prompts import ClassName, ClassPrompt, class_prompts, load_class_names
 from ..prompts.diffugen import is_diffugen_config, prompt_file_from_diffugen
-from ..prompts.file_values import read_mapping
+from ..prompts.file_values import mapping_in
 from ..prompts.template_files import PromptFile, prompt_file_from
-from ..prompts.templates import PromptTemplates, check_number_of_prompts, chosen_positions, distinct_draws
+from ..prompts.templates import PromptTemplates, check_number_of_prompts, chosen_positions, distinct_choices
 from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed
-from .sample import Sample
+from .sample import Sample, SampleInputs
 
 SAMPLES_PER_CLASS = 10
+_MAPPING_SUFFIXES = (".json", ".yaml", ".yml")
 
 
 @dataclass(frozen=True)
 class PromptSamples:
-    """The samples of a run. Classes take turns, so that any prefix is balanced; a class's prompts take turns, too.
+    """Samples from class names and templates. Classes take turns, and so do the prompts of each class.
 
     Attributes:
         file: classes, templates and what else decides the samples.
@@ -41,11 +46,12 @@ class PromptSamples:
 
     @property
     def classes(self) -> tuple[ClassName, ...]:
+        """See :class:`.Samples`."""
         return self.file.classes
 
     @property
     def model_classes(self) -> Mapping[str, str]:
-        """What a labelling model calls the classes, by their names; empty where the file does not say."""
+        """See :class:`.Samples`."""
         return self.file.model_classes
 
     def __len__(self) -> int:
@@ -53,11 +59,11 @@ class PromptSamples:
 
     @property
     def turns(self) -> Sequence[int]:
-        """Labels of the first samples; sample i has label ``turns[i % len(turns)]``."""
+        """See :class:`.Samples`."""
         return self.file.drawn
 
     def sample(self, index: int) -> Sample:
-        """The sample of that index in ``range(len(plan))``."""
+        """See :class:`.Samples`."""
         number, turn = divmod(index, len(self.file.drawn))
         label = self.file.drawn[turn]
         positions = self.positions[turn]
@@ -66,10 +72,10 @@ class PromptSamples:
         if self.file.seed_range is None:
             return Sample(index, prompt, sample_seed(self.seed, prompt.key, number))
         rng = random.Random(sample_seed(self.seed, f"{prompt.key}/{positions[place]}", 0))
-        return Sample(index, prompt, distinct_draws(rng, *self.file.seed_range, round_number + 1)[-1])
+        return Sample(index, prompt, distinct_choices(rng, *self.file.seed_range, round_number + 1)[-1])
 
     def prompts(self) -> list[ClassPrompt]:
-        """Every prompt that the run draws, once.
+        """Every prompt of the run, once.
 
         Raises:
             ValueError: one that cannot be filled, or lacks its class's word.
@@ -80,44 +86,70 @@ class PromptSamples:
             prompts += [templates.prompt(self.classes[label], label, position) for position in positions]
         return prompts
 
+    @property
+    def attribute_names(self) -> Sequence[str]:
+        """See :class:`.Samples`."""
+        return self._attribute_names
+
     @cached_property
-    def attribute_names(self) -> list[str]:
-        """Names of the prompts' attributes, each of which some prompt has."""
+    def _attribute_names(self) -> list[str]:
         return list(dict.fromkeys(name for prompt in self.prompts() for name, _ in prompt.attributes))
 
     def facts(self) -> dict[str, Any]:
-        """What decides prompts and seeds beside classes and run seed, as JSON values."""
+        """See :class:`.Samples`."""
         templates = dataclasses.asdict(self.file.templates)
         templates["templates"] = list(templates["templates"])
         templates["attributes"] = {name: list(values) for name, values in self.file.templates.attributes.items()}
         facts = {**templates, "drawn": list(self.file.drawn), "seed_range": self.file.seed_range}
         return {**facts, "model_classes": dict(self.model_classes)} if self.model_classes else facts
 
+    @property
+    def notes(self) -> Sequence[str]:
+        """None: what does not count of a file with templates is said when it is read."""
+        return ()
 
-def read_prompt_file(source: str | Path, task: str | None = None) -> PromptFile | None:
+    def lineage(self, sample: Sample) -> dict[str, Any]:
+        """Nothing: the prompt says it all."""
+        return {}
+
+    def inputs(self, samples: Sequence[Sample], size: tuple[int, int]) -> SampleInputs:
+        """See :class:`.Samples`."""
+        return SampleInputs([{} for _ in samples])
+
+    def features(self) -> dict[str, Any]:
+        """See :class:`.Samples`."""
+        return {}
+
+
+def read_prompt_file(source: str | Path | ClassFile, task: str | None = None) -> PromptFile | None:
     """The file if it holds templates, ours or DiffuGen's; None for what is an ordinary class list.
 
     Args:
-        source: what ``classes`` names.
+        source: the file.
         task: which of a DiffuGen configuration's sections counts; None takes the file's own choice.
 
     Raises:
         ValueError: it could not be read, or says something that cannot be followed.
     """
-    data = read_mapping(source)
+    file = read_class_file(source)
+    if file is None or file.suffix not in _MAPPING_SUFFIXES:
+        return None
+    try:
+        data = mapping_in(file.text, file.suffix)
+    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
     if data is None or not (is_diffugen_config(data) or "templates" in data):
         return None
     try:
-        folder = Path(source).expanduser().parent
         if is_diffugen_config(data):
-            return prompt_file_from_diffugen(data, folder, task)
-        return prompt_file_from(data, folder)
+            return prompt_file_from_diffugen(data, file.path.parent, task)
+        return prompt_file_from(data, file.path.parent)
     except ValueError as error:
-        raise ValueError(f"classes is {str(source)!r}: {error}") from error
+        raise ValueError(f"classes is {file.source!r}: {error}") from error
 
 
-def plan_prompts(
-    source: str | Path | Sequence[str],
+def load_prompt_samples(
+    source: str | Path | ClassFile | Sequence[str],
     *,
     template: str = "{name}",
     seed: int = 0,
@@ -127,7 +159,7 @@ def plan_prompts(
     definitions: bool = False,
     task: str | None = None,
 ) -> PromptSamples:
-    """Plan a run.
+    """The samples of class names or of a file.
 
     Args:
         source: class names, a class file, a built-in list, or a file with templates.
@@ -135,7 +167,7 @@ def plan_prompts(
         seed: seed of the run.
         samples_per_class: images of each class; None takes each prompt of a file with templates as often as it says,
             and ``SAMPLES_PER_CLASS`` for other sources.
-        max_prompts: different prompts of each class, drawn by the seed; None takes what the file says, or all.
+        max_prompts: different prompts of each class, chosen by the seed; None takes what the file says, or all.
         negative_prompt: text to guide away from; weights in it make the run one with word weights.
         definitions: add each class's definition to its prompt.
         task: see :func:`read_prompt_file`.
@@ -144,7 +176,9 @@ def plan_prompts(
         ValueError: anything wrong with the classes, templates or attributes, a product of too many prompts, a class
             word that is not in its prompt.
     """
-    file = read_prompt_file(source, task) if isinstance(source, (str, Path)) else None
+    if isinstance(source, (str, Path)):
+        source = read_class_file(source) or source
+    file = read_prompt_file(source, task) if isinstance(source, ClassFile) else None
     is_long = file is not None or definitions
     if file is not None and template != "{name}":
         raise ValueError(
@@ -181,9 +215,10 @@ def plan_prompts(
             raise ValueError(
                 f"seed_range holds {high - low + 1} seeds for {rounds} images of a prompt; widen it, or ask for fewer."
             )
-    plan = PromptSamples(file, seed, samples_per_class, positions, is_long or file.templates.weighted)
-    plan.prompts()
-    return plan
+    samples = PromptSamples(file, seed, samples_per_class, positions, is_long or file.templates.weighted)
+    # raises where one cannot be filled
+    samples.prompts()
+    return samples
 
 
 def _with_definitions(file: PromptFile, everywhere: bool) -> PromptFile:

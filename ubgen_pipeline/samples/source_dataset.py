@@ -7,20 +7,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ..dataset.labelled_images import label_names_of, read_rows
+from ..mask_settings import IGNORE_LABEL
 from ..models.sources import public_name
-
-if TYPE_CHECKING:
-    pass
 
 TASKS = ("text-to-image", "image-to-image", "inpaint")
 REGIONS = ("object", "background")
-IGNORE_LABEL = 255
 
 
 @dataclass(frozen=True)

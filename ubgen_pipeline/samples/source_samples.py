@@ -1,6 +1,6 @@
-"""The plan of a run that starts from a dataset: which source row, prompt and seed each sample has.
+"""Samples that start from the rows of a dataset: which source row, prompt and seed each of them has.
 
-Importable without torch; only :meth:`SourceSamples.arguments` needs it.
+Importable without torch; only :meth:`SourceSamples.inputs` needs it.
 """
 
 import dataclasses
@@ -12,7 +12,7 @@ from typing import Any
 
 from ..files.image_codecs import png_bytes
 from .prompt_samples import PromptSamples
-from .sample import Sample
+from .sample import Sample, SampleInputs
 from .source_dataset import REGIONS, TASKS, SourceDataset, SourceRow
 
 
@@ -54,7 +54,7 @@ def check_task(task: str, source: str | None, strength: float, region: str, regi
 
 @dataclass(frozen=True)
 class SourceSamples(PromptSamples):
-    """A plan whose sample i is drawn from source row i mod R; each class's prompts take turns over its rows.
+    """Samples of which number i is drawn from source row i mod R; each class's prompts take turns over its rows.
 
     Raises:
         ValueError: the source has a class that is not drawn, or inpainting is asked of a source without masks.
@@ -92,7 +92,7 @@ class SourceSamples(PromptSamples):
 
     @property
     def turns(self) -> list[int]:
-        """Labels of the first samples; sample i has label ``turns[i % len(turns)]``."""
+        """See :class:`.Samples`."""
         return self._labels
 
     def source_index(self, index: int) -> int:
@@ -100,7 +100,7 @@ class SourceSamples(PromptSamples):
         return index % len(self.source)
 
     def sample(self, index: int) -> Sample:
-        """The sample of that index in ``range(len(plan))``."""
+        """See :class:`.Samples`."""
         round_number, row = divmod(index, len(self.source))
         label, (ranks, counts) = self._labels[row], self._ranks
         number = round_number * counts[label] + ranks[row]
@@ -108,20 +108,37 @@ class SourceSamples(PromptSamples):
         return dataclasses.replace(super().sample(number * len(self.file.drawn) + turn), index=index)
 
     def facts(self) -> dict[str, Any]:
-        """The base's, and the source and how it is used."""
+        """Those of the prompts, and the source and how it is used."""
         source = {"fingerprint": self.source.fingerprint(), "split": self.source.split}
         return {**super().facts(), "source": {**source, **dataclasses.asdict(self.settings)}}
 
-    def rows(self, samples: Sequence[Sample], size: tuple[int, int]) -> list[SourceRow]:
-        """The source rows of those samples, cut to ``size`` (H, W)."""
+    def lineage(self, sample: Sample) -> dict[str, Any]:
+        """The source row."""
+        return {"source_index": self.source_index(sample.index)}
+
+    def inputs(self, samples: Sequence[Sample], size: tuple[int, int]) -> SampleInputs:
+        """The source rows of these samples, cut to ``size`` (H, W), and what the dataset's rows say about them."""
         region = self.settings.region if self.settings.task == "inpaint" else None
-        return [
+        rows = [
             self.source.row(self.source_index(sample.index), size, region, self.settings.region_margin)
             for sample in samples
         ]
+        return SampleInputs([self._columns(row) for row in rows], self._arguments(rows))
 
-    def arguments(self, rows: Sequence[SourceRow]) -> dict[str, Any]:
-        """What the pipeline is called with for them."""
+    def features(self) -> dict[str, Any]:
+        """See :class:`.Samples`."""
+        from datasets import Image, Value
+
+        types: dict[str, Any] = {name: Value("string") for name in ("task", "source_dataset", "source_split")}
+        types |= {"source_index": Value("int64"), "strength": Value("float64")}
+        if self.settings.task == "inpaint":
+            types["region"] = Value("string")
+        if self.source.has_masks:
+            types["mask"] = Image(mode="L")
+        return types
+
+    def _arguments(self, rows: Sequence[SourceRow]) -> dict[str, Any]:
+        """What the pipeline is called with: images ``(B, 3, H, W)`` in [0, 1], and regions ``(B, H, W)`` bool."""
         import numpy as np
         import torch
 
@@ -135,8 +152,8 @@ class SourceSamples(PromptSamples):
             given["regions"] = torch.from_numpy(np.stack(regions))
         return given
 
-    def columns(self, row: SourceRow) -> dict[str, Any]:
-        """What a dataset's row says about its source: lineage, and the mask it keeps."""
+    def _columns(self, row: SourceRow) -> dict[str, Any]:
+        """Where a row of the dataset comes from, and the mask that it keeps."""
         values = {
             "task": self.settings.task,
             "source_dataset": self.source.public_name(),
@@ -149,15 +166,3 @@ class SourceSamples(PromptSamples):
         if row.mask is not None:
             values["mask"] = {"bytes": png_bytes(row.mask), "path": None}
         return values
-
-    def features(self) -> dict[str, Any]:
-        """The types of :meth:`columns`."""
-        from datasets import Image, Value
-
-        types: dict[str, Any] = {name: Value("string") for name in ("task", "source_dataset", "source_split")}
-        types |= {"source_index": Value("int64"), "strength": Value("float64")}
-        if self.settings.task == "inpaint":
-            types["region"] = Value("string")
-        if self.source.has_masks:
-            types["mask"] = Image(mode="L")
-        return types

@@ -1,4 +1,4 @@
-"""The plan of a run that draws every row of a source in several ways, which depend on how the row was drawn."""
+"""Samples that draw every row of a source in several ways, which depend on how the row was drawn."""
 
 from collections import Counter
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from .source_samples import SourceSamples
 
 @dataclass(frozen=True)
 class VariationSamples(SourceSamples):
-    """A plan whose samples are the variations of the source's rows: the first of each row, the second, and so on.
+    """Samples that are the variations of the source's rows: the first of each row, then the second, and so on.
 
     Raises:
         ValueError: as :class:`SourceSamples`; or rows that do not say what they were drawn from, or nothing to draw.
@@ -94,7 +94,7 @@ class VariationSamples(SourceSamples):
 
     @property
     def turns(self) -> Sequence[int]:
-        """See :class:`SourceSamples`."""
+        """See :class:`.Samples`."""
         return [prompt.label for _, prompt in self._entries]
 
     def source_index(self, index: int) -> int:
@@ -102,7 +102,7 @@ class VariationSamples(SourceSamples):
         return self._entries[index % len(self._entries)][0]
 
     def sample(self, index: int) -> Sample:
-        """The sample of that index in ``range(len(plan))``."""
+        """See :class:`.Samples`."""
         round_number, place = divmod(index, len(self._entries))
         _, prompt = self._entries[place]
         ranks, counts = self._entry_ranks
@@ -111,10 +111,10 @@ class VariationSamples(SourceSamples):
         )
 
     def prompts(self) -> list[ClassPrompt]:
-        """Every prompt that the run draws, once."""
+        """See :class:`.Samples`."""
         return list(dict.fromkeys(prompt for _, prompt in self._entries))
 
     def facts(self) -> dict[str, Any]:
-        """The base's, and what the variations are."""
+        """Those of the source's samples, and what the variations are."""
         assert self.file.variations is not None
         return {**super().facts(), "variations": self.file.variations.facts()}

@@ -1,0 +1,172 @@
+"""The rows of a generated dataset: from a range of samples to images, annotations, scores and where they come from."""
+
+import dataclasses
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from ..attention_maps import check_levels
+from ..class_tokens import class_token_weights
+from ..commands.console import say
+from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row, score_features
+from ..files.image_codecs import image_encoder
+from ..mask_settings import MaskSettings
+from ..models.loading import resolve_model
+from ..samples.sample import Samples
+from .row_drawer import RowDrawer, drawn_prompt
+from .settings import GenerateSettings
+
+if TYPE_CHECKING:
+    from datasets import Features
+
+    from ..pipeline import UbGenPipeline
+
+
+def check_prompts(settings: GenerateSettings, samples: Samples, pipeline: "UbGenPipeline") -> int | None:
+    """Refuse prompts that are too long; where they are meant to work, give the chunks that the longest takes.
+
+    That is a number for the whole run, so that an image does not depend on the others of its batch.
+
+    Raises:
+        ValueError: a prompt that is too long; a class word that is not where the masks need it, or a level of the mask
+            settings where the model has no attention.
+    """
+    items, masks = list(samples.prompts()), _mask_settings(settings)
+    if masks is not None and samples.allows_long_prompts and not masks.class_prompt:
+        raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
+    texts = [drawn_prompt(pipeline, item, masks) for item in items]
+    if masks is not None:
+        check_levels(pipeline.denoiser_network, masks.cross_levels, masks.self_level)
+        for item, text in zip(items, texts, strict=True):
+            class_token_weights(pipeline, text, list(dict.fromkeys(item.shown_words)), masks.class_prompt)
+    if num_cut := sum(drawn_prompt(pipeline, item, None) != item.prompt for item in items):
+        say(f"{num_cut} of {len(items)} captions are longer than the model reads; their ends are left out")
+    if not samples.allows_long_prompts:
+        pipeline.check_prompt_lengths(texts, [item.name for item in items])
+        return None
+    return pipeline.count_prompt_chunks([settings.negative_prompt or "", *texts])
+
+
+class DatasetRows:
+    """Gives the rows of a dataset's samples, batch by batch; several threads may ask at the same time.
+
+    Args:
+        settings: of the dataset.
+        samples: those that the settings stand for.
+        drawer: draws them.
+    """
+
+    def __init__(self, settings: GenerateSettings, samples: Samples, drawer: RowDrawer):
+        self._settings, self._samples, self._drawer = settings, samples, drawer
+        self._wanted, self._masks = settings.wanted_annotations(), _mask_settings(settings)
+        self.encode = image_encoder(settings.codec)
+        self._scorer = None
+        if settings.wanted_scores():
+            from ..scoring.image_scorer import ImageScorer
+
+            self._scorer = ImageScorer(
+                settings,
+                [item.name for item in samples.classes],
+                generator=settings.model,
+                own_checker=drawer.pipeline.safety_checker is not None,
+                device=str(drawer.pipeline.device),
+            )
+        self.is_compiled = False
+
+    def trial(self, batch_size: int) -> object:
+        """Draw a batch of one step, to see whether it fits, or to compile."""
+        texts = [""] * batch_size
+        return self._drawer.draw(texts, texts, list(range(batch_size)), num_inference_steps=1).images()
+
+    def rows(self, indices: range, batch_size: int) -> list[dict[str, Any]]:
+        """The rows of the samples with these indices, drawn as one batch.
+
+        Args:
+            indices: at most ``batch_size`` of them.
+            batch_size: that compiled code was made for; a shorter batch is filled up with its last sample.
+        """
+        samples, pipeline = self._samples, self._drawer.pipeline
+        batch = [samples.sample(index) for index in indices]
+        filled = batch + [batch[-1]] * (batch_size - len(batch)) if self.is_compiled else batch
+        texts = [drawn_prompt(pipeline, sample.prompt, self._masks) for sample in filled]
+        inputs = samples.inputs(filled, pipeline.image_size(self._settings.height, self._settings.width))
+        drawn = self._drawer.draw(
+            [sample.prompt.name for sample in filled],
+            texts,
+            [sample.seed for sample in filled],
+            num_samples=len(batch),
+            annotations=self._wanted,
+            shown_classes=[sample.prompt.shown_words for sample in filled],
+            shown_labels=[sample.prompt.shown_labels for sample in filled],
+            # drawn_prompt appended the class words
+            mask_settings=dataclasses.replace(self._masks, append_class_names=False) if self._masks else None,
+            **inputs.arguments,
+        )
+        rows, shared = [], self._drawer.columns()
+        for position, (sample, image) in enumerate(zip(batch, drawn.images(), strict=True)):
+            prompt = sample.prompt
+            row = {
+                "image": {"bytes": self.encode(image), "path": None},
+                "label": prompt.label,
+                "class_name": prompt.name,
+                "prompt": texts[position],
+                "seed": sample.seed,
+                "index": sample.index,
+                **shared,
+                **inputs.columns[position],
+            }
+            if samples.attribute_names:
+                given = dict(prompt.attributes)
+                row["attributes"] = {name: given.get(name) for name in samples.attribute_names}
+            if samples.model_classes:
+                row["model_class"] = samples.model_classes.get(prompt.name)
+            if drawn.output.annotations is not None:
+                row |= annotation_row(self._wanted, drawn.output.annotations[position])
+            if drawn.output.nsfw_content_detected is not None:
+                row[SAFETY_COLUMN] = drawn.output.nsfw_content_detected[position]
+            if self._scorer is not None:
+                # of the file, so that a lossy codec's loss counts, and so that a score can be made again
+                row |= self._scorer(row["image"]["bytes"], prompt.label, row.get(SAFETY_COLUMN))
+            rows.append(row)
+        return rows
+
+
+def dataset_features(
+    settings: GenerateSettings, samples: Samples, names: Sequence[str], has_safety_checker: bool
+) -> "Features":
+    """Columns and types of those rows.
+
+    Args:
+        settings: of the dataset.
+        samples: those that the settings stand for.
+        names: of the classes, in label order.
+        has_safety_checker: whether the model has one, which then flags images while they are drawn.
+    """
+    from datasets import ClassLabel, Features, Image, Value
+
+    columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
+    columns |= {name: Value("string") for name in ("class_name", "prompt")}
+    columns |= {name: Value("int64") for name in ("seed", "index")}
+    columns |= {name: Value("string") for name in ("model", "model_revision", "lora", "lora_revision")}
+    columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
+    columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
+    if settings.preset is not None:
+        columns |= {name: Value("string") for name in ("preset", "few_step_lora")}
+    if samples.allows_long_prompts:
+        columns["num_prompt_chunks"] = Value("int64")
+    if samples.attribute_names:
+        columns["attributes"] = {name: Value("string") for name in samples.attribute_names}
+    if samples.model_classes:
+        columns["model_class"] = Value("string")
+    if wanted := settings.wanted_annotations():
+        columns |= annotation_features(wanted, names)
+    columns |= samples.features()
+    # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
+    if has_safety_checker:
+        columns[SAFETY_COLUMN] = Value("bool")
+    columns |= score_features(settings.wanted_scores(), names)
+    return Features(columns)
+
+
+def _mask_settings(settings: GenerateSettings) -> MaskSettings | None:
+    """How masks are made; None where no annotation is asked for."""
+    return settings.mask_settings(resolve_model(settings.model)) if settings.wanted_annotations() else None

@@ -1,0 +1,46 @@
+"""The file that a run's classes come from, read once, whatever it turns out to hold. No torch.
+
+It may be a class list, captions, templates, or DiffuGen's configuration. The reader of each takes the text from here.
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from .built_in_classes import built_in_name
+
+
+@dataclass(frozen=True)
+class ClassFile:
+    """A file as the setting ``classes`` names it.
+
+    Attributes:
+        source: what the setting says; errors name it.
+        path: where it lies.
+        text: all that it holds.
+    """
+
+    source: str
+    path: Path
+    text: str
+
+    @property
+    def suffix(self) -> str:
+        """The end of its name in lower case, such as ``.json``."""
+        return self.path.suffix.lower()
+
+
+def read_class_file(source: "str | Path | ClassFile") -> ClassFile | None:
+    """Read the file; None for the name of a built-in list, and for what is no file. One read already is given back.
+
+    Raises:
+        ValueError: it could not be read.
+    """
+    if isinstance(source, ClassFile):
+        return source
+    path = Path(source).expanduser()
+    if (isinstance(source, str) and built_in_name(source) is not None) or not path.is_file():
+        return None
+    try:
+        return ClassFile(str(source), path, path.read_text(encoding="utf-8-sig"))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error
