@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
@@ -30,8 +30,10 @@ from .duplicates import (
     perceptual_hash,
     row_groups,
 )
-from .image_scorer import ImageScorer
 from .settings import ScoreSettings
+
+if TYPE_CHECKING:
+    from .image_scorer import ImageScorer
 
 
 @dataclass(frozen=True)
@@ -73,6 +75,8 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
             something else.
     """
     import torch
+
+    from .image_scorer import ImageScorer
 
     source, output_dir = StoredRows(folder), str(settings.output_dir)
     check_elsewhere(output_dir, folder)
@@ -147,7 +151,7 @@ def _hash(row: Mapping[str, Any]) -> str | None:
 
 def _rows(
     source: StoredRows,
-    scorer: ImageScorer,
+    scorer: "ImageScorer",
     known: tuple[list[str | None], list[int]] | None,
     shard: Shard,
     progress: Any,
