@@ -57,5 +57,5 @@ def test_a_packed_unet_is_as_close_to_float64_as_it_was(random_mini_model):
 def test_what_does_not_fit_stays_as_it_was(random_mini_model, monkeypatch):
     assert pack_products(load_pipeline(random_mini_model, torch_dtype=torch.bfloat16).unet) == 0
     unet = load_pipeline(random_mini_model).unet
-    monkeypatch.setattr("ubgen_pipeline.inference.packed_products._has_onednn", lambda: False)
+    monkeypatch.setattr("ubgen_pipeline.inference.packed_products.has_onednn_products", lambda: False)
     assert pack_products(unet) == 0 and type(unet.mid_block.attentions[0].transformer_blocks[0].ff.net[2]) is nn.Linear

@@ -1,4 +1,8 @@
-"""Missing shards drawn, encoded and written at the same time; a batch that does not fit the memory becomes smaller."""
+"""Missing shards are drawn, encoded and written at the same time, in threads that run ahead of the writer.
+
+:func:`write_shards` is the loop over shards; a batch that does not fit the memory becomes smaller.
+:func:`in_order_ahead` is the threads.
+"""
 
 import warnings
 from collections import deque
@@ -10,42 +14,9 @@ from typing import Any, TypeVar
 
 from ..dataset.shards import DatasetShards, Shard
 
+Rows = list[dict[str, Any]]
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-
-
-def in_order_ahead(
-    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int, num_ahead: int
-) -> Iterator[Result]:
-    """``map(function, items)`` in threads that run ahead of whoever iterates.
-
-    Results come in the order of ``items``, whichever is done first; an exception comes in its item's place, and what
-    follows is dropped. Closing the iterator cancels what has not begun and waits for what has.
-
-    Args:
-        function: called in one of the threads.
-        items: read in the caller's thread.
-        num_threads: calls at the same time.
-        num_ahead: finished or running calls whose results were not taken; what bounds the memory.
-    """
-    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="ubgen")
-    waiting: deque[Future[Result]] = deque()
-    remaining = iter(items)
-    try:
-        while True:
-            while len(waiting) < num_ahead:
-                try:
-                    waiting.append(executor.submit(function, next(remaining)))
-                except StopIteration:
-                    break
-            if not waiting:
-                return
-            yield waiting.popleft().result()
-    finally:
-        executor.shutdown(wait=True, cancel_futures=True)
-
-
-Rows = list[dict[str, Any]]
 
 
 def write_shards(
@@ -101,6 +72,37 @@ def write_shards(
             _free_device_memory()
 
 
+def in_order_ahead(
+    function: Callable[[Item], Result], items: Iterable[Item], *, num_threads: int, num_ahead: int
+) -> Iterator[Result]:
+    """``map(function, items)`` in threads that run ahead of whoever iterates.
+
+    Results come in the order of ``items``, whichever is done first; an exception comes in its item's place, and what
+    follows is dropped. Closing the iterator cancels what has not begun and waits for what has.
+
+    Args:
+        function: called in one of the threads.
+        items: read in the caller's thread.
+        num_threads: calls at the same time.
+        num_ahead: finished or running calls whose results were not taken; what bounds the memory.
+    """
+    executor = ThreadPoolExecutor(num_threads, thread_name_prefix="ubgen")
+    waiting: deque[Future[Result]] = deque()
+    remaining = iter(items)
+    try:
+        while True:
+            while len(waiting) < num_ahead:
+                try:
+                    waiting.append(executor.submit(function, next(remaining)))
+                except StopIteration:
+                    break
+            if not waiting:
+                return
+            yield waiting.popleft().result()
+    finally:
+        executor.shutdown(wait=True, cancel_futures=True)
+
+
 def _batches(shard: Shard, size: int) -> Iterator[range]:
     for start in range(shard.start, shard.stop, size):
         yield range(start, min(start + size, shard.stop))
@@ -113,7 +115,7 @@ def _reported(batches: Iterator[Rows], report: Callable[[int], None]) -> Iterato
 
 
 def _free_device_memory() -> None:
-    # after the exception is gone, whose frames held the tensors of the batch
+    # called once the exception is gone, whose frames held the tensors of the batch
     import torch
 
     if torch.cuda.is_available():

@@ -14,9 +14,10 @@ from .settings import Inference, InferenceSettings, compile_pays, lora_weights
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
 
-# A batch whose activations stay in a core's cache is the fastest: with the mini model on one thread 8 samples of 16x16
-# latents under guidance take 12.1 ms a sample and step, 16 take 14.3, 4 take 12.9.
+# Latent pixels of a batch on a CPU. Smaller batches have more calls to wait for; the activations of larger ones do not
+# stay in a core's cache.
 _CPU_LATENT_PIXELS = 2048
+# where the search for a batch size begins
 _MOST_ON_GPU = 32
 
 
@@ -37,8 +38,9 @@ def use_threads(
 ) -> int:
     """Give each batch its CPU threads.
 
-    One thread where several small batches can be drawn at the same time: they share no loop, so none waits for
-    another. All threads for large latents, whose batches would take the memory several times, and on a GPU.
+    A batch gets one thread where several small batches can be drawn at the same time: they share no loop, so none
+    waits for another. It gets all threads where latents are large, since several such batches would take the memory
+    several times, and on a GPU.
 
     Args:
         settings: of this run.
@@ -114,7 +116,7 @@ def choose_inference(
         reason = "" if inference.compile == "off" else ": it would not pay here" * is_compilable
         say(f"the model is not compiled{reason}")
     if not is_compiled:
-        # the compiler does not see into them
+        # only here, since the compiler cannot see into packed products
         pack_products(network)
     compiling = "on" if is_compiled else "off"
     return Inference(size, inference.threads, dtype, compiling, inference.lora_weights, attention)

@@ -1,6 +1,11 @@
-"""Samples in, 8-bit images out: the pipeline called batch by batch from threads, while others encode and write."""
+"""Prompts in, 8-bit images out: the pipeline called batch by batch from several threads.
+
+:class:`PromptCache` remembers the text features of prompts, :class:`ImageDrawer` calls the pipeline, and
+:class:`DrawnImages` are its images on their way from the device.
+"""
 
 import threading
+from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -13,22 +18,16 @@ from .prepared_pipeline import with_own_scheduler
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
     from ..pipeline_output import UbGenOutput
-from collections import OrderedDict
-from threading import Lock
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from ..pipeline import UbGenPipeline
-
-# of SD1.5's in 16 bits these are 240 MB
+# what bounds the memory of the cache
 MAX_PROMPTS = 2000
 
 
 class PromptCache:
-    """Features by prompt, the longest unused being forgotten first; several threads may share it.
+    """Text features by prompt. The prompt that was not used for the longest time is forgotten first.
 
-    A prompt is encoded alone, since a batch of other size or content rounds differently: an image would then depend on
-    which prompts came before it.
+    Several threads may share a cache. A prompt is encoded alone: in a batch of another size or content it would round
+    differently, and an image would depend on which prompts came before it.
 
     Args:
         num_chunks: tokenizer lengths of every prompt, where word weights are read; None where they are not.
@@ -38,7 +37,7 @@ class PromptCache:
     def __init__(self, num_chunks: int | None = None, max_prompts: int = MAX_PROMPTS):
         self._num_chunks, self._max_prompts = num_chunks, max_prompts
         self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
-        self._lock = Lock()
+        self._lock = threading.Lock()
 
     @torch.no_grad()
     def features(self, pipeline: "UbGenPipeline", prompts: Sequence[str]) -> torch.Tensor:

@@ -1,18 +1,26 @@
 """The transformer blocks' matrix products on a CPU: by oneDNN, each weight laid out for it once.
 
-torch gives products in float32 to MKL, which on AMD's processors has less than half of the rate that oneDNN has, on
-Intel's about the same. The operators are those that torch's own compiler emits for 16 bits.
+torch gives products in float32 to MKL, which is much slower than oneDNN on processors of AMD. The operators are those
+that torch's own compiler emits for 16 bits.
 """
 
 import torch
 from diffusers.models.activations import GEGLU
 from torch import nn
 
+from .library_internals import (
+    has_onednn_products,
+    packed_linear,
+    packed_linear_gelu,
+    packed_linear_times,
+    packed_weight,
+)
+
 
 def pack_products(model: nn.Module) -> int:
     """Replace the float32 linear layers of ``model``'s attention blocks in place; it can no longer be trained.
 
-    What rounding does to the results stays about the same: see ``benchmarks/generation_speed.py``.
+    The results round differently, by about as much as before: ``benchmarks/generation_speed.py`` measures it.
 
     Args:
         model: on a CPU, its LoRA fused or none; not compiled.
@@ -20,7 +28,7 @@ def pack_products(model: nn.Module) -> int:
     Returns:
         how many layers were replaced; none where this torch was built without oneDNN.
     """
-    if not _has_onednn():
+    if not has_onednn_products():
         return 0
     blocks = [module for name, module in model.named_modules() if name.split(".")[-1] == "attentions"]
     return sum(map(_pack_inside, blocks))
@@ -45,10 +53,10 @@ class PackedLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear):
         super().__init__()
-        self._weight, self._bias = _packed(linear.weight), linear.bias
+        self._weight, self._bias = packed_weight(linear.weight), linear.bias
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return torch.ops.mkldnn._linear_pointwise(x, self._weight, self._bias, "none", [], "")
+        return packed_linear(x, self._weight, self._bias)
 
 
 class PackedGEGLU(nn.Module):
@@ -60,22 +68,13 @@ class PackedGEGLU(nn.Module):
     def __init__(self, layer: GEGLU):
         super().__init__()
         weights, biases = layer.proj.weight.chunk(2), layer.proj.bias.chunk(2)
-        self._value, self._gate = (_packed(weight) for weight in weights)
+        self._value, self._gate = (packed_weight(weight) for weight in weights)
         self._value_bias, self._gate_bias = (bias.detach().clone() for bias in biases)
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
-        gate = torch.ops.mkldnn._linear_pointwise(x, self._gate, self._gate_bias, "gelu", [], "none")
-        return torch.ops.mkldnn._linear_pointwise.binary(x, gate, self._value, self._value_bias, "mul")
-
-
-def _packed(weight: torch.Tensor) -> torch.Tensor:
-    return torch.ops.mkldnn._reorder_linear_weight(weight.detach().contiguous(), None)
+        gate = packed_linear_gelu(x, self._gate, self._gate_bias)
+        return packed_linear_times(x, gate, self._value, self._value_bias)
 
 
 def _is_plain(module: nn.Module) -> bool:
     return type(module) is nn.Linear and module.weight.dtype == torch.float32 and module.weight.device.type == "cpu"
-
-
-def _has_onednn() -> bool:
-    operators = ("_linear_pointwise", "_reorder_linear_weight")
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in operators)

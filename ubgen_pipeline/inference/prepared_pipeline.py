@@ -1,7 +1,8 @@
 """A loaded pipeline made ready to draw many images: exact to rounding, and for drawing only.
 
-What changes weights or their layout is done here once: the LoRA fused in float32, projections joined, channels last,
-compiled. In 16 bits a LoRA stays beside the weights, since a small update would vanish in their rounding.
+What changes weights or their layout is done here once: the LoRA is fused in float32, projections are joined, channels
+come last, and the model is compiled where that pays. In 16 bits a LoRA stays beside the weights, since a small update
+would vanish in their rounding.
 """
 
 import os
@@ -12,6 +13,8 @@ from typing import TYPE_CHECKING
 
 import torch
 from diffusers.models.attention_processor import FusedAttnProcessor2_0
+
+from .library_internals import undo_compile
 
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
@@ -38,7 +41,7 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
     if lora_weights != "beside" and not records_attention:
         network.fuse_qkv_projections()
         network.set_attn_processor(FusedAttnProcessor2_0())
-    # on a CPU oneDNN's convolutions of that order are 2% faster here, at twice the rounding error
+    # on a CPU this order gains little and doubles the rounding error
     if pipeline.device.type != "cpu":
         network.to(memory_format=torch.channels_last)
         pipeline.vae.to(memory_format=torch.channels_last)
@@ -66,12 +69,11 @@ def compile_pipeline(pipeline: "UbGenPipeline", draw: Callable[[], object]) -> b
     # the compiler, the C++ compiler and Triton each fail in ways of their own
     except Exception as error:
         for part in parts:
-            part._compiled_call_impl = None
-        torch._dynamo.reset()
+            undo_compile(part)
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         warnings.warn(
-            f"torch.compile does not work here ({reason}); going on without it, which takes about 10% longer on a CPU"
-            " and up to half longer on a GPU. Give compile off to silence this.",
+            f"torch.compile does not work here ({reason}); going on without it, which takes longer. Give compile off"
+            " to silence this.",
             stacklevel=2,
         )
         return False

@@ -1,7 +1,8 @@
 """How fast a dataset is drawn: the settings, and what they came to for one dataset. No torch.
 
-Whatever changes pixels, if only by rounding, is an :class:`Inference`: chosen once for a dataset, kept in its manifest
-and taken from there by a resume. Threads that draw several batches at the same time change none, so they are not.
+Whatever changes pixels, if only by rounding, belongs to :class:`Inference`. It is chosen once for a dataset and kept
+in its manifest, from which a resume takes it. How many batches are drawn at the same time changes no pixel, so it does
+not belong there.
 """
 
 import dataclasses
@@ -18,7 +19,10 @@ DTYPES = ("float32", "float16", "bfloat16")
 
 @dataclass(frozen=True)
 class InferenceSettings:
-    """What trades time, memory and rounding; None and ``auto`` are chosen for the machine and kept by a resume."""
+    """What trades time, memory and rounding.
+
+    Where a setting is None or ``auto``, a value is chosen for the machine, and a resume keeps it.
+    """
 
     batch_size: int | None = field_help(
         "samples denoised together; fitted to the memory if not given, and kept by a resume", None
@@ -111,7 +115,7 @@ def compile_pays(num_denoiser_samples: int, device_type: str) -> bool:
     return num_denoiser_samples >= _COMPILE_PAYS_FROM.get(device_type, float("inf"))
 
 
-# Seconds of compiling over seconds saved per sample and step. CUDA: 90 s against 0.7 ms, a third of SD1.5's step at
-# 512 pixels on an H100; both are estimates. On a CPU compiling gains nothing where batches are drawn at the same time
-# (docs/performance.md); on other devices it is not known to work.
+# The time that compiling takes, over the time that it saves per sample and step: a rough estimate for Stable Diffusion
+# 1.5. On a CPU compiling gains nothing where batches are drawn at the same time; on other devices it is not known to
+# work.
 _COMPILE_PAYS_FROM = {"cuda": 130_000}

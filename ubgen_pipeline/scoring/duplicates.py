@@ -1,4 +1,4 @@
-"""Groups of near-duplicates: images whose hashes are linked by pairs that differ in few bits. No torch.
+"""Near-duplicates: a perceptual hash of each image, and groups of images whose hashes differ in few bits. No torch.
 
 Hashes that differ in at most d of 64 bits agree in at least one of d + 1 pieces, so only hashes that share a piece are
 compared. Memory is a few numbers per image, one block of distances and a bounded number of pairs.
@@ -15,7 +15,13 @@ from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
 HASH_BITS = 64
+# different bits up to which two images are near-duplicates, where nothing else is said
+MAX_HASH_DISTANCE = 4
 _HASH_SIDE, _IMAGE_SIDE = 8, 32
+# hashes on each side of a block that is compared at once, which bounds the memory
+_BLOCK = 2048
+# pairs that are kept before they are merged into groups
+_MOST_PAIRS = 4_000_000
 
 
 def perceptual_hash(image: Image.Image) -> int:
@@ -55,13 +61,6 @@ def hashes_from_texts(texts: list[str | None]) -> tuple[np.ndarray, np.ndarray]:
             " make it anew with `ubgen score DIR --scores duplicates`."
         ) from error
     return values, np.array([text is not None for text in texts], dtype=bool)
-
-
-MAX_HASH_DISTANCE = 4
-# hashes on each side of a block that is compared at once: 4 MB of distances
-_BLOCK = 2048
-# pairs that are kept before they are merged into groups
-_MOST_PAIRS = 4_000_000
 
 
 def check_hash_distance(value: int) -> None:

@@ -1,4 +1,7 @@
-"""Scores of one image: its fit to its class, its perceptual hash, its safety flag."""
+"""Scores of one image: its fit to its class by a CLIP, its perceptual hash, its flag by a safety checker.
+
+:class:`ImageScorer` gives the columns of a row; behind it are :class:`ClipScorer` and :class:`SafetyFlagger`.
+"""
 
 import io
 from collections.abc import Sequence
@@ -17,56 +20,60 @@ from .duplicates import hash_text, perceptual_hash
 from .settings import ScoreSettings
 
 
-class SafetyFlagger:
-    """Asks a checker about images one at a time, so that a flag depends on no other image.
+class ImageScorer:
+    """Scores images as the dataset stores them, one at a time. Safe to call from several threads.
 
     Args:
-        source: folder or Hub id of a ``StableDiffusionSafetyChecker``, or of a model that has one.
-        device: where it runs.
+        settings: which scores, and by which models.
+        class_names: in label order.
+        generator: name of the model that drew the images.
+        own_checker: whether that model's own safety checker flagged images while it drew.
+        device: where the models of the scores run.
 
     Raises:
-        ValueError: no checker there.
+        ValueError: a CLIP or checker that cannot be loaded, or a safety flag asked for and no checker to give it.
     """
 
-    def __init__(self, source: str, device: str = "cpu"):
-        place = str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
-        try:
-            try:
-                model, self._processor = _load(place, "safety_checker", "feature_extractor")
-            except OSError:
-                model, self._processor = _load(place, "", "")
-        # transformers raises several kinds for what is not there or of another kind
-        except (OSError, RuntimeError, ValueError, KeyError) as error:
-            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    def __init__(
+        self, settings: ScoreSettings, class_names: Sequence[str], *, generator: str, own_checker: bool, device: str
+    ):
+        self._wanted = settings.wanted_scores()
+        self._clip = self._flagger = None
+        if "safety" in self._wanted and settings.safety_checker is None and not own_checker:
             raise ValueError(
-                f"safety_checker is {source!r}, which could not be loaded ({first_line}); give the folder or Hub id of"
-                " a StableDiffusionSafetyChecker in safetensors, or of a model that has one."
-            ) from error
-        self._model, self._device = model.eval().to(device), device
+                f"scores holds 'safety', and {generator!r} has no safety checker of its own; name one with"
+                " safety_checker, such as CompVis/stable-diffusion-safety-checker."
+            )
+        # models load only where they are asked for
+        if settings.safety_checker is not None:
+            self._flagger = SafetyFlagger(settings.safety_checker, device)
+        if "clip" in self._wanted:
+            self._clip = ClipScorer(settings.clip_for(generator), class_names, settings.clip_template, device)
 
-    @torch.no_grad()
-    def __call__(self, image: Image.Image) -> bool:
-        """Whether the checker flags an RGB image."""
-        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
-        # the checker blackens a flagged image in what it is given: one pixel that nobody looks at
-        _, flags = self._model(clip_input=pixels, images=np.ones((1, 1, 1, 3), np.float32))
-        return bool(flags[0])
+    def __call__(
+        self, data: bytes, label: int | None, flagged: bool | None, hashed: str | None = None
+    ) -> dict[str, Any]:
+        """The columns' values.
 
-
-def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, Any]:
-    """The checker and its image processor in these folders of a model."""
-    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
-    from transformers import CLIPImageProcessor
-
-    # asked for its report, the call gives a pair
-    loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
-        place, subfolder=checker_folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
-    )
-    model, report = loaded
-    # the weights of another kind of model would leave the checker's own at random
-    if report["missing_keys"]:
-        raise ValueError(f"its weights lack {sorted(report['missing_keys'])[0]!r}")
-    return model, CLIPImageProcessor.from_pretrained(place, subfolder=processor_folder)
+        Args:
+            data: the image's file.
+            label: its class; without one there is nothing to compare with.
+            flagged: what the column of the safety flag holds so far.
+            hashed: its hash, where it is known.
+        """
+        with Image.open(io.BytesIO(data)) as opened:
+            image = opened.convert("RGB")
+        columns: dict[str, Any] = {}
+        is_black = image.getbbox() is None
+        if self._clip is not None:
+            score = None if is_black or label is None else self._clip(image, label)
+            values = (None, None, None) if score is None else (score.score, score.label, score.probability)
+            columns |= dict(zip(CLIP_COLUMNS, values))
+        if "duplicates" in self._wanted:
+            columns[HASH_COLUMN] = hashed or (None if is_black else hash_text(perceptual_hash(image)))
+        if "safety" in self._wanted:
+            columns[SAFETY_COLUMN] = bool(flagged) or (self._flagger is not None and self._flagger(image))
+        return columns
 
 
 @dataclass(frozen=True)
@@ -125,57 +132,53 @@ class ClipScorer:
         )
 
 
-class ImageScorer:
-    """Scores images as the dataset stores them, one at a time. Safe to call from several threads.
+class SafetyFlagger:
+    """Asks a checker about images one at a time, so that a flag depends on no other image.
 
     Args:
-        settings: which scores, and by which models.
-        class_names: in label order.
-        generator: name of the model that drew the images.
-        own_checker: whether that model's own safety checker flagged images while it drew.
-        device: where the models of the scores run.
+        source: folder or Hub id of a ``StableDiffusionSafetyChecker``, or of a model that has one.
+        device: where it runs.
 
     Raises:
-        ValueError: a CLIP or checker that cannot be loaded, or a safety flag asked for and no checker to give it.
+        ValueError: no checker there.
     """
 
-    def __init__(
-        self, settings: ScoreSettings, class_names: Sequence[str], *, generator: str, own_checker: bool, device: str
-    ):
-        self._wanted = settings.wanted_scores()
-        self._clip = self._flagger = None
-        if "safety" in self._wanted and settings.safety_checker is None and not own_checker:
+    def __init__(self, source: str, device: str = "cpu"):
+        place = str(Path(source).expanduser()) if Path(source).expanduser().exists() else source
+        try:
+            try:
+                model, self._processor = _load(place, "safety_checker", "feature_extractor")
+            except OSError:
+                model, self._processor = _load(place, "", "")
+        # transformers raises several kinds for what is not there or of another kind
+        except (OSError, RuntimeError, ValueError, KeyError) as error:
+            first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
-                f"scores holds 'safety', and {generator!r} has no safety checker of its own; name one with"
-                " safety_checker, such as CompVis/stable-diffusion-safety-checker."
-            )
-        # models load only where they are asked for
-        if settings.safety_checker is not None:
-            self._flagger = SafetyFlagger(settings.safety_checker, device)
-        if "clip" in self._wanted:
-            self._clip = ClipScorer(settings.clip_for(generator), class_names, settings.clip_template, device)
+                f"safety_checker is {source!r}, which could not be loaded ({first_line}); give the folder or Hub id of"
+                " a StableDiffusionSafetyChecker in safetensors, or of a model that has one."
+            ) from error
+        self._model, self._device = model.eval().to(device), device
 
-    def __call__(
-        self, data: bytes, label: int | None, flagged: bool | None, hashed: str | None = None
-    ) -> dict[str, Any]:
-        """The columns' values.
+    @torch.no_grad()
+    def __call__(self, image: Image.Image) -> bool:
+        """Whether the checker flags an RGB image."""
+        pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
+        # the checker blackens a flagged image in what it is given: one pixel that nobody looks at
+        _, flags = self._model(clip_input=pixels, images=np.ones((1, 1, 1, 3), np.float32))
+        return bool(flags[0])
 
-        Args:
-            data: the image's file.
-            label: its class; without one there is nothing to compare with.
-            flagged: what the column of the safety flag holds so far.
-            hashed: its hash, where it is known.
-        """
-        with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGB")
-        columns: dict[str, Any] = {}
-        is_black = image.getbbox() is None
-        if self._clip is not None:
-            score = None if is_black or label is None else self._clip(image, label)
-            values = (None, None, None) if score is None else (score.score, score.label, score.probability)
-            columns |= dict(zip(CLIP_COLUMNS, values))
-        if "duplicates" in self._wanted:
-            columns[HASH_COLUMN] = hashed or (None if is_black else hash_text(perceptual_hash(image)))
-        if "safety" in self._wanted:
-            columns[SAFETY_COLUMN] = bool(flagged) or (self._flagger is not None and self._flagger(image))
-        return columns
+
+def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, Any]:
+    """The checker and its image processor in these folders of a model."""
+    from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
+    from transformers import CLIPImageProcessor
+
+    # asked for its report, the call gives a pair
+    loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
+        place, subfolder=checker_folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
+    )
+    model, report = loaded
+    # the weights of another kind of model would leave the checker's own at random
+    if report["missing_keys"]:
+        raise ValueError(f"its weights lack {sorted(report['missing_keys'])[0]!r}")
+    return model, CLIPImageProcessor.from_pretrained(place, subfolder=processor_folder)
