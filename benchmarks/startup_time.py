@@ -18,7 +18,7 @@ def main() -> None:
     """Measure and print, the commands taking turns."""
     commands = {"import ubgen_pipeline": ["-c", "import ubgen_pipeline"]}
     calls = [["--help"], *([item.name, "--help"] for item in entry_points(group="ubgen.commands"))]
-    commands |= {"ubgen " + " ".join(call): ["-m", "ubgen_pipeline.commands.main", *call] for call in calls}
+    commands |= {"ubgen " + " ".join(call): ["-m", "ubgen_pipeline", *call] for call in calls}
     seconds: dict[str, list[float]] = {name: [] for name in commands}
     for _ in range(REPEATS):
         for name, arguments in commands.items():

@@ -253,8 +253,8 @@ def test_the_house_has_few_floors_and_no_circle():
 
 @pytest.mark.parametrize("file", sources(), ids=lambda file: str(file.relative_to(ROOT)))
 def test_rooms_import_what_the_table_allows(file):
-    # the package hands its four public names on, when they are asked for
-    if file != ROOT / PIPELINE / "__init__.py":
+    # the package hands its four public names on, when they are asked for, and `python -m` starts the command
+    if file not in (ROOT / PIPELINE / "__init__.py", ROOT / PIPELINE / "__main__.py"):
         assert not forbidden_rooms(file)
 
 

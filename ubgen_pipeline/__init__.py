@@ -3,9 +3,7 @@
 Names are imported when first used, so that ``ubgen --help`` and the class lists do not wait for torch.
 """
 
-import sys
 from importlib import import_module
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -32,15 +30,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*globals(), *__all__})
-
-
-class _Package(ModuleType):
-    """``generate_dataset`` is a module and the function in it: as an attribute here it is always the function."""
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        # Python binds a submodule on its package after importing it, which would hide the function
-        if not (name in _MODULE_OF and isinstance(value, ModuleType)):
-            super().__setattr__(name, value)
-
-
-sys.modules[__name__].__class__ = _Package

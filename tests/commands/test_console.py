@@ -61,10 +61,3 @@ def test_the_console_alone_prints_to_stderr():
     files = [file for folder in folders for file in (ROOT / folder).rglob("*.py")]
     found = [file for file in files if _writes_to_stderr(ast.parse(file.read_text(encoding="utf-8")))]
     assert found == [ROOT / "ubgen_pipeline" / "commands" / "console.py"]
-
-
-def test_the_rooms_below_all_others_import_nothing_of_ours():
-    for room in ("commands", "files"):
-        for file in (ROOT / "ubgen_pipeline" / room).glob("*.py"):
-            imports = [node for node in ast.walk(ast.parse(file.read_text())) if isinstance(node, ast.ImportFrom)]
-            assert not [node.module for node in imports if node.level > 1], file

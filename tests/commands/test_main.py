@@ -1,6 +1,7 @@
 """The ``ubgen`` command itself: finding subcommands, help, unknown names."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -67,3 +68,18 @@ def test_a_reader_that_stops_early_is_no_error():
     command.stdout.close()
     assert command.stderr.read() == ""
     assert command.wait(60) == 141
+
+
+def test_help_for_a_reader_that_has_gone_is_no_error():
+    reader, writer = os.pipe()
+    os.close(reader)
+    command = [sys.executable, "-m", "ubgen_pipeline", "--help"]
+    done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True)
+    os.close(writer)
+    assert done.returncode == 141 and done.stderr == ""
+
+
+def test_the_package_is_started_like_the_command():
+    command = [sys.executable, "-m", "ubgen_pipeline", "show"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("ubgen: error: the dataset is missing")

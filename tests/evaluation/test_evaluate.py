@@ -51,7 +51,7 @@ def worlds(tmp_path_factory):
 def test_the_command(backbone, worlds, tmp_path):
     flags = ["--backbones", backbone, "mini", "--datasets", *worlds.values(), "--mini-world", "--num-scenes", "60"]
     flags += ["--reference", worlds[0.0], "--probe-trials", "2", "--probe-seeds", "2", "--num-resamples", "20"]
-    command = [sys.executable, "-m", "ubgen_evaluation.evaluate", *flags, "--output-dir", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "ubgen_pipeline", "evaluate", *flags, "--output-dir", str(tmp_path / "out")]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     report = json.loads((tmp_path / "out" / "report.json").read_text())
@@ -188,7 +188,7 @@ def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, capsys):
     generate_dataset(list(CLASS_NAMES), folder, samples_per_class=2, num_inference_steps=2, threads=1)
     card = (folder / "README.md").read_text()
     flags = ["--mini-world", "--num-resamples", "10", "--output-dir", str(tmp_path / "out"), "--write-bias-report"]
-    command = [sys.executable, "-m", "ubgen_evaluation.evaluate", "--datasets", str(folder), *flags]
+    command = [sys.executable, "-m", "ubgen_pipeline", "evaluate", "--datasets", str(folder), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     report = (folder / "bias_report.txt").read_text()

@@ -296,7 +296,7 @@ def test_flagged_images_are_left_out_and_counted(dataset, tmp_path, capsys):
 
 
 def test_command_on_a_full_disk_leaves_nothing(dataset, tmp_path):
-    command = [sys.executable, "-m", "ubgen_pipeline.export.export", str(dataset[0]), "--format", "webdataset"]
+    command = [sys.executable, "-m", "ubgen_pipeline", "export", str(dataset[0]), "--format", "webdataset"]
     command += ["--output-dir", str(tmp_path / "o")]
 
     def limit_file_size():

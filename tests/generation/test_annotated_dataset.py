@@ -194,7 +194,8 @@ def test_sheets_show_what_is_annotated(annotated, tmp_path):
     command = [
         sys.executable,
         "-m",
-        "ubgen_pipeline.dataset.contact_sheets",
+        "ubgen_pipeline",
+        "show",
         str(annotated),
         "--output-dir",
         str(tmp_path),
@@ -221,6 +222,6 @@ def test_bad_sheets(annotated, tmp_path):
     with pytest.raises(ValueError, match="layers holds 'boxes'"):
         ShowSettings(layers=["boxes"])
     done = subprocess.run(
-        [sys.executable, "-m", "ubgen_pipeline.dataset.contact_sheets"], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "ubgen_pipeline", "show"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 2 and "ubgen show DIR" in done.stderr and "Traceback" not in done.stderr

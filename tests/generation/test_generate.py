@@ -28,7 +28,7 @@ def _hashes(folder):
 
 
 def _process(arguments, **kwargs):
-    command = [sys.executable, "-m", "ubgen_pipeline.generation.generate", *arguments]
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **kwargs)
 
 

@@ -36,7 +36,7 @@ def _worker_at_work(folder, deadline):
 
 def test_a_killed_workers_shard_is_drawn_again_to_the_same_bytes(random_mini_model, tmp_path):
     assert main(_arguments(random_mini_model, tmp_path / "one")) == 0
-    command = [sys.executable, "-m", "ubgen_pipeline.generation.generate"]
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate"]
     command += _arguments(random_mini_model, tmp_path / "two", "--engine", "ray", "--num-workers", "2")
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     try:

@@ -83,7 +83,7 @@ def test_generate_streams_as_a_command_and_resumes(hub, mini_model, tmp_path, ca
     """Killed with the first commit made, then run again in another folder."""
     arguments = ["--class-names", "circle", "star", *flags(SHORT), "--hub-dataset-id", "org/d"]
     arguments += ["--shards-per-commit", "1", "--output-dir"]
-    command = [sys.executable, "-m", "ubgen_pipeline.generation.generate", *arguments]
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments]
     process = None
     hub.faults.add("/commit/main$", cut="after", call=lambda path: process.kill())
     process = subprocess.Popen([*command, str(tmp_path / "a")], env=os.environ, stderr=subprocess.PIPE, text=True)

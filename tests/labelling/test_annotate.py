@@ -71,7 +71,7 @@ def trained(tmp_path_factory):
 
 def test_a_segmenter_trained_here_labels_a_dataset(trained, tmp_path):
     source = save_scenes(tmp_path / "d")
-    command = [sys.executable, "-m", "ubgen_pipeline.labelling.annotate", source, "--model", trained]
+    command = [sys.executable, "-m", "ubgen_pipeline", "annotate", source, "--model", trained]
     flags = ["--output-dir", str(tmp_path / "out"), "--own-class-only", "--samples-per-shard", "5"]
     subprocess.run([*command, *flags], check=True)
     rows, truth = load_dataset(str(tmp_path / "out"), split="train"), Dataset.load_from_disk(source)

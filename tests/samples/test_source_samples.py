@@ -45,7 +45,7 @@ def arguments(model, source, folder, *more):
 
 def test_image_to_image_carries_label_mask_and_lineage(random_mini_model, source, tmp_path):
     more = ["--task", "image-to-image", "--strength", "0.5", "--samples-per-source", "2", "--template", "a {name}"]
-    command = [sys.executable, "-m", "ubgen_pipeline.generation.generate"]
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate"]
     subprocess.run([*command, *arguments(random_mini_model, source, tmp_path / "d", *more)], check=True)
     rows, old = load_dataset(str(tmp_path / "d"), split="train"), SourceDataset(source, "train").rows
     assert rows.features["label"] == ClassLabel(names=NAMES)

@@ -139,7 +139,7 @@ def test_groups_are_made_of_the_hashes_where_there_are_none(tmp_path):
 def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_path):
     before = files(source)
     flags = ["--min-clip-score", "0.1", "--zero-shot-correct", "--safe-only", "--max-per-duplicate-group", "3"]
-    command = [sys.executable, "-m", "ubgen_pipeline.scoring.filter", str(source), *flags]
+    command = [sys.executable, "-m", "ubgen_pipeline", "filter", str(source), *flags]
     done = subprocess.run([*command, "--output-dir", str(tmp_path / "view")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert files(source) == before

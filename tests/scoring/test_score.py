@@ -133,7 +133,7 @@ def scored_scenes(tmp_path_factory):
     before = files(source)
     checker = save_safety_checker(folder / "checker", [row["image"] for row in rows_of(source)][:11])
     flags = ["--scores", "safety", "clip", "duplicates", "--clip-model", "mini", "--safety-checker", checker]
-    command = [sys.executable, "-m", "ubgen_pipeline.scoring.score", str(source), *flags]
+    command = [sys.executable, "-m", "ubgen_pipeline", "score", str(source), *flags]
     done = subprocess.run([*command, "--output-dir", str(folder / "s")], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert files(source) == before

@@ -88,7 +88,7 @@ def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
 
     sample = list(sampler.draw(DrawRequest("a 'quoted' $star", ("tuned",), 2, 3, 2, 2.5), Cancellation()))[1]
     command = regenerate_command(sample, settings).replace("OUT", str(tmp_path / "out"))
-    command = command.replace("ubgen generate", f"{sys.executable} -m ubgen_pipeline.generation.generate")
+    command = command.replace("ubgen generate", f"{sys.executable} -m ubgen_pipeline generate")
     command = command.replace("$(python", f"$({sys.executable}")
     subprocess.run(["bash", "-c", command + " --threads 1"], check=True, capture_output=True)
     row = load_dataset(str(tmp_path / "out"), split="train")[1]

@@ -1,5 +1,6 @@
 """What a user reads while a command runs: the one module that prints to stderr. Results are printed to stdout."""
 
+import os
 import sys
 import time
 from collections.abc import Callable
@@ -17,6 +18,12 @@ def say(text: str) -> None:
 def say_error(error: object) -> None:
     """What stops the command, as a line on stderr."""
     say(f"error: {error}")
+
+
+def close_stdout() -> int:
+    """What is still buffered goes nowhere: the reader of stdout, such as ``head``, has seen enough. The exit code."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 141
 
 
 class WaitingNote:

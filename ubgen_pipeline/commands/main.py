@@ -7,7 +7,7 @@ from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from .console import say_error
+from .console import close_stdout, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -17,7 +17,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not argv or argv[0] in ("-h", "--help"):
         width = max(map(len, commands), default=0)
         lines = [f"  {name:<{width}}  {_summary(item)}" for name, item in commands.items()]
-        print("usage: ubgen COMMAND [--help] ...", "", "commands:", *lines, sep="\n")
+        try:
+            print("usage: ubgen COMMAND [--help] ...", "", "commands:", *lines, sep="\n", flush=True)
+        except BrokenPipeError:
+            return close_stdout()
         return 0 if argv else 2
     if argv[0] == "--version":
         print(f"ubgen {version('ubgen')}")
@@ -35,7 +38,3 @@ def _summary(command: EntryPoint) -> str:
         return ""
     docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
     return docstring.partition("\n")[0]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,6 @@ import dataclasses
 import difflib
 import errno
 import itertools
-import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 from trl.scripts.utils import TrlParser
 
-from .console import say, say_error
+from .console import close_stdout, say, say_error
 
 Settings = TypeVar("Settings")
 
@@ -134,9 +133,7 @@ def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     except ValueError as error:
         say_error(error)
     except BrokenPipeError:
-        # the reader of our output, such as `head`, has seen enough; what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        return close_stdout()
     except OSError as error:
         say_error(explain(error))
     return 2
