@@ -19,6 +19,7 @@ import yaml
 
 from benchmarks.evidence.stages import CLIP_FOLDER
 from ubgen_pipeline.commands.console import say_error
+from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -47,9 +48,7 @@ def run_stage(folder: Path) -> None:
         figures = STAGES[stage["kind"]](folder, stage["settings"], inputs)
         shutil.rmtree(folder / "cache", ignore_errors=True)
         record = {"seconds": round(time.monotonic() - started, 1), "figures": figures or {}}
-        partial = folder / "done.json.tmp"
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(done)
+        write_whole_text(done, json.dumps(record, indent=1) + "\n")
 
 
 def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:

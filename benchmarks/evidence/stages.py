@@ -16,6 +16,7 @@ from typing import Any
 
 import yaml
 
+from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 
 # raised when a stage does something else than before with the same settings
@@ -67,10 +68,7 @@ class Stage:
         """Write ``stage.json``, which is all that the stage's process is told; paths in it start at the root."""
         inputs = {name: str(stage.folder.relative_to(self.root)) for name, stage in self.inputs.items()}
         record = {"kind": self.kind, "name": self.name, "settings": dict(self.settings), "inputs": inputs}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        partial = self.folder / "stage.json.tmp"
-        partial.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
-        partial.replace(self.folder / "stage.json")
+        write_whole_text(self.folder / "stage.json", json.dumps(record, indent=1) + "\n")
 
 
 @dataclass(frozen=True)

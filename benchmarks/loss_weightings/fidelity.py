@@ -6,7 +6,6 @@ Shapes: N images, F features.
 """
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from safetensors.torch import load_file
 
 from benchmarks.loss_weightings.training import save_whole
 from ubgen_evaluation.fidelity import fidelity, frechet_distance
+from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.mini.clip import load_mini_clip
@@ -145,8 +145,5 @@ def floors(vae: AutoencoderKL, reference: Reading, num_images: int, bias: float)
 
 
 def write_json(content: Any, file: Path) -> None:
-    """Under a temporary name, then renamed: a file that exists is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-    os.replace(temporary, file)
+    """A file that exists is complete."""
+    write_whole_text(file, json.dumps(content, indent=1) + "\n")

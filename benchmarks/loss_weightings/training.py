@@ -5,7 +5,6 @@ loss are divided by their mean over the timesteps, so that the gradient is clipp
 Shapes: N scenes, B samples, C classes, L tokens, D text width; latents are (4, 16, 16).
 """
 
-import os
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,8 +12,9 @@ from pathlib import Path
 import torch
 from diffusers import DDPMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from ubgen_pipeline.files.tensor_files import save_tensors
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.denoising_loss import DenoisingLoss
@@ -172,8 +172,5 @@ def average_file(folder: Path, num_updates: int) -> Path:
 
 
 def save_whole(tensors: dict[str, torch.Tensor], file: Path) -> None:
-    """Write under a temporary name, then rename: a file that exists is complete."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_suffix(".tmp")
-    save_file({name: value.contiguous() for name, value in tensors.items()}, temporary)
-    os.replace(temporary, file)
+    """A file that exists is complete."""
+    save_tensors({name: value.contiguous() for name, value in tensors.items()}, file)

@@ -5,7 +5,6 @@ used for anything else. Shapes: N images, F features, C classes.
 """
 
 import hashlib
-import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
+from ubgen_pipeline.files.whole_files import whole_file
 
 from .backbones import Backbone
 
@@ -139,9 +138,5 @@ def _write(result: FeatureSet, file: Path) -> None:
     arrays = {"features": result.features}
     if result.probabilities is not None:
         arrays["probabilities"] = result.probabilities
-    file.parent.mkdir(parents=True, exist_ok=True)
-    # of its own name, so that two processes do not write into one file
-    partial = file.with_suffix(f".{os.getpid()}.tmp")
-    save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, partial)
-    give_ordinary_permissions(partial)
-    os.replace(partial, file)
+    with whole_file(file) as temporary:
+        save_file({name: np.ascontiguousarray(value) for name, value in arrays.items()}, temporary)

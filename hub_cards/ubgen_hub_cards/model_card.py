@@ -3,7 +3,6 @@
 Class names, prompts and settings are user text; see :mod:`ubgen_hub_cards.card_text`.
 """
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -111,7 +110,7 @@ def render_model_card(facts: ModelFacts) -> str:
     """The card's Markdown, metadata first.
 
     Raises:
-        ValueError: a grid's path is not inside the card's folder.
+        ValueError: a fact cannot be rendered, or a grid's path is not inside the card's folder.
     """
     for grid in facts.grids:
         if Path(grid).is_absolute() or ".." in Path(grid).parts or not all(c.isalnum() or c in "/_.-" for c in grid):
@@ -124,22 +123,10 @@ def render_model_card(facts: ModelFacts) -> str:
         settings={name: _setting(value) for name, value in facts.settings.items() if value is not None},
         names=facts.class_names[:MOST_NAMES],
     )
-    return without_tokens(card)
-
-
-def write_model_card(facts: ModelFacts, folder: str | Path) -> Path:
-    """Write the card as ``README.md`` into ``folder``, replacing one that is there; returns its path.
-
-    Raises:
-        ValueError: a fact cannot be rendered.
-    """
-    card, file = render_model_card(facts), Path(folder) / CARD_FILE
+    card = without_tokens(card)
     # the Hub's own reader must find the metadata again
     assert ModelCard(card, ignore_metadata_errors=False).data.to_dict() == model_metadata(facts).to_dict()
-    partial = file.with_name(f".{CARD_FILE}.partial")
-    partial.write_text(card, encoding="utf-8")
-    os.replace(partial, file)
-    return file
+    return card
 
 
 def _setting(value: object) -> str:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..files.whole_files import write_whole_text
 from ..models.sources import GeneratorSource, model_source, public_name
 from .columns import SAFETY_COLUMN, score_notes
 from .shards import DatasetShards, Shard
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from ubgen_hub_cards.dataset_card import Source
 
-
-import os
 
 import yaml
 
@@ -234,11 +233,5 @@ def add_bias_report(folder: str | Path, text: str) -> None:
 
     place = open_dataset(folder).folder
     card = (place / "README.md").read_text(encoding="utf-8")
-    _replace(place / BIAS_REPORT, text)
-    _replace(place / "README.md", with_bias_report(card, text))
-
-
-def _replace(file: Path, text: str) -> None:
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
-    os.replace(temporary, file)
+    write_whole_text(place / BIAS_REPORT, text)
+    write_whole_text(place / "README.md", with_bias_report(card, text))

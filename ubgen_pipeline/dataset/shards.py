@@ -6,19 +6,19 @@
                                          mark that it is complete
     README.md                            the dataset card, written when all shards are there
 
-Every file is written under a temporary name, synced and renamed. ``datasets`` does not look into ``.ubgen``.
+Every file is whole or not there (``files/whole_files.py``); temporary ones lie in ``.ubgen``, where ``datasets`` does
+not look.
 """
 
 import hashlib
 import json
-import os
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from ..files.folder_lock import STATE_FOLDER
+from ..files.whole_files import whole_file, write_whole_text
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,8 @@ class DatasetShards:
         self.shards = [
             Shard(number, start, min(start + samples_per_shard, num_samples)) for number, start in enumerate(starts)
         ]
-        self._manifest_file = self.folder / STATE_FOLDER / "manifest.json"
+        self._state_folder = self.folder / STATE_FOLDER
+        self._manifest_file = self._state_folder / "manifest.json"
 
     def settle(self, manifest: Mapping[str, Any]) -> None:
         """Take these settings instead, where they were not all known before."""
@@ -100,7 +101,7 @@ class DatasetShards:
         self.check()
         try:
             (self.folder / "data").mkdir(parents=True, exist_ok=True)
-            self._manifest_file.parent.mkdir(exist_ok=True)
+            self._state_folder.mkdir(exist_ok=True)
         except OSError as error:
             raise ValueError(
                 f"output_dir is {str(self.folder)!r}, which cannot be made ({error.strerror or error});"
@@ -173,7 +174,8 @@ class DatasetShards:
         from datasets.arrow_writer import ParquetWriter
 
         num_rows = 0
-        with self._replacing(self.file(shard)) as stream:
+        # not beside the shards, where `datasets` would take it for one
+        with whole_file(self.file(shard), self._state_folder) as temporary, open(temporary, "wb") as stream:
             writer = ParquetWriter(stream=stream, features=features)
             for row in rows:
                 writer.write(dict(row))
@@ -199,7 +201,7 @@ class DatasetShards:
 
     def finish(self, card: str) -> None:
         """Write the card, as the last file, and clear what killed runs left under temporary names."""
-        for leftover in self._manifest_file.parent.glob("*.tmp"):
+        for leftover in self._state_folder.glob("*.tmp"):
             leftover.unlink(missing_ok=True)
         self._write_text(self.folder / "README.md", card)
 
@@ -215,31 +217,10 @@ class DatasetShards:
         return content if isinstance(content, dict) else {}
 
     def _mark(self, shard: Shard) -> Path:
-        return self.folder / STATE_FOLDER / f"shard-{shard.number:05d}.json"
+        return self._state_folder / f"shard-{shard.number:05d}.json"
 
     def _write_text(self, file: Path, text: str) -> None:
-        with self._replacing(file) as stream:
-            stream.write(text.encode("utf-8"))
-
-    @contextmanager
-    def _replacing(self, file: Path) -> Iterator[IO[bytes]]:
-        """A stream whose content becomes ``file`` at once, or not at all."""
-        # the process's number: every rank writes the manifest
-        temporary = self._manifest_file.parent / f"{file.name}.{os.getpid()}.tmp"
-        try:
-            with open(temporary, "wb") as stream:
-                yield stream
-                stream.flush()
-                os.fsync(stream.fileno())
-            os.replace(temporary, file)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        descriptor = os.open(file.parent, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        write_whole_text(file, text, self._state_folder)
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

@@ -1,12 +1,10 @@
 """Export a finished dataset to ImageFolder, WebDataset, COCO, YOLO or PASCAL VOC layout.
 
 ``export_dataset`` is the Python call, ``main`` the body of ``ubgen export``. Rows stream, so memory does not grow with
-the dataset. The export is written beside its place under a temporary name and renamed when it is complete.
+the dataset. An export is there whole or not at all.
 """
 
 import json
-import os
-import shutil
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -18,6 +16,7 @@ from tqdm import tqdm
 from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import ExportRow, ExportSource
+from ..files.whole_files import whole_folder
 from .coco import write_coco
 from .folders import write_imagefolder, write_webdataset
 from .voc import write_voc
@@ -75,8 +74,6 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         )
     if target.resolve().is_relative_to(source.folder.resolve()):
         raise ValueError(f"output_dir is {settings.output_dir!r}, inside the dataset; give a directory elsewhere.")
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    temporary.mkdir(parents=True)
     num_flagged = num_images = 0
 
     def rows() -> Iterator[ExportRow]:
@@ -88,17 +85,11 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
             num_images += 1
             yield row
 
-    try:
-        options: dict[str, Any] = {"polygons": settings.polygons} if takes_polygons else {}
+    options: dict[str, Any] = {"polygons": settings.polygons} if takes_polygons else {}
+    with whole_folder(target) as temporary:
         writer(source, rows(), temporary, **options)
         names = json.dumps(source.class_names, indent=2, ensure_ascii=False)
         (temporary / "class_names.json").write_text(names + "\n", encoding="utf-8")
-        if target.is_dir():
-            target.rmdir()
-        os.rename(temporary, target)
-    except BaseException:
-        shutil.rmtree(temporary, ignore_errors=True)
-        raise
     left_out = f", {num_flagged} flagged by the safety checker left out" if num_flagged else ""
     say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
     return num_images

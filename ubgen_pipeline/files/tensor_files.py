@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .whole_files import whole_file
+
 if TYPE_CHECKING:
     import torch
 
@@ -17,11 +19,11 @@ if TYPE_CHECKING:
 def save_tensors(
     tensors: "Mapping[str, torch.Tensor]", file: str | Path, metadata: Mapping[str, str] | None = None
 ) -> None:
-    """``safetensors.torch.save_file``, with ordinary permissions."""
+    """``safetensors.torch.save_file``, whole or not at all, and with ordinary permissions."""
     from safetensors.torch import save_file
 
-    save_file(dict(tensors), file, metadata=None if metadata is None else dict(metadata))
-    give_ordinary_permissions(file)
+    with whole_file(file) as temporary:
+        save_file(dict(tensors), temporary, metadata=None if metadata is None else dict(metadata))
 
 
 def give_ordinary_permissions(*files: str | Path) -> None:

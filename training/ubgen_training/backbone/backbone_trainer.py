@@ -1,6 +1,5 @@
 """Trains a timm classifier on labelled images; checkpoints as every trainer's here, weights in timm's own layout."""
 
-import os
 from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch.nn.functional import cross_entropy
 
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
+from ubgen_pipeline.files.whole_files import move_into_place
 
 from ..checkpoints.trainer import CheckpointingTrainer
 from ..checkpoints.weight_average import LoraAverage
@@ -184,7 +184,7 @@ def save_backbone(model: nn.Module, folder: Path, class_names: list[str], image_
     )
     give_ordinary_permissions(*partial.glob("*.safetensors"))
     for file in partial.iterdir():
-        os.replace(file, folder / file.name)
+        move_into_place(file, folder / file.name)
     partial.rmdir()
 
 

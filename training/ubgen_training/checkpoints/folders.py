@@ -6,8 +6,6 @@ A folder is filled under a hidden name and renamed once all of its files are on 
 
 import hashlib
 import json
-import os
-import shutil
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -15,6 +13,8 @@ from typing import Any
 
 import torch
 from torch import nn
+
+from ubgen_pipeline.files.whole_files import move_into_place
 
 MANIFEST_FILE = "checkpoint.json"
 
@@ -29,17 +29,10 @@ def commit_checkpoint(folder: Path, facts: dict[str, Any]) -> None:
 
     Files and folder are flushed to the disk first. A folder of that name, left from an earlier run, is replaced.
     """
-    partial, replaced = partial_folder(folder), folder.with_name(f".{folder.name}.replaced")
+    partial = partial_folder(folder)
     files = {str(file.relative_to(partial)): file.stat().st_size for file in _files(partial)}
     (partial / MANIFEST_FILE).write_text(json.dumps({**facts, "files": files}, indent=2) + "\n")
-    for path in (*_files(partial), partial):
-        _flush(path)
-    shutil.rmtree(replaced, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, replaced)
-    os.replace(partial, folder)
-    _flush(folder.parent)
-    shutil.rmtree(replaced, ignore_errors=True)
+    move_into_place(partial, folder)
 
 
 def read_manifest(folder: str | Path) -> dict[str, Any]:
@@ -148,14 +141,6 @@ def check_same_run(folder: Path, settings_file: str, settings: Mapping[str, Any]
 
 def _files(folder: Path) -> Iterable[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _warn_of_partial(output_dir: str | Path, newer_than: int) -> None:

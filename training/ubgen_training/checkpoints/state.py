@@ -4,7 +4,6 @@ Tensors and arrays lie in the file under numbers; the structure around them lies
 """
 
 import json
-import os
 import random
 from pathlib import Path
 from typing import Any
@@ -25,9 +24,7 @@ def save_state(state: Any, path: str | Path) -> None:
     """
     tensors: dict[str, torch.Tensor] = {}
     structure = json.dumps(_describe(state, tensors))
-    temporary = Path(path).with_suffix(".tmp")
-    save_tensors(tensors, temporary, metadata={"structure": structure})
-    os.replace(temporary, path)
+    save_tensors(tensors, path, metadata={"structure": structure})
 
 
 def load_state(path: str | Path) -> Any:

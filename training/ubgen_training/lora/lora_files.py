@@ -1,6 +1,5 @@
 """The LoRA as the file that plain ``StableDiffusionPipeline.load_lora_weights`` reads, and the way back."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -9,12 +8,11 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
-from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
+from ubgen_pipeline.files.whole_files import whole_file
 
 from ..checkpoints.state import shard_like, whole_state
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
-PARTIAL_FILE = ".partial_lora.safetensors"
 
 
 def save_lora(
@@ -32,14 +30,13 @@ def save_lora(
         settings = unet.peft_config[adapter_name].to_dict()
         # a set's order changes from process to process, and equal weights should give equal files
         settings = {name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()}
-        StableDiffusionPipeline.save_lora_weights(
-            folder,
-            unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
-            unet_lora_adapter_metadata=settings,
-            weight_name=PARTIAL_FILE,
-        )
-        give_ordinary_permissions(file.with_name(PARTIAL_FILE))
-        os.replace(file.with_name(PARTIAL_FILE), file)
+        with whole_file(file) as temporary:
+            StableDiffusionPipeline.save_lora_weights(
+                folder,
+                unet_lora_layers={name: value.detach().float().cpu().contiguous() for name, value in layers.items()},
+                unet_lora_adapter_metadata=settings,
+                weight_name=temporary.name,
+            )
     return file
 
 

@@ -3,7 +3,6 @@
 A whole UNet is saved as ``UNet2DConditionModel.from_pretrained(folder, subfolder="unet")`` reads it.
 """
 
-import os
 from pathlib import Path
 
 import torch
@@ -51,8 +50,7 @@ def save_unet(unet: UNet2DConditionModel, folder: Path, *, write: bool = True) -
     if write:
         folder.mkdir(parents=True, exist_ok=True)
         unet.save_config(folder)
-        save_tensors(weights, folder / f".{UNET_FILE}", metadata={"format": "pt"})
-        os.replace(folder / f".{UNET_FILE}", folder / UNET_FILE)
+        save_tensors(weights, folder / UNET_FILE, metadata={"format": "pt"})
 
 
 @torch.no_grad()

@@ -1,6 +1,5 @@
-"""Resumable state of a small training loop in one safetensors file, written under a temporary name and renamed."""
+"""Resumable state of a small training loop in one safetensors file."""
 
-import os
 from pathlib import Path
 
 import torch
@@ -36,10 +35,7 @@ def save_training_state(
         tensors |= {f"averages.{name}": value.contiguous() for name, value in averages.averages.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         tensors |= {f"optimizer.{index}.{key}": value.contiguous() for key, value in moments.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    save_tensors({name: value.clone() for name, value in tensors.items()}, temporary, metadata={"step": str(step)})
-    os.replace(temporary, path)
+    save_tensors({name: value.clone() for name, value in tensors.items()}, path, metadata={"step": str(step)})
 
 
 def load_training_state(

@@ -13,6 +13,7 @@ import torch
 from torchvision.transforms.functional import to_pil_image
 from torchvision.utils import make_grid
 
+from ubgen_pipeline.files.whole_files import whole_file
 from ubgen_pipeline.initial_latents import sample_seed
 
 from ..sampler.sampler_model import SamplerModel
@@ -90,11 +91,8 @@ def evenly_spread(length: int, count: int) -> list[int]:
 def save_grid(images: torch.Tensor, path: Path, num_per_row: int) -> torch.Tensor:
     """Save ``images (S, 3, H, W)`` uint8 as a PNG with ``num_per_row`` in a row; returns the grid ``(3, H', W')``."""
     grid = make_grid(images.cpu(), nrow=num_per_row)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # written under another name first: a reader never sees half a file
-    temporary = path.with_suffix(".tmp")
-    to_pil_image(grid).save(temporary, format="PNG")
-    temporary.replace(path)
+    with whole_file(path) as temporary:
+        to_pil_image(grid).save(temporary, format="PNG")
     return grid
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import torch
 
-from ubgen_hub_cards.model_card import Evaluation, ModelFacts, curve_of, write_model_card
+from ubgen_hub_cards.model_card import CARD_FILE, Evaluation, ModelFacts, curve_of, render_model_card
+from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 
 from .trainer import SamplerTrainer
@@ -31,7 +32,9 @@ def write_training_card(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt],
     """
     if not trainer.args.should_save:
         return None
-    return write_model_card(training_facts(trainer, prompts, method), str(trainer.args.output_dir))
+    card = Path(str(trainer.args.output_dir)) / CARD_FILE
+    write_whole_text(card, render_model_card(training_facts(trainer, prompts, method)))
+    return card
 
 
 def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str) -> ModelFacts:
