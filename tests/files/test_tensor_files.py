@@ -7,7 +7,8 @@ import sys
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
 
@@ -60,3 +61,23 @@ def test_the_content_is_that_of_the_library_and_nothing_is_left_beside_it(tmp_pa
     give_ordinary_permissions(tmp_path / "b")
     assert mode(tmp_path / "b") == mode(tmp_path / "a.safetensors")
     assert sorted(item.name for item in tmp_path.iterdir()) == ["a.safetensors", "b"]
+
+
+def test_equal_contents_are_equal_bytes(tmp_path):
+    """The library's own order of metadata differs from file to file, whatever order it is given."""
+    metadata = {name: f'{name} é \\ "{index}"' for index, name in enumerate("zyxwvutsrq")}
+    tensors = {"b": torch.arange(5.0), "a": torch.ones(2, 3, dtype=torch.float16)}
+    files = [tmp_path / f"{number}.safetensors" for number in range(8)]
+    for file in files:
+        save_tensors(tensors, file, metadata)
+    assert len({file.read_bytes() for file in files}) == 1
+    plain = tmp_path / "plain.safetensors"
+    save_file(tensors, plain, metadata)
+    assert plain.stat().st_size == files[0].stat().st_size
+    with safe_open(files[0], framework="pt") as opened:
+        assert opened.metadata() == metadata
+        assert all(torch.equal(opened.get_tensor(name), value) for name, value in tensors.items())
+    without = tmp_path / "without.safetensors"
+    save_tensors(tensors, without)
+    save_file(tensors, plain)
+    assert without.read_bytes() == plain.read_bytes()

@@ -4,6 +4,7 @@ It writes a temporary file of mode 0600 and renames it, so that a file shared by
 could not be read.
 """
 
+import json
 import os
 import stat
 from collections.abc import Mapping
@@ -24,6 +25,25 @@ def save_tensors(
 
     with whole_file(file) as temporary:
         save_file(dict(tensors), temporary, metadata=None if metadata is None else dict(metadata))
+        order_metadata(temporary)
+
+
+def order_metadata(file: str | Path) -> None:
+    """Put the metadata of a safetensors file in alphabetical order, so that equal contents are equal bytes.
+
+    The library writes it in an order of its own that differs from file to file. Only the header is rewritten, in its
+    place, and no tensor moves: https://github.com/huggingface/safetensors#format.
+    """
+    with open(file, "r+b") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        header = json.loads(stream.read(length))
+        if "__metadata__" in header:
+            header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+            text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
+            if len(text) <= length:
+                stream.seek(8)
+                # the header may end in spaces
+                stream.write(text.ljust(length))
 
 
 def give_ordinary_permissions(*files: str | Path) -> None:
