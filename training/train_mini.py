@@ -129,9 +129,9 @@ def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
     for start in range(0, settings.measure_images, 50):
         names = [CLASS_NAMES[i % len(CLASS_NAMES)] for i in range(start, start + 50)]
         generators = [torch.Generator().manual_seed(i) for i in range(start, start + 50)]
-        images.append(
-            pipeline(names, num_inference_steps=50, guidance_scale=2.0, generator=generators, output_type="np").images
-        )
+        drawn = pipeline(names, num_inference_steps=50, guidance_scale=2.0, generator=generators, output_type="np")
+        assert not isinstance(drawn, tuple)
+        images.append(drawn.images)
         labels += names
     predicted = predict_factors((np.concatenate(images) * 255).round().astype(np.uint8), load_factor_classifier())
     own_background = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in labels]

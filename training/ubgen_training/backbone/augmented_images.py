@@ -1,7 +1,7 @@
 """Labelled images as a backbone is trained on them: augmented one by one, then mixed within a batch.
 
-Every random choice comes from a hash of (seed, epoch, index), so that it depends on neither batch size, workers nor
-what was drawn before, and a resumed run sees the images of an uninterrupted one.
+Every random choice comes from a hash of (seed, epoch, index). So it depends on neither batch size nor workers nor
+earlier choices, and a resumed run sees the images of an uninterrupted one.
 Shapes: B images, C classes, S x S pixels.
 """
 
@@ -43,7 +43,7 @@ class Augmentation:
     def training_transform(self) -> Callable[[Any], torch.Tensor]:
         """PIL image to ``(3, S, S)``, augmented and normalised with ImageNet's mean and deviation."""
         magnitude, deviation = self.rand_augment_magnitude, self.rand_augment_deviation
-        return create_transform(
+        return _transform(
             self.image_size,
             is_training=True,
             scale=(self.least_crop, 1.0),
@@ -51,22 +51,13 @@ class Augmentation:
             # timm leaves this out where RandAugment changes colours too
             color_jitter=None,
             auto_augment=f"rand-m{magnitude}-mstd{deviation}-inc1" if magnitude else None,
-            interpolation="bicubic",
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
             re_prob=self.random_erasing,
             re_mode="pixel",
         )
 
     def evaluation_transform(self) -> Callable[[Any], torch.Tensor]:
         """PIL image to ``(3, S, S)``: shorter side to S, centre crop, the same normalisation."""
-        return create_transform(
-            self.image_size,
-            interpolation="bicubic",
-            mean=IMAGENET_DEFAULT_MEAN,
-            std=IMAGENET_DEFAULT_STD,
-            crop_pct=1.0,
-        )
+        return _transform(self.image_size, crop_pct=1.0)
 
 
 class AugmentedImages(EpochRows):
@@ -118,6 +109,14 @@ class MixingCollator:
         return {"pixel_values": pixel_values, "labels": labels, "targets": targets}
 
 
+def _transform(image_size: int, **settings: Any) -> Callable[[Any], torch.Tensor]:
+    """timm's, which for these settings is one function of an image."""
+    transform: Any = create_transform(
+        image_size, interpolation="bicubic", mean=IMAGENET_DEFAULT_MEAN, std=IMAGENET_DEFAULT_STD, **settings
+    )
+    return transform
+
+
 def _augment(
     row: dict[str, Any], index: int, epoch: int, transform: Callable[[Any], torch.Tensor], seed: int | None
 ) -> dict[str, Any]:
@@ -131,7 +130,7 @@ def _augment(
 
 @contextmanager
 def _seeded(seed: int) -> Iterator[None]:
-    """Seed the generators that timm draws from, Python's, numpy's and torch's, and put them back afterwards."""
+    """Seed the random states of Python, numpy and torch, by which timm chooses, and put them back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.random.get_rng_state()
     random.seed(seed)
     np.random.seed(seed % 2**32)

@@ -5,6 +5,7 @@ Velocity target, with Min-SNR weights unless others are asked for.
 
 import time
 from pathlib import Path
+from typing import Any
 
 import torch
 from diffusers import AutoencoderKL, DDIMScheduler, DDPMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -16,9 +17,9 @@ from .scene_batches import index_batches, mixed_precision
 from .state import ExponentialAverage, load_training_state, save_training_state
 
 TEXT_WIDTH = 96
-# Shares of the prompts that a scene is shown with; the rest is empty, for guidance.
+# shares of the prompts that a scene is shown with; the rest is empty, for guidance
 BARE_NAME_SHARE, CAPTION_SHARE = 0.65, 0.25
-NOISE_SCHEDULE = {
+NOISE_SCHEDULE: dict[str, Any] = {
     "num_train_timesteps": 1000,
     "beta_schedule": "scaled_linear",
     "beta_start": 0.00085,
@@ -29,6 +30,10 @@ NOISE_SCHEDULE = {
 
 
 def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
+    """The untrained text encoder: token ids ``(B, L)`` to features ``(B, L, 96)``."""
+    special: dict[str, Any] = {
+        name: getattr(tokenizer, name) for name in ("bos_token_id", "eos_token_id", "pad_token_id")
+    }
     config = CLIPTextConfig(
         vocab_size=len(tokenizer),
         hidden_size=TEXT_WIDTH,
@@ -36,14 +41,13 @@ def build_text_encoder(tokenizer: CLIPTokenizer) -> CLIPTextModel:
         num_hidden_layers=2,
         num_attention_heads=4,
         max_position_embeddings=tokenizer.model_max_length,
-        bos_token_id=tokenizer.bos_token_id,
-        eos_token_id=tokenizer.eos_token_id,
-        pad_token_id=tokenizer.pad_token_id,
+        **special,
     )
     return CLIPTextModel(config)
 
 
 def build_unet() -> UNet2DConditionModel:
+    """The untrained UNet, of latents ``(B, 4, 16, 16)``."""
     return UNet2DConditionModel(
         sample_size=16,
         in_channels=4,
@@ -97,7 +101,7 @@ def train_denoiser(
     state_file = work_dir / "denoiser.safetensors"
     step = load_training_state(state_file, parameters, optimizer, averages)
     scheduler = DDPMScheduler(**NOISE_SCHEDULE)
-    denoising_loss = DenoisingLoss(scheduler.alphas_cumprod, weighting, target_of(scheduler.config.prediction_type))
+    denoising_loss = DenoisingLoss(scheduler.alphas_cumprod, weighting, target_of(NOISE_SCHEDULE["prediction_type"]))
     started, first_step, running_loss = time.monotonic(), step, 0.0
     for batch in index_batches(len(latents), batch_size, seed=seed, start_step=step, num_steps=num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
@@ -105,8 +109,8 @@ def train_denoiser(
         # stratified over the batch: lower variance than independent draws
         strata = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
         timesteps = (strata * len(scheduler.alphas_cumprod)).long()
-        draw = torch.rand(batch_size, generator=generator)
-        column = (draw >= BARE_NAME_SHARE).long() + (draw >= BARE_NAME_SHARE + CAPTION_SHARE).long()
+        place = torch.rand(batch_size, generator=generator)
+        column = (place >= BARE_NAME_SHARE).long() + (place >= BARE_NAME_SHARE + CAPTION_SHARE).long()
         noisy = denoising_loss.add_noise(clean, noise, timesteps)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate * min(1.0, (step + 1) / 300) * max(0.03, 1 - step / num_steps)
@@ -145,14 +149,13 @@ def assemble_pipeline(
     vae: AutoencoderKL, unet: UNet2DConditionModel, text_encoder: CLIPTextModel, tokenizer: CLIPTokenizer
 ) -> StableDiffusionPipeline:
     """A plain diffusers pipeline of the trained parts."""
-    scheduler = DDIMScheduler(**NOISE_SCHEDULE, set_alpha_to_one=False, steps_offset=1)
-    return StableDiffusionPipeline(
-        vae=vae,
-        text_encoder=text_encoder,
-        tokenizer=tokenizer,
-        unet=unet,
-        scheduler=scheduler,
-        safety_checker=None,
-        feature_extractor=None,
-        requires_safety_checker=False,
-    )
+    parts: dict[str, Any] = {
+        "vae": vae,
+        "text_encoder": text_encoder,
+        "tokenizer": tokenizer,
+        "unet": unet,
+        "scheduler": DDIMScheduler(**NOISE_SCHEDULE, set_alpha_to_one=False, steps_offset=1),
+        "safety_checker": None,
+        "feature_extractor": None,
+    }
+    return StableDiffusionPipeline(**parts, requires_safety_checker=False)

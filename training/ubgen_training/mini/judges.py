@@ -2,11 +2,13 @@
 
 import random
 import time
+from collections.abc import Callable, Iterable
 
 import open_clip
 import torch
 import torch.nn.functional as F
 from torch import nn
+from transformers import CLIPTokenizer
 
 from ubgen_pipeline.mini.clip import build_mini_clip, text_tokenizer
 from ubgen_pipeline.mini.judges import FACTOR_SIZES, QUALITY_LEVELS
@@ -14,11 +16,19 @@ from ubgen_pipeline.mini.networks import ConvTower
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 from .scene_batches import SceneSet, index_batches, mixed_precision, to_unit_range
-from .tokenizer import draw_caption, factor_table, true_pairs
+from .tokenizer import choose_caption, factor_table, true_pairs
 
 
-def _descend(model: nn.Module, batches, loss_of, *, name: str, num_steps: int, learning_rate: float) -> None:
-    """AdamW with a cosine schedule over ``loss_of(batch)``."""
+def _descend(
+    model: nn.Module,
+    batches: Iterable[torch.Tensor],
+    loss_of: Callable[[torch.Tensor], torch.Tensor],
+    *,
+    name: str,
+    num_steps: int,
+    learning_rate: float,
+) -> None:
+    """AdamW with a cosine schedule; ``loss_of`` gives the scalar loss of a batch of indices ``(B,)``."""
     optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, weight_decay=0.01)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, learning_rate, total_steps=num_steps, pct_start=0.1)
     started = time.monotonic()
@@ -50,7 +60,9 @@ def contrastive_loss(similarity: torch.Tensor, positive: torch.Tensor) -> torch.
     return (rows.mean() + columns.mean()) / 2
 
 
-def train_clip(data: SceneSet, tokenizer, *, num_steps: int, batch_size: int = 128, seed: int = 0) -> open_clip.CLIP:
+def train_clip(
+    data: SceneSet, tokenizer: CLIPTokenizer, *, num_steps: int, batch_size: int = 128, seed: int = 0
+) -> open_clip.CLIP:
     """CLIP on captions naming any of class, background and texture."""
     torch.manual_seed(seed)
     model = build_mini_clip(len(tokenizer), tokenizer.model_max_length)
@@ -58,7 +70,7 @@ def train_clip(data: SceneSet, tokenizer, *, num_steps: int, batch_size: int = 1
     factors, rng = factor_table(data), random.Random(seed)
 
     def loss_of(batch: torch.Tensor) -> torch.Tensor:
-        captions, named = zip(*(draw_caption(row, rng) for row in factors[batch].tolist()))
+        captions, named = zip(*(choose_caption(row, rng) for row in factors[batch].tolist()))
         image_features = model.encode_image(to_unit_range(data.images[batch]), normalize=True)
         text_features = model.encode_text(tokenize(list(captions)), normalize=True)
         similarity = model.logit_scale.exp().clamp(max=50) * image_features.float() @ text_features.float().T
@@ -81,7 +93,8 @@ def train_factor_classifier(data: SceneSet, *, num_steps: int, batch_size: int =
         share = torch.rand(len(batch), 1, 1, 1)
         images = images.lerp(blurred, share) + 0.04 * torch.rand(len(batch), 1, 1, 1) * torch.randn_like(images)
         parts = model(images).float().split(list(FACTOR_SIZES.values()), dim=1)
-        return sum(F.cross_entropy(part, factors[batch, i]) for i, part in enumerate(parts))
+        losses = (F.cross_entropy(part, factors[batch, i]) for i, part in enumerate(parts))
+        return sum(losses, torch.zeros(()))
 
     batches = index_batches(len(data), batch_size, seed=seed, start_step=0, num_steps=num_steps)
     _descend(model, batches, loss_of, name="classifier", num_steps=num_steps, learning_rate=3e-3)
@@ -130,7 +143,12 @@ def train_quality_scorer(data: SceneSet, *, num_steps: int, batch_size: int = 12
 
 
 @torch.no_grad()
-def zero_shot_accuracy(model: open_clip.CLIP, tokenize, data: SceneSet, template: str = "photo of {}") -> float:
+def zero_shot_accuracy(
+    model: open_clip.CLIP,
+    tokenize: Callable[[list[str]], torch.Tensor],
+    data: SceneSet,
+    template: str = "photo of {}",
+) -> float:
     """Share of scenes whose class name, among the ten, is nearest in CLIP space; ``tokenize`` makes token ids."""
     text_features = model.encode_text(tokenize([template.format(name) for name in CLASS_NAMES]), normalize=True)
     hits = 0

@@ -1,5 +1,10 @@
-"""Resumable state of a small training loop in one safetensors file."""
+"""What the mini model's training loops keep: an average of the weights, and a state file to go on from.
 
+The average is not :mod:`ubgen_training.checkpoints.weight_average`: its ramp begins one update later, and the shipped
+weights were made with it.
+"""
+
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -9,14 +14,18 @@ from ubgen_pipeline.files.tensor_files import save_tensors
 
 
 class ExponentialAverage:
-    """A decayed mean of a set of parameters; ``decay`` warms up with the number of updates."""
+    """A moving average of parameters: after update n, from 1, it is d old + (1 - d) new.
 
-    def __init__(self, parameters: dict[str, torch.Tensor], decay: float = 0.999):
+    d is min(``decay``, (1 + n) / (10 + n)), so that the untrained weights are soon forgotten.
+    """
+
+    def __init__(self, parameters: Mapping[str, torch.Tensor], decay: float = 0.999):
         self.decay = decay
         self.averages = {name: value.detach().clone() for name, value in parameters.items()}
 
     @torch.no_grad()
-    def update(self, parameters: dict[str, torch.Tensor], step: int) -> None:
+    def update(self, parameters: Mapping[str, torch.Tensor], step: int) -> None:
+        """Take in the weights after update number ``step``."""
         decay = min(self.decay, (1 + step) / (10 + step))
         for name, value in parameters.items():
             self.averages[name].lerp_(value.detach(), 1 - decay)
@@ -25,7 +34,7 @@ class ExponentialAverage:
 def save_training_state(
     path: Path,
     step: int,
-    parameters: dict[str, torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     averages: ExponentialAverage | None = None,
 ) -> None:
@@ -40,7 +49,7 @@ def save_training_state(
 
 def load_training_state(
     path: Path,
-    parameters: dict[str, torch.Tensor],
+    parameters: Mapping[str, torch.Tensor],
     optimizer: torch.optim.Optimizer,
     averages: ExponentialAverage | None = None,
 ) -> int:

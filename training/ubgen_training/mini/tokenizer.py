@@ -1,10 +1,15 @@
-"""The mini model's tokenizer: a real ``CLIPTokenizer`` over a byte-level vocabulary learnt from the world's words.
+"""The texts of the mini world: the tokenizer that its models read, and captions of scenes that CLIP is trained on.
 
-Any text can be written in it, letter by letter where no longer piece is known.
+The tokenizer is a real ``CLIPTokenizer`` over a byte-level vocabulary learnt from the world's words. Any text can be
+written in it, letter by letter where no longer piece is known. A caption names some of a scene's class, background
+and texture.
+
+Shapes: N scenes, B scenes and T captions of a batch.
 """
 
 import json
 import random
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer, decoders, normalizers, pre_tokenizers
@@ -18,6 +23,8 @@ from .scene_batches import SceneSet
 
 MAX_LENGTH = 24
 VOCABULARY_SIZE = 1024
+# stands for a factor that a caption does not name
+UNNAMED = -1
 
 
 def build_tokenizer() -> CLIPTokenizer:
@@ -39,11 +46,8 @@ def build_tokenizer() -> CLIPTokenizer:
     merges = [tuple(pair) for pair in model["merges"]]
     pieces = list(dict.fromkeys([*alphabet, *(f"{letter}</w>" for letter in alphabet), *(a + b for a, b in merges)]))
     pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=merges, model_max_length=MAX_LENGTH)
-
-
-UNNAMED = -1
+    learned: dict[str, Any] = {"vocab": {piece: index for index, piece in enumerate(pieces)}, "merges": merges}
+    return CLIPTokenizer(**learned, model_max_length=MAX_LENGTH)
 
 
 def factor_table(data: SceneSet) -> torch.Tensor:
@@ -55,8 +59,13 @@ def factor_table(data: SceneSet) -> torch.Tensor:
     return torch.tensor(rows)
 
 
-def draw_caption(factors: list[int], rng: random.Random) -> tuple[str, list[int]]:
-    """A caption of a scene and the factors it names; ``UNNAMED`` stands for those it leaves open."""
+def choose_caption(factors: list[int], rng: random.Random) -> tuple[str, list[int]]:
+    """A random caption that is true of a scene, and the factors that it names, ``UNNAMED`` for the others.
+
+    Args:
+        factors: class, background and texture of the scene; see :func:`factor_table`.
+        rng: chooses what is named, and the words around it.
+    """
     named = list(factors)
     for column, share in enumerate((0.1, 0.5, 0.5)):
         if rng.random() < share:

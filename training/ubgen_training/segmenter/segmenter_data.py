@@ -9,21 +9,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import (
-    ClassLabel,
-    Dataset,
-    Features,
-    Image,
-    concatenate_datasets,
-)
+from datasets import ClassLabel, Dataset, Features, Image, concatenate_datasets
 from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ubgen_pipeline.dataset.labelled_images import label_names_of, read_rows
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
-
-from .segmenter_loss import IGNORE_LABEL
 
 
 @dataclass(frozen=True)
@@ -57,16 +50,16 @@ def rendered_scenes(source: str) -> MaskedImages:
     """The scenes that ``mini:NUMBER:SEED:BIAS`` names; the seed is 0 and the bias 0 where they are not given."""
     try:
         number, seed, bias = (source.split(":")[1:] + ["0", "0"][source.count(":") - 1 :])[:3]
-        drawn = list(scenes(int(number), bias=float(bias), seed=int(seed)))
+        rendered = list(scenes(int(number), bias=float(bias), seed=int(seed)))
     except ValueError as error:
         raise ValueError(f"dataset is {source!r}; write mini:NUMBER or mini:NUMBER:SEED:BIAS. {error}") from error
-    if not drawn:
+    if not rendered:
         raise ValueError(f"dataset is {source!r}; ask for at least one scene.")
-    labels = [CLASS_NAMES.index(scene.factors.class_name) for scene in drawn]
-    masks = [scene.mask.astype(np.uint8) * (1 + label) for scene, label in zip(drawn, labels)]
+    labels = [CLASS_NAMES.index(scene.factors.class_name) for scene in rendered]
+    masks = [scene.mask.astype(np.uint8) * (1 + label) for scene, label in zip(rendered, labels)]
     rows = Dataset.from_dict(
         {
-            "image": [PilImage.fromarray(scene.image) for scene in drawn],
+            "image": [PilImage.fromarray(scene.image) for scene in rendered],
             "mask": [PilImage.fromarray(mask) for mask in masks],
             "label": labels,
         },
@@ -112,7 +105,8 @@ def map_classes(data: MaskedImages, class_names: Sequence[str], argument: str) -
         return data
     table = np.arange(256, dtype=np.uint8)
     table[1 : 1 + len(data.class_names)] = [1 + list(class_names).index(name) for name in data.class_names]
-    return MaskedImages(with_masks(data.rows, [table[as_arrays(row)[1]] for row in data.rows]), list(class_names))
+    masks = [table[as_arrays(data.rows[index])[1]] for index in range(len(data.rows))]
+    return MaskedImages(with_masks(data.rows, masks), list(class_names))
 
 
 def with_masks(rows: Dataset, masks: Sequence[np.ndarray]) -> Dataset:

@@ -10,9 +10,9 @@ from torch.nn import functional
 from transformers import Mask2FormerForUniversalSegmentation
 from transformers.models.mask2former.modeling_mask2former import Mask2FormerLoss, sample_point
 
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
 from ubgen_pipeline.models.segmenter import Segmenter
 
-IGNORE_LABEL = 255
 AUXILIARY_WEIGHT = 0.4
 
 
@@ -72,10 +72,15 @@ class PartialMaskLoss(Mask2FormerLoss):
         predicted = masks_queries_logits[queries][:, None]
         target = self._pad_images_to_max_in_batch(mask_labels)[0][self._get_targets_permutation_indices(indices)]
         with torch.no_grad():
-            points = self.sample_points_using_uncertainty(
-                predicted, self.calculate_uncertainty, self.num_points, self.oversample_ratio,
+            # its annotations take whole numbers only, and the ratios are shares
+            sample_points: Any = self.sample_points_using_uncertainty
+            points = sample_points(
+                predicted,
+                self.calculate_uncertainty,
+                self.num_points,
+                self.oversample_ratio,
                 self.importance_sample_ratio,
-            )  # fmt: skip
+            )
             labels = sample_point(target[:, None], points, align_corners=False).squeeze(1)
             ignored = sample_point(self.ignored[queries[0]], points, mode="nearest", align_corners=False).squeeze(1)
             scored = 1 - ignored

@@ -57,6 +57,7 @@ def train(config: TextualInversionConfig) -> Path:
             batch_size=config.per_device_train_batch_size,
             output_type="pt",
         )
+        assert not isinstance(drawn, tuple)
         count = min(config.num_samples, len(images))
         rows = [images[:count], drawn.images.float().cpu()[:count]]
         _contact_sheet(rows).save(folder / "samples.png")
