@@ -26,8 +26,8 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PilImage
 
-from ubgen_evaluation.mask_quality import IGNORE_LABEL, mask_quality
-from ubgen_pipeline.mask_settings import MaskSettings
+from ubgen_evaluation.mask_quality import mask_quality
+from ubgen_pipeline.mask_settings import IGNORE_LABEL, MaskSettings
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.models.segmenter import Segmenter, build_segmenter, load_segmenter

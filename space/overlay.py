@@ -5,7 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
-IGNORE_LABEL = 255
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
+
 SHORTEST_SIDE = 384
 # colours that stay apart for colour-blind eyes (Okabe and Ito's eight without black)
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

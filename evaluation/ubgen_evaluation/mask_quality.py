@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike
 
-IGNORE_LABEL = 255
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
 
 
 class MaskQuality(NamedTuple):

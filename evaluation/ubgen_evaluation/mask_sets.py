@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-IGNORE_LABEL = 255
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from PIL import Image
 
 from ..files.folder_lock import STATE_FOLDER
 from ..mask_regions import connected_regions
+from ..mask_settings import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from datasets import Features
 
-IGNORE_LABEL = 255
 _ROWS_AT_ONCE = 16
 
 
@@ -187,7 +187,7 @@ class ExportSource:
             if wrong:
                 raise ValueError(
                     f"the mask of row {index} holds {wrong[0]}, which is label {wrong[0] - 1} of"
-                    f" {len(self.class_names)} classes; a mask holds 0, label + 1, or 255 to ignore."
+                    f" {len(self.class_names)} classes; a mask holds 0, label + 1, or {IGNORE_LABEL} to ignore."
                 )
         instances = self._array("instances", values, index, size)
         objects = _objects(values.get("objects"), mask, instances)

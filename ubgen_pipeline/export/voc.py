@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from ..dataset.annotated_rows import ExportRow, ExportSource
+from ..mask_settings import IGNORE_LABEL
 
 JPEG_QUALITY = 95
 _SETS = ("train", "trainval")
@@ -86,7 +87,7 @@ def voc_palette() -> list[int]:
 def _object_map(row: ExportRow) -> np.ndarray:
     """``(H, W)`` uint8: object i of the XML has i + 1; 255 where the class mask says to ignore."""
     assert row.mask is not None
-    objects = np.where(row.mask == 255, 255, 0).astype(np.uint8)
+    objects = np.where(row.mask == IGNORE_LABEL, IGNORE_LABEL, 0).astype(np.uint8)
     if len(row.objects or []) > 254:
         raise ValueError(f"row {row.index} has {len(row.objects or [])} objects; VOC's masks hold 254 at most.")
     for number, item in enumerate(row.objects or [], 1):

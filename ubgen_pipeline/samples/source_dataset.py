@@ -116,7 +116,7 @@ class SourceDataset:
         if (values < 0).any():
             raise ValueError(
                 f"row {index} of the source has class {int(mask[values < 0][0])} in its mask; its classes go from 1 to"
-                f" {len(self.class_names)}, and 255 marks pixels to ignore."
+                f" {len(self.class_names)}, and {IGNORE_LABEL} marks pixels to ignore."
             )
         return values.astype(np.uint8)
 

@@ -12,13 +12,14 @@ from torch import nn
 from ubgen_evaluation.mask_quality import MaskQuality, confusion_counts, quality_of_counts
 from ubgen_pipeline.files.tensor_files import save_tensors
 from ubgen_pipeline.initial_latents import sample_seed
+from ubgen_pipeline.mask_settings import IGNORE_LABEL
 from ubgen_pipeline.models.segmenter import Segmenter
 
 from ..checkpoints.state import whole_state
 from ..checkpoints.trainer import CheckpointingTrainer
 from .segmenter_config import SegmenterConfig
 from .segmenter_data import MaskedImages, RandomViews, as_arrays, collate
-from .segmenter_loss import IGNORE_LABEL, segmentation_loss
+from .segmenter_loss import segmentation_loss
 
 TRAINING_FILE = "training_weights.safetensors"
 
