@@ -17,10 +17,11 @@ from ubgen_pipeline.commands.settings_parser import field_help
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.quality import load_quality_reward
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 

@@ -30,8 +30,8 @@ from benchmarks.training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, 
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
+from ubgen_training.lora.adapter import adapters_disabled
 from ubgen_training.sampler.gradient_steps import GradientPlan, gradient_strategy
-from ubgen_training.sampler.reference_distance import adapters_disabled
 
 
 def compare(settings: BenchmarkSettings, scratch: Path) -> None:

@@ -37,7 +37,7 @@ TRAINING_ROOMS = {
     "command": "commands files",
     "checkpoints": "files",
     "lora": "checkpoints files",
-    "sampler": "lora ubgen_pipeline inference",
+    "sampler": "checkpoints lora ubgen_pipeline inference",
     "rewards": "models mini",
     "reward_training": (
         "command checkpoints lora sampler rewards ubgen_pipeline files commands prompts models hub ubgen_hub_cards"

@@ -23,7 +23,8 @@ from ubgen_training.checkpoints import trainer as trainer_checkpoints
 from ubgen_training.ddpo.ddpo_config import DDPOConfig
 from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
 from ubgen_training.ddpo.policy_sampler import PolicySampler
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.lora.adapter import LoraSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 

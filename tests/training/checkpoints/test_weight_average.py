@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from ubgen_training.backbone.backbone_config import BackboneConfig
 from ubgen_training.checkpoints.state import load_state, save_state
-from ubgen_training.checkpoints.weight_average import LoraAverage
+from ubgen_training.checkpoints.weight_average import WeightAverage
+from ubgen_training.denoising.denoiser_config import DenoiserConfig
+from ubgen_training.few_steps.few_step_config import FewStepConfig
+from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 
 class _Scalars(nn.Module):
@@ -24,7 +28,7 @@ class _Scalars(nn.Module):
 def _follow(values, decay, average=None, module=None):
     module = module or _Scalars()
     if average is None:
-        average = LoraAverage(module, decay)
+        average = WeightAverage(module, decay)
         average.start()
     for value in values:
         module.set(value)
@@ -41,7 +45,7 @@ def test_average_follows_the_recursion_with_the_ramp():
     assert average.weights.keys() == {"trained"}
     assert average.weights["trained"].item() == pytest.approx(expected, rel=1e-6)
     # the ramp itself: 1/10, 2/11 and then the setting
-    assert LoraAverage(_Scalars(), 0.2).current_decay() == pytest.approx(0.1)
+    assert WeightAverage(_Scalars(), 0.2).current_decay() == pytest.approx(0.1)
 
 
 def test_a_constant_stays_and_a_long_run_forgets_the_start():
@@ -77,7 +81,7 @@ def test_resume_is_bit_equal_and_the_state_does_not_change_with_later_updates(tm
     save_state(state, tmp_path / "average.safetensors")
     _follow([100.0], 0.9, first, first.module)
     module = _Scalars()
-    resumed = LoraAverage(module, 0.9)
+    resumed = WeightAverage(module, 0.9)
     resumed.load_state_dict(load_state(tmp_path / "average.safetensors"))
     _follow(values[5:], 0.9, resumed, module)
     assert torch.equal(resumed.weights["trained"], straight.weights["trained"])
@@ -95,14 +99,35 @@ def test_another_models_average_is_refused():
 
 
 @pytest.mark.parametrize("decay", [-0.1, 1.0, 2.0])
-def test_a_decay_out_of_range_is_named(decay):
-    with pytest.raises(ValueError, match=rf"lora_average_decay is {decay}"):
-        LoraAverage(_Scalars(), decay)
+def test_a_decay_out_of_range_is_named_as_it_was_given(tmp_path, decay):
+    with pytest.raises(ValueError, match=rf"^decay is {decay}"):
+        WeightAverage(_Scalars(), decay)
+    with pytest.raises(ValueError, match=rf"^lora_average_decay is {decay}"):
+        UbGenConfig(output_dir=str(tmp_path), lora_average_decay=decay)
+    for config in (DenoiserConfig, FewStepConfig, BackboneConfig):
+        with pytest.raises(ValueError, match=rf"^average_decay is {decay}"):
+            config(output_dir=str(tmp_path), dataset=str(tmp_path), average_decay=decay)
+
+
+def test_buffers_are_averaged_on_request_and_whole_numbers_never():
+    module = nn.BatchNorm1d(1)
+    average = WeightAverage(module, 0.5, with_buffers=True)
+    average.start()
+    assert list(average.weights) == ["weight", "bias", "running_mean", "running_var"]
+    module.running_mean.fill_(10.0)
+    average.update()
+    assert average.weights["running_mean"].item() == pytest.approx(0.9 * 10)
+    with average.applied():
+        assert module.running_mean.item() == pytest.approx(9.0)
+    assert module.running_mean.item() == 10.0
+    plain = WeightAverage(module, 0.5)
+    plain.start()
+    assert list(plain.weights) == ["weight", "bias"]
 
 
 def test_nothing_to_train_is_an_error():
     with pytest.raises(ValueError, match="no trainable parameter"):
-        LoraAverage(_Scalars().requires_grad_(False))
+        WeightAverage(_Scalars().requires_grad_(False))
 
 
 @pytest.fixture
@@ -121,7 +146,7 @@ def test_sharded_weights_average_save_in_full_and_load_back(one_process_mesh):
     module = nn.Linear(3, 2, bias=False)
     value = module.weight.detach().clone()
     module.weight = nn.Parameter(distribute_tensor(value, one_process_mesh, [Shard(0)]))
-    average = LoraAverage(module, 0.5)
+    average = WeightAverage(module, 0.5)
     average.start()
     with torch.no_grad():
         module.weight.mul_(2.0)

@@ -16,7 +16,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import newest_checkpoint
 from ubgen_training.checkpoints.state import load_state
 from ubgen_training.ddpo.policy_sampler import PolicySampler, Transitions
-from ubgen_training.sampler.sampler_model import LoraSettings
+from ubgen_training.lora.adapter import LoraSettings
 
 SCRIPT = ROOT / "training" / "train_ddpo.py"
 LORA = "pytorch_lora_weights.safetensors"

@@ -20,7 +20,7 @@ from ubgen_training.denoising.denoiser_config import DenoiserConfig
 from ubgen_training.denoising.denoiser_model import DenoiserModel
 from ubgen_training.denoising.denoising_loss import DenoisingLoss
 from ubgen_training.denoising.pixel_rows import PixelRows, StreamedPixelRows, collate_pixels
-from ubgen_training.sampler.sampler_model import LoraSettings
+from ubgen_training.lora.adapter import LoraSettings
 
 
 @pytest.fixture(scope="module")

@@ -22,8 +22,8 @@ from ubgen_training.denoising.pixel_rows import PixelRows, collate_pixels
 from ubgen_training.few_steps.command import train
 from ubgen_training.few_steps.few_step_config import LAYERS, FewStepConfig
 from ubgen_training.few_steps.few_step_model import FewStepModel
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.lora.lora_files import save_lora
-from ubgen_training.sampler.sampler_model import LoraSettings
 
 
 @pytest.fixture(scope="module")

@@ -61,7 +61,8 @@ def test_classes_are_spread_over_the_list(length, count, expected):
 
 def test_the_global_random_state_is_left_alone(random_mini_model):
     from ubgen_pipeline.models.loading import load_pipeline
-    from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+    from ubgen_training.lora.adapter import LoraSettings
+    from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
     sampler = SamplerModel(
         load_pipeline(random_mini_model, scheduler="ddpm"), ["a"], LoraSettings(2), SamplingSettings(2)

@@ -11,10 +11,11 @@ from transformers import TrainerControl, TrainerState
 
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.state import load_state, save_state
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.reward_training.alarm import RewardAlarm
 from ubgen_training.reward_training.fixed_samples import FixedSamples
 from ubgen_training.reward_training.guards import RewardGuards, check_heldout_names, default_interval
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 

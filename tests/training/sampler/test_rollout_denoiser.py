@@ -8,9 +8,10 @@ from torch import nn
 
 from ubgen_pipeline.inference.packed_products import PackedLinear
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.sampler.gradient_steps import GradientPlan
 from ubgen_training.sampler.rollout_denoiser import RolloutDenoiser, copy_lora, put_channels_last, twin_unet
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 NAMES = ["circle", "star", "ring"]

@@ -6,8 +6,9 @@ from torch import nn
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS = torch.tensor([0, 2]), [11, 12]

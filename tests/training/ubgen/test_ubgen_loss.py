@@ -7,10 +7,11 @@ from torch import nn
 from support.tiny_clip import build_tiny_clip
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.quality import QualityReward
 from ubgen_training.sampler.gradient_steps import GradientPlan
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.adversarial_term import AdversarialTerm
 from ubgen_training.ubgen.ubgen_loss import UbGenLoss
 

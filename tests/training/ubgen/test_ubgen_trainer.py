@@ -17,8 +17,9 @@ from support.tiny_clip import build_tiny_clip
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import find_checkpoint
+from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.lora.lora_files import load_lora_into
-from ubgen_training.sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 

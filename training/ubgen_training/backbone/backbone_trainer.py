@@ -1,6 +1,5 @@
 """Trains a timm classifier on labelled images; checkpoints as every trainer's here, weights in timm's own layout."""
 
-from collections.abc import Iterator
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -19,19 +18,11 @@ from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
 from ubgen_pipeline.files.whole_files import move_into_place
 
 from ..checkpoints.trainer import CheckpointingTrainer
-from ..checkpoints.weight_average import LoraAverage
+from ..checkpoints.weight_average import WeightAverage
 from .augmented_images import AugmentedImages, MixingCollator, StreamedImages
 from .backbone_config import BackboneConfig
 
 WEIGHTS_FILE = "model.safetensors"
-
-
-class WeightAverage(LoraAverage):
-    """The average of all parameters and of the running statistics of normalisation layers."""
-
-    def _trained(self) -> Iterator[tuple[str, Any]]:
-        yield from super()._trained()
-        yield from ((name, value) for name, value in self.module.named_buffers() if value.is_floating_point())
 
 
 class BackboneTrainer(CheckpointingTrainer):
@@ -48,7 +39,6 @@ class BackboneTrainer(CheckpointingTrainer):
         ValueError: the classes of both sets differ, a batch is larger than the dataset, or ``max_rows`` is.
     """
 
-    _name = "backbone"
     # the loss is a mean over the micro-batch, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
     settings_file = "backbone_config.json"
@@ -91,8 +81,10 @@ class BackboneTrainer(CheckpointingTrainer):
             compute_metrics=_accuracy,
             **kwargs,
         )
-        self.average = WeightAverage(model, args.average_decay) if args.average_decay > 0 else None
-        if self.average is not None:
+        self.average: WeightAverage | None = None
+        if args.average_decay > 0:
+            # with the running statistics of normalisation layers
+            self.average = WeightAverage(model, args.average_decay, with_buffers=True)
             self.add_callback(self.average)
 
     def compute_loss(
@@ -143,9 +135,6 @@ class BackboneTrainer(CheckpointingTrainer):
         super().load_extra_state(state)
         if self.average is not None:
             self.average.load_state_dict(state["average"])
-
-    def _send_telemetry(self) -> None:
-        """Nothing is sent."""
 
 
 def build_backbone(

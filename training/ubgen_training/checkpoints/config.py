@@ -4,7 +4,7 @@ import json
 from dataclasses import fields
 from typing import Any, ClassVar
 
-from trl.trainer.base_config import _BaseConfig
+from transformers import TrainingArguments
 
 # of the settings of transformers.TrainingArguments, those that a resumed run must share
 FIXED_ON_RESUME = frozenset(
@@ -26,7 +26,7 @@ FIXED_ON_RESUME = frozenset(
 )
 
 
-class ResumableConfig(_BaseConfig):
+class ResumableConfig(TrainingArguments):
     """``transformers.TrainingArguments`` of a trainer that resumes exactly.
 
     ``free_on_resume`` names the settings of a subclass's own that a resumed run may change: those that do not touch

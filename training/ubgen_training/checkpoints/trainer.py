@@ -7,16 +7,15 @@ file holds whole tensors whatever the launcher. Several nodes need one shared ``
 
 import shutil
 import warnings
+from abc import ABC, abstractmethod
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
+from transformers import Trainer
 from transformers.trainer_utils import rotate_checkpoints
-from trl.trainer.base_trainer import _BaseTrainer
 
-from ..lora.trained_weights import load_trained_weights, save_trained_weights
-from ..sampler.sampler_model import SamplerModel
 from .config import ResumableConfig
 from .folders import (
     check_same_run,
@@ -27,6 +26,7 @@ from .folders import (
     partial_folder,
     read_manifest,
 )
+from .library_internals import restore_running_loss, running_loss
 from .state import (
     load_optimizer_state,
     load_state,
@@ -39,20 +39,23 @@ from .state import (
 TRAINER_STATE = "trainer_state.json"
 
 
-class CheckpointingTrainer(_BaseTrainer):
-    """A trainer that writes and reads exact checkpoints; of a :class:`SamplerModel` unless a subclass says otherwise.
+class CheckpointingTrainer(Trainer, ABC):
+    """A trainer that writes and reads exact checkpoints of whatever its subclass trains.
 
-    A subclass keeps more state by overriding :meth:`extra_state` (one for the run, the same on all ranks) or
-    :meth:`rank_state` (one per rank), with their loading halves; a trainer of another model overrides
-    :meth:`initial_modules`, :meth:`save_weights` and :meth:`load_weights`.
+    A subclass names its ``settings_file`` and its ``class_names``, sets ``args`` to its own config's type, and says
+    what its model is by :meth:`initial_modules`, :meth:`save_weights` and :meth:`load_weights`. It keeps more state by
+    extending :meth:`extra_state` (one for the run, the same on all ranks) or :meth:`rank_state` (one per rank), with
+    their loading halves.
 
     Raises:
         ValueError: DeepSpeed with checkpoints to resume from, which only DeepSpeed itself can write, as pickles.
     """
 
     args: ResumableConfig
+    # of what is trained; a checkpoint is only resumed with the same ones
     class_names: list[str]
-    settings_file = "sampler_config.json"
+    # the file in a checkpoint with the settings it was made with; its name tells the trainers apart
+    settings_file: str
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
@@ -64,18 +67,21 @@ class CheckpointingTrainer(_BaseTrainer):
         # before a launcher shards the weights
         self._fingerprint = model_fingerprint(self.initial_modules())
 
+    @abstractmethod
     def initial_modules(self) -> dict[str, nn.Module]:
-        """What a run starts from; a checkpoint is only resumed on the same weights."""
-        pipeline = self._sampler.pipeline
-        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+        """What a run starts from, by names that stay the same; a checkpoint is only resumed on the same weights."""
 
+    @abstractmethod
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         """Write the trained weights; every rank must call it, all but one with ``write=False``."""
-        save_trained_weights(self._sampler, folder, write=write)
 
+    @abstractmethod
     def load_weights(self, folder: Path) -> None:
-        """Put what :meth:`save_weights` wrote into the model."""
-        load_trained_weights(self._sampler, folder)
+        """Put what :meth:`save_weights` wrote into the model.
+
+        Raises:
+            ValueError: there are no such weights in the folder, or they are of another model.
+        """
 
     def train(self, resume_from_checkpoint: str | bool | None = None, **kwargs: Any) -> Any:
         """Train, or go on from a checkpoint: a folder, or True or ``last`` for the newest complete one.
@@ -110,19 +116,12 @@ class CheckpointingTrainer(_BaseTrainer):
 
     def rank_state(self) -> dict[str, Any]:
         """State of this rank alone: its random states, and the loss summed since the last log."""
-        return {
-            "random": random_state(),
-            "running_loss": self._tr_loss,
-            "last_logged_step": self._globalstep_last_logged,
-        }
+        return {"random": random_state(), **running_loss(self)}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`rank_state` gave."""
         restore_random_state(state["random"])
-        self._tr_loss.copy_(state["running_loss"])
-        # the base's mean over this call's updates must not count the losses of earlier ones
-        self._total_loss_scalar -= state["running_loss"].item()
-        self._globalstep_last_logged = state["last_logged_step"]
+        restore_running_loss(self, state)
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """Write the trained weights and the settings; every rank must call it."""
@@ -224,7 +223,3 @@ class CheckpointingTrainer(_BaseTrainer):
         # a run resumed on more processes has none for the new ones
         if file.is_file():
             self.load_rank_state(load_state(file))
-
-    @property
-    def _sampler(self) -> SamplerModel:
-        return self.accelerator.unwrap_model(self.model)

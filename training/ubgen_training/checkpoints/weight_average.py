@@ -15,26 +15,28 @@ from torch.distributed.tensor import DTensor, distribute_tensor
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 
-class LoraAverage(TrainerCallback):
+class WeightAverage(TrainerCallback):
     """The average of a module's trainable parameters; as a trainer's callback it follows every update.
 
     Args:
         module: its parameters that require gradient are averaged. They are read when training begins, because a
             launcher may move or shard them before.
         decay: in [0, 1); nearer to 1 averages over more updates, about 1 / (1 - decay) of them.
+        with_buffers: average the floating-point buffers too, such as the running statistics of normalisation layers.
 
     Raises:
         ValueError: ``decay`` out of range, or nothing to train in ``module``.
     """
 
-    def __init__(self, module: nn.Module, decay: float = 0.99):
-        check_average_decay(decay)
+    def __init__(self, module: nn.Module, decay: float = 0.99, *, with_buffers: bool = False):
+        check_average_decay(decay, "decay")
         self.module = module
         self.decay = decay
+        self.with_buffers = with_buffers
         self.num_updates = 0
         self.weights: dict[str, torch.Tensor] = {}
-        if not any(True for _ in self._trained()):
-            raise ValueError("the module has no trainable parameter to average; add its LoRA first.")
+        if not any(weight.requires_grad for weight in module.parameters()):
+            raise ValueError("the module has no trainable parameter to average; give some requires_grad first.")
 
     def on_train_begin(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
@@ -96,7 +98,7 @@ class LoraAverage(TrainerCallback):
         if misfits:
             raise ValueError(
                 f"the checkpoint's weight average does not fit: {len(misfits)} weights differ, first {misfits[0]!r}; "
-                "resume with the model, lora_rank and lora_target_modules it was trained with."
+                "resume with the model, and where a LoRA is trained with the LoRA settings, that it was trained with."
             )
         self.weights = {name: _like(saved[name], average) for name, average in self.weights.items()}
         self.num_updates = state["num_updates"]
@@ -106,14 +108,16 @@ class LoraAverage(TrainerCallback):
         for name, weight in self._trained():
             weight.copy_(weights[name])
 
-    def _trained(self) -> Iterator[tuple[str, nn.Parameter]]:
-        return ((name, weight) for name, weight in self.module.named_parameters() if weight.requires_grad)
+    def _trained(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield from ((name, weight) for name, weight in self.module.named_parameters() if weight.requires_grad)
+        if self.with_buffers:
+            yield from ((name, value) for name, value in self.module.named_buffers() if value.is_floating_point())
 
 
-def check_average_decay(decay: float) -> None:
-    """Raise ``ValueError`` unless ``0 <= decay < 1``."""
+def check_average_decay(decay: float, setting: str) -> None:
+    """Raise ``ValueError``, naming the ``setting`` that gave ``decay``, unless ``0 <= decay < 1``."""
     if not 0 <= decay < 1:
-        raise ValueError(f"lora_average_decay is {decay}; choose one from 0 (no average) to below 1, such as 0.99.")
+        raise ValueError(f"{setting} is {decay}; choose one from 0 (no average) to below 1, such as 0.99.")
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:

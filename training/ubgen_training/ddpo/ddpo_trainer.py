@@ -19,6 +19,7 @@ from torch import nn
 
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
+from ..checkpoints.micro_steps import MicroSteps
 from ..reward_training.trainer import SamplerTrainer, draw_seeds
 from ..rewards.reward_functions import RewardFunction, call_reward, check_finite, check_reward_weights, reward_name
 from .ddpo_config import DDPOConfig
@@ -43,8 +44,7 @@ class DDPOTrainer(SamplerTrainer):
         ValueError: settings that do not fit together or do not fit the sampler.
     """
 
-    _tag_names = ("ubgen", "text-to-image", "lora", "ddpo")
-    _name = "DDPO"
+    tags = ("ubgen", "text-to-image", "lora", "ddpo")
     settings_file = "ddpo_config.json"
     # the loss is a mean over the batch of pairs, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
@@ -67,7 +67,7 @@ class DDPOTrainer(SamplerTrainer):
         self.statistics = ClassStatistics(args.statistics_window, args.statistics_min_count)
         self.train_dataset = self._counting_dataset()
         self._rollout: Rollout | None = None
-        self._batch_position = (-1, 0)
+        self._micro_steps = MicroSteps()
 
     def compute_loss(
         self,
@@ -78,8 +78,7 @@ class DDPOTrainer(SamplerTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The clipped objective on the next batch of pairs; ``inputs`` only say that it is due."""
         args, step = self.args, self.state.global_step
-        micro_step = self._batch_position[1] + 1 if self._batch_position[0] == step else 0
-        self._batch_position = (step, micro_step)
+        micro_step = self._micro_steps.next(step)
         number, update = divmod(step, args.updates_per_rollout)
         position = update * args.gradient_accumulation_steps + micro_step
         if position == 0:
@@ -198,4 +197,4 @@ class DDPOTrainer(SamplerTrainer):
         """Restore what :meth:`rank_state` gave."""
         super().load_rank_state(state)
         self._rollout = Rollout(**state["rollout"]) if state["rollout"] is not None else None
-        self._batch_position = (-1, 0)
+        self._micro_steps.restart()

@@ -14,8 +14,8 @@ import torch
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import guided_prediction
 
+from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientPlan
-from ..sampler.reference_distance import adapters_disabled
 from ..sampler.sampler_model import SamplerModel
 from .step_log_probability import gaussian_kl, log_probability, step_coefficients
 

@@ -15,7 +15,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
-from ..sampler.sampler_model import LoraSettings
+from ..lora.adapter import LoraSettings
 from .denoiser_config import DenoiserConfig
 from .denoiser_model import DenoiserModel
 from .denoiser_trainer import DenoiserTrainer

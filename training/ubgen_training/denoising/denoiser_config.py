@@ -57,7 +57,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank is {self.lora_rank}; choose 1 or more.")
-        check_average_decay(self.average_decay)
+        check_average_decay(self.average_decay, "average_decay")
         super().__post_init__()
 
 

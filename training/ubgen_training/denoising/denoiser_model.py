@@ -11,7 +11,7 @@ from diffusers import UNet2DConditionModel
 
 from ubgen_pipeline.pipeline import UbGenPipeline
 
-from ..sampler.sampler_model import LoraSettings
+from ..lora.adapter import LoraSettings, add_lora, train_all_weights
 from .denoising_loss import PREDICTION_TYPES, DenoisingLoss, target_of
 from .latent_model import LatentModel, stratified, training_schedule
 
@@ -57,21 +57,20 @@ class DenoiserModel(LatentModel):
         self.train_method = train_method
         self.loss = DenoisingLoss(training_schedule(pipeline.scheduler), weighting, target)
         self.empty_prompt_share = empty_prompt_share
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            if train_method == "scratch":
+        if train_method == "scratch":
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
                 pipeline.register_modules(unet=UNet2DConditionModel.from_config(pipeline.unet.config))
-                pipeline.register_modules(
-                    scheduler=type(pipeline.scheduler).from_config(
-                        pipeline.scheduler.config, prediction_type=PREDICTION_TYPES[target]
-                    )
+            pipeline.register_modules(
+                scheduler=type(pipeline.scheduler).from_config(
+                    pipeline.scheduler.config, prediction_type=PREDICTION_TYPES[target]
                 )
-                self.unet = pipeline.unet
-            if train_method == "lora":
-                self._add_lora(lora or LoraSettings())
-            else:
-                self.unet.requires_grad_(True)
-        self._train_in_float32()
+            )
+            self.unet = pipeline.unet
+        if train_method == "lora":
+            add_lora(self.unet, lora or LoraSettings(), seed)
+        else:
+            train_all_weights(self.unet)
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.

@@ -11,8 +11,9 @@ from ubgen_pipeline.dataset.labelled_images import LabelledImages
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
 from ubgen_pipeline.initial_latents import sample_seed
 
+from ..checkpoints.micro_steps import MicroSteps
 from ..checkpoints.trainer import CheckpointingTrainer
-from ..checkpoints.weight_average import LoraAverage
+from ..checkpoints.weight_average import WeightAverage
 from ..lora.trained_weights import load_trained_weights, save_trained_weights
 from .denoiser_config import LatentTrainingConfig
 from .latent_model import LatentModel
@@ -32,7 +33,6 @@ class DenoiserTrainer(CheckpointingTrainer):
         ValueError: the dataset has fewer images than a batch.
     """
 
-    _name = "denoiser"
     # the loss is a mean over the micro-batch, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
     settings_file = "denoiser_config.json"
@@ -59,18 +59,17 @@ class DenoiserTrainer(CheckpointingTrainer):
                     f"{len(rows)} rows; choose a smaller one."
                 )
         super().__init__(model=model, args=args, train_dataset=rows, data_collator=collate_pixels, **kwargs)
-        self.average = LoraAverage(model.unet, args.average_decay) if args.average_decay > 0 else None
+        self.average = WeightAverage(model.unet, args.average_decay) if args.average_decay > 0 else None
         if self.average is not None:
             self.add_callback(self.average)
-        self._batch_position = (0, 0)
+        self._micro_steps = MicroSteps(first=1)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
     ) -> Any:
         """Mean loss of a batch; noise and timesteps hash (seed, rank, update, micro-batch)."""
         step = self.state.global_step
-        micro_step = self._batch_position[1] + 1 if self._batch_position[0] == step else 0
-        self._batch_position = (step, micro_step)
+        micro_step = self._micro_steps.next(step)
         seed = sample_seed(self.args.seed, f"noise/{micro_step}/rank {self.args.process_index}", step)
         loss = model(inputs["pixels"], inputs["labels"], torch.Generator().manual_seed(seed)).mean()
         return (loss, {}) if return_outputs else loss
@@ -92,10 +91,12 @@ class DenoiserTrainer(CheckpointingTrainer):
                 give_ordinary_permissions(*folder.glob("*/*.safetensors"))
 
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
-        save_trained_weights(self._latent_model, folder, write=write)
+        model = self._latent_model
+        save_trained_weights(model.unet, model.train_method, folder, write=write)
 
     def load_weights(self, folder: Path) -> None:
-        load_trained_weights(self._latent_model, folder)
+        model = self._latent_model
+        load_trained_weights(model.unet, model.train_method, folder)
 
     def extra_state(self) -> dict[str, Any]:
         return {**super().extra_state(), **({} if self.average is None else {"average": self.average.state_dict()})}
@@ -108,6 +109,3 @@ class DenoiserTrainer(CheckpointingTrainer):
     @property
     def _latent_model(self) -> LatentModel:
         return self.accelerator.unwrap_model(self.model)
-
-    def _send_telemetry(self) -> None:
-        """Nothing is sent."""

@@ -8,20 +8,16 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
 from torch import nn
 from transformers import PretrainedConfig
 
 from ubgen_pipeline.pipeline import UbGenPipeline
 
-from ..sampler.sampler_model import LoraSettings
-
 
 class LatentModel(nn.Module):
     """The UNet of a pipeline, images as latents, and the features of N prompts and of the empty one, the last.
 
-    A subclass makes ``self.unet`` ready for training, then calls :meth:`_train_in_float32`; its forward takes
+    A subclass makes ``self.unet`` ready for training, as :mod:`ubgen_training.lora.adapter` does it; its forward takes
     ``pixels (B, 3, H, W)`` in [-1, 1], ``labels (B,)`` and a generator on the CPU, and gives the loss ``(B,)``.
 
     Args:
@@ -41,19 +37,6 @@ class LatentModel(nn.Module):
         with torch.no_grad():
             self.prompt_embeds = pipeline.encode_prompts([*prompts, ""]).float()
         self.unet = pipeline.unet
-
-    def _add_lora(self, lora: LoraSettings) -> None:
-        config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(lora.target_modules),
-        )
-        self.unet.requires_grad_(False).add_adapter(config)
-
-    def _train_in_float32(self) -> None:
-        # the base may be 16-bit; updates at these learning rates would vanish in 16-bit weights
-        cast_training_params(self.unet, torch.float32)
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:

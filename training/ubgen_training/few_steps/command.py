@@ -18,8 +18,8 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
 from ..denoising.pixel_rows import load_images
+from ..lora.adapter import LoraSettings
 from ..lora.lora_files import load_lora_into
-from ..sampler.sampler_model import LoraSettings
 from .few_step_config import FewStepConfig
 from .few_step_model import FewStepModel, FewStepTrainer
 

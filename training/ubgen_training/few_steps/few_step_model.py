@@ -13,7 +13,7 @@ from ubgen_pipeline.pipeline import UbGenPipeline
 from ..denoising.denoiser_trainer import DenoiserTrainer
 from ..denoising.denoising_loss import signal_and_spread, target_of
 from ..denoising.latent_model import LatentModel, stratified, training_schedule
-from ..sampler.sampler_model import LoraSettings
+from ..lora.adapter import LoraSettings, add_lora
 from .consistency_loss import ddim_jump, pseudo_huber, segment_start, teacher_timesteps
 
 
@@ -62,10 +62,7 @@ class FewStepModel(LatentModel):
         self.num_segments = num_segments
         self.guidance_scale = guidance_scale
         self.huber_scale = huber_scale
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self._add_lora(lora)
-        self._train_in_float32()
+        add_lora(self.unet, lora, seed)
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
@@ -110,5 +107,4 @@ class FewStepModel(LatentModel):
 class FewStepTrainer(DenoiserTrainer):
     """A :class:`DenoiserTrainer` of a :class:`.few_step_model.FewStepModel`."""
 
-    _name = "few_steps"
     settings_file = "few_step_config.json"

@@ -12,31 +12,35 @@ from safetensors.torch import load_file
 from ubgen_pipeline.files.tensor_files import save_tensors
 
 from ..checkpoints.state import shard_like, whole_state
-from ..sampler.sampler_model import SamplerModel
 from .lora_files import load_lora_into, save_lora
 
 UNET_FOLDER = "unet"
 UNET_FILE = "diffusion_pytorch_model.safetensors"
 
 
-def save_trained_weights(sampler: SamplerModel, folder: str | Path, *, write: bool = True) -> None:
-    """Write what ``sampler.train_method`` trains; every rank must call it, all but one with ``write=False``."""
-    if sampler.train_method == "lora":
-        save_lora(sampler.unet, folder, write=write)
+def save_trained_weights(
+    unet: UNet2DConditionModel, train_method: str, folder: str | Path, *, write: bool = True
+) -> None:
+    """Write what ``train_method`` trains of ``unet``, its LoRA where that is ``lora``, else all of it.
+
+    Every rank must call it, all but one with ``write=False``.
+    """
+    if train_method == "lora":
+        save_lora(unet, folder, write=write)
     else:
-        save_unet(sampler.unet, Path(folder) / UNET_FOLDER, write=write)
+        save_unet(unet, Path(folder) / UNET_FOLDER, write=write)
 
 
-def load_trained_weights(sampler: SamplerModel, folder: str | Path) -> None:
-    """Put saved weights into the sampler, so that training goes on with them.
+def load_trained_weights(unet: UNet2DConditionModel, train_method: str, folder: str | Path) -> None:
+    """Put what :func:`save_trained_weights` wrote into ``unet``, so that training goes on with it.
 
     Raises:
-        ValueError: there are none in the folder, or they are of another model or ``train_method``.
+        ValueError: there are no such weights in the folder, or they are of another model or ``train_method``.
     """
-    if sampler.train_method == "lora":
-        load_lora_into(sampler.unet, folder)
+    if train_method == "lora":
+        load_lora_into(unet, folder)
     else:
-        load_unet_into(sampler.unet, Path(folder) / UNET_FOLDER)
+        load_unet_into(unet, Path(folder) / UNET_FOLDER)
 
 
 def save_unet(unet: UNet2DConditionModel, folder: Path, *, write: bool = True) -> None:

@@ -11,8 +11,9 @@ from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, loa
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable
+from ..lora.adapter import LoraSettings
 from ..rewards.reward_functions import check_reward_weights
-from ..sampler.sampler_model import LoraSettings, SamplerModel, SamplingSettings
+from ..sampler.sampler_model import SamplerModel, SamplingSettings
 from .config import SamplerConfig
 from .hub_push import HubModel, TrainingPush, open_hub_model
 from .model_card import write_training_card

@@ -9,7 +9,7 @@ from ubgen_pipeline.hub.access import check_repo_id
 
 from ..checkpoints.config import ResumableConfig
 from ..checkpoints.weight_average import check_average_decay
-from ..sampler.sampler_model import check_train_method
+from ..lora.adapter import check_train_method
 from .alarm import check_alarm_settings
 from .guards import check_heldout_names
 
@@ -178,7 +178,7 @@ class SamplerConfig(ResumableConfig):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
         check_alarm_settings(self.alarm_window, self.alarm_tolerance)
-        check_average_decay(self.lora_average_decay)
+        check_average_decay(self.lora_average_decay, "lora_average_decay")
         check_heldout_names(self.reward_funcs, self.heldout_reward_funcs)
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")

@@ -16,6 +16,7 @@ from torchvision.utils import make_grid
 from ubgen_pipeline.files.whole_files import whole_file
 from ubgen_pipeline.initial_latents import sample_seed
 
+from ..checkpoints.library_internals import log_image
 from ..sampler.sampler_model import SamplerModel
 
 
@@ -104,8 +105,4 @@ def log_images(callbacks: Sequence[Any], name: str, image: torch.Tensor, step: i
     for callback in callbacks:
         if (writer := getattr(callback, "tb_writer", None)) is not None:
             writer.add_image(name, image, step)
-        for attribute in ("_wandb", "_trackio"):
-            tracker = getattr(callback, attribute, None)
-            if tracker is not None and getattr(callback, "_initialized", True):
-                # these number their own steps; transformers logs the update under this name, too
-                tracker.log({name: tracker.Image(to_pil_image(image)), "train/global_step": step})
+        log_image(callback, name, to_pil_image(image), step)

@@ -62,7 +62,7 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         grid_classes=[trainer.class_names[label] for label in dict.fromkeys(samples.labels.tolist())],
         versions=library_versions(),
         device=_device(args),
-        tags=[tag for tag in trainer._tag_names if tag != "lora" or args.train_method == "lora"],
+        tags=[tag for tag in trainer.tags if tag != "lora" or args.train_method == "lora"],
     )
 
 

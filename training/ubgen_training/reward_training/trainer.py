@@ -12,13 +12,14 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from torch import nn
 
 from ubgen_pipeline.initial_latents import SEED_LIMIT, sample_seed
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.trainer import CheckpointingTrainer
-from ..checkpoints.weight_average import LoraAverage
-from ..lora.trained_weights import save_trained_weights
+from ..checkpoints.weight_average import WeightAverage
+from ..lora.trained_weights import load_trained_weights, save_trained_weights
 from ..rewards.reward_functions import RewardFunction, check_reward_weights, reward_name
 from ..sampler.sampler_model import SamplerModel
 from .alarm import RewardAlarm
@@ -46,6 +47,10 @@ class SamplerTrainer(CheckpointingTrainer):
     Raises:
         ValueError: no class names, or not as many as the sampler has prompts.
     """
+
+    args: SamplerConfig
+    # of the model card; one for LoRAs is left out where all weights are trained
+    tags: tuple[str, ...]
 
     def __init__(
         self,
@@ -80,10 +85,10 @@ class SamplerTrainer(CheckpointingTrainer):
             # not a plain function: an object that holds a model
             if hasattr(component, "to"):
                 component.to(args.device)
-        self.lora_average: LoraAverage | None = None
+        self.lora_average: WeightAverage | None = None
         # fewer bytes than one batch's activations for a LoRA; for a whole UNet it would be gigabytes
         if args.lora_average_decay > 0 and model.train_method == "lora":
-            self.lora_average = LoraAverage(model.unet, args.lora_average_decay)
+            self.lora_average = WeightAverage(model.unet, args.lora_average_decay)
             self.add_callback(self.lora_average)
         self.reward_guards = self._build_reward_guards(model, heldout_reward_funcs, clip_encoder)
         self.add_callback(self.reward_guards)
@@ -168,7 +173,7 @@ class SamplerTrainer(CheckpointingTrainer):
             super().save_model(output_dir, _internal_call)
         with nullcontext() if is_exported else average.applied():
             beside = folder / (TRAINED_FOLDER if is_exported else AVERAGE_FOLDER)
-            save_trained_weights(self._sampler, beside, write=self.args.should_save)
+            self.save_weights(beside, write=self.args.should_save)
 
     def rank_state(self) -> dict[str, Any]:
         """The base's, and the figures noted since the last log."""
@@ -179,6 +184,25 @@ class SamplerTrainer(CheckpointingTrainer):
         super().load_rank_state(state)
         self._metrics.clear()
         self._metrics.update(state["metrics"])
+
+    def initial_modules(self) -> dict[str, nn.Module]:
+        """The sampler's networks."""
+        pipeline = self._sampler.pipeline
+        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+
+    def save_weights(self, folder: Path, *, write: bool = True) -> None:
+        """Write the LoRA or, where all weights are trained, the whole denoiser."""
+        sampler = self._sampler
+        save_trained_weights(sampler.unet, sampler.train_method, folder, write=write)
+
+    def load_weights(self, folder: Path) -> None:
+        """Read what :meth:`save_weights` wrote."""
+        sampler = self._sampler
+        load_trained_weights(sampler.unet, sampler.train_method, folder)
+
+    @property
+    def _sampler(self) -> SamplerModel:
+        return self.accelerator.unwrap_model(self.model)
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
         """A CPU generator for one batch of this rank, the same in every run with this seed."""
@@ -198,9 +222,6 @@ class SamplerTrainer(CheckpointingTrainer):
             NotImplementedError: always.
         """
         raise NotImplementedError("push with ubgen_training.reward_training.hub_push.TrainingPush.")
-
-    def _send_telemetry(self) -> None:
-        """Nothing is sent."""
 
 
 def draw_seeds(count: int, generator: torch.Generator) -> list[int]:

@@ -11,38 +11,14 @@ Deliberate choice: e0 is a constant. The gradient is that of (e - e0)^2 through 
 strategy detaches them, into the inputs of the step, as the rewards' own gradient goes.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
 from ubgen_pipeline.latent_denoising import Denoiser
 
-
-@contextmanager
-def adapters_disabled(module: nn.Module) -> Iterator[None]:
-    """``module`` without its adapters inside the ``with``: the model before training, no second copy in memory.
-
-    The flag is set directly: ``disable_adapters`` also switches ``requires_grad`` of the adapters' weights off and on,
-    in the middle of a forward pass whose graph holds them.
-
-    Raises:
-        ValueError: there is no adapter in ``module``.
-    """
-    layers = [layer for layer in module.modules() if isinstance(layer, BaseTunerLayer)]
-    if not layers:
-        raise ValueError("the module has no adapter to disable, so there is no reference model; add its LoRA first.")
-    before = [layer.disable_adapters for layer in layers]
-    for layer in layers:
-        layer._disable_adapters = True
-    try:
-        yield
-    finally:
-        for layer, disabled in zip(layers, before):
-            layer._disable_adapters = disabled
+from ..lora.adapter import adapters_disabled
 
 
 def prediction_distance(prediction: torch.Tensor, reference: torch.Tensor, guidance_scale: float) -> torch.Tensor:

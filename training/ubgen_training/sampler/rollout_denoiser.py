@@ -27,6 +27,8 @@ from torch import nn
 from ubgen_pipeline.inference.packed_products import pack_products
 from ubgen_pipeline.inference.prepared_pipeline import compile_cache_folder
 
+from ..lora.adapter import lora_layers
+
 
 class RolloutDenoiser:
     """A denoiser without gradient for :func:`ubgen_pipeline.latent_denoising.denoising_steps`.
@@ -109,10 +111,10 @@ def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
     In float32 its layers with a LoRA are plain ones with weights of their own; in 16 bits they are such layers whose
     LoRA is in 16 bits. A ``unet`` without LoRA gives one that shares everything, trained weights included.
     """
-    own = {id(weight) for layer in _lora_layers(unet).values() for weight in _lora_weights(layer)}
+    own = {id(weight) for layer in lora_layers(unet).values() for weight in _lora_weights(layer)}
     memo = {id(w): w for w in (*unet.parameters(), *unet.buffers()) if id(w) not in own}
     twin = copy.deepcopy(unet, memo)
-    for name, layer in _lora_layers(twin).items():
+    for name, layer in lora_layers(twin).items():
         if _is_16_bit(unet):
             for weight in _lora_weights(layer):
                 weight.requires_grad_(False)
@@ -125,7 +127,7 @@ def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
 @torch.no_grad()
 def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
     """Write the LoRA of ``unet`` as it is now into its twin of :func:`twin_unet`."""
-    for name, layer in _lora_layers(unet).items():
+    for name, layer in lora_layers(unet).items():
         other = twin.get_submodule(name)
         if isinstance(other, BaseTunerLayer):
             for source, target in zip(_lora_weights(layer), _lora_weights(other), strict=True):
@@ -148,33 +150,10 @@ def put_channels_last(unet: UNet2DConditionModel) -> None:
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
 
 
-def multiply_in_activation_dtype(unet: UNet2DConditionModel) -> None:
-    """Let each LoRA matrix, kept in float32, multiply in the dtype of its input; its gradient is float32.
-
-    peft casts the input to float32 instead, so that without autocast two of three products of a 16-bit UNet would run
-    at the rate of float32.
-    """
-    for layer in _lora_layers(unet).values():
-        layer.cast_input_dtype_enabled = False
-        for matrix in (*layer.lora_A.values(), *layer.lora_B.values()):
-            if type(matrix) is nn.Linear:
-                matrix.__class__ = _CastLinear
-
-
-class _CastLinear(nn.Linear):
-    """A linear layer whose weights are cast to the dtype of its input."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:
-        bias = None if self.bias is None else self.bias.to(input.dtype)
-        return nn.functional.linear(input, self.weight.to(input.dtype), bias)
-
-
 def _own_weight(layer: nn.Module) -> nn.Module:
     """The same layer with a weight of its own; its bias is shared."""
-    own = copy.copy(layer)
-    own._parameters = dict(layer._parameters)
-    own.weight = nn.Parameter(layer.weight.detach().clone(), requires_grad=False)
-    return own
+    shared = {id(parameter): parameter for name, parameter in layer.named_parameters() if name != "weight"}
+    return copy.deepcopy(layer, shared).requires_grad_(False)
 
 
 def _replace(unet: nn.Module, name: str, layer: nn.Module) -> None:
@@ -184,13 +163,9 @@ def _replace(unet: nn.Module, name: str, layer: nn.Module) -> None:
 
 def _can_pack(unet: nn.Module) -> bool:
     """Whether all weights that are packed once are frozen, and those with a LoRA are packed layer by layer."""
-    names = _lora_layers(unet)
+    names = lora_layers(unet)
     in_pairs = any(isinstance(unet.get_submodule(name.rpartition(".")[0]), GEGLU) for name in names)
     return bool(names) and not in_pairs and not _is_16_bit(unet)
-
-
-def _lora_layers(unet: nn.Module) -> dict[str, LoraLayer]:
-    return {name: layer for name, layer in unet.named_modules() if isinstance(layer, LoraLayer)}
 
 
 def _lora_weights(layer: LoraLayer) -> list[nn.Parameter]:

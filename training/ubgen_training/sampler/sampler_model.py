@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
 from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
@@ -21,20 +19,11 @@ from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import Denoiser, DenoisingStep, denoising_steps
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+from ..checkpoints.library_internals import ModuleWithFrozenParts
+from ..lora.adapter import LoraSettings, add_lora, check_train_method, train_all_weights
 from .gradient_steps import GradientPlan
 from .reference_distance import ReferenceDistance
-from .rollout_denoiser import RolloutDenoiser, multiply_in_activation_dtype
-
-TRAIN_METHODS = ("lora", "full")
-
-
-@dataclass(frozen=True)
-class LoraSettings:
-    """LoRA on the UNet's attention; the defaults are the paper's (Table 5). ``alpha`` None means equal to ``rank``."""
-
-    rank: int = 128
-    alpha: float | None = None
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+from .rollout_denoiser import RolloutDenoiser
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,7 @@ class SamplingSettings:
     eta: float = 0.0
 
 
-class SamplerModel(nn.Module):
+class SamplerModel(ModuleWithFrozenParts):
     """A sampler with a trainable LoRA.
 
     Args:
@@ -82,8 +71,6 @@ class SamplerModel(nn.Module):
         super().__init__()
         check_train_method(train_method)
         lora, self.sampling = lora or LoraSettings(), sampling or SamplingSettings()
-        if lora.rank < 1:
-            raise ValueError(f"lora_rank is {lora.rank}; choose 1 or more.")
         if self.sampling.decode_batch_size is not None and self.sampling.decode_batch_size < 1:
             raise ValueError(f"decode_batch_size is {self.sampling.decode_batch_size}; choose 1 or more, or None.")
         # transformers' Trainer reads a config off its model
@@ -96,27 +83,14 @@ class SamplerModel(nn.Module):
         pipeline.vae.requires_grad_(False)
         pipeline.text_encoder.requires_grad_(False)
         self.train_method = train_method
-        self.unet = pipeline.unet.requires_grad_(train_method == "full")
+        self.unet = pipeline.unet
         if train_method == "lora":
-            self._add_lora(lora, seed)
-        # the base may be 16-bit; updates at these learning rates would vanish in 16-bit weights
-        cast_training_params(self.unet, torch.float32)
-        if train_method == "full":
+            add_lora(self.unet, lora, seed)
+        else:
+            train_all_weights(self.unet)
             self.prompt_embeds = self.prompt_embeds.float()
             self.negative_prompt_embeds = self.negative_prompt_embeds.float()
         self._rollout_denoiser: RolloutDenoiser | None = None
-
-    def _add_lora(self, lora: LoraSettings, seed: int) -> None:
-        lora_config = LoraConfig(
-            r=lora.rank,
-            lora_alpha=lora.rank if lora.alpha is None else lora.alpha,
-            init_lora_weights="gaussian",
-            target_modules=list(lora.target_modules),
-        )
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            self.unet.add_adapter(lora_config)
-        multiply_in_activation_dtype(self.unet)
 
     def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
         """Call the UNet of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
@@ -246,22 +220,17 @@ class SamplerModel(nn.Module):
         """The older name of :meth:`activation_checkpointing_enable`."""
         self.activation_checkpointing_enable(**kwargs)
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "SamplerModel":
-        super()._apply(fn, recurse)
-        self.pipeline.vae._apply(fn)
-        self.pipeline.text_encoder._apply(fn)
+    def frozen_parts(self) -> tuple[nn.Module, ...]:
+        """The VAE and the text encoder."""
+        return (self.pipeline.vae, self.pipeline.text_encoder)
+
+    def move_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """The prompts' features move with the model."""
         self.prompt_embeds = fn(self.prompt_embeds)
         self.negative_prompt_embeds = fn(self.negative_prompt_embeds)
-        return self
 
 
 def _precision_of(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:
     """No autocast for 16-bit weights; float32 ones are left to it."""
     is_16_bit = dtype in (torch.float16, torch.bfloat16)
     return torch.autocast(device.type, enabled=False) if is_16_bit else nullcontext()
-
-
-def check_train_method(train_method: str) -> None:
-    """Raise ``ValueError`` unless it is one of ``TRAIN_METHODS``."""
-    if train_method not in TRAIN_METHODS:
-        raise ValueError(f"train_method is {train_method!r}; choose one of {', '.join(TRAIN_METHODS)}.")

@@ -84,9 +84,6 @@ class SegmenterTrainer(CheckpointingTrainer):
     def _segmenter(self) -> Segmenter:
         return self.accelerator.unwrap_model(self.model).segmenter
 
-    def _send_telemetry(self) -> None:
-        """Nothing is sent."""
-
 
 class SegmenterWithLoss(nn.Module):
     """What the trainer wraps: one forward from images and masks to the loss, so that DDP and FSDP see one call."""

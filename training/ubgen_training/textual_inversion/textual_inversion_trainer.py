@@ -81,9 +81,6 @@ class TextualInversionTrainer(CheckpointingTrainer):
     def _token_model(self) -> TokenModel:
         return self.accelerator.unwrap_model(self.model)
 
-    def _send_telemetry(self) -> None:
-        """Nothing is sent."""
-
 
 def _count(rows: list[dict[str, int]]) -> dict[str, torch.Tensor]:
     return {"labels": torch.tensor(len(rows))}

@@ -13,6 +13,7 @@ from torch import nn
 from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
+from ..checkpoints.micro_steps import MicroSteps
 from ..reward_training.trainer import SamplerTrainer, draw_seeds
 from ..rewards.reward_functions import RewardFunction, check_finite, check_partners
 from ..sampler.sampler_model import SamplerModel
@@ -37,8 +38,7 @@ class UbGenTrainer(SamplerTrainer):
         ValueError: settings that do not fit together, the steps of this scheduler, or the launcher.
     """
 
-    _tag_names = ("ubgen", "text-to-image", "lora")
-    _name = "ubGen"
+    tags = ("ubgen", "text-to-image", "lora")
     # the loss is a mean over the micro-batch, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
     settings_file = "ubgen_config.json"
@@ -79,7 +79,7 @@ class UbGenTrainer(SamplerTrainer):
         args.draw_gradient_plan(self._num_steps, torch.Generator())
         self._speed_up_rollouts(model)
         self._warmed_up = adversarial is None
-        self._batch_position = (0, 0)
+        self._micro_steps = MicroSteps(first=1)
 
     def _speed_up_rollouts(self, model: SamplerModel) -> None:
         # sharded weights are whole only inside the UNet's own forward
@@ -134,8 +134,7 @@ class UbGenTrainer(SamplerTrainer):
     ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Sample images for ``inputs["labels"] (B,)`` and return their loss."""
         labels, step = inputs["labels"], self.state.global_step
-        micro_step = self._batch_position[1] + 1 if self._batch_position[0] == step else 0
-        self._batch_position = (step, micro_step)
+        micro_step = self._micro_steps.next(step)
         generator = self._generator(f"train/{micro_step}", step)
         seeds = draw_seeds(len(labels), generator)
         # of all ranks alike: sharded ones gather the weights together, so they must call the UNet equally often
