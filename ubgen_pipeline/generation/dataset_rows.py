@@ -97,7 +97,7 @@ class DatasetRows:
             annotations=self._wanted,
             shown_classes=[sample.prompt.shown_words for sample in filled],
             shown_labels=[sample.prompt.shown_labels for sample in filled],
-            # drawn_prompt appended the class words
+            # the texts have the class words already, from drawn_prompt
             mask_settings=dataclasses.replace(self._masks, append_class_names=False) if self._masks else None,
             **inputs.arguments,
         )
@@ -124,7 +124,7 @@ class DatasetRows:
             if drawn.output.nsfw_content_detected is not None:
                 row[SAFETY_COLUMN] = drawn.output.nsfw_content_detected[position]
             if self._scorer is not None:
-                # of the file, so that a lossy codec's loss counts, and so that a score can be made again
+                # the stored file is scored, so that a codec's loss counts and the score can be made again later
                 row |= self._scorer(row["image"]["bytes"], prompt.label, row.get(SAFETY_COLUMN))
             rows.append(row)
         return rows
@@ -160,7 +160,7 @@ def dataset_features(
     if wanted := settings.wanted_annotations():
         columns |= annotation_features(wanted, names)
     columns |= samples.features()
-    # the checker blackens what it flags, so such rows are marked; without a checker there is nothing to say
+    # the checker blackens the images that it flags, so the column says which; without a checker there is no column
     if has_safety_checker:
         columns[SAFETY_COLUMN] = Value("bool")
     columns |= score_features(settings.wanted_scores(), names)

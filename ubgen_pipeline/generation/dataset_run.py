@@ -115,7 +115,7 @@ class DatasetRun:
         dtype = wanted_dtype(settings, self._begun, device)
         if settings.preset is not None and self.rank == 0:
             say(describe(settings.preset))
-        # before the folder is made: a model that does not load leaves nothing behind
+        # the model loads before the folder is made, so that a model that cannot be loaded leaves nothing behind
         row_settings = self._row_settings()
         pipeline = row_settings.load(device, dtype)
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
@@ -216,7 +216,7 @@ class DatasetRun:
 
     def _write_card(self) -> None:
         if not self.shards.manifest:
-            # a cluster's workers settled it
+            # on a cluster it is a worker that settles the manifest: read it
             self.shards.settle(self.shards.begun_with() or {})
         self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
 
@@ -260,7 +260,7 @@ def _progress(num_images: int) -> Callable[[int], None]:
         nonlocal done, last
         done += count
         now = time.monotonic()
-        # a line every second is enough, in a terminal or a log
+        # at most one line a second, and the last one
         if now - last < 1 and done < num_images:
             return
         last = now

@@ -28,7 +28,7 @@ def manifest(
         inference: how the images are drawn on this machine.
         device: ``cpu`` or ``cuda``: the two round differently.
     """
-    # after the settings are known: a dry run makes no manifest and does not wait for these
+    # imported here, since these load torch, and a dry run makes no manifest
     from ..models.loading import resolve_model
     from ..models.text_embeddings import split_embedding
 

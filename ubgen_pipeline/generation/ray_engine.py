@@ -14,7 +14,7 @@ from ..commands.console import say
 if TYPE_CHECKING:
     from .dataset_run import DatasetRun
 
-# losses of one shard's worker after which the shard, not the cluster, is taken for the cause
+# a shard whose workers die this often is taken for the cause; before that, the cluster is
 _MOST_LOSSES = 3
 
 
@@ -62,7 +62,7 @@ def write_with_ray(run: "DatasetRun") -> None:
     on_gpu = run.device.startswith("cuda")
     num_workers = run.settings.num_workers or (None if on_gpu else 2)
     try:
-        # a local cluster offers as many CPUs as workers ask for, however few the machine has
+        # a cluster started here counts one CPU for each worker, even where the machine has fewer
         local: dict[str, Any] = {} if "RAY_ADDRESS" in os.environ or on_gpu else {"num_cpus": num_workers}
         ray.init(include_dashboard=False, log_to_driver=True, configure_logging=False, **local)
     except (ConnectionError, ValueError, RayError) as error:
@@ -71,7 +71,7 @@ def write_with_ray(run: "DatasetRun") -> None:
         num_workers = min(num_workers or max(1, int(ray.cluster_resources().get("GPU", 0))), len(missing))
         remote = ray.remote(num_cpus=1, num_gpus=1 if on_gpu else 0)(ShardWorker)
         fields = dataclasses.asdict(run.settings)
-        # the cluster gives each worker its GPU under number 0
+        # Ray shows each worker its own GPU only, which then has number 0
         fields |= {"output_dir": str(run.shards.folder.resolve()), "device": "cuda" if on_gpu else run.device}
         _hand_out(ray, remote, fields, run, missing, num_workers)
     except RayTaskError as error:
@@ -94,7 +94,7 @@ def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", 
 
     losses: Counter[int] = Counter()
     first = remote.remote(fields)
-    # alone, so that what it chooses for a new dataset holds for the others
+    # the first worker prepares alone: the others take over what it chooses for a new dataset
     ray.get(first.prepare.remote())
     workers = [first, *(remote.remote(fields) for _ in range(num_workers - 1))]
     busy = {worker.write.remote(number): (worker, number) for worker, number in zip(workers, _taken(missing, workers))}
@@ -109,7 +109,7 @@ def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", 
                 raise
             say(f"the worker of shard {number} was lost; another takes over")
             worker = remote.remote(fields)
-            # it may have died between its last file and its answer
+            # the worker may have died after it had written the shard
             if not run.shards.is_complete(run.shards.shards[number]):
                 missing.append(number)
         if missing:

@@ -142,7 +142,7 @@ def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_l
         height,
         width,
         name,
-        # those of the run, should the preset of that name have changed since
+        # the manifest's values count: a newer version may give the preset of that name others
         {argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
         records_attention=bool(manifest.get("annotations")),
     )
@@ -154,7 +154,7 @@ def _use_scheduler(pipeline: "UbGenPipeline", class_name: str) -> None:
 
     if type(pipeline.scheduler).__name__ == class_name:
         return
-    # of two names for one class the first has its usual settings
+    # where two names stand for one class, the first is the one with the class's usual settings
     names = {scheduler.__name__: name for name, scheduler in reversed(SCHEDULERS.items())}
     if class_name not in names:
         raise ValueError(f"the row was drawn with {class_name}, which this version does not know.")

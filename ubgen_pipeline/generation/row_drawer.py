@@ -108,7 +108,7 @@ class RowSettings:
             "scheduler": scheduler,
             "negative_prompt": self.negative_prompt,
         }
-        # exact datasets have no such columns
+        # datasets drawn without a preset have no such columns
         if self.preset is not None:
             columns |= {"preset": self.preset, "few_step_lora": public_name(self.source.few_step_lora)}
         return columns
@@ -126,7 +126,8 @@ class RowDrawer:
     def __init__(self, pipeline: "UbGenPipeline", settings: RowSettings, num_chunks: int | None):
         self.pipeline, self.settings, self.num_chunks = pipeline, settings, num_chunks
         self._draw = ImageDrawer(pipeline, num_chunks=num_chunks)
-        # one batch after the other on a GPU: threads that launched at the same time would only mix their kernels
+        # On a GPU one batch is drawn after the other. Threads that start at the same time would only interleave their
+        # kernels and gain nothing.
         self._device = Lock() if pipeline.device.type != "cpu" else nullcontext()
 
     def draw(self, class_names: Sequence[str], texts: Sequence[str], seeds: Sequence[int], **more: Any) -> DrawnImages:

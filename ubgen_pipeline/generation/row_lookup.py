@@ -89,7 +89,8 @@ class _Files:
     def manifest(self) -> dict[str, Any]:
         """The settings of the run, or nothing where the dataset has no manifest."""
         settings = self._recorded.get("settings", {})
-        # that of a command that draws nothing, such as annotate, says nothing of how rows were drawn
+        # a command that draws nothing, such as annotate, may have written a manifest without batch_size: it does not
+        # say how rows were drawn
         return settings if "batch_size" in settings else {}
 
     def shards_with(self, index: int, manifest: dict[str, Any]) -> list[Path]:
@@ -103,7 +104,7 @@ class _Files:
         """The batch size that the row's shard was drawn with, which a full memory may have made smaller."""
         number = self._number(index)
         mark = self.folder / STATE_FOLDER / f"shard-{number:05d}.json"
-        # the shards of a view are others
+        # a view of ubgen filter has other rows in its shards than the dataset that was drawn
         is_view = "filters" in self._recorded["settings"]
         if (
             not is_view

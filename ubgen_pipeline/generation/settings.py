@@ -18,7 +18,7 @@ from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
 RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
-# they say where the dataset goes, not what it holds
+# settings that say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
@@ -93,7 +93,7 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         self.wanted_scores()
         self.apply_preset()
         self._check_engine()
-        # a class file may name the source
+        # with a class file this is checked later, since the file may name the source
         if self.classes is None or self.source is not None:
             check_task(self.task, self.source, self.strength, self.region, self.region_margin)
         if self.source is not None and self.samples_per_class is not None:

@@ -18,7 +18,7 @@ from ..commands.console import say
 
 Result = TypeVar("Result")
 
-# somebody else's commit came first (412), or is being made (409): look again and go on
+# another commit came first (412), or is being made at this moment (409): read the repository again and go on
 CONTENTION = (409, 412)
 PASSING = (408, 429, 500, 502, 503, 504)
 MAX_CONTENTIONS = 50
@@ -105,7 +105,7 @@ def retried(action: Callable[[], Result], what: str, repo_id: str) -> Result:
             contentions += 1
             if contentions > MAX_CONTENTIONS:
                 raise ValueError(f"{what} failed: {repo_id!r} kept changing; run the same command again: it resumes.")
-            # apart, so that processes that met do not meet again
+            # the waiting time is random, so that two processes that collided do not collide again
             time.sleep(random.uniform(0.05, 0.2 * min(contentions, 10)))
             continue
         failures += 1

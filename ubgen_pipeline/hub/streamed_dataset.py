@@ -163,7 +163,7 @@ class HubDataset:
         data = [path for path in foreign if path.startswith("data/")]
         if data or (foreign and MANIFEST not in sizes):
             what = (data or foreign)[0]
-            # other numbers of shards are other settings, which the manifest names better
+            # another number of shards comes from other settings; the check of the manifest names them
             if MANIFEST in sizes and re.fullmatch(r"data/train-\d{5}-of-\d{5}\.parquet", what):
                 self._check_manifest(head)
             raise ValueError(
@@ -215,7 +215,7 @@ def published_settings(repo_id: str) -> dict[str, Any] | None:
             repo_id,
         )
         return json.loads(Path(file).read_text(encoding="utf-8")).get("settings")
-    # what is wrong with the repository is said when it is opened
+    # errors are passed over here: opening the repository says what is wrong
     except (OSError, ValueError, AttributeError):
         return None
 
@@ -248,6 +248,6 @@ class CommitBudget:
             share = max(share, 1)
         if len(self.own) < share:
             return 0.0
-        # until the oldest commit that stands in the way has passed
+        # wait until the oldest commit of those that count is more than an hour old
         oldest = [times[0] for times in (self.others, self.own) if times]
         return max(min(oldest) + self.WINDOW - now, 0.01)

@@ -24,7 +24,7 @@ _BACKENDS = {
     "efficient": SDPBackend.EFFICIENT_ATTENTION,
     "math": SDPBackend.MATH,
 }
-# torch's own order stands unless another gains this much, more than a timing is off by
+# another kernel must be faster than torch's own choice by this factor; a smaller gain may be an error of timing
 _LEAST_GAIN = 1.03
 
 # shapes (B, heads, tokens, width) of queries and of keys, with how often they occur
@@ -81,13 +81,13 @@ def fastest_attention(
     seconds = {}
     for name in (OWN_ORDER, *_BACKENDS):
         try:
-            # torch warns of each reason why a kernel cannot
+            # torch gives a warning for each reason why a kernel does not work
             with attention_order(name, only=True), warnings.catch_warnings(action="ignore"):
                 seconds[name] = sum(
                     count * timer(*(torch.randn(shape, device=device).to(dtype) for shape in shapes), 10)
                     for shapes, count in calls.items()
                 )
-        # no kernel of that kind for these shapes on this GPU
+        # raised where there is no kernel of that kind for these shapes on this GPU
         except RuntimeError:
             continue
     fastest = min(seconds, key=seconds.__getitem__)

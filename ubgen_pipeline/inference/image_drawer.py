@@ -128,12 +128,12 @@ def _on_the_way(output: "UbGenOutput", num_samples: int) -> DrawnImages:
     """Round to 8 bits on the device, and copy from there without waiting."""
     images = output.images
     output.images = None
-    # float32 first: 255 values do not fit exactly into 16 bits of precision
+    # in float32: in 16 bits not all of the values from 0 to 255 would be exact
     pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
     if not pixels.is_cuda:
         return DrawnImages(output, num_samples, pixels.cpu(), None)
     host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
-    # a thread begins on GPU 0, whichever its process took
+    # a new thread uses GPU 0, even where its process chose another one
     with torch.cuda.device(pixels.device):
         host.copy_(pixels, non_blocking=True)
         arrived = torch.cuda.Event()

@@ -33,10 +33,10 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
     network = pipeline.denoiser_network
     if lora_weights == "fused":
         pipeline.fuse_lora()
-        # what was fused stays; only the matrices beside it go
+        # the fused weights stay; this removes the LoRA's own matrices
         pipeline.unload_lora_weights()
     elif lora_weights == "beside":
-        # peft keeps a LoRA in float32, where each of its products would be cast there and back
+        # peft keeps a LoRA in float32, so that each of its products would cast its input and its output
         network.to(network.dtype)
     if lora_weights != "beside" and not records_attention:
         network.fuse_qkv_projections()
@@ -60,13 +60,13 @@ def compile_pipeline(pipeline: "UbGenPipeline", draw: Callable[[], object]) -> b
     os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache_folder()))
     parts = (pipeline.denoiser_network, pipeline.vae.decoder)
     for part in parts:
-        # one size only: a shorter last batch is filled up instead
+        # compiled for one batch size: a shorter last batch is filled up
         part.compile(dynamic=False)
     try:
         draw()
     except torch.OutOfMemoryError:
         raise
-    # the compiler, the C++ compiler and Triton each fail in ways of their own
+    # torch's compiler, the C++ compiler and Triton raise errors of many kinds
     except Exception as error:
         for part in parts:
             undo_compile(part)

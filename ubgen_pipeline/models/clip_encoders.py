@@ -110,10 +110,10 @@ def _open_clip_encoder(name: str) -> ClipEncoder:
         architecture, _, pretrained = name.partition("/")
         if not pretrained:
             raise ValueError(f"{name!r} names no pretrained weights")
-    # open_clip's classes differ in their attributes
+    # open_clip's classes name the same parts differently
     model: Any = open_clip.create_model(architecture, pretrained=pretrained, precision="fp32", require_pretrained=True)
     tokenize = open_clip.get_tokenizer(architecture)
-    # not normalising is said, because CoCa's default is to do it
+    # normalize is given, because CoCa's default is True
     return ClipEncoder(
         model,
         open_clip_preprocessing(model.visual.preprocess_cfg),

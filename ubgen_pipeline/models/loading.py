@@ -30,9 +30,9 @@ SCHEDULERS: dict[str, type[Any]] = {
     "lcm": LCMScheduler,
     "ddim-trailing": DDIMScheduler,
 }
-# DDPM and DDIM clip to the range of images unless told that they walk latents; PNDM starts with Runge-Kutta steps,
-# three times the UNet calls, unless told not to, as in Stable Diffusion's own configuration. Few steps must begin at
-# pure noise, which trailing timesteps do (Lin et al. 2024).
+# DDPM and DDIM clip their samples to the range of images by default, which is wrong for latents. PNDM by default
+# starts with Runge-Kutta steps, each of which calls the denoiser several times; Stable Diffusion's own configuration
+# skips them. A run of few steps must begin at pure noise, which trailing timesteps do (Lin et al. 2024).
 _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "ddpm": {"clip_sample": False},
     "ddim": {"clip_sample": False},
@@ -113,7 +113,7 @@ def load_pipeline(
         load_lora(pipeline, lora, revision=lora_revision)
     if few_step_lora is not None:
         load_lora(pipeline, few_step_lora, revision=few_step_lora_revision, argument="few_step_lora")
-        # loading a second one does not switch on both
+        # loading the second LoRA leaves only one of the two switched on
         pipeline.set_adapters(sorted({name for names in pipeline.get_list_adapters().values() for name in names}))
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
@@ -142,7 +142,7 @@ def load_lora(
     """
     source = str(Path(lora).expanduser()) if Path(lora).expanduser().exists() else str(lora)
     try:
-        # a state dict and metadata by path, not as tensors: the metadata hold alpha
+        # the pipeline reads state dict and metadata from the path: alpha stands in the metadata
         state_dict, *_ = pipeline.lora_state_dict(
             source, use_safetensors=True, return_lora_metadata=True, revision=revision
         )
@@ -167,7 +167,7 @@ def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str
         return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
     peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith(f"{denoiser}.")}
     if len(peft_names) > 1:
-        # it looks at the first one alone, and drops those that it then does not know
+        # diffusers decides by the first key and then drops the keys of the other kind
         return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
     for prefix, part in parts.items():
         own = {

@@ -31,7 +31,7 @@ from ..mini.networks import UNetSegmenter
 
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")
-# those that are built here rather than by transformers
+# the architectures that are built here, not by transformers
 BUILT_NAMES = ("mini", *DEEPLAB_NAMES)
 # mean and deviation of ImageNet's pixels, which all of these models are pretrained with
 PIXEL_MEAN, PIXEL_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
@@ -118,7 +118,7 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
             layer's where the number of classes differs. A folder with a ``config.json`` alone gives untrained weights;
             one that train_segmenter.py wrote goes on with its own.
         class_names: C names without the background.
-        seed: of the weights that are drawn.
+        seed: of the weights that are chosen at random.
 
     Raises:
         ValueError: no such model, or one that does not segment.

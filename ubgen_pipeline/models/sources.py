@@ -69,7 +69,7 @@ def fingerprint(source: str | None) -> str | None:
 
 def model_source(source: str, commit: str | None) -> "Source":
     """Public name, commit and licence; the licence as the model's own card states it, if it can be read."""
-    # this module is read by a dry run, which does not wait for the libraries behind the cards
+    # imported here: a dry run imports this module, and should not wait for the libraries behind the cards
     from ubgen_hub_cards.dataset_card import Source
 
     name = public_name(source) or source

@@ -38,7 +38,7 @@ def read_embedding(source: str | Path) -> tuple[str | None, torch.Tensor]:
             state: Any = torch.load(file, map_location="cpu", weights_only=True)
         else:
             state = load_file(file)
-    # a pickle that is refused, and one that is none at all, end in errors of many kinds
+    # files that are refused, and files of another kind, raise errors of many kinds
     except Exception as error:
         reason = "it may run code" if file.suffix in _OLD_SUFFIXES else "it is no safetensors file"
         raise ValueError(

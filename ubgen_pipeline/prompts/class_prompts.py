@@ -54,7 +54,7 @@ class ClassPrompt:
     key: str
     attributes: tuple[tuple[str, str], ...] = ()
     word: str = ""
-    # whether a prompt that is too long for the model loses words at its end; other prompts then are refused
+    # whether a prompt that is too long for the model loses words at its end; if not, it is refused
     is_cut_to_fit: ClassVar[bool] = False
 
     @property
@@ -109,7 +109,7 @@ def class_prompts(classes: Sequence[ClassName], template: str = "{name}") -> lis
         fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
     except ValueError as error:
         raise ValueError(f"template is {template!r}; {error}.") from error
-    # attribute and index lookups would also be "other fields"
+    # {name.x} and {name[0]} count as other fields, too
     if "name" not in fields or fields - {"name", "definition", "class_id"}:
         raise ValueError(
             f"template is {template!r}; it must hold {{name}} and may hold {{definition}} and {{class_id}}, no other."

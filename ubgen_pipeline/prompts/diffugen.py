@@ -1,7 +1,7 @@
 """DiffuGen's dataset configurations (Shenoda and Kim 2023), read as they are: one section for each of three tasks.
 
 ``txt2img``: every template of ``prompts`` is combined with all five attribute lists, whether it uses them or not, and
-each prompt is drawn ``seed_count_per_prompt`` times with seeds from ``seed_range``. ``img2img`` and ``inpaint`` draw
+each prompt gives ``seed_count_per_prompt`` images with seeds from ``seed_range``. ``img2img`` and ``inpaint`` draw
 the rows of ``source_dataset`` anew (``diffugen_variations``). What else a file says becomes the default of a flag, or
 a note that it does not count.
 """
@@ -18,7 +18,7 @@ from .templates import PromptTemplates, check_number_of_prompts
 
 # DiffuGen's name of each task
 SECTIONS = {"text-to-image": "txt2img", "image-to-image": "img2img", "inpaint": "inpaint"}
-# in the order of the product; the first changes slowest
+# in the order of nested loops: the first changes slowest
 _LISTS = {
     "view_points": "view_point",
     "object_names": "object_name",
@@ -31,7 +31,7 @@ _COMMON = ("stable_diffusion_model", "negative_prompt", "textual_inversion")
 _READ = {
     "text-to-image": (*_COMMON, *_LISTS, "prompts", "seed_range", "seed_count_per_prompt"),
     "image-to-image": (*_COMMON, *_OTHER_CONDITIONS, "source_dataset"),
-    # beside them the classes
+    # each class has a key of its own here, too
     "inpaint": (*_COMMON, "source_dataset"),
 }
 _READ_ABOVE = (

@@ -4,7 +4,7 @@ classes: [crane, {name: star, synonyms: [five-pointed star]}]    # or a built-in
 templates: ["a {view} view of a {name}++ in {weather}"]
 attributes: {view: [front, side], weather: [rain, snow]}
 negative_prompt: blurry
-max_prompts: 3            # of each class, drawn by the run's seed; all of them if not given
+max_prompts: 3            # of each class, chosen by the run's seed; all of them if not given
 samples_per_prompt: 2     # 1 if not given
 weights: true             # whether ++ and -- are read
 """
@@ -34,7 +34,7 @@ class PromptFile:
         templates: templates and attributes.
         samples_per_prompt: images of each prompt, where the run does not say how many of each class.
         max_prompts: prompts of each class; None takes all.
-        seed_range: first and last of the seeds to draw from; None means any.
+        seed_range: first and last of the seeds to choose from; None means any.
         model: what the file was written for.
         settings: other settings of ``ubgen generate`` that the file gives values for.
         image_size: (height, width) for ``model``.

@@ -1,4 +1,4 @@
-"""Prompts from templates with ``{placeholders}``: every combination of attribute values, or seeded draws. No torch."""
+"""Prompts from templates with ``{placeholders}``: all combinations of values, or some chosen by the seed. No torch."""
 
 import math
 import random
@@ -150,7 +150,7 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
 def check_class_word(prompt: str, words: Sequence[str], *, weighted: bool) -> None:
     """Raise ``ValueError`` unless one of the class's words stands in the prompt; case does not matter."""
     wanted = "|".join(re.escape(_normal(word)) for word in words)
-    # plain_text is slow beside a search, and seldom needed
+    # plain_text comes second: it is slow, and seldom needed
     for text in (prompt, plain_text(prompt)) if weighted else (prompt,):
         if re.search(rf"(?<!\w)({wanted})(?!\w)", _normal(text)):
             return
@@ -165,7 +165,7 @@ def _normal(text: str) -> str:
 
 
 def chosen_positions(count: int, wanted: int | None, seed: int, key: str) -> Sequence[int]:
-    """All positions in order; or, where fewer are wanted, that many different ones drawn by the seed and class.
+    """All positions in order; or, where fewer are wanted, that many different ones, chosen by the seed and class.
 
     More of them begin with the same ones.
     """
@@ -175,7 +175,7 @@ def chosen_positions(count: int, wanted: int | None, seed: int, key: str) -> Seq
 
 
 def distinct_choices(rng: random.Random, low: int, high: int, count: int) -> list[int]:
-    """``count`` different integers in [low, high], uniformly drawn; the range must hold as many."""
+    """``count`` different integers in [low, high], chosen uniformly; the range must hold as many."""
     drawn: dict[int, None] = {}
     while len(drawn) < count:
         drawn[rng.randint(low, high)] = None
@@ -188,6 +188,6 @@ def check_number_of_prompts(counts: Sequence[int]) -> None:
         cap = max(MAX_PROMPTS // len(counts), 1)
         raise ValueError(
             f"the templates and attributes give {total:,} prompts for {len(counts)} classes, more than"
-            f" {MAX_PROMPTS:,}; set max_prompts to at most {cap:,}, and that many are drawn for each class by the"
+            f" {MAX_PROMPTS:,}; set max_prompts to at most {cap:,}, and that many are chosen for each class by the"
             " run's seed."
         )

@@ -1,1 +1,1 @@
-"""Which image is drawn from what: prompt, seed, source row; known before a model loads. No torch."""
+"""Which images come next, and from what: prompt, seed and source row, known before a model loads. No torch."""

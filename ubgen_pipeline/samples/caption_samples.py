@@ -25,9 +25,9 @@ from .sample import Sample, SampleInputs
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _FIELDS = ("caption", "class_prompt")
-# how captions write the names that VOC writes in one word
+# names that VOC writes in one word, and how captions write them
 _VOC_SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
-# a built-in list that explains at least this share of the rows is the file's
+# a built-in list counts as the file's if it explains at least this share of the rows
 _MIN_EXPLAINED = 0.9
 
 
@@ -203,7 +203,7 @@ def _rows(file: ClassFile) -> list[Any] | None:
     except (csv.Error, json.JSONDecodeError) as error:
         if suffix in (".jsonl", ".ndjson"):
             raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
-        # the reader of class lists says what is wrong
+        # left to the reader of class lists, which says what is wrong
         return None
     if not isinstance(rows, list) or not rows:
         return None

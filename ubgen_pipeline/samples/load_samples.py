@@ -70,7 +70,7 @@ def load_samples(settings: SampleSettings, class_file: ClassFile | None = None) 
             return captions
     if settings.classes is not None and settings.class_names is not None:
         raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
-    # what is no file is a built-in list, or refused where classes are read
+    # without a file, classes is the name of a built-in list; other texts are refused where classes are read
     classes = class_file or settings.classes or settings.class_names
     if settings.source is None:
         return _prompt_samples(settings, classes or [])

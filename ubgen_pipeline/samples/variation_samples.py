@@ -52,7 +52,7 @@ class VariationSamples(SourceSamples):
         assert self.file.variations is not None
         variations = []
         for label, drawn_from, has_region in zip(self._labels, self.source.rows["attributes"], self._has_region):
-            # templates of other files leave attributes empty that they do not use
+            # a row of another file's template has empty attributes where the template does not use them
             is_known = has_region and all(drawn_from[name] is not None for name in DRAWN_FROM)
             item = self.classes[label]
             variations.append(self.file.variations.prompts(item, label, drawn_from) if is_known else [])

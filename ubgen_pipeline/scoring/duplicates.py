@@ -36,7 +36,7 @@ def perceptual_hash(image: Image.Image) -> int:
     """
     pixels = np.asarray(image.convert("L").resize((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS), np.float64)
     frequencies = np.asarray(dctn(pixels, type=2))[:_HASH_SIDE, :_HASH_SIDE]
-    # of an image without structure rounding alone would decide
+    # in an image without structure these are rounding errors, which must not decide
     frequencies[np.abs(frequencies) < 1e-6] = 0
     bits = (frequencies > np.median(frequencies)).flatten()
     return int.from_bytes(np.packbits(bits).tobytes(), "big")

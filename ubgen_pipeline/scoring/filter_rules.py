@@ -15,7 +15,7 @@ from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_CO
 from ..dataset.stored_rows import StoredRows
 from .duplicates import MAX_HASH_DISTANCE, hashes_from_texts, row_groups
 
-# rule, the score whose columns it reads
+# the rules, and the score whose columns each reads
 RULES = {
     "safe_only": "safety",
     "min_clip_score": "clip",

@@ -122,7 +122,7 @@ class ClipScorer:
         features = normalize(self._encoder.encode_images(picture_pixels(image).to(self._device)).float(), dim=-1)
         cosines = (features @ self._text_features.T)[0].clamp(-1, 1)
         own, nearest = self._text_of[label], int(cosines.argmax())
-        # equal features tie, and a tie is no mistake
+        # classes with equal features are equally near: that is no mistake of the image's own class
         nearest = own if cosines[own] == cosines[nearest] else nearest
         probability = (self._scale * cosines).softmax(dim=0)[nearest]
         return ClipScore(
@@ -150,7 +150,7 @@ class SafetyFlagger:
                 model, self._processor = _load(place, "safety_checker", "feature_extractor")
             except OSError:
                 model, self._processor = _load(place, "", "")
-        # transformers raises several kinds for what is not there or of another kind
+        # transformers raises several kinds of errors for a model that is missing or of another kind
         except (OSError, RuntimeError, ValueError, KeyError) as error:
             first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ValueError(
@@ -163,7 +163,7 @@ class SafetyFlagger:
     def __call__(self, image: Image.Image) -> bool:
         """Whether the checker flags an RGB image."""
         pixels = self._processor(images=image, return_tensors="pt")["pixel_values"].to(self._device)
-        # the checker blackens a flagged image in what it is given: one pixel that nobody looks at
+        # the checker blackens the images that it is given: here a single pixel, which is thrown away
         _, flags = self._model(clip_input=pixels, images=np.ones((1, 1, 1, 3), np.float32))
         return bool(flags[0])
 
@@ -173,12 +173,12 @@ def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, 
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
     from transformers import CLIPImageProcessor
 
-    # asked for its report, the call gives a pair
+    # with output_loading_info the call gives a pair
     loaded: Any = StableDiffusionSafetyChecker.from_pretrained(
         place, subfolder=checker_folder, use_safetensors=True, dtype=torch.float32, output_loading_info=True
     )
     model, report = loaded
-    # the weights of another kind of model would leave the checker's own at random
+    # with the weights of another kind of model, the checker would keep random weights
     if report["missing_keys"]:
         raise ValueError(f"its weights lack {sorted(report['missing_keys'])[0]!r}")
     return model, CLIPImageProcessor.from_pretrained(place, subfolder=processor_folder)
