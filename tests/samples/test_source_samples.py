@@ -7,31 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
-from PIL import Image as PilImage
+from datasets import ClassLabel, load_dataset
 
+from support.source_rows import NAMES, save_source
 from ubgen_pipeline.generation.generate import main
-from ubgen_pipeline.mini.scenes import scenes
 from ubgen_pipeline.samples.source_dataset import SourceDataset
 
-NAMES = ["star", "circle"]
 QUICK = ["--num-inference-steps", "2", "--seed", "7", "--samples-per-shard", "3"]
-
-
-def save_source(folder, *, names=tuple(NAMES), change=None, masks=True):
-    drawn = list(scenes(4, bias=0.0, seed=5, class_names=NAMES))
-    labels = [NAMES.index(scene.factors.class_name) for scene in drawn]
-    values = [scene.mask.astype(np.uint8) * (1 + label) for scene, label in zip(drawn, labels)]
-    columns = {
-        "image": [PilImage.fromarray(scene.image) for scene in drawn],
-        "label": labels,
-        "mask": [PilImage.fromarray(change(value) if change else value) for value in values],
-    }
-    features = {"image": Image(), "label": ClassLabel(names=list(names)), "mask": Image()}
-    if not masks:
-        del columns["mask"], features["mask"]
-    Dataset.from_dict(columns, features=Features(features)).save_to_disk(str(folder))
-    return str(folder)
 
 
 @pytest.fixture(scope="module")
@@ -82,17 +64,6 @@ def test_classes_are_mapped(random_mini_model, source, tmp_path, capsys):
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [line["label"] for line in lines] == [0, 1, 0, 1]
     assert [line["source_index"] for line in lines] == [0, 1, 2, 3]
-    rows = SourceDataset(source, "train", ["ring", "other", "circle"], {"star": "ring"})
-    assert rows.labels() == [0, 2, 0, 2] and set(np.unique(rows.row(1, (64, 64)).mask)) == {0, 3}
-
-
-def test_a_region_is_grown_and_cut_with_the_image(source):
-    rows = SourceDataset(source, "train")
-    plain, grown = (rows.row(0, (64, 64), "object", margin).region for margin in (0, 2))
-    assert plain is not None and grown is not None
-    assert (grown & plain).sum() == plain.sum() < grown.sum()
-    cut = rows.row(0, (32, 64))
-    assert cut.image.size == (64, 32) and cut.mask is not None and cut.mask.shape == (32, 64)
 
 
 @pytest.mark.parametrize(

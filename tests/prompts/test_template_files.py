@@ -1,0 +1,86 @@
+"""Files with templates: what they say of classes and settings, and what is refused."""
+
+import pytest
+import yaml
+
+from ubgen_pipeline.prompts.template_files import PromptFile, prompt_file_from
+from ubgen_pipeline.prompts.templates import PromptTemplates
+from ubgen_pipeline.samples.prompt_samples import load_prompt_samples, read_prompt_file
+
+
+def write(folder, **content):
+    file = folder / "prompts.yaml"
+    file.write_text(yaml.safe_dump({"classes": ["star", "ring"], "templates": ["a {name}"], **content}))
+    return str(file)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ({"templates": ["a {colour} {name}"]}, "unknown placeholder {colour}"),
+        ({"templates": ["a shape"]}, "class 'star' is not in its prompt 'a shape'"),
+        ({"templates": ["starry {name}"], "classes": [{"name": "star"}]}, None),
+        ({"templates": ["a starfish"], "classes": ["star"]}, "is not in its prompt"),
+        ({"templates": ["a five-pointed Star++"], "classes": ["star"]}, None),
+        ({"templates": ["a {name.x}"]}, "bare name"),
+        ({"templates": ["a {name!r}"]}, "bare name"),
+        ({"templates": ["a {name"]}, "braces"),
+        ({"templates": []}, "templates is empty"),
+        ({"templates": ["{definition} {name}"], "classes": ["zzz"]}, "'zzz' has no definition"),
+        ({"attributes": {"view": []}}, "'view' has no values"),
+        ({"attributes": {"view": "front"}}, "view is 'front'"),
+        ({"attributes": {"view": [False]}}, "in quotes"),
+        ({"attributes": {"name": ["x"]}}, "cannot be a placeholder"),
+        ({"attributes": ["view"]}, "attributes is"),
+        ({"max_prompts": 0}, "max_prompts is 0"),
+        ({"samples_per_prompt": "two"}, "samples_per_prompt is 'two'"),
+        ({"colour": "red"}, "key 'colour' is unknown"),
+        ({"classes": []}, "no `classes`"),
+        ({"weights": "yes"}, "weights is 'yes'"),
+    ],
+)
+def test_what_is_refused(tmp_path, content, message):
+    file = write(tmp_path, **content)
+    if message is None:
+        assert len(load_prompt_samples(file))
+        return
+    with pytest.raises(ValueError, match=message):
+        load_prompt_samples(file)
+
+
+def test_classes_of_a_file_may_be_a_built_in_list_or_another_file(tmp_path):
+    (tmp_path / "names.txt").write_text("star\nring\n")
+    assert len(read_prompt_file(write(tmp_path, classes="voc")).classes) == 20
+    assert [item.name for item in read_prompt_file(write(tmp_path, classes="names.txt")).classes] == ["star", "ring"]
+    assert read_prompt_file("voc") is None and read_prompt_file(tmp_path / "names.txt") is None
+
+
+def test_what_a_file_says_of_the_settings(tmp_path):
+    file = prompt_file_from(
+        {"classes": {"star": "it shines"}, "templates": "a {name}", "negative_prompt": "dull", "max_prompts": 3},
+        tmp_path,
+    )
+    assert (file.classes[0].name, file.classes[0].definition) == ("star", "it shines")
+    assert file.templates.templates == ("a {name}",) and (file.max_prompts, file.samples_per_prompt) == (3, 1)
+    assert file.defaults("mini") == {"negative_prompt": "dull"} and file.remarks("mini", has_embeddings=False) == []
+
+
+def test_a_size_and_embeddings_count_for_their_own_model_only():
+    file = PromptFile(
+        (),
+        (),
+        PromptTemplates(("{name}",), {}),
+        model="org/own",
+        image_size=(384, 512),
+        embeddings=("f.safetensors",),
+        settings={"num_inference_steps": 3},
+        notes=("a note",),
+    )
+    assert file.defaults("org/own") == {
+        "num_inference_steps": 3, "height": 384, "width": 512, "embeddings": ["f.safetensors"]
+    }  # fmt: skip
+    assert file.defaults("mini") == {"num_inference_steps": 3}
+    assert file.remarks("org/own", has_embeddings=False) == ["a note"]
+    note, model, word = file.remarks("mini", has_embeddings=False)
+    assert note == "a note" and "written for org/own" in model and "read as plain letters" in word
+    assert len(file.remarks("mini", has_embeddings=True)) == 2
