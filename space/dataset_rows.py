@@ -89,9 +89,10 @@ def _row(view: DatasetView, position: int, values: dict[str, Any]) -> DatasetRow
     boxes = objects.get("bbox") if isinstance(objects, dict) else None
     fields = {}
     for name, value in values.items():
-        if isinstance(value, (str, int, float)):
-            is_label = name == view.label_column and isinstance(value, int) and 0 <= value < len(view.class_names)
-            fields[name] = f"{value} ({view.class_names[value]})" if is_label else str(value)
+        if name == view.label_column and isinstance(value, int) and 0 <= value < len(view.class_names):
+            fields[name] = f"{value} ({view.class_names[value]})"
+        elif isinstance(value, (str, int, float)):
+            fields[name] = str(value)
     scale = min(1.0, THUMBNAIL_SIDE / max(image.size))
     size = (max(1, round(image.width * scale)), max(1, round(image.height * scale)))
     return DatasetRow(
@@ -101,7 +102,7 @@ def _row(view: DatasetView, position: int, values: dict[str, Any]) -> DatasetRow
         fields,
         # nearest: values between two labels mean nothing
         np.asarray(mask.resize(size, Image.Resampling.NEAREST)) if mask and mask.size == image.size else None,
-        [tuple(scale * v for v in (x, y, x + w, y + h)) for x, y, w, h in _boxes(boxes)],  # type: ignore[misc]
+        [(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in _boxes(boxes)],
     )
 
 

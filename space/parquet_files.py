@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -78,12 +78,17 @@ def _of_hub(repo_id: str, token: bool | None) -> ParquetFiles:
     else:
         if not _exists(system, repo_id):
             raise ValueError("Dataset: the Hub has no such public dataset.")
-    return _checked(ParquetFiles(repo_id, tuple(files), lambda file: system.open(file, "rb", block_size=BLOCK_SIZE)))
+
+    def open_file(file: str) -> IO[bytes]:
+        opened: Any = system.open(file, "rb", block_size=BLOCK_SIZE)
+        return opened
+
+    return _checked(ParquetFiles(repo_id, tuple(files), open_file))
 
 
-def _exists(system: object, repo_id: str) -> bool:
+def _exists(system: Any, repo_id: str) -> bool:
     try:
-        return bool(system.exists(f"datasets/{repo_id}"))  # type: ignore[attr-defined]
+        return bool(system.exists(f"datasets/{repo_id}"))
     except Exception:
         return False
 

@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 from ubgen_pipeline.mini import mini_lora_path
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -55,7 +56,7 @@ class SpaceSettings:
         Raises:
             ValueError: a value that is out of range or of another type.
         """
-        values: dict[str, object] = {}
+        values: dict[str, Any] = {}
         for field in fields(cls):
             text = environment.get(PREFIX + field.name.upper(), "").strip()
             if not text:
@@ -68,7 +69,7 @@ class SpaceSettings:
                 values[field.name] = tuple(part.strip() for part in text.split(",") if part.strip())
             else:
                 values[field.name] = text
-        return cls(**values)  # type: ignore[arg-type]
+        return cls(**values)
 
     @property
     def is_mini(self) -> bool:

@@ -1,8 +1,8 @@
 """The card of the pipeline's code on the Hub."""
 
 from huggingface_hub import ModelCardData
-from jinja2 import Environment, PackageLoader, StrictUndefined
 
+from .card_templates import card_template
 from .card_text import is_hub_id
 
 TEMPLATE = "pipeline_card.md.jinja"
@@ -23,11 +23,4 @@ def render_pipeline_card(repo_id: str, version: str) -> str:
     metadata = ModelCardData(
         license="apache-2.0", library_name="diffusers", pipeline_tag="text-to-image", tags=["ubgen", "custom-pipeline"]
     )
-    environment = Environment(
-        loader=PackageLoader("ubgen_hub_cards", "."),
-        undefined=StrictUndefined,
-        keep_trailing_newline=True,
-        # the output is Markdown; both values are plain
-        autoescape=False,
-    )
-    return environment.get_template(TEMPLATE).render(metadata=metadata.to_yaml(), repo_id=repo_id, version=version)
+    return card_template(TEMPLATE).render(metadata=metadata.to_yaml(), repo_id=repo_id, version=version)

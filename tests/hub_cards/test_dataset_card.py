@@ -4,7 +4,6 @@ import html
 import re
 
 import pytest
-import yaml
 from datasets import ClassLabel, Features, Image, Value, load_dataset
 from datasets.info import DatasetInfosDict
 from huggingface_hub import DatasetCard
@@ -12,7 +11,6 @@ from markdown_it import MarkdownIt
 
 from support.hostile_text import HOSTILE
 from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card, with_bias_report
-from ubgen_hub_cards.pipeline_card import render_pipeline_card
 from ubgen_pipeline.dataset.card import class_counts
 from ubgen_pipeline.dataset.columns import GROUP_COLUMN, score_features, score_notes
 from ubgen_pipeline.dataset.shards import Shard
@@ -180,12 +178,3 @@ def test_two_folders_of_one_name_stay_apart(tmp_path):
         cache = str(tmp_path / "cache")
         loaded = load_dataset(str(tmp_path / str(number) / "d"), split="train", cache_dir=cache)
         assert loaded.num_rows == 4 * number
-
-
-def test_pipeline_card():
-    card = render_pipeline_card("org/code", "0.1.0")
-    assert (
-        yaml.safe_load(card.split("---\n")[1])["library_name"] == "diffusers" and 'custom_pipeline="org/code"' in card
-    )
-    with pytest.raises(ValueError, match="repo_id is"):
-        render_pipeline_card('org/x")\nimport os', "0.1.0")
