@@ -13,7 +13,7 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -83,7 +83,7 @@ class Operations:
         num_guided = round(num_calls * shortcuts.get("guidance_until", 1.0)) if settings["guidance_scale"] > 1 else 0
         every = shortcuts.get("deep_features_every", 1)
         whole, outer = self._unet_passes(every)
-        total = _flops(lambda: self.vae.decode(self._noise))
+        total = count_operations(lambda: self.vae.decode(self._noise))
         for call in range(num_calls):
             # the change of the batch at the end of guidance makes a whole pass too
             is_whole = call % every == 0 or call == num_guided
@@ -92,7 +92,19 @@ class Operations:
 
     def _unet_passes(self, every: int) -> tuple[float, float]:
         denoiser, arguments = DeepFeatureDenoiser(self.unet, every), (self._noise, torch.tensor(1), self._text)
-        return _flops(lambda: denoiser(*arguments)), _flops(lambda: denoiser(*arguments))
+        return count_operations(lambda: denoiser(*arguments)), count_operations(lambda: denoiser(*arguments))
+
+
+def count_operations(call: Callable[[], object]) -> int:
+    """Operations of the matrix products, convolutions and attention in a call, two for each multiply-add.
+
+    PyTorch's counter knows the attention kernels of GPUs, and attention that is computed as two matrix products, which
+    is how it runs on the meta device. The fused kernel of CPUs it counts as nothing, so its formula is given here.
+    """
+    formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
+    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
+        call()
+    return counter.get_total_flops()
 
 
 def device_hours(num_images: int, rate: float) -> float:
@@ -178,10 +190,10 @@ def _parts(model: str) -> tuple[Any, Any, int]:
     return build_unet(), build_vae(), 77
 
 
-def _flops(call: Any) -> float:
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call()
-    return counter.get_total_flops()
+def _attention_operations(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
+    """Of the products of queries and keys, and of weights and values, from shapes ``(B, heads, tokens, width)``."""
+    batch, heads, num_queries, width = query
+    return 2 * batch * heads * num_queries * key[-2] * (width + value[-1])
 
 
 def _line(cells: Sequence[str]) -> str:

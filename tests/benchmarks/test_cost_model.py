@@ -5,23 +5,39 @@ import sys
 
 import pytest
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.cost_model import CostSettings, Operations, codec_costs, device_hours, main, wall_hours
+from benchmarks.cost_model import (
+    CostSettings,
+    Operations,
+    codec_costs,
+    count_operations,
+    device_hours,
+    main,
+    wall_hours,
+)
 from support import ROOT
 from ubgen_pipeline.models.loading import load_pipeline
 
 
-@torch.no_grad()
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_attention_counts_the_same_wherever_it_runs(device):
+    """Fused on the CPU, two matrix products on the meta device."""
+    query = torch.zeros(2, 3, 50, 16, device=device)
+    key, value = torch.zeros(2, 2, 3, 7, 16, device=device)
+    queries_by_keys = weights_by_values = 2 * 3 * 50 * 7 * 16
+    counted = count_operations(lambda: scaled_dot_product_attention(query, key, value))
+    assert counted == 2 * (queries_by_keys + weights_by_values)
+
+
 def test_operations_are_those_of_a_call(random_mini_model):
     pipeline = load_pipeline(random_mini_model, scheduler="pndm")
     pipeline.set_progress_bar_config(disable=True)
 
     def counted(**arguments):
         text = torch.zeros(1, 24, 96)
-        with FlopCounterMode(display=False) as counter:
-            pipeline(["star"], num_inference_steps=4, prompt_embeds=text, negative_prompt_embeds=text, **arguments)
-        return counter.get_total_flops()
+        texts = {"prompt_embeds": text, "negative_prompt_embeds": text}
+        return count_operations(lambda: pipeline(["star"], num_inference_steps=4, **texts, **arguments))
 
     operations = Operations("mini")
     assert operations.of_an_image(4, 2.0) == counted()
