@@ -1,16 +1,27 @@
-# Every target makes .venv and installs what it needs from nothing; the stamp says that this was done.
-PYTHON ?= $(shell python3.11 --version >/dev/null 2>&1 && echo python3.11 || echo python3)
+# Every target makes .venv and installs what it needs from nothing, in the versions that locks/ names; the stamp says that
+# this was done. PYTHON makes the environments; those that are there keep theirs.
+PYTHON ?= $(firstword $(foreach python,python3.11 python3.12 python3.13,$(shell command -v $(python) >/dev/null && \
+	$(python) --version >/dev/null 2>&1 && echo $(python))) python3)
 VENV := .venv
 STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
+WHAT_IS_INSTALLED := pyproject.toml setup.py .ci/install
 
-.PHONY: demo test browser lint mini evidence evidence-full speed install
+.PHONY: demo test test-lowest test-newest browser lint mini evidence evidence-full speed install lock
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
+
+# the whole suite with the lowest versions that pyproject.toml admits, and with the newest of today
+test-lowest: .venv-lowest/.installed
+	.venv-lowest/bin/python -m pytest
+
+test-newest:
+	PYTHON=$(PYTHON) .ci/install .venv-newest newest
+	.venv-newest/bin/python -m pytest
 
 browser: $(STAMP)
 	.ci/browser
@@ -40,9 +51,14 @@ speed: $(STAMP)
 
 install: $(STAMP)
 
-# torchvision first: it names the one build of torch that it was made for, so that no other torch can slip in
-$(STAMP): pyproject.toml setup.py
-	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet torchvision
-	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+# the newest versions become those that are installed and tested: run the tests, then commit locks/
+lock:
+	PYTHON=$(PYTHON) .ci/lock
+
+$(STAMP): $(WHAT_IS_INSTALLED) $(wildcard locks/*.txt)
+	PYTHON=$(PYTHON) .ci/install $(VENV)
+	touch $@
+
+.venv-lowest/.installed: $(WHAT_IS_INSTALLED) $(wildcard locks/*-lowest.txt)
+	PYTHON=$(PYTHON) .ci/install .venv-lowest lowest
 	touch $@
