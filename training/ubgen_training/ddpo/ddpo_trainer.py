@@ -21,7 +21,14 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.micro_steps import MicroSteps
 from ..reward_training.trainer import SamplerTrainer, draw_seeds
-from ..rewards.reward_functions import RewardFunction, call_reward, check_finite, check_reward_weights, reward_name
+from ..rewards.reward_functions import (
+    RewardFunction,
+    call_reward,
+    check_finite,
+    check_reward_weights,
+    remember_batch,
+    reward_name,
+)
 from .ddpo_config import DDPOConfig
 from .objective import ClassStatistics, group_advantages, policy_loss
 from .policy_sampler import PolicySampler
@@ -143,6 +150,7 @@ class DDPOTrainer(SamplerTrainer):
             values = call_reward(reward, images, names, labels, step=step, seeds=seeds).to(total)
             self.add_metrics({f"rewards/{reward_name(reward)}": values.mean().item()})
             total += weight * values
+        remember_batch(self.reward_funcs)
         return total
 
     def _advantages(self, rewards: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -14,6 +14,7 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder, load_clip_encoder
 from ..rewards.class_variety import ClassVarietyReward
 from ..rewards.clip_alignment import ClipAlignmentReward
 from ..rewards.jpeg_size import JpegSizeReward
+from ..rewards.logdet_variety import LogDetVarietyReward
 from ..rewards.pyiqa_metrics import PyiqaReward
 from ..rewards.quality import load_quality_reward
 from ..rewards.reward_functions import (
@@ -29,7 +30,7 @@ PYIQA_PREFIX = "pyiqa:"
 # in (0, 1) and not flat, as images are; a black one would give some rewards no gradient
 PROBE_RANGE = (0.2, 0.8)
 # those that read the features of clip_model
-CLIP_REWARDS = frozenset({"clip_alignment", "class_variety"})
+CLIP_REWARDS = frozenset({"clip_alignment", "class_variety", "logdet_variety"})
 
 
 def build_reward(
@@ -42,7 +43,7 @@ def build_reward(
             :mod:`ubgen_training.rewards.reward_functions` or a class of such, which is then made without arguments.
             Modules in the current folder are found.
         config: holds the settings of the named rewards.
-        encoder: the CLIP of ``clip_alignment`` and ``class_variety``; see :func:`needs_clip_encoder`.
+        encoder: the CLIP of ``clip_alignment`` and the two of variety; see :func:`needs_clip_encoder`.
         class_names: all names, in label order.
 
     Raises:
@@ -184,6 +185,18 @@ def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_nam
     return ClassVarietyReward(_loaded(encoder, "class_variety"), class_names, config.clip_prompt)
 
 
+def _logdet_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    return LogDetVarietyReward(
+        _loaded(encoder, "logdet_variety"),
+        class_names,
+        config.clip_prompt,
+        memory=config.variety_memory,
+        across=config.variety_across,
+        noise=config.variety_noise,
+        centre_batches=config.variety_centre_batches,
+    )
+
+
 def _loaded(encoder: ClipEncoder | None, name: str) -> ClipEncoder:
     if encoder is None:
         raise ValueError(f"reward_funcs holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
@@ -199,6 +212,7 @@ REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], 
     "clip_alignment": _clip_alignment,
     "quality": _quality,
     "class_variety": _class_variety,
+    "logdet_variety": _logdet_variety,
     "jpeg_size": lambda *_: JpegSizeReward(),
     "jpeg_incompressibility": lambda *_: JpegSizeReward(incompressible=True),
 }

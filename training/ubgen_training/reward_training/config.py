@@ -88,7 +88,8 @@ class SamplerConfig(ResumableConfig):
         default_factory=lambda: ["clip_alignment", "quality"],
         metadata={
             "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
-            "jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an import path package.module:attribute."
+            "logdet_variety, jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an import path "
+            "package.module:attribute."
         },
     )
     reward_weights: list[float] | None = field(
@@ -101,6 +102,19 @@ class SamplerConfig(ResumableConfig):
     clip_prompt: str = field(default="photo of {name}", metadata={"help": "Text that clip_alignment compares with."})
     alignment_pairs: str = field(
         default="matching", metadata={"help": "matching (the paper), or all: mean over the batch's texts."}
+    )
+    variety_memory: int = field(
+        default=12,
+        metadata={"help": "For logdet_variety: recent images of each class that new ones are compared with."},
+    )
+    variety_across: float = field(
+        default=0.2, metadata={"help": "For logdet_variety: weight of the variety over all classes."}
+    )
+    variety_noise: float = field(
+        default=0.5, metadata={"help": "For logdet_variety: squared distance below which images count as alike."}
+    )
+    variety_centre_batches: int = field(
+        default=8, metadata={"help": "For logdet_variety: first batches whose mean is the centre of all later ones."}
     )
     quality_model: str = field(
         default="mini",

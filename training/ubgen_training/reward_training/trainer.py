@@ -20,7 +20,13 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder
 from ..checkpoints.trainer import CheckpointingTrainer
 from ..checkpoints.weight_average import WeightAverage
 from ..lora.trained_weights import load_trained_weights, save_trained_weights
-from ..rewards.reward_functions import RewardFunction, check_reward_weights, reward_name
+from ..rewards.reward_functions import (
+    RewardFunction,
+    check_reward_weights,
+    load_reward_states,
+    reward_name,
+    reward_states,
+)
 from ..sampler.sampler_model import SamplerModel
 from .alarm import RewardAlarm
 from .config import SamplerConfig
@@ -85,6 +91,8 @@ class SamplerTrainer(CheckpointingTrainer):
             # not a plain function: an object that holds a model
             if hasattr(component, "to"):
                 component.to(args.device)
+            if args.world_size > 1 and hasattr(component, "over_processes"):
+                component.over_processes(self.accelerator.gather, args.process_index)
         self.lora_average: WeightAverage | None = None
         # fewer bytes than one batch's activations for a LoRA; for a whole UNet it would be gigabytes
         if args.lora_average_decay > 0 and model.train_method == "lora":
@@ -149,10 +157,13 @@ class SamplerTrainer(CheckpointingTrainer):
         return {**super().run_facts(), "rewards": [reward_name(reward) for reward in self.reward_funcs]}
 
     def extra_state(self) -> dict[str, Any]:
-        """The base's, with the average of the LoRA and what the alarm has seen."""
-        average = self.lora_average
-        own = {"reward_guards": self.reward_guards.state_dict()}
-        return {**super().extra_state(), **own, **({} if average is None else {"lora_average": average.state_dict()})}
+        """The base's, with the average of the LoRA, what the alarm has seen and what rewards remember."""
+        own: dict[str, Any] = {"reward_guards": self.reward_guards.state_dict()}
+        if self.lora_average is not None:
+            own["lora_average"] = self.lora_average.state_dict()
+        if remembered := reward_states(self.reward_funcs):
+            own["rewards"] = remembered
+        return {**super().extra_state(), **own}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`extra_state` gave."""
@@ -160,6 +171,7 @@ class SamplerTrainer(CheckpointingTrainer):
         self.reward_guards.load_state_dict(state["reward_guards"])
         if self.lora_average is not None:
             self.lora_average.load_state_dict(state["lora_average"])
+        load_reward_states(self.reward_funcs, state.get("rewards", {}))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
         """The base's, with the average of the LoRA beside it, or at the end in its place; every rank must call it."""

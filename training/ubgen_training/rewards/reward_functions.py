@@ -6,11 +6,16 @@ arguments it takes what it needs: ``image_features (B, F)`` of the trainer's CLI
 whose ``differentiable`` attribute is False cannot train by back-propagation. One whose values depend on the other
 images of the batch sets ``reads_whole_batch``, so that it is not called on micro-batches; one that compares those of a
 class sets ``compares_within_class`` too, so that a run whose batches hold no two of a class is refused.
+
+A reward that remembers images has ``remember()``, which is called once after each batch that it trained on (a call
+itself changes nothing, because rewards are evaluated on held-out samples, too), and ``state_dict()`` and
+``load_state_dict()``, which checkpoints keep: the same on all processes. One that compares the images of all processes
+has ``over_processes(gather, rank)``; see :class:`.LogDetVarietyReward`.
 """
 
 import math
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -26,6 +31,25 @@ def reward_name(reward: RewardFunction) -> str:
 def reads_whole_batch(reward: RewardFunction) -> bool:
     """Whether the reward's values depend on the other images of the batch, which it says by that attribute."""
     return getattr(reward, "reads_whole_batch", False)
+
+
+def remember_batch(reward_funcs: Sequence[Any]) -> None:
+    """Tell the rewards that remember images that the batch of their last call was trained on."""
+    for reward in reward_funcs:
+        if hasattr(reward, "remember"):
+            reward.remember()
+
+
+def reward_states(reward_funcs: Sequence[Any]) -> dict[str, Any]:
+    """What the rewards have remembered, by name; empty where none remembers anything."""
+    return {reward_name(reward): reward.state_dict() for reward in reward_funcs if hasattr(reward, "remember")}
+
+
+def load_reward_states(reward_funcs: Sequence[Any], states: Mapping[str, Any]) -> None:
+    """Restore what :func:`reward_states` gave."""
+    for reward in reward_funcs:
+        if hasattr(reward, "remember"):
+            reward.load_state_dict(states[reward_name(reward)])
 
 
 def check_reward_weights(reward_funcs: Sequence[Any], reward_weights: Sequence[float] | None) -> list[float]:

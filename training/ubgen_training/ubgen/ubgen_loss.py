@@ -21,6 +21,7 @@ from ..rewards.reward_functions import (
     check_finite,
     check_reward_weights,
     reads_whole_batch,
+    remember_batch,
     reward_name,
 )
 from .adversarial_term import AdversarialTerm
@@ -140,6 +141,7 @@ class UbGenLoss:
             metrics[f"reward_grad_norms/{name}"] = own.norm().item()
             gradient += own
         # only now, when all terms are known to be finite
+        remember_batch(self.reward_funcs)
         if batch.features is not None and text_features is not None:
             metrics |= self._update_discriminator(batch.features.detach(), text_features, generator)
         # its value is the loss, its gradient with respect to the images is the sum of the terms' gradients
