@@ -11,6 +11,8 @@ from dataset_view import DatasetView
 from parquet_files import open_parquet
 from PIL import Image
 
+from ubgen_pipeline.dataset.columns import OBJECTS_COLUMN, box_corners
+
 MAX_GROUP_BYTES = 96 * 2**20
 MAX_PIXELS = 4096 * 4096
 THUMBNAIL_SIDE = 512
@@ -85,7 +87,7 @@ def _row(view: DatasetView, position: int, values: dict[str, Any]) -> DatasetRow
     if image is None:
         return None
     mask = _image(values.get("mask"), mode="L")
-    objects = values.get("objects")
+    objects = values.get(OBJECTS_COLUMN)
     boxes = objects.get("bbox") if isinstance(objects, dict) else None
     fields = {}
     for name, value in values.items():
@@ -102,7 +104,7 @@ def _row(view: DatasetView, position: int, values: dict[str, Any]) -> DatasetRow
         fields,
         # nearest: values between two labels mean nothing
         np.asarray(mask.resize(size, Image.Resampling.NEAREST)) if mask and mask.size == image.size else None,
-        [(scale * x, scale * y, scale * (x + w), scale * (y + h)) for x, y, w, h in _boxes(boxes)],
+        [(scale * x0, scale * y0, scale * x1, scale * y1) for x0, y0, x1, y1 in map(box_corners, _boxes(boxes))],
     )
 
 

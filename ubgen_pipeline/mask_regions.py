@@ -1,11 +1,16 @@
-"""From a mask to its objects: connected regions with their boxes, areas, scores and polygons."""
+"""From a mask to its objects: connected regions with their boxes, areas and scores, and the outlines of a region.
+
+Outlines run along the borders of the pixels, so that they say a region exactly, holes included: they are what a
+dataset stores in ``objects.polygons`` and what exports write.
+
+Shapes: an image of H x W pixels; an outline is closed and has P corners.
+"""
 
 from collections import defaultdict
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from contourpy import contour_generator
 from scipy import ndimage
 
 from .mask_settings import IGNORE_LABEL
@@ -30,77 +35,6 @@ class MaskObject:
     region: np.ndarray
 
 
-def mask_objects(mask: np.ndarray, confidence: np.ndarray, min_area: float) -> list[MaskObject]:
-    """The regions of equal value (touching at sides or corners) that are neither background nor ignored.
-
-    Args:
-        mask: ``(H, W)`` uint8; 0 background, 255 ignore.
-        confidence: ``(H, W)`` in [0, 1].
-        min_area: least share of the image in [0, 1) that a region must cover.
-
-    Returns:
-        The objects by value, then by area from large to small, then from top to bottom.
-
-    Raises:
-        ValueError: mask and confidence of different sizes.
-    """
-    if mask.shape != confidence.shape:
-        raise ValueError(f"mask is {mask.shape} and confidence {confidence.shape}; give both of the image's size.")
-    objects = []
-    for value in np.unique(mask):
-        if value in (0, IGNORE_LABEL):
-            continue
-        labelled, num_regions = ndimage.label(mask == value, structure=np.ones((3, 3)))  # pyright: ignore
-        found = []
-        for number, (rows, columns) in enumerate(ndimage.find_objects(labelled), 1):
-            region = labelled == number
-            area = int(region.sum())
-            if area >= min_area * mask.size:
-                box = (columns.start, rows.start, columns.stop, rows.stop)
-                found.append(MaskObject(int(value), box, area, float(confidence[region].mean()), region))
-        assert num_regions >= len(found)
-        objects.extend(sorted(found, key=lambda item: (-item.area, item.box[1], item.box[0])))
-    return objects
-
-
-def instance_mask(objects: list[MaskObject], shape: tuple[int, int]) -> np.ndarray:
-    """``(H, W)`` uint16: 0 where there is no object, i + 1 at the pixels of object i."""
-    instances = np.zeros(shape, dtype=np.uint16)
-    for number, item in enumerate(objects, 1):
-        instances[item.region] = number
-    return instances
-
-
-def region_polygons(region: np.ndarray) -> list[list[float]]:
-    """Outlines of a region as flat lists x0, y0, x1, y1, … in pixel coordinates (x to the right, y down;
-    the image's corner is 0, 0).
-
-    A region with holes gives one outline around each part and none for the holes: COCO's polygons cannot say that a
-    part is left out. Use the mask where holes matter.
-
-    Args:
-        region: ``(H, W)`` bool, True somewhere.
-    """
-    rows, columns = ndimage.find_objects(region.astype(np.uint8))[0]
-    filled = ndimage.binary_fill_holes(region[rows, columns])
-    # four samples a pixel: the contour half-way between samples is then the pixels' own border, but for cut corners
-    padded = np.pad(np.kron(np.asarray(filled, dtype=np.float32), np.ones((4, 4))), 1)
-    polygons = []
-    for line in contour_generator(z=padded).lines(0.5):
-        points = _without_straight_points((np.asarray(line)[:-1] - 0.5) / 4)
-        if len(points) >= 3:
-            points = points + np.array([columns.start, rows.start])
-            polygons.append([round(float(value), 3) for value in points.reshape(-1)])
-    return polygons
-
-
-def _without_straight_points(points: np.ndarray) -> np.ndarray:
-    """``(P, 2)`` points of a closed outline without those on a straight line between their neighbours."""
-    before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
-    cross = before[:, 0] * after[:, 1] - before[:, 1] * after[:, 0]
-    return points[np.abs(cross) > 1e-9]
-
-
 def connected_regions(
     mask: np.ndarray, skip: Collection[int]
 ) -> Iterator[tuple[int, tuple[int, int, int, int], np.ndarray]]:
@@ -118,8 +52,40 @@ def connected_regions(
             yield int(value), (columns.start, rows.start, columns.stop, rows.stop), parts == number
 
 
+def mask_objects(mask: np.ndarray, confidence: np.ndarray, min_area: float) -> list[MaskObject]:
+    """The regions of equal value (touching at sides or corners) that are neither background nor ignored.
+
+    Args:
+        mask: ``(H, W)`` uint8; 0 background, 255 ignore.
+        confidence: ``(H, W)`` in [0, 1].
+        min_area: least share of the image in [0, 1) that a region must cover.
+
+    Returns:
+        The objects by value, then by area from large to small, then from top to bottom.
+
+    Raises:
+        ValueError: mask and confidence of different sizes.
+    """
+    if mask.shape != confidence.shape:
+        raise ValueError(f"mask is {mask.shape} and confidence {confidence.shape}; give both of the image's size.")
+    objects = []
+    for value, box, region in connected_regions(mask, skip=(0, IGNORE_LABEL)):
+        area = int(region.sum())
+        if area >= min_area * mask.size:
+            objects.append(MaskObject(value, box, area, float(confidence[region].mean()), region))
+    return sorted(objects, key=lambda item: (item.value, -item.area, item.box[1], item.box[0]))
+
+
+def instance_mask(objects: list[MaskObject], shape: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` uint16: 0 where there is no object, i + 1 at the pixels of object i."""
+    instances = np.zeros(shape, dtype=np.uint16)
+    for number, item in enumerate(objects, 1):
+        instances[item.region] = number
+    return instances
+
+
 def region_outlines(region: np.ndarray) -> list[np.ndarray]:
-    """Closed outlines ``(P, 2)`` of x, y along the borders of the pixels: whole numbers, the image's corner is 0, 0.
+    """Outlines ``(P, 2)`` of x (to the right), y (down) along the borders of pixels; the image's corner is 0, 0.
 
     Outer ones run clockwise on the screen (positive shoelace area, y down), those of holes the other way round, so the
     sum of their areas is the number of pixels. Parts that touch at a corner only get an outline each.
@@ -165,13 +131,39 @@ def region_outlines(region: np.ndarray) -> list[np.ndarray]:
     return outlines
 
 
-def single_outline(region: np.ndarray) -> np.ndarray:
-    """One closed outline ``(P, 2)`` for a region with holes and parts, for formats that hold one polygon per object.
+def region_of_outlines(outlines: Sequence[np.ndarray], shape: tuple[int, int]) -> np.ndarray:
+    """``(H, W)`` bool: the region that outlines along the borders of pixels enclose, holes left out.
+
+    Args:
+        outlines: as :func:`region_outlines` gives them, in any order.
+        shape: (H, W) of the image.
+
+    Raises:
+        ValueError: an outline that leaves the pixels' borders or the image.
+    """
+    crossings = np.zeros((shape[0], shape[1] + 1), dtype=np.uint8)
+    for points in outlines:
+        after = np.roll(points, -1, axis=0)
+        if (points != np.rint(points)).any() or (points != after).all(axis=1).any():
+            raise ValueError("an outline leaves the borders of the pixels; trace it from the region again.")
+        if len(points) and ((points < 0).any() or (points > (shape[1], shape[0])).any()):
+            raise ValueError(f"an outline leaves the image of {shape[1]} x {shape[0]} pixels.")
+        for (x, y), (next_x, next_y) in zip(points.astype(int), after.astype(int)):
+            if x == next_x:
+                crossings[min(y, next_y) : max(y, next_y), x] ^= 1
+    # a pixel is inside where an odd number of borders lies to its left
+    return np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1].astype(bool)
+
+
+def single_outline(outlines: Sequence[np.ndarray]) -> np.ndarray:
+    """One outline ``(P, 2)`` for a region with holes and parts, for formats that hold one polygon per object.
 
     The pieces are joined by bridges that are walked there and back, which enclose nothing: its area is the region's.
+
+    Args:
+        outlines: of the region, see :func:`region_outlines`.
     """
-    first, *rest = sorted(region_outlines(region), key=lambda points: -abs(polygon_area(points)))
-    joined = first
+    joined, *rest = sorted(outlines, key=lambda points: -abs(polygon_area(points)))
     while rest:
         # the nearest outline next, so that bridges are short
         gaps = [((joined[:, None] - points[None]) ** 2).sum(-1) for points in rest]
@@ -186,7 +178,7 @@ def single_outline(region: np.ndarray) -> np.ndarray:
 
 
 def polygon_area(points: np.ndarray) -> float:
-    """Signed area of a closed outline ``(P, 2)``, positive when it runs clockwise on the screen."""
+    """Signed area of an outline ``(P, 2)`` in pixels, positive when it runs clockwise on the screen."""
     x, y = points[:, 0], points[:, 1]
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
 

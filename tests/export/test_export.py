@@ -21,6 +21,7 @@ from pycocotools.coco import COCO
 from supervision.dataset.formats.yolo import load_yolo_annotations
 
 from support.scene_dataset import NUM_ROWS, png, write_scene_dataset
+from ubgen_pipeline.dataset import annotated_rows
 from ubgen_pipeline.export.export import FORMATS, ExportSettings, export_dataset, main
 from ubgen_pipeline.export.folders import class_folder
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -142,6 +143,51 @@ def test_coco_reads_back(dataset, exports, tmp_path, polygons, capsys):
                 assert np.array_equal(sum(inside(points, region.shape) for points in outlines), region)
             else:
                 assert np.array_equal(drawn, region)
+
+
+def files_of(folder):
+    return {str(file.relative_to(folder)): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo"])
+def test_outlines_are_exported_as_they_are_stored_and_not_traced_again(tmp_path, name, monkeypatch):
+    write_scene_dataset(tmp_path / "without")
+    write_scene_dataset(tmp_path / "with", polygons=True)
+    export_dataset(tmp_path / "without", ExportSettings(name, str(tmp_path / "a"), polygons=True))
+
+    def traced(region):
+        raise AssertionError("a region was traced")
+
+    monkeypatch.setattr(annotated_rows, "region_outlines", traced)
+    export_dataset(tmp_path / "with", ExportSettings(name, str(tmp_path / "b"), polygons=True))
+    assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
+    with pytest.raises(AssertionError, match="was traced"):
+        export_dataset(tmp_path / "without", ExportSettings(name, str(tmp_path / "c"), polygons=True))
+
+
+def test_outlines_alone_say_the_region_exactly(tmp_path):
+    rows = write_scene_dataset(tmp_path / "d", polygons=True)
+    rewrite(tmp_path / "d", lambda table: table.drop_columns(["mask", "instances"]))
+    export_dataset(tmp_path / "d", ExportSettings("coco", str(tmp_path / "coco")))
+    coco = COCO(tmp_path / "coco" / "annotations" / "instances_train.json")
+    regions = [region for row in rows for *_, region in row.objects]
+    assert len(coco.getAnnIds()) == len(regions)
+    for annotation, region in zip(coco.loadAnns(coco.getAnnIds()), regions):
+        assert np.array_equal(coco.annToMask(annotation), region)
+
+
+def test_where_outlines_and_pixels_differ_the_pixels_count(tmp_path):
+    rows = write_scene_dataset(tmp_path / "d", polygons=True)
+    changed = np.where(rows[1].instances == 1, 1, 0).astype(np.uint8)
+    ys, xs = np.nonzero(changed)
+    changed[ys[0], xs[0]] = 0
+    rewrite(tmp_path / "d", lambda table: replaced(table, "instances", 1, png(changed)))
+    export_dataset(tmp_path / "d", ExportSettings("coco", str(tmp_path / "coco"), polygons=True))
+    coco = COCO(tmp_path / "coco" / "annotations" / "instances_train.json")
+    annotation = coco.loadAnns(coco.getAnnIds(imgIds=1))[0]
+    assert annotation["area"] == changed.sum() == rows[1].objects[0][2].sum() - 1
+    outlines = [np.reshape(points, (-1, 2)) for points in annotation["segmentation"]]
+    assert np.array_equal(sum(inside(points, changed.shape) for points in outlines), changed)
 
 
 def test_yolo_reads_back(dataset, exports):

@@ -9,6 +9,7 @@ from datasets import ClassLabel, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from ubgen_pipeline.dataset.shards import DatasetShards
+from ubgen_pipeline.mask_regions import region_outlines
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 
 NUM_ROWS = 11
@@ -50,8 +51,10 @@ def true_rows(num_rows: int = NUM_ROWS) -> list[TrueRow]:
     return rows
 
 
-def write_scene_dataset(folder: Path, *, with_annotations: bool = True, samples_per_shard: int = 4) -> list[TrueRow]:
-    """Write the rows to ``folder`` as a finished dataset and return them."""
+def write_scene_dataset(
+    folder: Path, *, with_annotations: bool = True, polygons: bool = False, samples_per_shard: int = 4
+) -> list[TrueRow]:
+    """Write the rows to ``folder`` as a finished dataset and return them; ``polygons`` adds the objects' outlines."""
     rows = true_rows()
     names = list(CLASS_NAMES)
     features = {"image": Image(), "label": ClassLabel(names=names), "class_name": Value("string")}
@@ -64,10 +67,15 @@ def write_scene_dataset(folder: Path, *, with_annotations: bool = True, samples_
             "area": List(Value("int64")),
             "score": List(Value("float32")),
         }
+        if polygons:
+            features["objects"]["polygons"] = List(List(List(Value("float32"))))
     shards = DatasetShards(folder, {"made": "for a test"}, len(rows), samples_per_shard)
     shards.open()
     for shard in shards.shards:
         values = [_values(index, rows[index]) for index in range(shard.start, shard.stop)]
+        if not polygons:
+            for row in values:
+                del row["objects"]["polygons"]
         kept = ({name: row[name] for name in features} for row in values)
         shards.write(shard, kept, Features(features))
     shards.finish("# Scenes\n")
@@ -86,6 +94,9 @@ def _values(index: int, row: TrueRow) -> dict:
             "category": [item[0] for item in row.objects],
             "area": [int(region.sum()) for *_, region in row.objects],
             "score": [0.75 for _ in row.objects],
+            "polygons": [
+                [points.reshape(-1).tolist() for points in region_outlines(region)] for *_, region in row.objects
+            ],
         },
     }  # fmt: skip
 

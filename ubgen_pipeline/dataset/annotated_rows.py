@@ -7,7 +7,7 @@ The columns that exporters read, as ``ubgen generate`` writes them; others are c
     index       the row's number, unique
     mask        PNG of the image's size: 0 background, label + 1, 255 ignore
     instances   PNG of that size: 0 nothing, i + 1 object i
-    objects     of each object: bbox (x, y, width, height) in pixels, category (ClassLabel), area, score
+    objects     of each object: bbox, category, area, score, polygons; see `columns.py`
 """
 
 import io
@@ -23,8 +23,9 @@ import pyarrow.parquet as parquet
 from PIL import Image
 
 from ..files.folder_lock import STATE_FOLDER
-from ..mask_regions import connected_regions
+from ..mask_regions import connected_regions, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
+from .columns import OBJECTS_COLUMN, read_objects
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -42,6 +43,7 @@ class ExportObject:
         area: pixels of its region; of its box where no mask tells.
         score: how sure the dataset is of it in [0, 1]; None where it does not say.
         region: ``(H, W)`` bool, or None.
+        stored_outlines: those of the dataset, where they enclose the region; None where it has none.
     """
 
     label: int
@@ -49,6 +51,17 @@ class ExportObject:
     area: int
     score: float | None = None
     region: np.ndarray | None = None
+    stored_outlines: list[np.ndarray] | None = None
+
+    @cached_property
+    def outlines(self) -> list[np.ndarray]:
+        """Closed outlines ``(P, 2)`` as :func:`.mask_regions.region_outlines` gives them; without a region the box."""
+        if self.stored_outlines is not None:
+            return self.stored_outlines
+        if self.region is not None:
+            return region_outlines(self.region)
+        x0, y0, x1, y1 = self.box
+        return [np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])]
 
 
 @dataclass(frozen=True)
@@ -190,7 +203,7 @@ class ExportSource:
                     f" {len(self.class_names)} classes; a mask holds 0, label + 1, or {IGNORE_LABEL} to ignore."
                 )
         instances = self._array("instances", values, index, size)
-        objects = _objects(values.get("objects"), mask, instances)
+        objects = _objects(values.get(OBJECTS_COLUMN), mask, instances, size)
         return ExportRow(index, data, suffix, size, values.get("label"), mask, objects, values)
 
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
@@ -215,7 +228,7 @@ def _bytes(value: Any, complaint: str) -> bytes:
 
 
 def _objects(
-    told: dict[str, list[Any]] | None, mask: np.ndarray | None, instances: np.ndarray | None
+    told: dict[str, list[Any]] | None, mask: np.ndarray | None, instances: np.ndarray | None, size: tuple[int, int]
 ) -> list[ExportObject] | None:
     """The objects that the row tells of, with their regions; else the mask's connected regions."""
     if told is None:
@@ -225,21 +238,33 @@ def _objects(
             ExportObject(int(value) - 1, box, int(region.sum()), region=region)
             for value, box, region in connected_regions(mask, skip=(0, IGNORE_LABEL))
         ]
-    scores = told.get("score") or [None] * len(told["bbox"])
     objects = []
-    for number, (box, label, score) in enumerate(zip(told["bbox"], told["category"], scores)):
-        x, y, width, height = box
-        corners = (x, y, x + width, y + height)
-        region = None
+    for number, item in enumerate(read_objects(told)):
+        region, outlines = None, item.outlines
         if instances is not None:
             region = instances == number + 1
         elif mask is not None:
             # without a map of instances: the region of that class which has this very box
-            same = connected_regions(np.where(mask == label + 1, 1, 0), skip=(0,))
-            region = next((region for _, found, region in same if found == corners), None)
-        area = int(told["area"][number]) if region is None else int(region.sum())
-        objects.append(ExportObject(int(label), corners, area, score, region))
+            same = connected_regions(np.where(mask == item.label + 1, 1, 0), skip=(0,))
+            region = next((region for _, found, region in same if found == item.box), None)
+        if outlines is not None:
+            enclosed = _enclosed(outlines, size)
+            if region is None and enclosed is not None and enclosed.sum() == item.area:
+                region = enclosed
+            elif region is None or enclosed is None or not np.array_equal(enclosed, region):
+                # where the two differ, the pixels count
+                outlines = None
+        area = item.area if region is None else int(region.sum())
+        objects.append(ExportObject(item.label, item.box, area, item.score, region, outlines))
     return objects
+
+
+def _enclosed(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray | None:
+    """The region ``(H, W)`` bool within outlines; None where they follow no borders of pixels. ``size`` is (W, H)."""
+    try:
+        return region_of_outlines(outlines, (size[1], size[0]))
+    except ValueError:
+        return None
 
 
 def public_values(row: ExportRow) -> dict[str, Any]:

@@ -1,23 +1,112 @@
-"""The dataset columns of annotations.
+"""The dataset columns of annotations and scores: their features, their values, and what the card says of them.
 
 classes      labels of all classes that the image was asked to show
 mask         PNG, 8 bits: 0 background, label + 1, 255 ignore
 confidence   PNG, 8 bits: 255 times how sure each pixel's value is
 heatmaps     one PNG of 8 bits for each of ``classes``: 255 times its score
 instances    PNG, 8 bits (16 for more than 255 objects): 0 nothing, i + 1 object i
-objects      of each object: bbox (x, y, width, height), category, area in pixels, score, and polygons
+objects      of each object: bbox (x, y, width, height) in pixels, category (its label), area in pixels, score in
+             [0, 1], and polygons where they were asked for
+
+``polygons`` has for each object its outlines as flat lists x0, y0, x1, y1, … along the borders of pixels: outer ones
+clockwise on the screen, those of holes the other way round (:func:`.mask_regions.region_outlines`). Version 0.1.0
+wrote others, with cut corners and without holes; :func:`read_objects` leaves those out.
 """
 
-import io
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
+
+from ..files.image_codecs import png_bytes
 
 if TYPE_CHECKING:
     from ..annotations import SampleAnnotation
-from collections.abc import Mapping
+    from ..mask_regions import MaskObject
+
+OBJECTS_COLUMN = "objects"
+CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
+HASH_COLUMN = "perceptual_hash"
+GROUP_COLUMN = "duplicate_group"
+SAFETY_COLUMN = "nsfw_content_detected"
+
+
+@dataclass(frozen=True)
+class StoredObject:
+    """One object as the column ``objects`` tells of it.
+
+    Attributes:
+        label: its class.
+        box: (x0, y0, x1, y1) in pixels, end exclusive.
+        area: in pixels.
+        score: in [0, 1]; None where the dataset has none.
+        outlines: ``(P, 2)`` each, as :func:`.mask_regions.region_outlines` gives them; None where the dataset has none
+            that run along the borders of pixels.
+    """
+
+    label: int
+    box: tuple[float, float, float, float]
+    area: int
+    score: float | None = None
+    outlines: list[np.ndarray] | None = None
+
+
+def objects_feature(names: Sequence[str], *, polygons: bool = False) -> dict[str, Any]:
+    """The ``datasets`` feature of the column ``objects``; ``names`` are the classes' in the order of their labels."""
+    from datasets import ClassLabel, List, Value
+
+    feature = {
+        "bbox": List(List(Value("int64"), length=4)),
+        "category": List(ClassLabel(names=list(names))),
+        "area": List(Value("int64")),
+        "score": List(Value("float32")),
+    }
+    if polygons:
+        feature["polygons"] = List(List(List(Value("float32"))))
+    return feature
+
+
+def objects_value(objects: "Sequence[MaskObject]", *, polygons: bool = False) -> dict[str, Any]:
+    """One image's objects as :func:`objects_feature` describes them."""
+    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (item.box for item in objects)]
+    value: dict[str, Any] = {
+        "bbox": [list(box) for box in boxes],
+        "category": [item.value - 1 for item in objects],
+        "area": [item.area for item in objects],
+        "score": [item.score for item in objects],
+    }
+    if polygons:
+        from ..mask_regions import region_outlines
+
+        traced = [region_outlines(item.region) for item in objects]
+        value["polygons"] = [[points.reshape(-1).tolist() for points in outlines] for outlines in traced]
+    return value
+
+
+def read_objects(value: Mapping[str, Any]) -> list[StoredObject]:
+    """The objects of one image, from the value that :func:`objects_value` made."""
+    nothing = [None] * len(value["bbox"])
+    scores, polygons = value.get("score") or nothing, value.get("polygons") or nothing
+    return [
+        StoredObject(int(label), box_corners(box), int(area), score, _outlines(flat))
+        for box, label, area, score, flat in zip(value["bbox"], value["category"], value["area"], scores, polygons)
+    ]
+
+
+def box_corners(bbox: Sequence[float]) -> tuple[float, float, float, float]:
+    """(x0, y0, x1, y1), end exclusive, of (x, y, width, height)."""
+    x, y, width, height = bbox
+    return (x, y, x + width, y + height)
+
+
+def _outlines(flat: Sequence[Sequence[float]] | None) -> list[np.ndarray] | None:
+    if flat is None:
+        return None
+    outlines = [np.reshape(np.asarray(numbers, dtype=np.float64), (-1, 2)) for numbers in flat]
+    if any((points != np.rint(points)).any() for points in outlines):
+        return None
+    return [points.astype(np.int64) for points in outlines]
 
 
 def annotation_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:
@@ -27,30 +116,22 @@ def annotation_features(wanted: Collection[str], names: Sequence[str]) -> dict[s
         wanted: annotations, as :func:`.mask_settings.check_annotations` gives them.
         names: of the classes, in the order of their labels.
     """
-    from datasets import ClassLabel, List, Value
-    from datasets import Image as ImageFeature
+    from datasets import ClassLabel, Image, List
 
     columns: dict[str, Any] = {"classes": List(ClassLabel(names=list(names)))}
     for annotation, column in (("mask", "mask"), ("confidence", "confidence"), ("instance", "instances")):
         if annotation in wanted:
-            columns[column] = ImageFeature()
+            columns[column] = Image()
     if "heatmap" in wanted:
-        columns["heatmaps"] = List(ImageFeature())
+        columns["heatmaps"] = List(Image())
     if _has_objects(wanted):
-        columns["objects"] = {
-            "bbox": List(List(Value("int64"), length=4)),
-            "category": List(ClassLabel(names=list(names))),
-            "area": List(Value("int64")),
-            "score": List(Value("float32")),
-        }
-        if "polygon" in wanted:
-            columns["objects"]["polygons"] = List(List(List(Value("float32"))))
+        columns[OBJECTS_COLUMN] = objects_feature(names, polygons="polygon" in wanted)
     return columns
 
 
 def annotation_row(wanted: Collection[str], annotation: "SampleAnnotation") -> dict[str, Any]:
     """The columns' values for one image, as :func:`annotation_features` describes them."""
-    from ..mask_regions import instance_mask, region_polygons
+    from ..mask_regions import instance_mask
 
     row: dict[str, Any] = {"classes": list(annotation.labels)}
     if "mask" in wanted:
@@ -63,16 +144,7 @@ def annotation_row(wanted: Collection[str], annotation: "SampleAnnotation") -> d
     if "heatmap" in wanted:
         row["heatmaps"] = [_png(_as_bytes(heat_map)) for heat_map in annotation.heat_maps]
     if _has_objects(wanted):
-        objects = annotation.objects
-        boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (item.box for item in objects)]
-        row["objects"] = {
-            "bbox": [list(box) for box in boxes],
-            "category": [item.value - 1 for item in objects],
-            "area": [item.area for item in objects],
-            "score": [item.score for item in objects],
-        }
-        if "polygon" in wanted:
-            row["objects"]["polygons"] = [region_polygons(item.region) for item in objects]
+        row[OBJECTS_COLUMN] = objects_value(annotation.objects, polygons="polygon" in wanted)
     return row
 
 
@@ -85,15 +157,7 @@ def _as_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def _png(pixels: np.ndarray) -> dict[str, Any]:
-    stream = io.BytesIO()
-    Image.fromarray(pixels).save(stream, format="PNG")
-    return {"bytes": stream.getvalue(), "path": None}
-
-
-CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
-HASH_COLUMN = "perceptual_hash"
-GROUP_COLUMN = "duplicate_group"
-SAFETY_COLUMN = "nsfw_content_detected"
+    return {"bytes": png_bytes(pixels), "path": None}
 
 
 def score_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:

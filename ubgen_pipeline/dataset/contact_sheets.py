@@ -14,12 +14,13 @@ import numpy as np
 
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..mask_settings import IGNORE_LABEL
+from .columns import OBJECTS_COLUMN, read_objects
 
 LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
 # which column a layer is drawn from
 _COLUMNS = {
     "mask": "mask",
-    "box": "objects",
+    "box": OBJECTS_COLUMN,
     "heatmap": "heatmaps",
     "instance": "instances",
     "confidence": "confidence",
@@ -102,11 +103,12 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
 def class_counts(dataset: Any, names: Sequence[str]) -> list[str]:
     """Lines of a table: for each class its images and, where they are annotated, its objects."""
     images, shown, objects = Counter(dataset["label"]), Counter(), Counter()
-    has_objects = "objects" in dataset.column_names
+    has_objects = OBJECTS_COLUMN in dataset.column_names
     has_shown = "classes" in dataset.column_names
-    for row in dataset.select_columns([name for name in ("classes", "objects") if name in dataset.column_names]):
+    for row in dataset.select_columns([name for name in ("classes", OBJECTS_COLUMN) if name in dataset.column_names]):
         shown.update(row.get("classes", ()))
-        objects.update(row["objects"]["category"] if has_objects else ())
+        if has_objects:
+            objects.update(item.label for item in read_objects(row[OBJECTS_COLUMN]))
     columns = {"images": images}
     columns |= {"shown in": shown} if has_shown else {}
     columns |= {"objects": objects} if has_objects else {}
@@ -165,13 +167,12 @@ def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str])
         masks = torch.stack([values == value for value in present])
         return draw_segmentation_masks(base, masks, alpha=0.6, colors=chosen)
     if layer == "box":
-        boxes = torch.tensor(row["objects"]["bbox"], dtype=torch.float32).reshape(-1, 4) * scale
-        boxes[:, 2:] += boxes[:, :2]
-        categories = row["objects"]["category"]
-        if not categories:
+        objects = read_objects(row[OBJECTS_COLUMN])
+        if not objects:
             return base
-        labels = [f"{names[label]} {score:.2f}" for label, score in zip(categories, row["objects"]["score"])]
-        chosen = [colours[label] for label in categories]
+        boxes = torch.tensor([item.box for item in objects], dtype=torch.float32) * scale
+        labels = [f"{names[item.label]} {item.score:.2f}" for item in objects]
+        chosen = [colours[item.label] for item in objects]
         return draw_bounding_boxes(
             base,
             boxes,

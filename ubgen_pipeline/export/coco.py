@@ -6,14 +6,14 @@ from 1. Segmentations are run lengths, which say a region exactly, or polygons a
 
 import json
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
-from ..mask_regions import polygon_area, region_outlines, single_outline
+from ..mask_regions import polygon_area, single_outline
 
 
 def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:
@@ -60,13 +60,14 @@ def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *,
 
 def _annotation(item: ExportObject, row: ExportRow, number: int, encode: Any) -> dict[str, Any]:
     x0, y0, x1, y1 = item.box
-    if item.region is None:
-        segmentation: Any = [[x0, y0, x1, y0, x1, y1, x0, y1]]
-    elif encode is not None:
+    if encode is not None and item.region is not None:
         packed = encode(np.asfortranarray(item.region, dtype=np.uint8))
-        segmentation = {"size": [int(side) for side in packed["size"]], "counts": packed["counts"].decode("ascii")}
+        segmentation: Any = {
+            "size": [int(side) for side in packed["size"]],
+            "counts": packed["counts"].decode("ascii"),
+        }
     else:
-        segmentation = region_polygons(item.region)
+        segmentation = coco_polygons(item.outlines)
     entry = {
         "id": number,
         "image_id": row.index,
@@ -80,11 +81,13 @@ def _annotation(item: ExportObject, row: ExportRow, number: int, encode: Any) ->
     return entry if item.score is None else {**entry, "confidence": round(float(item.score), 6)}
 
 
-def region_polygons(region: np.ndarray) -> list[list[int]]:
-    """A region as COCO's list of flat polygons x0, y0, x1, y1, …; holes are joined to their outline by a bridge."""
-    outlines = region_outlines(region)
+def coco_polygons(outlines: Sequence[np.ndarray]) -> list[list[float]]:
+    """Outlines ``(P, 2)`` as COCO's list of flat polygons x0, y0, x1, y1, …
+
+    COCO has no word for a hole: it is joined to the outline around it by a bridge, which converters keep.
+    """
     has_holes = any(polygon_area(points) < 0 for points in outlines)
-    return [points.reshape(-1).tolist() for points in ([single_outline(region)] if has_holes else outlines)]
+    return [points.reshape(-1).tolist() for points in ([single_outline(outlines)] if has_holes else outlines)]
 
 
 def _encoder() -> Any:

@@ -45,9 +45,7 @@ def yolo_line(item: ExportObject, size: tuple[int, int], *, polygons: bool = Fal
     width, height = size
     x0, y0, x1, y1 = item.box
     if polygons:
-        corners = np.array([[x0, y0], [x1, y0], [x1, y1], [x0, y1]])
-        points = corners if item.region is None else single_outline(item.region)
-        numbers = (points / np.array([width, height])).reshape(-1)
+        numbers = (single_outline(item.outlines) / np.array([width, height])).reshape(-1)
     else:
         numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
     return " ".join([str(item.label), *(f"{number:.8g}" for number in numbers)])

@@ -42,6 +42,7 @@ def manifest(
         kept["few_step_lora_revision"] = source.few_step_lora_revision
     if settings.wanted_annotations():
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
+        # contourpy traced outlines in version 0.1.0: it is noted still, so that datasets begun then can be resumed
         libraries += ["scipy", "contourpy"]
     return {
         **kept,

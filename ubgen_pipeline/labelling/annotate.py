@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..dataset.columns import OBJECTS_COLUMN, objects_feature, objects_value
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes
 from ..models.sources import public_name
@@ -17,6 +18,9 @@ from .class_words import SharedWords, read_shared_words
 
 if TYPE_CHECKING:
     from .annotators import Annotator, Labelling
+
+# which replace those of the dataset
+_OWN_COLUMNS = ("mask", OBJECTS_COLUMN, "annotator")
 
 
 @dataclass(frozen=True)
@@ -127,37 +131,22 @@ def _rows(
         row = source.rows[index]
         own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
         labelling = words.in_row(annotator(row["image"], own_label), row["label"])
-        values = {name: value for name, value in kept[index].items() if name not in ("mask", "objects", "annotator")}
+        values = {name: value for name, value in kept[index].items() if name not in _OWN_COLUMNS}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
 
 
 def _columns(labelling: "Labelling") -> dict[str, Any]:
-    boxes = [(x0, y0, x1 - x0, y1 - y0) for x0, y0, x1, y1 in (item.box for item in labelling.objects)]
-    columns: dict[str, Any] = {
-        "objects": {
-            "bbox": [list(box) for box in boxes],
-            "category": [item.value - 1 for item in labelling.objects],
-            "area": [item.area for item in labelling.objects],
-            "score": [item.score for item in labelling.objects],
-        }
-    }
+    columns: dict[str, Any] = {OBJECTS_COLUMN: objects_value(labelling.objects)}
     if labelling.mask is not None:
         columns["mask"] = {"bytes": png_bytes(labelling.mask), "path": None}
     return columns
 
 
 def _features(source: SourceDataset, has_masks: bool) -> Any:
-    from datasets import ClassLabel, Features, Image, List, Value
+    from datasets import Features, Image, Value
 
-    columns = {
-        name: feature for name, feature in source.rows.features.items() if name not in ("mask", "objects", "annotator")
-    }
-    columns["objects"] = {
-        "bbox": List(List(Value("int64"), length=4)),
-        "category": List(ClassLabel(names=source.class_names)),
-        "area": List(Value("int64")),
-        "score": List(Value("float32")),
-    }
+    columns = {name: feature for name, feature in source.rows.features.items() if name not in _OWN_COLUMNS}
+    columns[OBJECTS_COLUMN] = objects_feature(source.class_names)
     if has_masks:
         columns["mask"] = Image()
     return Features({**columns, "annotator": Value("string")})
