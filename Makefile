@@ -41,7 +41,7 @@ evidence: $(STAMP)
 evidence-full: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence --config benchmarks/evidence/full.yaml
 
-# the tables of docs/performance.md; on a GPU: make speed MODEL=random-sd15
+# the tables of results/speed.md and results/training_speed.md; on a GPU: make speed MODEL=random-sd15
 MODEL ?= mini
 speed: $(STAMP)
 	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL)

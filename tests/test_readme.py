@@ -1,8 +1,9 @@
-"""The documents: marked blocks run, every flag they name exists, every link leads somewhere.
+"""The documents: marked blocks run, every command, flag and file they name exists, every link leads somewhere.
 
 A fenced block whose info string is ``python run`` or ``bash run`` is run. The blocks of one document run in order, in
 one folder that looks like the clone's root. One marked ``bash train`` holds one ``accelerate launch`` of a training
-script; it is run in this process, shortened by the flags of ``SHORTER`` behind its own.
+script; it is run in this process, shortened by the flags of ``SHORTER`` behind its own. ``text tree`` is a tree of
+folders, which must equal those that exist.
 """
 
 import ast
@@ -11,44 +12,47 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
+from collections.abc import Iterator
 from functools import cache
 from importlib import import_module
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+from test_imports import PACKAGES, PIPELINE_ROOMS, TRAINING_ROOMS
 
 from support import ROOT
 
-DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_HELP = {
-    "generate": [sys.executable, "-m", "ubgen_pipeline", "generate", "--help"],
-    "publish": [sys.executable, "-m", "ubgen_pipeline", "publish", "--help"],
-    "publish-pipeline": [sys.executable, "-m", "ubgen_pipeline", "publish-pipeline", "--help"],
-    "regenerate": [sys.executable, "-m", "ubgen_pipeline", "regenerate", "--help"],
-    "export": [sys.executable, "-m", "ubgen_pipeline", "export", "--help"],
-    "score": [sys.executable, "-m", "ubgen_pipeline", "score", "--help"],
-    "filter": [sys.executable, "-m", "ubgen_pipeline", "filter", "--help"],
-    "check-names": [sys.executable, "-m", "ubgen_pipeline", "check-names", "--help"],
-    "show": [sys.executable, "-m", "ubgen_pipeline", "show", "--help"],
-    "train_ubgen.py": [sys.executable, "training/train_ubgen.py", "--help"],
-    "train_ddpo.py": [sys.executable, "training/train_ddpo.py", "--help"],
-    "benchmarks.gradient_strategies": [sys.executable, "-m", "benchmarks.gradient_strategies", "--help"],
-    "train_backbone.py": [sys.executable, "training/train_backbone.py", "--help"],
-    "train_few_steps.py": [sys.executable, "training/train_few_steps.py", "--help"],
-    "train_denoiser.py": [sys.executable, "training/train_denoiser.py", "--help"],
-    "evaluate": [sys.executable, "-m", "ubgen_pipeline", "evaluate", "--help"],
-    "train_mini.py": [sys.executable, "training/train_mini.py", "--help"],
-    "train_segmenter.py": [sys.executable, "training/train_segmenter.py", "--help"],
-    "train_textual_inversion.py": [sys.executable, "training/train_textual_inversion.py", "--help"],
-    "annotate": [sys.executable, "-m", "ubgen_pipeline", "annotate", "--help"],
-    "benchmarks.near_duplicates": [sys.executable, "-m", "benchmarks.near_duplicates", "--help"],
-    "benchmarks.mask_quality": [sys.executable, "-m", "benchmarks.mask_quality", "--help"],
-    "benchmarks.lossy_presets": [sys.executable, "-m", "benchmarks.lossy_presets", "--help"],
-    "benchmarks.loss_weightings": [sys.executable, "-m", "benchmarks.loss_weightings", "--help"],
-    "benchmarks.demo": [sys.executable, "-m", "benchmarks.demo", "--help"],
-    "benchmarks.evidence": [sys.executable, "-m", "benchmarks.evidence", "--help"],
+_ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["entry-points"][
+    "ubgen.commands"
+]
+# what a shell has, beside our own commands
+_PROGRAMS = {"accelerate", "cat", "hf", "make", "pip", "python", "test", "ubgen"}
+
+
+def modules_of(folder: str, package: str) -> dict[str, list[str]]:
+    """The command line of every module in a folder that can be run, by the module's name."""
+    found = {}
+    for file in sorted((ROOT / folder).rglob("*.py")):
+        parts = (package, *file.relative_to(ROOT / folder).with_suffix("").parts)
+        if '__name__ == "__main__"' in file.read_text("utf-8") or parts[-1] == "__main__":
+            name = ".".join(parts).removesuffix(".__main__")
+            found[name] = [sys.executable, "-m", name]
+    return found
+
+
+_RUN = {
+    **{name: [sys.executable, "-m", "ubgen_pipeline", name] for name in _ENTRY_POINTS},
+    **{
+        file.name: [sys.executable, f"training/{file.name}"] for file in sorted((ROOT / "training").glob("train_*.py"))
+    },
+    **modules_of("benchmarks", "benchmarks"),
+    **modules_of("ubgen_pipeline", "ubgen_pipeline"),
+    **modules_of("training/ubgen_training", "ubgen_training"),
 }
 # one update of two images; behind a document's own flags, because the last of a kind wins
 SHORTER = {
@@ -80,12 +84,12 @@ def blocks(document: Path) -> list[Block]:
 
 
 def name_of(document: Path) -> str:
-    return document.stem
+    return str(document.relative_to(ROOT))
 
 
 @cache
 def known_flags(command: str) -> set[str]:
-    done = subprocess.run(_HELP[command], cwd=ROOT, capture_output=True, text=True, check=True)
+    done = subprocess.run([*_RUN[command], "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
     return set(re.findall(r"--[\w-]+", done.stdout))
 
 
@@ -94,7 +98,7 @@ def named_flags(text: str) -> list[tuple[str, str]]:
     pairs = []
     for line in text.replace("\\\n", " ").splitlines():
         words = shlex.split(line, comments=True)
-        command = next((Path(word).name for word in words if Path(word).name in _HELP), None)
+        command = next((Path(word).name for word in words if Path(word).name in _RUN), None)
         if command is not None:
             start = next(i for i, word in enumerate(words) if Path(word).name == command)
             pairs += [(command, word.partition("=")[0]) for word in words[start:] if word.startswith("--")]
@@ -121,7 +125,7 @@ def test_marked_blocks_run(document, tmp_path):
 
 def training_commands() -> list[tuple[str, str]]:
     """(document, command) of the blocks marked ``train``."""
-    return [(file.stem, block.text) for file in DOCUMENTS for block in blocks(file) if block.mark == "train"]
+    return [(name_of(file), block.text) for file in DOCUMENTS for block in blocks(file) if block.mark == "train"]
 
 
 @pytest.mark.parametrize("document, text", training_commands())
@@ -132,7 +136,7 @@ def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", [*sys.path])
     # a file that the page has written before, such as a reward
-    for block in blocks(ROOT / "docs" / f"{document}.md"):
+    for block in blocks(ROOT / document):
         if block.is_run and block.text.startswith("cat > "):
             subprocess.run(["bash", "-euo", "pipefail", "-c", block.text], check=True)
     program, launch, *words = shlex.split(text.replace("\\\n", " "))
@@ -164,10 +168,10 @@ def test_the_readme_opens_with_ten_lines_that_run():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_blocks_are_well_formed(document):
     for block in blocks(document):
-        assert block.language in ("python", "bash"), block
+        assert block.language in ("python", "bash", "text"), block
         if block.language == "python":
             ast.parse(block.text)
-        else:
+        elif block.language == "bash":
             subprocess.run(["bash", "-n", "-c", block.text], check=True)
     assert document.read_text("utf-8").count("```") == 2 * len(blocks(document))
 
@@ -178,6 +182,69 @@ def test_flags_exist(document):
         if block.language == "bash":
             for command, flag in named_flags(block.text):
                 assert flag in known_flags(command), f"{command} has no flag {flag}"
+
+
+def shell_commands(text: str) -> Iterator[list[str]]:
+    """The words of every command in the text, without what is fed to it and without variables set before it."""
+    text = re.sub(r"<<'END'\n.*?^END$", "", text.replace("\\\n", " "), flags=re.MULTILINE | re.DOTALL)
+    for line in text.splitlines():
+        words = shlex.split(line, comments=True)
+        while words:
+            end = next((i for i, word in enumerate(words) if word in ("&&", "||", "|", ";")), len(words))
+            command, words = words[:end], words[end + 1 :]
+            while command and re.fullmatch(r"[A-Z_]+=.*", command[0]):
+                command = command[1:]
+            if command:
+                yield command
+
+
+def missing(command: list[str]) -> str | None:
+    """What a command names of ours that does not exist; None: nothing."""
+    program, words = Path(command[0]).name, command[1:]
+    if program not in _PROGRAMS:
+        return program
+    if program == "ubgen" and words[0] not in _ENTRY_POINTS:
+        return words[0]
+    if program in ("python", "accelerate"):
+        module = words[words.index("-m") + 1] if "-m" in words else None
+        if module == "ubgen_pipeline" and words[words.index("-m") + 2] not in _ENTRY_POINTS:
+            return words[words.index("-m") + 2]
+        if module is not None and module not in _RUN and (module.startswith("ubgen") or find_spec(module) is None):
+            return module
+        if module is None and not any(word.endswith(".py") for word in words):
+            return "a script"
+    if program == "make" and words[0] not in make_targets():
+        return words[0]
+    files = [word for word in words if re.match(r"(training|benchmarks|space)/", word)]
+    return next((file for file in files if not (ROOT / file).is_file()), None)
+
+
+@cache
+def make_targets() -> set[str]:
+    return set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def test_commands_exist(document):
+    for block in blocks(document):
+        if block.language == "bash":
+            for command in shell_commands(block.text):
+                assert missing(command) is None, f"{missing(command)} in {command}"
+
+
+def test_what_a_command_lacks_is_found():
+    text = (
+        "A=1 ubgen generate --model mini && ubgen paint x\npython -m benchmarks.none --a \\\n  --b\n"
+        "cat > f <<'END'\nnonsense\nEND\naccelerate launch training/train_none.py\n"
+        "accelerate launch -m ubgen_pipeline paint\n"
+        "make nothing  # why\nfly\nmake demo\n"
+        "python training/train_ubgen.py --config training/configs/none.yaml\npython -m ubgen_training.none\n"
+    )
+    found = [missing(command) for command in shell_commands(text)]
+    assert found == [
+        *(None, "paint", "benchmarks.none", None, "training/train_none.py", "paint", "nothing", "fly", None),
+        *("training/configs/none.yaml", "ubgen_training.none"),
+    ]
 
 
 def test_flags_are_found_in_shell_lines():
@@ -204,16 +271,103 @@ def known_flags_text(command: str) -> str:
     return " ".join(known_flags(command))
 
 
-@pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
+def anchors(document: Path) -> set[str]:
+    """The names that GitHub gives the headings of a document."""
+    headings = re.findall(r"^#+ (.*)$", _FENCE.sub("", document.read_text("utf-8")), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+def broken_links(document: Path) -> list[str]:
+    """Relative links of a document that lead to no file, or to no heading of it."""
+    found = []
+    for target in re.findall(r"\]\(([^)]+)\)", document.read_text("utf-8")):
+        name, _, anchor = target.partition("#")
+        file = document.parent / name if name else document
+        if "://" not in target and not (file.is_file() and (not anchor or anchor in anchors(file))):
+            found.append(target)
+    return found
+
+
+@pytest.mark.parametrize("document", [*DOCUMENTS, ROOT / "space" / "README.md"], ids=name_of)
 def test_links_lead_somewhere(document):
-    for target in re.findall(r"\]\(([^)#]+)", document.read_text("utf-8")):
-        if "://" not in target:
-            assert (document.parent / target).is_file(), target
+    assert not broken_links(document)
+
+
+def test_broken_links_are_found(tmp_path):
+    (tmp_path / "other.md").write_text("# What, is it?\n```bash\n# no heading\n```\n", "utf-8")
+    page = tmp_path / "page.md"
+    page.write_text(
+        "[a](other.md#what-is-it) [b](other.md#no-heading) [c](none.md) [d](https://x.y/z) [e](#f)", "utf-8"
+    )
+    assert broken_links(page) == ["other.md#no-heading", "none.md", "#f"]
+
+
+def test_pictures_are_shown_by_a_page():
+    shown = {
+        (document.parent / target).resolve()
+        for document in DOCUMENTS
+        for target in re.findall(r"!\[[^\]]*\]\(([^)]+)\)", document.read_text("utf-8"))
+    }
+    there = {file for folder in ("docs", "results") for file in (ROOT / folder / "images").iterdir()}
+    assert there == {file for file in shown if file.is_relative_to(ROOT)} and there
 
 
 def test_make_targets_named_in_documents_exist():
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
     text = "\n".join(document.read_text("utf-8") for document in DOCUMENTS)
-    named = set(re.findall(r"`make ([a-z]+)`|^make ([a-z]+)", text, re.MULTILINE))
-    assert {first or second for first, second in named} <= targets
-    assert {"demo", "test", "lint", "mini"} <= targets
+    named = set(re.findall(r"`make ([a-z-]+)`|^make ([a-z-]+)", text, re.MULTILINE))
+    assert {first or second for first, second in named} <= make_targets()
+    assert {"demo", "test", "lint", "mini"} <= make_targets()
+
+
+def folders_of_tree(document: Path) -> set[str]:
+    """The folders that a document's tree has a line for, by their paths."""
+    (tree,) = (block.text for block in blocks(document) if block.mark == "tree")
+    found: list[str] = []
+    parents: list[str] = []
+    for line in tree.splitlines():
+        entry = re.fullmatch(r"( *)(\w+)/ +\S.*", line)
+        assert entry is not None, f"{line!r} is no folder with what it holds"
+        depth, left_over = divmod(len(entry[1]), 4)
+        assert left_over == 0 and depth <= len(parents), line
+        parents = [*parents[:depth], entry[2]]
+        found.append("/".join(parents))
+    assert len(found) == len(set(found))
+    return set(found)
+
+
+def packages_in(folder: str) -> set[str]:
+    return {f"{folder}/{file.parent.name}" for file in (ROOT / folder).glob("*/__init__.py")}
+
+
+def test_trees_are_the_folders_that_exist():
+    # a folder that a command of the README wrote into the clone holds no code
+    top = {file.relative_to(ROOT).parts[0] for depth in ("*", "*/*") for file in ROOT.glob(f"{depth}/*.py")}
+    top = {name for name in top if name.isidentifier()} | {"docs", "results"}
+    assert folders_of_tree(ROOT / "README.md") == top | packages_in("ubgen_pipeline")
+    rooms = {
+        room
+        for folder in ("ubgen_pipeline", "training", "evaluation", "hub_cards", "benchmarks")
+        for room in packages_in(folder)
+    }
+    rooms |= packages_in("training/ubgen_training") | {"training/configs"}
+    assert folders_of_tree(ROOT / "docs" / "extend.md") == top | rooms
+
+
+def test_the_table_of_rooms_is_the_one_that_imports_are_held_to():
+    text = (ROOT / "docs" / "extend.md").read_text("utf-8")
+    (table,) = re.findall(r"<!-- rooms: begin -->\n(.*)<!-- rooms: end -->", text, re.DOTALL)
+    assert table == rooms_table(), f"write between the marks:\n{rooms_table()}"
+
+
+def rooms_table() -> str:
+    """The tables of ``test_imports`` in Markdown; the root of ``ubgen_pipeline`` is called root."""
+    lines = ["| room | may import |", "|---|---|"]
+    for title, rooms in (("forward stream", PIPELINE_ROOMS), ("training", TRAINING_ROOMS), ("packages", PACKAGES)):
+        lines.append(f"| **{title}** | |")
+        for room, allowed in rooms.items():
+            names = [
+                "root" if name == "ubgen_pipeline" and rooms is not PACKAGES else name
+                for name in (room, *allowed.split())
+            ]
+            lines.append(f"| {names[0]} | {', '.join(names[1:]) or 'nothing of ours'} |")
+    return "\n".join(lines) + "\n"

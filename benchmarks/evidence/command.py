@@ -92,7 +92,9 @@ class EvidenceSettings:
     workers: int | None = field_help("stages at the same time; as many as there are cores for, if not given", None)
     stages_only: list[str] | None = field_help(f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}", None)
     results: str | None = field_help("file of the figures; in output_dir, if not given", None)
-    page: str = field_help("the document whose generated part is written, on the test split only", "docs/evidence.md")
+    page: str = field_help(
+        "the document whose generated part is written, on the test split only", "results/evidence_tables.md"
+    )
 
     def __post_init__(self) -> None:
         if self.split not in SPLITS:

@@ -10,7 +10,7 @@ ARM_MEANINGS = {
     "base": "the generator as it is",
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
-    "variety within a class ([Training](training.md#variety-within-a-class))",
+    "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
     "no_en": "tuned without L_en, the adversarial term",
     "no_in": "tuned without L_in, the alignment with the class's own text",
     "no_q": "tuned without L_q, the quality",

@@ -1,6 +1,6 @@
-"""The generated part of ``docs/evidence.md``: tables, plots and what they say, all from the figures alone.
+"""The generated part of ``results/evidence_tables.md``: tables, plots and what they say, all from the figures alone.
 
-    python -m benchmarks.evidence.page evidence/results.json docs/evidence.md
+    python -m benchmarks.evidence.page evidence/results.json results/evidence_tables.md
 
 Only what lies between the two markers is replaced; the rest of the document is written by hand.
 """
@@ -115,7 +115,7 @@ def _verdicts(results: Mapping[str, Any], claims: Sequence[tuple[str, str, Seque
     return sentences
 
 
-def page_text(results: Mapping[str, Any], prefix: str = "images/evidence") -> str:
+def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables") -> str:
     """The generated part, without its markers; ``prefix`` is how the names of its pictures begin."""
     arms, settings = arms_of(results), results["settings"]
     seeds = sorted({run["seed"] for run in results["runs"]})

@@ -54,7 +54,7 @@ class WeightingSettings:
     json: str | None = field_help("file for all figures; default: results.json in the work folder", None)
     page: str | None = field_help("Markdown page whose section between the markers is written anew", None)
     only_report: bool = field_help("train and draw nothing; write the page of what is there", False)
-    images: str = field_help("folder of the page's two plots", str(ROOT / "docs" / "images"))
+    images: str = field_help("folder of the page's two plots", str(ROOT / "results" / "images"))
 
     def __post_init__(self) -> None:
         for name in ("weightings", "samplers", "sampler_steps"):

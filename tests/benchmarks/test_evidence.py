@@ -26,7 +26,7 @@ def tiny(folder: Path, **settings):
     return command.EvidenceSettings(
         **{
             "output_dir": str(folder / "evidence"),
-            "page": str(folder / "docs" / "evidence.md"),
+            "page": str(folder / "results" / "evidence_tables.md"),
             "arms": ["ubgen"],
             "seeds": [0],
             "set": TINY_TRAINING,
@@ -217,9 +217,9 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(tmp_path, capsys):
     needed = figures.all_figures(results)
     missing = {figure.key for figure in needed} - found["figures"].keys()
     assert not missing
-    text = (tmp_path / "docs" / "evidence.md").read_text("utf-8")
+    text = (tmp_path / "results" / "evidence_tables.md").read_text("utf-8")
     assert "| transfer, 20% (20 images) ↑ |" in text
-    assert (tmp_path / "docs" / "images" / "evidence_samples.jpg").is_file()
+    assert (tmp_path / "results" / "images" / "evidence_tables_samples.jpg").is_file()
 
 
 def test_a_failed_stage_leaves_the_others_running(tmp_path, capsys):

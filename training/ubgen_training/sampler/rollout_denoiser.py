@@ -99,7 +99,7 @@ class RolloutDenoiser:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(
                 f"torch.compile does not work here ({reason}); sampling goes on without it, which takes longer by what"
-                " docs/performance.md says. Give compile_rollout off to silence this.",
+                " results/training_speed.md says. Give compile_rollout off to silence this.",
                 stacklevel=2,
             )
             return plain
