@@ -42,6 +42,8 @@ def modules_of(folder: str, package: str) -> dict[str, list[str]]:
         if '__name__ == "__main__"' in file.read_text("utf-8") or parts[-1] == "__main__":
             name = ".".join(parts).removesuffix(".__main__")
             found[name] = [sys.executable, "-m", name]
+    # the ubgen command: what it runs is named by the word behind it
+    found.pop("ubgen_pipeline", None)
     return found
 
 
@@ -207,8 +209,9 @@ def missing(command: list[str]) -> str | None:
         return words[0]
     if program in ("python", "accelerate"):
         module = words[words.index("-m") + 1] if "-m" in words else None
-        if module == "ubgen_pipeline" and words[words.index("-m") + 2] not in _ENTRY_POINTS:
-            return words[words.index("-m") + 2]
+        if module == "ubgen_pipeline":
+            subcommand = words[words.index("-m") + 2]
+            return None if subcommand in _ENTRY_POINTS else subcommand
         if module is not None and module not in _RUN and (module.startswith("ubgen") or find_spec(module) is None):
             return module
         if module is None and not any(word.endswith(".py") for word in words):
