@@ -204,7 +204,7 @@ def missing(command: list[str]) -> str | None:
     """What a command names of ours that does not exist; None: nothing."""
     program, words = Path(command[0]).name, command[1:]
     if program not in _PROGRAMS:
-        return program
+        return None if (ROOT / command[0]).is_file() else program
     if program == "ubgen" and words[0] not in _ENTRY_POINTS:
         return words[0]
     if program in ("python", "accelerate"):
@@ -216,8 +216,8 @@ def missing(command: list[str]) -> str | None:
             return module
         if module is None and not any(word.endswith(".py") for word in words):
             return "a script"
-    if program == "make" and words[0] not in make_targets():
-        return words[0]
+    if program == "make":
+        return next((word for word in words if "=" not in word and word not in make_targets()), None)
     files = [word for word in words if re.match(r"(training|benchmarks|space)/", word)]
     return next((file for file in files if not (ROOT / file).is_file()), None)
 
@@ -240,7 +240,7 @@ def test_what_a_command_lacks_is_found():
         "A=1 ubgen generate --model mini && ubgen paint x\npython -m benchmarks.none --a \\\n  --b\n"
         "cat > f <<'END'\nnonsense\nEND\naccelerate launch training/train_none.py\n"
         "accelerate launch -m ubgen_pipeline paint\n"
-        "make nothing  # why\nfly\nmake demo\n"
+        "make nothing  # why\nfly\nmake demo test PYTHON=x\n"
         "python training/train_ubgen.py --config training/configs/none.yaml\npython -m ubgen_training.none\n"
     )
     found = [missing(command) for command in shell_commands(text)]
