@@ -8,10 +8,10 @@ import sys
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Features, Image, Value, load_dataset
+from datasets import Features, load_dataset
 from huggingface_hub import DatasetCard
 
-from support.scene_dataset import png
+from support.scored_rows import FEATURES, NAMES, made_up, write
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.dataset.stored_rows import StoredRows
 from ubgen_pipeline.export.export import ExportSettings, export_dataset
@@ -19,57 +19,7 @@ from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.hub.publish_dataset import main as publish
 from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset, main
-from ubgen_pipeline.scoring.filter_rules import apply_rules
 from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
-
-NAMES = ["a | <b>b</b>", "star", "ring"]
-FEATURES = {
-    "image": Image(),
-    "label": ClassLabel(names=NAMES),
-    "seed": Value("int64"),
-    "index": Value("int64"),
-    "clip_score": Value("float32"),
-    "zero_shot_label": ClassLabel(names=NAMES),
-    "zero_shot_probability": Value("float32"),
-    "perceptual_hash": Value("string"),
-    "duplicate_group": Value("int64"),
-    "nsfw_content_detected": Value("bool"),
-}
-
-
-def made_up(number=60, seed=0):
-    """Rows with scores at random; some have none, as black images do."""
-    rng = np.random.default_rng(seed)
-    rows = []
-    for index in range(number):
-        label, is_black = int(rng.integers(3)), rng.random() < 0.1
-        scores = [None] * 4
-        if not is_black:
-            shown = label if rng.random() < 0.7 else int(rng.integers(3))
-            scores = [float(np.float32(rng.uniform(-0.2, 0.6))), shown, 0.5, f"{rng.integers(6):016x}"]
-        rows.append(
-            {
-                "image": png(np.full((2, 2, 3), 0 if is_black else index, np.uint8)),
-                "label": label,
-                "seed": 2**60 + index,
-                "index": index,
-                **dict(zip(["clip_score", "zero_shot_label", "zero_shot_probability", "perceptual_hash"], scores)),
-                "duplicate_group": index if is_black or index < 6 else int(rng.integers(6)),
-                "nsfw_content_detected": bool(is_black or rng.random() < 0.1),
-            }
-        )
-    return rows
-
-
-def write(folder, rows, left_out=(), samples_per_shard=7):
-    features = {name: feature for name, feature in FEATURES.items() if name not in left_out}
-    shards = DatasetShards(folder, {"made": "for a test"}, len(rows), samples_per_shard)
-    shards.open()
-    for shard in shards.shards:
-        kept = ({name: row[name] for name in features} for row in rows[shard.start : shard.stop])
-        shards.write(shard, kept, Features(features))
-    shards.finish("# Rows\n")
-    return folder
 
 
 def files(folder):
@@ -79,61 +29,6 @@ def files(folder):
 @pytest.fixture(scope="module")
 def source(tmp_path_factory):
     return write(tmp_path_factory.mktemp("source") / "d", made_up())
-
-
-RULES = [
-    {"safe_only": True},
-    {"min_clip_score": 0.1},
-    {"zero_shot_correct": True},
-    {"max_per_duplicate_group": 2},
-    {"safe_only": True, "min_clip_score": 0.0, "zero_shot_correct": True, "max_per_duplicate_group": 1},
-]
-
-
-def written_out(rows, rules):
-    """For each row the first rule that leaves it out, or None."""
-    reasons, members = [], {}
-    for row in rows:
-        reason = None
-        if rules.get("safe_only") and row["nsfw_content_detected"]:
-            reason = "safe_only"
-        elif "min_clip_score" in rules and not (row["clip_score"] or -2) >= rules["min_clip_score"]:
-            reason = "min_clip_score"
-        elif rules.get("zero_shot_correct") and row["zero_shot_label"] != row["label"]:
-            reason = "zero_shot_correct"
-        elif "max_per_duplicate_group" in rules:
-            members.setdefault(row["duplicate_group"], []).append(row)
-            if len(members[row["duplicate_group"]]) > rules["max_per_duplicate_group"]:
-                reason = "max_per_duplicate_group"
-        reasons.append(reason)
-    return reasons
-
-
-@pytest.mark.parametrize("rules", RULES)
-def test_rows_stay_or_go_by_the_first_rule(source, rules):
-    rows, found = made_up(), apply_rules(StoredRows(source), rules)
-    reasons = written_out(rows, rules)
-    assert found.kept.tolist() == [number for number, reason in enumerate(reasons) if reason is None]
-    assert {item["name"]: item["num_left_out"] for item in found.report["rules"]} == {
-        name: reasons.count(name) for name in rules
-    }
-    for label, item in enumerate(found.report["classes"]):
-        of_class = [reason for row, reason in zip(rows, reasons) if row["label"] == label]
-        assert (item["name"], item["num_rows"]) == (NAMES[label], len(of_class))
-        assert item["num_kept"] == of_class.count(None)
-        assert item["left_out"] == {name: of_class.count(name) for name in rules}
-    assert 0 < len(found.kept) < len(rows)
-
-
-def test_groups_are_made_of_the_hashes_where_there_are_none(tmp_path):
-    rows = made_up()
-    folder = write(tmp_path / "d", rows, left_out=["duplicate_group"])
-    hashes = [row["perceptual_hash"] for row in rows]
-    exact = apply_rules(StoredRows(folder), {"max_per_duplicate_group": 1}, 0).kept
-    assert exact.tolist() == [i for i, item in enumerate(hashes) if item is None or hashes.index(item) == i]
-    # all those hashes differ in at most three of 64 bits
-    near = apply_rules(StoredRows(folder), {"max_per_duplicate_group": 1}).kept
-    assert near.tolist() == [i for i, item in enumerate(hashes) if item is None or i == 0]
 
 
 def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_path):

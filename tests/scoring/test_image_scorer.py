@@ -13,7 +13,7 @@ from support.tiny_safety_checker import build_safety_checker, concept_cosine, sa
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 from ubgen_pipeline.scoring.duplicates import hash_text, perceptual_hash
 from ubgen_pipeline.scoring.image_scorer import ClipScorer, ImageScorer, SafetyFlagger
-from ubgen_pipeline.scoring.settings import CLIP_MODEL, ScoreSettings
+from ubgen_pipeline.scoring.settings import ScoreSettings
 
 NAMES = list(CLASS_NAMES)
 TEMPLATE = "a photo of a {name}"
@@ -32,8 +32,8 @@ def png(image):
     return stream.getvalue()
 
 
-def scorer(flags, own_checker=False):
-    return ImageScorer(flags, NAMES, generator="mini", own_checker=own_checker, device="cpu")
+def scorer(settings, own_checker=False):
+    return ImageScorer(settings, NAMES, generator="mini", own_checker=own_checker, device="cpu")
 
 
 def test_a_clip_of_transformers_scores_as_the_library_does(drawn, tmp_path):
@@ -75,8 +75,8 @@ def test_classes_of_one_name_are_not_mistaken_for_each_other(drawn):
 
 def test_a_score_depends_on_no_other_image(drawn, tmp_path):
     checker = save_safety_checker(tmp_path, [image for image, _ in drawn])
-    flags = ScoreSettings(scores=["clip", "duplicates", "safety"], safety_checker=checker)
-    first, second = scorer(flags), scorer(flags)
+    settings = ScoreSettings(scores=["clip", "duplicates", "safety"], safety_checker=checker)
+    first, second = scorer(settings), scorer(settings)
     forward = [first(png(image), label, None) for image, label in drawn]
     backward = [second(png(image), label, None) for image, label in reversed(drawn)]
     alone = [scorer(ScoreSettings(scores=["clip"]))(png(image), label, None) for image, label in drawn[:1]]
@@ -104,13 +104,13 @@ def test_the_checkers_own_verdict(drawn, tmp_path):
 
 
 def test_a_black_image_has_a_flag_and_no_scores(drawn):
-    flags = ScoreSettings(scores=["clip", "duplicates", "safety"])
-    found = scorer(flags, own_checker=True)(png(Image.new("RGB", (64, 64))), 1, True)
+    settings = ScoreSettings(scores=["clip", "duplicates", "safety"])
+    found = scorer(settings, own_checker=True)(png(Image.new("RGB", (64, 64))), 1, True)
     assert found == {
         "clip_score": None, "zero_shot_label": None, "zero_shot_probability": None, "perceptual_hash": None,
         "nsfw_content_detected": True,
     }  # fmt: skip
-    assert scorer(flags, own_checker=True)(png(drawn[0][0]), 1, None)["nsfw_content_detected"] is False
+    assert scorer(settings, own_checker=True)(png(drawn[0][0]), 1, None)["nsfw_content_detected"] is False
 
 
 def test_models_load_only_where_they_are_asked_for(monkeypatch):
@@ -118,32 +118,6 @@ def test_models_load_only_where_they_are_asked_for(monkeypatch):
         "ubgen_pipeline.scoring.image_scorer.load_clip_encoder", lambda name: pytest.fail("a CLIP was loaded")
     )
     scorer(ScoreSettings(scores=["duplicates"]))
-    assert ScoreSettings().clip_for("mini") == "mini" and ScoreSettings().clip_for("org/sd") == CLIP_MODEL
-    assert ScoreSettings(clip_model="x").clip_for("mini") == "x"
-
-
-def test_facts_hold_no_path_of_this_machine(tmp_path):
-    folder = build_tiny_clip(tmp_path / "some" / "clip")
-    for name in (folder, f"open_clip:local-dir:{folder}", f"mini:{folder}"):
-        flags = ScoreSettings(scores=["clip", "safety"], clip_model=name, safety_checker=folder)
-        facts = flags.score_facts("mini")
-        assert str(tmp_path) not in str(facts) and facts["clip"]["model"].endswith("clip")
-        assert len(facts["clip"]["fingerprint"]) == 64
-
-
-@pytest.mark.parametrize(
-    ("flags", "message"),
-    [
-        ({"scores": ["beauty"]}, "scores holds 'beauty'"),
-        ({"clip_model": "mini"}, "clip_model is given without"),
-        ({"scores": ["clip"], "safety_checker": "x"}, "safety_checker is given without"),
-        ({"scores": ["duplicates"], "clip_template": "{name}"}, "clip_template is given without"),
-        ({"scores": ["clip"], "clip_template": "photo"}, "clip_template is 'photo'"),
-    ],
-)
-def test_flags_that_do_not_fit(flags, message):
-    with pytest.raises(ValueError, match=message):
-        ScoreSettings(**flags).wanted_scores()
 
 
 def test_models_that_are_not_there(tmp_path, mini_model):

@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 from scipy.sparse.csgraph import connected_components
 
-from ubgen_pipeline.scoring import duplicates as duplicate_groups_module
+from ubgen_pipeline.scoring import duplicates
 from ubgen_pipeline.scoring.duplicates import (
     duplicate_groups,
     hash_text,
@@ -72,8 +72,8 @@ def planted(rng, num_random=300, num_planted=60):
 @pytest.mark.parametrize("max_distance", [0, 1, 2, 4, 7, 16])
 def test_groups_are_those_of_all_pairs(max_distance, monkeypatch):
     # so small that buckets take several blocks and pairs are merged in between
-    monkeypatch.setattr(duplicate_groups_module, "_BLOCK", 7)
-    monkeypatch.setattr(duplicate_groups_module, "_MOST_PAIRS", 10)
+    monkeypatch.setattr(duplicates, "_BLOCK", 7)
+    monkeypatch.setattr(duplicates, "_MOST_PAIRS", 10)
     hashes = planted(np.random.default_rng(max_distance))
     found = duplicate_groups(hashes, max_distance)
     close = np.bitwise_count(hashes[:, None] ^ hashes[None]) <= max_distance
