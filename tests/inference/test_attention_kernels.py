@@ -8,7 +8,6 @@ import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
 from ubgen_pipeline.inference.attention_kernels import attention_calls, attention_order, fastest_attention
-from ubgen_pipeline.inference.settings import Inference, InferenceSettings
 from ubgen_pipeline.models.loading import load_pipeline
 
 CPU = torch.device("cpu")
@@ -74,10 +73,3 @@ def test_an_order_changes_rounding_only():
         # a kernel that the device has not is passed over
         with attention_order(name):
             torch.testing.assert_close(F.scaled_dot_product_attention(query, query, query), expected)
-
-
-def test_the_choice_is_kept_where_it_is_none_of_torchs_own():
-    chosen = Inference(8, 1, "float16", "off", "none", "cudnn")
-    assert Inference.resumed(InferenceSettings(), chosen.facts()) == chosen
-    own = Inference(8, 1, "float16", "off", "none")
-    assert "attention" not in own.facts() and Inference.resumed(InferenceSettings(), own.facts()) == own

@@ -1,0 +1,71 @@
+"""Prompts in, images out: text encoded once, 8 bits rounded, batches filled up, threads that do not meet."""
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from ubgen_pipeline.inference.image_drawer import ImageDrawer, PromptCache
+from ubgen_pipeline.models.loading import load_pipeline
+
+NAMES = ["circle", "star", "heart"]
+CALL = {"seeds": [1, 2, 3], "num_inference_steps": 2}
+
+
+@pytest.fixture
+def pipeline(random_mini_model):
+    pipeline = load_pipeline(random_mini_model, scheduler="pndm")
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
+
+
+def test_prompts_are_encoded_once_and_alone(random_mini_model, monkeypatch):
+    pipeline = load_pipeline(random_mini_model)
+    calls = []
+    encode = pipeline.encode_prompts
+    monkeypatch.setattr(pipeline, "encode_prompts", lambda prompts: calls.append(prompts) or encode(prompts))
+    cache = PromptCache(max_prompts=2)
+    features = cache.features(pipeline, ["star", "heart", "star"])
+    torch.testing.assert_close(features, encode(["star", "heart", "star"]), rtol=1e-5, atol=1e-5)
+    assert calls == [["star"], ["heart"]]
+    cache.features(pipeline, ["circle"])
+    cache.features(pipeline, ["star"])
+    # of two that are remembered, the one unused the longest went
+    assert calls == [["star"], ["heart"], ["circle"]]
+    cache.features(pipeline, ["heart"])
+    assert calls[-1] == ["heart"]
+
+
+def test_images_are_the_pipelines_in_8_bits(pipeline):
+    expected = pipeline(NAMES, output_type="np", **CALL).images
+    drawn = ImageDrawer(pipeline)(NAMES, NAMES, **CALL)
+    assert drawn.images().dtype == np.uint8 and drawn.images().shape == (3, 64, 64, 3)
+    # text is encoded prompt by prompt here, which rounds differently
+    assert np.abs(drawn.images() - (expected * 255).round()).max() <= 1
+    # the tensor is let go, so that it does not wait in memory for the writer
+    assert drawn.output.images is None
+
+
+def test_what_fills_a_batch_up_is_not_given_back(pipeline):
+    drawer = ImageDrawer(pipeline)
+    whole = drawer(NAMES, NAMES, **CALL).images()
+    filled = drawer(["circle", "star", "star"], ["circle", "star", "star"], num_samples=2, seeds=[1, 2, 2],
+                    num_inference_steps=2).images()  # fmt: skip
+    assert len(filled) == 2 and np.array_equal(filled, whole[:2])
+
+
+def test_threads_have_schedulers_of_their_own(pipeline):
+    drawer = ImageDrawer(pipeline)
+    alone = drawer(NAMES, NAMES, **CALL).images()
+    # a scheduler that two threads shared would lose its place in the walk
+    with ThreadPoolExecutor(3) as threads:
+        together = list(threads.map(lambda _: drawer(NAMES, NAMES, **CALL).images(), range(6)))
+    assert all(np.array_equal(images, alone) for images in together)
+
+
+def test_a_chunked_prompt_is_read_with_its_weights(pipeline):
+    cache, weighted = PromptCache(), PromptCache(num_chunks=2)
+    plain, chunked = (item.features(pipeline, ["a star++"]) for item in (cache, weighted))
+    assert chunked.shape[1] == 2 * plain.shape[1]
+    torch.testing.assert_close(chunked, pipeline.encode_weighted_prompts(["a star++"], num_chunks=2))

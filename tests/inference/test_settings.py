@@ -1,0 +1,41 @@
+"""What was chosen for a dataset: kept by its manifest, taken by a resume; and which settings no dataset can have."""
+
+import pytest
+
+from ubgen_pipeline.inference.settings import Inference, InferenceSettings, compile_pays, lora_weights
+
+
+def test_settings_left_open_come_from_the_manifest():
+    begun = Inference(8, 1, "float16", "on", "beside")
+    assert Inference.resumed(InferenceSettings(), begun.facts()) == begun
+    assert Inference.resumed(InferenceSettings(compile="off", batch_size=4), begun.facts()).compile == "off"
+    assert compile_pays(1_300_000 * 100, "cuda") and not compile_pays(100, "cuda") and not compile_pays(10**9, "mps")
+
+
+def test_the_choice_is_kept_where_it_is_none_of_torchs_own():
+    chosen = Inference(8, 1, "float16", "off", "none", "cudnn")
+    assert Inference.resumed(InferenceSettings(), chosen.facts()) == chosen
+    own = Inference(8, 1, "float16", "off", "none")
+    assert "attention" not in own.facts() and Inference.resumed(InferenceSettings(), own.facts()) == own
+
+
+def test_a_lora_is_fused_in_float32_only():
+    assert [lora_weights(lora, dtype) for lora, dtype in ((None, "float32"), ("x", "float32"), ("x", "bfloat16"))] == [
+        "none", "fused", "beside"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"threads": True}, "threads is True"),
+        ({"dtype": "int8"}, "dtype is 'int8'; choose one of float32, float16, bfloat16"),
+        ({"compile": "yes"}, "compile is 'yes'; choose one of auto, on, off"),
+        ({"codec": "gif"}, "codec is 'gif'"),
+    ],
+)
+def test_values_that_no_dataset_can_have(settings, message):
+    InferenceSettings().check_inference()
+    with pytest.raises(ValueError, match=message):
+        InferenceSettings(**settings).check_inference()
