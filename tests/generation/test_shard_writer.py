@@ -1,16 +1,22 @@
-"""A memory that turned out too small: what it was lowered to is known to the Hub, to a resume and to regenerate."""
+"""Threads that run ahead of the writer; and a batch that the memory is too small for, which is then remembered."""
 
 import json
+import threading
+import time
+from contextlib import closing
 
 import pytest
 import torch
+from datasets import Features, Value
 from huggingface_hub import snapshot_download
 
 from support.hub_stream import CLASS_NAMES
 from ubgen_pipeline import generate_dataset
+from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.generation.dataset_rows import DatasetRows
 from ubgen_pipeline.generation.regenerate import main
 from ubgen_pipeline.generation.row_lookup import find_row
+from ubgen_pipeline.generation.shard_writer import in_order_ahead, write_shards
 from ubgen_pipeline.hub import publish_dataset
 
 # ten rows: the first shard, 0 to 3, in one batch; 4 to 7 and 8 to 9 in batches of two
@@ -76,3 +82,86 @@ def test_what_another_process_noted_is_kept(hub, mini_model, tmp_path, small_mem
         generate_dataset(NAMES, tmp_path / rank, **streamed)
     # rank 0 began with the batch that rank 1 had come down to
     assert manifest(hub, "org/d")["batch_sizes"] == {str(number): 2 for number in range(4)}
+
+
+def test_results_come_in_order_whichever_is_done_first():
+    def slow_first(number):
+        time.sleep(0.05 if number == 0 else 0)
+        return number * number
+
+    done = in_order_ahead(slow_first, range(20), num_threads=4, num_ahead=6)
+    assert list(done) == [number * number for number in range(20)]
+
+
+def test_runs_ahead_but_not_further_than_asked():
+    started = []
+    results = in_order_ahead(started.append, range(100), num_threads=2, num_ahead=5)
+    next(results)
+    deadline = time.monotonic() + 5
+    while len(started) < 5 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    time.sleep(0.05)
+    assert len(started) == 5
+    results.close()
+
+
+def test_calls_overlap():
+    both = threading.Barrier(2, timeout=5)
+    assert len(list(in_order_ahead(lambda _: both.wait(), range(4), num_threads=2, num_ahead=4))) == 4
+
+
+def test_an_exception_comes_in_its_place():
+    def fails_at_three(number):
+        return 1 // (number - 3)
+
+    taken = []
+    with pytest.raises(ZeroDivisionError):
+        for result in in_order_ahead(fails_at_three, range(9), num_threads=3, num_ahead=6):
+            taken.append(result)
+    assert len(taken) == 3
+
+
+def test_closing_early_leaves_no_thread():
+    before = threading.active_count()
+    with closing(in_order_ahead(lambda number: number, range(1000), num_threads=3, num_ahead=4)) as results:
+        assert next(results) == 0
+    assert threading.active_count() == before
+
+
+def test_shards_are_written_in_whole_batches_of_their_own(tmp_path):
+    features = Features({"index": Value("int64")})
+    shards = DatasetShards(tmp_path / "d", {"batch_size": 3}, 10, 4)
+    shards.open()
+    asked, counted, written = [], [], []
+
+    def rows_of(indices, batch_size):
+        asked.append((indices, batch_size))
+        return [{"index": index} for index in indices]
+
+    write_shards(
+        shards, [2, 0], rows_of, features, batch_size=3, num_threads=1, report=counted.append, written=written.append
+    )
+    # no batch reaches over the end of its shard
+    assert asked == [(range(8, 10), 3), (range(0, 3), 3), (range(3, 4), 3)]
+    assert counted == [2, 3, 1] and [shard.number for shard in written] == [2, 0]
+    assert [shard.number for shard in shards.missing()] == [1]
+
+
+def test_other_errors_pass_and_leave_no_shard(tmp_path):
+    shards = DatasetShards(tmp_path / "d", {"batch_size": 2}, 4, 2)
+    shards.open()
+
+    def rows_of(indices, batch_size):
+        raise RuntimeError("shapes differ")
+
+    with pytest.raises(RuntimeError, match="shapes differ"):
+        write_shards(
+            shards,
+            [0],
+            rows_of,
+            Features({"index": Value("int64")}),
+            batch_size=2,
+            num_threads=1,
+            report=lambda n: None,
+        )
+    assert len(shards.missing()) == 2 and not list((tmp_path / "d").rglob("*.tmp"))

@@ -1,0 +1,60 @@
+"""Contact sheets of an annotated dataset: what they show, and what they refuse."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import load_dataset
+from PIL import Image
+
+from ubgen_pipeline.dataset.contact_sheets import ShowSettings, show_dataset
+from ubgen_pipeline.generation.generate import main
+from ubgen_pipeline.mask_settings import ANNOTATIONS
+
+SHORT = ["--num-inference-steps", "2", "--samples-per-class", "2", "--samples-per-shard", "2", "--batch-size", "2"]
+
+
+@pytest.fixture(scope="module")
+def annotated(mini_model, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("annotated") / "d"
+    arguments = ["--model", mini_model, "--class-names", "circle", "star", "--output-dir", str(folder), *SHORT]
+    assert main([*arguments, "--annotations", *ANNOTATIONS]) == 0
+    return folder
+
+
+def test_sheets_show_what_is_annotated(annotated, tmp_path):
+    command = [
+        sys.executable,
+        "-m",
+        "ubgen_pipeline",
+        "show",
+        str(annotated),
+        "--output-dir",
+        str(tmp_path),
+    ]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    lines = done.stdout.splitlines()
+    assert lines[0].split() == ["class", "images", "shown", "in", "objects"]
+    assert lines[1].split()[:3] == ["circle", "2", "2"] and lines[2].split()[:3] == ["star", "2", "2"]
+    assert lines[3] == str(tmp_path / "sheet-000.png")
+    sheet = np.asarray(Image.open(lines[3]).convert("RGB")).astype(int)
+    # six tiles wide and four high, each 192 pixels and a frame of 4
+    assert sheet.shape == (4 * 196 + 4, 6 * 196 + 4, 3)
+    tiles = [sheet[4:196, 4 + 196 * column : 196 + 196 * column] for column in range(6)]
+    assert all(np.abs(tile - tiles[0]).max() > 50 for tile in tiles[1:])
+    # the mask tile differs from the image where the mask is, and only there
+    mask = np.asarray(load_dataset(str(annotated), split="train")[0]["mask"].resize((192, 192), 0)) > 0
+    changed = np.abs(tiles[1] - tiles[0]).max(axis=-1) > 0
+    assert not changed[~mask].any() and changed[mask].mean() > 0.9
+
+
+def test_bad_sheets(annotated, tmp_path):
+    with pytest.raises(ValueError, match="holds no data/train"):
+        show_dataset(tmp_path)
+    with pytest.raises(ValueError, match="layers holds 'boxes'"):
+        ShowSettings(layers=["boxes"])
+    done = subprocess.run(
+        [sys.executable, "-m", "ubgen_pipeline", "show"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 2 and "ubgen show DIR" in done.stderr and "Traceback" not in done.stderr
