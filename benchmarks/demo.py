@@ -22,7 +22,7 @@ from datasets import Dataset, load_dataset
 
 from benchmarks.contact_sheet import draw_contact_sheet
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
-from ubgen_pipeline.commands.console import say_error
+from ubgen_pipeline.commands.console import INTERVAL_VARIABLE, is_terminal, relay, say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.mini import mini_model_path
 from ubgen_pipeline.mini.judges import predict_factors
@@ -149,6 +149,9 @@ def run(command: Sequence[str], settings: DemoSettings, log: Path) -> str:
     environment = dict(os.environ)
     if settings.threads is not None:
         environment["OMP_NUM_THREADS"] = str(settings.threads)
+    if is_terminal():
+        # the command writes to us and sees no terminal, so it would take its time
+        environment.setdefault(INTERVAL_VARIABLE, "1")
     log.parent.mkdir(parents=True, exist_ok=True)
     lines = []
     with (
@@ -158,7 +161,7 @@ def run(command: Sequence[str], settings: DemoSettings, log: Path) -> str:
         ) as process,
     ):
         for line in process.stdout or ():
-            print(line, end="", flush=True)
+            relay(line.rstrip("\n"))
             stream.write(line)
             lines.append(line)
     if process.returncode:

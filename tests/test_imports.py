@@ -20,7 +20,7 @@ PIPELINE_ROOMS = {
     "commands": "",
     "mini": "files",
     "prompts": "ubgen_pipeline",
-    "models": "ubgen_pipeline files mini ubgen_hub_cards",
+    "models": "ubgen_pipeline files commands mini ubgen_hub_cards",
     "dataset": "ubgen_pipeline files commands prompts models ubgen_hub_cards",
     "samples": "ubgen_pipeline files prompts dataset models",
     "inference": "ubgen_pipeline files commands models",
@@ -35,7 +35,7 @@ PIPELINE_ROOMS = {
 # what trainings may use of the forward stream is named room by room, too
 TRAINING_ROOMS = {
     "command": "commands files",
-    "checkpoints": "files",
+    "checkpoints": "files commands",
     "lora": "checkpoints files",
     "sampler": "checkpoints lora ubgen_pipeline inference",
     "rewards": "models mini",

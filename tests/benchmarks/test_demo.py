@@ -80,7 +80,7 @@ def test_the_rate_is_that_of_the_run_that_made_the_dataset(tmp_path, monkeypatch
 def test_a_command_that_fails_is_reported(tmp_path, capsys):
     with pytest.raises(demo.CommandError, match="exit code 3"):
         demo.run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], demo.DemoSettings(), tmp_path / "a.log")
-    assert (tmp_path / "a.log").read_text() == "why\n" and "why" in capsys.readouterr().out
+    assert (tmp_path / "a.log").read_text() == "why\n" and "why" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags", [["--samples-per-class", "0"], ["--max-steps", "-1"], ["--sample-per-class", "1"]])

@@ -14,6 +14,7 @@ import yaml
 from trl.scripts.utils import TrlParser
 
 from .console import close_stdout, say, say_error
+from .library_log import library_log
 
 Settings = TypeVar("Settings")
 
@@ -123,10 +124,16 @@ def leading_folder(argv: Sequence[str], usage: str) -> tuple[str, list[str]]:
 def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str] | None = None) -> int:
     """Run a command's body and return its exit code: what a user can cause is one line on stderr and code 2.
 
-    Other exceptions are defects and keep their traceback. An interrupt returns 130, as a shell reports it.
+    Other exceptions are defects and keep their traceback. An interrupt returns 130, as a shell reports it. What
+    libraries print meanwhile goes to a log.
     """
+    with library_log():
+        return _exit_code(body, sys.argv[1:] if argv is None else argv)
+
+
+def _exit_code(body: Callable[[Sequence[str]], int | None], argv: Sequence[str]) -> int:
     try:
-        return body(sys.argv[1:] if argv is None else argv) or 0
+        return body(argv) or 0
     except KeyboardInterrupt:
         say("interrupted")
         return 130

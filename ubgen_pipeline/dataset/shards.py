@@ -4,6 +4,7 @@
     .ubgen/manifest.json                 the settings that a resume must match, and their hash
     .ubgen/shard-KKKKK.json              written last: the shard's statistics (its batch size among them), and the
                                          mark that it is complete
+    .ubgen/rank-R.log                    what libraries said while a command wrote here, where they said anything
     README.md                            the dataset card, written when all shards are there
 
 Every file is whole or not there (``files/whole_files.py``); temporary ones lie in ``.ubgen``, where ``datasets`` does
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..commands.library_log import log_into
 from ..files.folder_lock import STATE_FOLDER
 from ..files.whole_files import whole_file, write_whole_text
 
@@ -109,6 +111,7 @@ class DatasetShards:
             ) from error
         if not self._manifest_file.exists():
             self._write_text(self._manifest_file, self.manifest_text())
+        log_into(self._manifest_file.parent)
 
     def file(self, shard: Shard) -> Path:
         """The shard's parquet file."""

@@ -11,9 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from ..commands.console import say
+from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import ExportRow, ExportSource
 from ..files.whole_files import whole_folder
@@ -78,7 +76,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
 
     def rows() -> Iterator[ExportRow]:
         nonlocal num_flagged, num_images
-        for row in tqdm(source, total=len(source), unit=" images", desc=settings.format, mininterval=1):
+        for row in Progress(len(source), "images").counted(source):
             if row.values.get("nsfw_content_detected") and not settings.keep_flagged:
                 num_flagged += 1
                 continue

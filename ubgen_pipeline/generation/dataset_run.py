@@ -1,11 +1,10 @@
 """One run that draws a dataset, or what is missing of it: alone, as one of several ranks, or as a cluster's worker."""
 
 import os
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from ..commands.console import WaitingNote, say
+from ..commands.console import Progress, WaitingNote, say, table
 from ..dataset.card import DatasetCardMaker, num_flagged
 from ..dataset.columns import SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
@@ -86,6 +85,7 @@ class DatasetRun:
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
         self._num_written = self._num_flagged = 0
+        self._rate: float | None = None
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
@@ -164,6 +164,7 @@ class DatasetRun:
 
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
+        progress = Progress(num_images, "images")
         with attention_order(self.attention):
             write_shards(
                 self.shards,
@@ -172,10 +173,12 @@ class DatasetRun:
                 dataset_features(self.settings, self.samples, self.names, has_safety_checker),
                 batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
-                report=_progress(num_images),
+                # one line of progress: rank 0's share goes as fast as the others'
+                report=progress.advance if self.rank == 0 else lambda count: None,
                 written=self._take,
             )
         self._num_written += len(numbers)
+        self._rate = progress.rate
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
@@ -207,6 +210,12 @@ class DatasetRun:
             self._write_card()
             say(f"{self.shards.folder}: {made}")
             _say_flagged(sum(num_flagged(self.shards.file(shard)) for shard in self.shards.shards), "of the dataset")
+
+    def table(self) -> str:
+        """Figures of the dataset, which is finished, with the rate of what this process has drawn."""
+        figures = [str(len(self.samples)), str(len(self.names)), str(len(self.shards.shards))]
+        figures += [f"{self.shards.num_bytes() / 1e6:.1f}", "-" if self._rate is None else f"{self._rate:.2f}"]
+        return table(("images", "classes", "shards", "MB", "images/s"), [figures])
 
     def _others_at_work(self) -> str:
         missing = self.shards.missing()
@@ -249,23 +258,3 @@ def _say_flagged(count: int, which: str) -> None:
             f"{count} images {which} were flagged by the safety checker; their rows are kept and marked in"
             f" {SAFETY_COLUMN}, and what the generator's own checker flags is black"
         )
-
-
-def _progress(num_images: int) -> Callable[[int], None]:
-    """A function that counts images made and reports images/s and time left on stderr."""
-    started = last = time.monotonic()
-    done = 0
-
-    def report(count: int) -> None:
-        nonlocal done, last
-        done += count
-        now = time.monotonic()
-        # at most one line a second, and the last one
-        if now - last < 1 and done < num_images:
-            return
-        last = now
-        rate = done / max(now - started, 1e-9)
-        left = time.strftime("%H:%M:%S", time.gmtime((num_images - done) / rate))
-        say(f"{done}/{num_images} images, {rate:.2f} images/s, {left} left")
-
-    return report

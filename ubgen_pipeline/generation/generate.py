@@ -75,7 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _body(argv: Sequence[str]) -> None:
     settings, samples = _settings_and_samples(argv)
     if not settings.dry_run:
-        write_dataset(settings, samples)
+        run = write_dataset(settings, samples)
+        if run.rank == 0 and settings.hub_dataset_id is None:
+            print(run.table())
         return
     for sample in map(samples.sample, range(len(samples))):
         line = {
@@ -118,8 +120,8 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
     return samples
 
 
-def write_dataset(settings: GenerateSettings, samples: Samples) -> None:
-    """Check everything, then write the shards that are missing and that this process has to write."""
+def write_dataset(settings: GenerateSettings, samples: Samples) -> DatasetRun:
+    """Check everything, then write the shards that are missing and that this process has to write; returns the run."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     run = DatasetRun(settings, samples, rank, world_size)
     with writing_into(run.shards.folder, run.rank):
@@ -130,6 +132,7 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> None:
         else:
             run.write(run.missing())
         run.finish()
+    return run
 
 
 if __name__ == "__main__":

@@ -7,7 +7,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..commands.console import say
+from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.columns import OBJECTS_COLUMN, objects_feature, objects_value
 from ..dataset.shards import DatasetShards, Shard
@@ -111,8 +111,11 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     )
     has_masks = annotator(source.rows[0]["image"]).mask is not None
     shards.open()
-    for shard in shards.missing():
-        shards.write(shard, _rows(source, annotator, words, settings, shard), _features(source, has_masks))
+    missing = shards.missing()
+    progress = Progress(sum(shard.stop - shard.start for shard in missing), "images")
+    for shard in missing:
+        rows = _rows(source, annotator, words, settings, shard)
+        shards.write(shard, progress.counted(rows), _features(source, has_masks))
     shards.finish(_card(source, settings))
     return len(source)
 

@@ -17,6 +17,7 @@ from diffusers import (
 from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from safetensors import SafetensorError
 
+from ..commands.library_log import hushed
 from ..mini import mini_model_path
 from ..pipeline import UbGenPipeline
 from .text_embeddings import load_embedding, split_embedding
@@ -155,7 +156,9 @@ def load_lora(
         raise ValueError(
             f"{argument} is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
         )
-    pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
+    # each key was looked at above; diffusers would warn of every part for which there is none
+    with hushed("diffusers.loaders"):
+        pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
 
 
 def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str | None:

@@ -6,14 +6,12 @@ the card count what is not there by rule and by class.
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from ..commands.console import say
+from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import FILTER_REPORT, card_of_copy
 from ..dataset.shards import DatasetShards
@@ -110,20 +108,13 @@ def filter_dataset(folder: str | Path, settings: FilterSettings) -> Filtered:
     if not shards.is_finished():
         shards.open()
         missing = shards.missing()
-        with tqdm(total=sum(shard.stop - shard.start for shard in missing), unit=" images", mininterval=1) as progress:
-            for shard in missing:
-                shards.write(
-                    shard, _counted(source.rows(filtered.kept[shard.start : shard.stop]), progress), source.features
-                )
+        progress = Progress(sum(shard.stop - shard.start for shard in missing), "images")
+        for shard in missing:
+            rows = source.rows(filtered.kept[shard.start : shard.stop])
+            shards.write(shard, progress.counted(rows), source.features)
         shards.write_report(FILTER_REPORT, json.dumps(filtered.report, indent=2, ensure_ascii=False) + "\n")
         shards.finish(card_of_copy(shards, source, "filtered"))
     return filtered
-
-
-def _counted(rows: Iterator[dict[str, Any]], progress: tqdm) -> Iterator[dict[str, Any]]:
-    for row in rows:
-        yield row
-        progress.update()
 
 
 if __name__ == "__main__":

@@ -14,9 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
-from ..commands.console import say
+from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
@@ -108,9 +107,9 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
         features = _features(source, settings.wanted_scores())
         shards.open()
         missing = shards.missing()
-        with tqdm(total=sum(shard.stop - shard.start for shard in missing), unit=" images", mininterval=1) as progress:
-            for shard in missing:
-                shards.write(shard, _rows(source, scorer, known, shard, progress), features)
+        progress = Progress(sum(shard.stop - shard.start for shard in missing), "images")
+        for shard in missing:
+            shards.write(shard, progress.counted(_rows(source, scorer, known, shard)), features)
         shards.finish(card_of_copy(shards, source, "scored"))
     return StoredRows(output_dir)
 
@@ -139,7 +138,7 @@ def _duplicates(source: StoredRows, max_distance: int) -> tuple[list[str | None]
         texts = source.column(HASH_COLUMN)
     else:
         rows = source.rows(range(len(source)), columns=["image"])
-        texts = [_hash(row) for row in tqdm(rows, total=len(source), unit=" hashes", mininterval=1)]
+        texts = [_hash(row) for row in Progress(len(source), "hashes").counted(rows)]
     return texts, row_groups(source.indices(), *hashes_from_texts(texts), max_distance).tolist()
 
 
@@ -154,7 +153,6 @@ def _rows(
     scorer: "ImageScorer",
     known: tuple[list[str | None], list[int]] | None,
     shard: Shard,
-    progress: Any,
 ) -> Iterator[dict[str, Any]]:
     positions = range(shard.start, shard.stop)
     for position, row in zip(positions, source.rows(positions)):
@@ -163,7 +161,6 @@ def _rows(
         if known is not None:
             row[GROUP_COLUMN] = known[1][position]
         yield row
-        progress.update()
 
 
 def _features(source: StoredRows, wanted: Sequence[str]) -> Any:

@@ -1,7 +1,6 @@
 """The guards: what is evaluated when, on which samples, what the alarm does, and resume."""
 
 import json
-import logging
 import math
 from types import SimpleNamespace
 
@@ -121,16 +120,16 @@ def _steps_until_alarm(at, logs, steps):
 
 
 @pytest.mark.parametrize("stop", [False, True])
-def test_the_alarm_warns_and_stops_where_asked(tmp_path, caplog, stop):
+def test_the_alarm_warns_and_stops_where_asked(tmp_path, capsys, stop):
     settings = {"alarm": RewardAlarm(), "every_steps": 10, "stop_on_alarm": stop}
     _, at, logs, control, _ = _guards(tmp_path, [darkness], **settings)
-    with caplog.at_level(logging.WARNING):
-        # brightness rises, darkness falls; the window holds five evaluations
-        assert _steps_until_alarm(at, logs, range(0, 100, 10)) == 40
-    assert "'brightness' rose" in caplog.text and "'darkness', which is not trained on, fell" in caplog.text
+    # brightness rises, darkness falls; the window holds five evaluations
+    assert _steps_until_alarm(at, logs, range(0, 100, 10)) == 40
+    printed = capsys.readouterr().err
+    assert "'brightness' rose" in printed and "'darkness', which is not trained on, fell" in printed
     assert logs[-1] == {"heldout/alarm": 1.0}
     assert control.should_training_stop is stop and control.should_save is stop
-    assert ("saving, then stopping" in caplog.text) is stop
+    assert ("saving, then stopping" in printed) is stop
 
 
 def test_without_a_heldout_figure_there_is_no_alarm(tmp_path):

@@ -13,8 +13,12 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import Trainer
+from transformers import PrinterCallback, Trainer
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
 from transformers.trainer_utils import rotate_checkpoints
+
+from ubgen_pipeline.commands.library_log import log_into
+from ubgen_pipeline.files.folder_lock import STATE_FOLDER
 
 from .config import ResumableConfig
 from .folders import (
@@ -27,6 +31,7 @@ from .folders import (
     read_manifest,
 )
 from .library_internals import restore_running_loss, running_loss
+from .progress import ProgressLine
 from .state import (
     load_optimizer_state,
     load_state,
@@ -59,6 +64,11 @@ class CheckpointingTrainer(Trainer, ABC):
 
     def __init__(self, *args: Any, **kwargs: Any):
         super().__init__(*args, **kwargs)
+        # the base prints a dictionary at every log, and a bar of its own
+        for callback in (PrinterCallback, DEFAULT_PROGRESS_CALLBACK):
+            self.remove_callback(callback)
+        if not self.args.disable_tqdm:
+            self.add_callback(ProgressLine())
         if self.is_deepspeed_enabled and self.args.save_strategy != "no" and not self.args.save_only_model:
             raise ValueError(
                 f"save_strategy is {self.args.save_strategy.value!r} under DeepSpeed, whose optimizer state can only "
@@ -93,6 +103,7 @@ class CheckpointingTrainer(Trainer, ABC):
         checkpoint = find_checkpoint(resume_from_checkpoint, str(self.args.output_dir))
         if checkpoint is not None:
             self._check_resumable(Path(checkpoint))
+        log_into(Path(str(self.args.output_dir)) / STATE_FOLDER)
         try:
             return super().train(resume_from_checkpoint=checkpoint, **kwargs)
         except FloatingPointError as error:

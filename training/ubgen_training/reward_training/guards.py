@@ -5,7 +5,6 @@ An evaluation draws the fixed samples once, without gradient, and takes every fi
 and ``fixed_samples/<reward>`` for those that are trained on.
 """
 
-import logging
 import math
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -16,6 +15,7 @@ import torch
 from torch.nn.functional import normalize
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
+from ubgen_pipeline.commands.console import say_warning
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..rewards.reward_functions import RewardFunction, call_reward, reward_name
@@ -54,8 +54,6 @@ def class_diversity(features: torch.Tensor, labels: torch.Tensor) -> dict[int, f
 
 
 DIVERSITY = "diversity"
-
-logger = logging.getLogger(__name__)
 
 
 class RewardGuards(TrainerCallback):
@@ -184,7 +182,7 @@ class RewardGuards(TrainerCallback):
                 "stop_on_alarm is set: saving, then stopping" if self.stop_on_alarm else "stop_on_alarm would stop"
             )
             advice = "look at the sample grids; reference_weight or a lower learning_rate holds the model closer"
-            logger.warning("reward alarm: %s. %s; %s.", "; ".join(messages), ending, advice)
+            say_warning(f"reward alarm: {'; '.join(messages)}. {ending}; {advice}.")
         self._log({"heldout/alarm": float(len(messages))})
         if self.stop_on_alarm:
             control.should_save = True
