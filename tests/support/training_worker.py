@@ -20,6 +20,7 @@ from transformers import TrainerCallback
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints import trainer as trainer_checkpoints
+from ubgen_training.command import end_process_group
 from ubgen_training.ddpo.ddpo_config import DDPOConfig
 from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
 from ubgen_training.ddpo.policy_sampler import PolicySampler
@@ -138,6 +139,7 @@ def main(file):
         assert trainer.args.world_size == 2
         assert trainer.is_fsdp_enabled == (jobs["launcher"] == "fsdp2")
         assert trainer.is_deepspeed_enabled == (jobs["launcher"] == "deepspeed")
+    end_process_group()
 
 
 if __name__ == "__main__":

@@ -6,6 +6,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import distributed
+
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.files.folder_lock import writing_into
@@ -22,7 +24,11 @@ def run_training(
 ) -> int:
     """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite.
 
-    ``trained`` is what the last line says was saved.
+    Where several processes trained, they are independent of each other afterwards (:func:`end_process_group`), unless
+    training failed: the others may then still be at work, and ending the group would wait for them.
+
+    Args:
+        trained: what the last line says was saved.
     """
 
     def body(argv: Sequence[str]) -> int:
@@ -33,9 +39,21 @@ def run_training(
         except FloatingPointError as error:
             say_error(error)
             return 1
+        end_process_group()
         return 0
 
     return run_command(body, argv)
+
+
+def end_process_group() -> None:
+    """End the process group, where there is one: the last that a script does whose training succeeded.
+
+    Without it the threads of gloo live on until the interpreter is taken down. One that then drops the tensors of the
+    last collective operation needs the interpreter's lock, which is not to be had any more, and the process ends with
+    SIGABRT ("terminate called without an active exception") and exit code -6.
+    """
+    if distributed.is_available() and distributed.is_initialized():
+        distributed.destroy_process_group()
 
 
 def check_writable(folder: str) -> None:
