@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tarfile
 import zipfile
 from pathlib import Path
 
@@ -23,6 +24,8 @@ FOLDERS = {
 }
 # beside them the Space's files, which are copied and not imported
 SHIPPED = FOLDERS | {"ubgen_space": "space"}
+# a room that is added to each package, and a room in it: setup.py and the packing must find what no list names
+NEW_ROOM = ("new_room/__init__.py", "new_room/module.py", "new_room/inner/__init__.py", "new_room/inner/module.py")
 pytestmark = pytest.mark.timeout(900)
 
 
@@ -35,10 +38,17 @@ def run(*command: str | Path, cwd: Path, code: int = 0) -> subprocess.CompletedP
 
 @pytest.fixture(scope="module")
 def source_tree(tmp_path_factory, mini_model):
-    """A copy of what is packaged, so that building writes nothing into the clone and finds no leftovers there."""
+    """A copy of what is packaged, and a new room in each package.
+
+    So building writes nothing into the clone and finds no leftovers there.
+    """
     tree = tmp_path_factory.mktemp("sources")
     for folder in SHIPPED.values():
         shutil.copytree(ROOT / folder, tree / folder, ignore=shutil.ignore_patterns("__pycache__"))
+    for folder in FOLDERS.values():
+        for name in NEW_ROOM:
+            (tree / folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (tree / folder / name).write_text(f'"""{name} of {folder}."""\n')
     for file in ("pyproject.toml", "setup.py", "README.md", "LICENSE"):
         shutil.copy(ROOT / file, tree / file)
     model = tree / "ubgen_pipeline" / "mini" / "model"
@@ -48,13 +58,17 @@ def source_tree(tmp_path_factory, mini_model):
 
 
 @pytest.fixture(scope="module")
-def wheel(source_tree, tmp_path_factory):
-    """The wheel built from the source distribution, so that both are whole."""
+def built(source_tree, tmp_path_factory):
+    """The folder of the source distribution and of the wheel that was built from it, so that both are whole."""
     output = tmp_path_factory.mktemp("wheel")
     build = ("-m", "build", "--no-isolation", "--skip-dependency-check", "--outdir", output)
     run(sys.executable, *build, source_tree, cwd=output)
-    (file,) = output.glob("*.whl")
-    assert len(list(output.glob("*.tar.gz"))) == 1
+    return output
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (file,) = built.glob("*.whl")
     return file
 
 
@@ -93,6 +107,15 @@ def test_the_wheel_holds_every_module_and_data_file(wheel, source_tree, package,
     assert not missing
 
 
+@pytest.mark.parametrize(("package", "folder"), FOLDERS.items())
+def test_a_room_added_later_is_found(built, wheel, package, folder):
+    (archive,) = built.glob("*.tar.gz")
+    with tarfile.open(archive) as sources:
+        names = {name.partition("/")[2] for name in sources.getnames()}
+    assert {f"{folder}/{name}" for name in NEW_ROOM} <= names
+    assert {f"{package}/{name}" for name in NEW_ROOM} <= set(zipfile.ZipFile(wheel).namelist())
+
+
 def test_the_wheel_holds_nothing_else(wheel):
     archive = zipfile.ZipFile(wheel)
     assert {name.partition("/")[0] for name in archive.namelist()} - set(SHIPPED) == {"ubgen-0.1.0.dist-info"}
@@ -119,8 +142,9 @@ def test_a_wheel_packed_from_the_running_ubgen_is_the_built_one(wheel, environme
     assert set(packed) == set(built) - {"ubgen-0.1.0.dist-info/top_level.txt"}
     # the clone's metadata is that of its last installation
     in_clone = contents(io.BytesIO(pack_wheel().content))
-    assert set(in_clone) == set(packed)
-    sources = {name for name in packed if ".dist-info/" not in name}
+    added = {f"{package}/{name}" for package in FOLDERS for name in NEW_ROOM}
+    assert added <= set(packed) and set(in_clone) == set(packed) - added
+    sources = {name for name in in_clone if ".dist-info/" not in name}
     assert {name: in_clone[name] for name in sources} == {name: packed[name] for name in sources}
 
 
