@@ -1,6 +1,5 @@
 """Trains a timm classifier on labelled images; checkpoints as every trainer's here, weights in timm's own layout."""
 
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +16,16 @@ from ubgen_pipeline.dataset.labelled_images import LabelledImages
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
 from ubgen_pipeline.files.whole_files import move_into_place
 
-from ..checkpoints.trainer import CheckpointingTrainer
 from ..checkpoints.weight_average import WeightAverage
+from ..images.epoch_rows import EpochRows, EpochStream
+from ..images.image_trainer import ImageTrainer
 from .augmented_images import AugmentedImages, MixingCollator, StreamedImages
 from .backbone_config import BackboneConfig
 
 WEIGHTS_FILE = "model.safetensors"
 
 
-class BackboneTrainer(CheckpointingTrainer):
+class BackboneTrainer(ImageTrainer):
     """Trains with soft targets; evaluates accuracy with the averaged weights where there is an evaluation set.
 
     Args:
@@ -39,8 +39,6 @@ class BackboneTrainer(CheckpointingTrainer):
         ValueError: the classes of both sets differ, a batch is larger than the dataset, or ``max_rows`` is.
     """
 
-    # the loss is a mean over the micro-batch, so accumulation still has to divide it
-    loss_is_scaled_for_ga = False
     settings_file = "backbone_config.json"
     args: BackboneConfig
 
@@ -52,40 +50,38 @@ class BackboneTrainer(CheckpointingTrainer):
         eval_images: LabelledImages | None = None,
         **kwargs: Any,
     ):
-        self.class_names = list(images.class_names)
+        class_names = list(images.class_names)
         if eval_images is not None and eval_images.class_names != images.class_names:
             raise ValueError(
                 f"eval_dataset has the classes {list(eval_images.class_names)[:5]}…, the dataset "
-                f"{self.class_names[:5]}…; give one with the same classes in the same order."
+                f"{class_names[:5]}…; give one with the same classes in the same order."
             )
         augmentation = args.augmentation
         transform = augmentation.training_transform()
         if images.is_streamed:
-            train_dataset: Any = StreamedImages(images, transform, args.seed, args.shuffle_buffer)
+            rows: EpochRows | EpochStream = StreamedImages(images, transform, args.seed, args.shuffle_buffer)
         else:
-            train_dataset = AugmentedImages(_subset(images, args), transform, args.seed)
-            if args.dataloader_drop_last and len(train_dataset) < args.per_device_train_batch_size:
-                raise ValueError(
-                    f"per_device_train_batch_size is {args.per_device_train_batch_size}, but {images.source} has "
-                    f"{len(train_dataset)} rows; choose a smaller one."
-                )
-        self.mixing_collator = MixingCollator(len(self.class_names), augmentation)
+            rows = AugmentedImages(_subset(images, args), transform, args.seed)
+        eval_rows = None
+        if eval_images is not None:
+            eval_rows = AugmentedImages(eval_images, augmentation.evaluation_transform())
+        average = None
+        if args.average_decay > 0:
+            # with the running statistics of normalisation layers
+            average = WeightAverage(model, args.average_decay, with_buffers=True)
+        self.mixing_collator = MixingCollator(len(class_names), augmentation)
         super().__init__(
-            model=model,
-            args=args,
-            train_dataset=train_dataset,
-            eval_dataset=None
-            if eval_images is None
-            else AugmentedImages(eval_images, augmentation.evaluation_transform()),
+            model,
+            args,
+            images,
+            rows,
+            average=average,
+            export_average=args.export_average,
+            eval_dataset=eval_rows,
             data_collator=self.mixing_collator,
             compute_metrics=_accuracy,
             **kwargs,
         )
-        self.average: WeightAverage | None = None
-        if args.average_decay > 0:
-            # with the running statistics of normalisation layers
-            self.average = WeightAverage(model, args.average_decay, with_buffers=True)
-            self.add_callback(self.average)
 
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, torch.Tensor], return_outputs: bool = False, **kwargs: Any
@@ -106,35 +102,22 @@ class BackboneTrainer(CheckpointingTrainer):
 
     def evaluate(self, *args: Any, **kwargs: Any) -> dict[str, float]:
         """The base's, with the averaged weights."""
-        with self.average.applied() if self.average is not None and self.average.weights else nullcontext():
+        with self.averaged_weights():
             return super().evaluate(*args, **kwargs)
 
     def initial_modules(self) -> dict[str, nn.Module]:
+        """The network; see the base."""
         return {"backbone": self.accelerator.unwrap_model(self.model)}
 
-    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
-        """Write the backbone; at the end with the averaged weights if ``export_average``."""
-        average = self.average
-        # a checkpoint always holds the trained weights where a resumed run looks for them
-        is_exported = average is not None and average.weights and self.args.export_average and not _internal_call
-        with average.applied() if average is not None and is_exported else nullcontext():
-            super().save_model(output_dir, _internal_call)
-
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
+        """Write the backbone; see :func:`save_backbone`."""
         if write:
             save_backbone(self.accelerator.unwrap_model(self.model), folder, self.class_names, self.args.image_size)
 
     def load_weights(self, folder: Path) -> None:
+        """Read what :meth:`save_weights` wrote."""
         own, saved = self.accelerator.unwrap_model(self.model), load_file(folder / WEIGHTS_FILE)
         own.load_state_dict(saved)
-
-    def extra_state(self) -> dict[str, Any]:
-        return {**super().extra_state(), **({} if self.average is None else {"average": self.average.state_dict()})}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        super().load_extra_state(state)
-        if self.average is not None:
-            self.average.load_state_dict(state["average"])
 
 
 def build_backbone(

@@ -1,4 +1,4 @@
-"""Settings of denoising training."""
+"""Settings of every training in latent space, and of denoising training."""
 
 from dataclasses import dataclass, field
 from typing import ClassVar
@@ -6,8 +6,10 @@ from typing import ClassVar
 from ..checkpoints.weight_average import check_average_decay
 from ..images.config import FREE_ON_RESUME as IMAGE_FREE_ON_RESUME
 from ..images.config import ImageTrainingConfig
+from ..lora.adapter import check_train_method
 from .denoising_loss import check_names
 
+TRAIN_METHODS = ("lora", "full", "scratch")
 FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "activation_checkpointing"}
 
 
@@ -34,7 +36,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
     lora_alpha: float | None = field(default=None, metadata={"help": "Alpha of the LoRA; default: its rank."})
     lora_target_modules: list[str] = field(
         default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
-        metadata={"help": "Names of the UNet's layers that get a LoRA."},
+        metadata={"help": "Names of the denoiser's layers that get a LoRA."},
     )
     average_decay: float = field(
         default=0.999, metadata={"help": "Decay of the moving average of the trained weights; 0: none."}
@@ -50,7 +52,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
         default=None, metadata={"help": "Older name of activation_checkpointing."}
     )
     activation_checkpointing: bool | None = field(
-        default=None, metadata={"help": "Recompute the UNet's activations: less memory, slower. Default: off."}
+        default=None, metadata={"help": "Recompute the denoiser's activations: less memory, slower. Default: off."}
     )
     logging_steps: float = field(default=10, metadata={"help": "Log every so many updates."})
 
@@ -59,9 +61,6 @@ class LatentTrainingConfig(ImageTrainingConfig):
             raise ValueError(f"lora_rank is {self.lora_rank}; choose 1 or more.")
         check_average_decay(self.average_decay, "average_decay")
         super().__post_init__()
-
-
-TRAIN_METHODS = ("lora", "full", "scratch")
 
 
 @dataclass
@@ -76,18 +75,19 @@ class DenoiserConfig(LatentTrainingConfig):
         default=0.1, metadata={"help": "Share of images shown with an empty prompt, for guidance."}
     )
     train_method: str = field(
-        default="lora", metadata={"help": "lora; full: every weight of the UNet; scratch: full, from random weights."}
+        default="lora",
+        metadata={"help": "lora; full: all of the denoiser; scratch: full, from random weights."},
     )
     weighting: str = field(
         default="debias", metadata={"help": "Loss weighting: constant, snr (1/SNR), p2, min_snr or debias."}
     )
     target: str | None = field(
-        default=None, metadata={"help": "What the UNet predicts: noise, x0 or velocity; default: as the model does."}
+        default=None,
+        metadata={"help": "What is predicted: noise, x0 or velocity; default: as the model does."},
     )
 
     def __post_init__(self) -> None:
-        if self.train_method not in TRAIN_METHODS:
-            raise ValueError(f"train_method is {self.train_method!r}; choose one of {', '.join(TRAIN_METHODS)}.")
+        check_train_method(self.train_method, TRAIN_METHODS)
         check_names(self.weighting, self.target or "noise")
         if not 0 <= self.empty_prompt_share <= 1:
             raise ValueError(f"empty_prompt_share is {self.empty_prompt_share}; choose one in [0, 1].")

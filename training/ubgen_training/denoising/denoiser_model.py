@@ -1,13 +1,12 @@
-"""The model that denoising training trains: images and prompts in, loss out, the UNet inside.
+"""The model that denoising training trains: images and prompts in, loss out, the denoiser inside.
 
-One forward is one UNet call, so that any launcher wraps it.
+One forward is one call of it, so that any launcher wraps it.
 Shapes: B samples, N prompts, H x W pixels.
 """
 
 from collections.abc import Sequence
 
 import torch
-from diffusers import UNet2DConditionModel
 
 from ubgen_pipeline.pipeline import UbGenPipeline
 
@@ -17,10 +16,10 @@ from .latent_model import LatentModel, stratified, training_schedule
 
 
 class DenoiserModel(LatentModel):
-    """A UNet in training.
+    """A denoiser in training.
 
     Args:
-        pipeline: its UNet is trained; that of ``scratch`` is a new one of the same layout.
+        pipeline: its denoiser is trained; that of ``scratch`` is a new one of the same layout.
         prompts: N prompts, in label order; encoded once, here, with the empty one.
         train_method: ``lora``, ``full`` or ``scratch``.
         weighting: see :mod:`ubgen_training.denoising.denoising_loss`.
@@ -28,7 +27,7 @@ class DenoiserModel(LatentModel):
             from scratch only.
         lora: of ``train_method`` ``lora``.
         empty_prompt_share: share of samples shown with the empty prompt.
-        seed: of the LoRA's, or of the new UNet's, initial weights.
+        seed: of the LoRA's, or of the new denoiser's, initial weights.
 
     Raises:
         ValueError: a target that the model was not trained for, or a weighting that is infinite on it, as at zero
@@ -60,17 +59,18 @@ class DenoiserModel(LatentModel):
         if train_method == "scratch":
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
-                pipeline.register_modules(unet=UNet2DConditionModel.from_config(pipeline.unet.config))
+                trained = pipeline.denoiser_network
+                pipeline.register_modules(**{pipeline.denoiser_part: type(trained).from_config(trained.config)})
             pipeline.register_modules(
                 scheduler=type(pipeline.scheduler).from_config(
                     pipeline.scheduler.config, prediction_type=PREDICTION_TYPES[target]
                 )
             )
-            self.unet = pipeline.unet
+            self.denoiser_network = pipeline.denoiser_network
         if train_method == "lora":
-            add_lora(self.unet, lora or LoraSettings(), seed)
+            add_lora(self.denoiser_network, lora or LoraSettings(), seed)
         else:
-            train_all_weights(self.unet)
+            train_all_weights(self.denoiser_network)
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
@@ -85,5 +85,4 @@ class DenoiserModel(LatentModel):
         rows = torch.where(is_empty, len(self.prompt_embeds) - 1, labels.cpu())
         prompt_embeds = self.prompt_embeds.cpu()[rows].to(latents)
         noisy = self.loss.add_noise(latents, noise, timesteps)
-        prediction = self.unet(noisy, timesteps, prompt_embeds).sample
-        return self.loss(prediction, latents, noise, timesteps)
+        return self.loss(self.predict(noisy, timesteps, prompt_embeds), latents, noise, timesteps)

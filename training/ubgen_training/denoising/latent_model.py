@@ -1,10 +1,10 @@
-"""A UNet in training on labelled images: what every loss in latent space shares.
+"""A denoiser in training on labelled images: what every loss in latent space shares.
 
 The VAE and the prompts' features are frozen and stay out of the state dict.
 Shapes: B samples, N prompts, L tokens, D text width, H x W pixels, h x w latents, T timesteps.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,15 +13,17 @@ from transformers import PretrainedConfig
 
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+from ..checkpoints.library_internals import ModuleWithFrozenParts
 
-class LatentModel(nn.Module):
-    """The UNet of a pipeline, images as latents, and the features of N prompts and of the empty one, the last.
 
-    A subclass makes ``self.unet`` ready for training, as :mod:`ubgen_training.lora.adapter` does it; its forward takes
-    ``pixels (B, 3, H, W)`` in [-1, 1], ``labels (B,)`` and a generator on the CPU, and gives the loss ``(B,)``.
+class LatentModel(ModuleWithFrozenParts):
+    """The denoiser of a pipeline, images as latents, and the features of N prompts and of the empty one, the last.
+
+    A subclass makes ``denoiser_network`` ready for training, as :mod:`ubgen_training.lora.adapter` does. Its forward
+    takes ``pixels (B, 3, H, W)`` in [-1, 1], ``labels (B,)`` and a generator on the CPU, and gives the loss ``(B,)``.
 
     Args:
-        pipeline: its UNet is trained.
+        pipeline: its denoiser is trained.
         prompts: N prompts, in label order; encoded once, here.
     """
 
@@ -32,11 +34,11 @@ class LatentModel(nn.Module):
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
         self.pipeline = pipeline
-        pipeline.vae.requires_grad_(False)
-        pipeline.text_encoder.requires_grad_(False)
+        for network in (pipeline.vae, *pipeline.text_networks.values()):
+            network.requires_grad_(False)
         with torch.no_grad():
             self.prompt_embeds = pipeline.encode_prompts([*prompts, ""]).float()
-        self.unet = pipeline.unet
+        self.denoiser_network = pipeline.denoiser_network
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
@@ -45,17 +47,20 @@ class LatentModel(nn.Module):
         moments = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
         return moments.mode().float() * vae.config.scaling_factor
 
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+        """The denoiser's prediction ``(B, 4, h, w)`` at ``latents (B, 4, h, w)`` and ``timesteps (B,)``, with text
+        features ``(B, L, D)``."""
+        return self.pipeline.denoiser(latents, timesteps, prompt_embeds)
+
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
-        """Recompute the UNet's activations in the backward pass; ``transformers`` calls it, by either name."""
-        self.unet.enable_gradient_checkpointing()
+        """Recompute the denoiser's activations in the backward pass; ``transformers`` calls it, by either name."""
+        self.denoiser_network.enable_gradient_checkpointing()
 
     gradient_checkpointing_enable = activation_checkpointing_enable
 
-    def _apply(self, fn: Callable[..., Any], recurse: bool = True) -> "LatentModel":
-        # a move of the model moves its frozen part too, which torch does not know of
-        super()._apply(fn, recurse)
-        self.pipeline.vae._apply(fn)
-        return self
+    def frozen_parts(self) -> Iterable[nn.Module]:
+        """The VAE: prompts are encoded once, before any move."""
+        return (self.pipeline.vae,)
 
 
 def stratified(batch: int, num_values: int, generator: torch.Generator) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Labelled images as a denoiser is trained on them: resized, in [-1, 1], one by one from rows or a stream.
+"""Labelled images as a denoiser is trained on them: read with the prompts of their classes, resized, in [-1, 1].
 
 Shapes: B samples, H x W pixels.
 """
@@ -42,6 +42,29 @@ class StreamedPixelRows(EpochStream):
         super().__init__(images, prepare, seed=seed, buffer_size=buffer_size)
 
 
+def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]]:
+    """The dataset's images and the prompts of its classes, in label order.
+
+    Raises:
+        ValueError: the dataset cannot be read, or a class's name cannot be used.
+    """
+    images = load_labelled_images(
+        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+    )
+    names = load_class_names(list(images.class_names))
+    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]
+
+
+def pixel_rows(
+    images: LabelledImages, config: LatentTrainingConfig, height: int, width: int
+) -> PixelRows | StreamedPixelRows:
+    """The rows of ``images`` at that size in pixels, whole or from a stream as they came."""
+    seed, flip = config.seed, config.horizontal_flip
+    if images.is_streamed:
+        return StreamedPixelRows(images, height, width, seed=seed, flip=flip, buffer_size=config.shuffle_buffer)
+    return PixelRows(images, height, width, seed=seed, flip=flip)
+
+
 def collate_pixels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
     """``pixels (B, 3, H, W)`` and ``labels (B,)``."""
     return {
@@ -73,16 +96,3 @@ def _cover(image: Image.Image, height: int, width: int) -> Image.Image:
 
 def _is_flipped(seed: int, epoch: int, index: int, share: float) -> bool:
     return share > 0 and sample_seed(seed, f"flip/epoch {epoch}", index) < share * 2**63
-
-
-def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]]:
-    """The dataset's images and the prompts of its classes, in label order.
-
-    Raises:
-        ValueError: the dataset cannot be read, or a class's name cannot be used.
-    """
-    images = load_labelled_images(
-        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
-    )
-    names = load_class_names(list(images.class_names))
-    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]

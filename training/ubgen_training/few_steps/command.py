@@ -55,7 +55,7 @@ def train(config: FewStepConfig) -> Path:
         seed=config.seed,
     )
     if config.initial_lora is not None:
-        load_lora_into(model.unet, config.initial_lora, argument="initial_lora")
+        load_lora_into(model.denoiser_network, config.initial_lora, argument="initial_lora")
     return FewStepTrainer(model, config, images).train_and_save(checkpoint)
 
 

@@ -34,7 +34,8 @@ class FewStepConfig(LatentTrainingConfig):
         metadata={"help": "Folder of a LoRA of this trainer to begin with, such as one of more segments."},
     )
     guidance_scale: float = field(
-        default=2.0, metadata={"help": "The teacher's guidance, which the student draws with in one call; 1: none."}
+        default=2.0,
+        metadata={"help": "The teacher's guidance, which the student needs no second call for; 1: none."},
     )
     num_segments: int = field(
         default=8, metadata={"help": "8 for preset hyper-8, 4 for hyper-4, 1 for lcm-4; fewer are harder to learn."}
@@ -45,7 +46,7 @@ class FewStepConfig(LatentTrainingConfig):
     huber_scale: float = field(default=0.001, metadata={"help": "Errors well above it weigh by their size only."})
     lora_rank: int = field(default=64, metadata={"help": "Rank of the LoRA."})
     lora_target_modules: list[str] = field(
-        default_factory=lambda: list(LAYERS), metadata={"help": "Names of the UNet's layers that get a LoRA."}
+        default_factory=lambda: list(LAYERS), metadata={"help": "Names of the denoiser's layers that get a LoRA."}
     )
     average_decay: float = field(
         default=0.95, metadata={"help": "Decay of the moving average of the trained weights; 0: none."}

@@ -1,6 +1,6 @@
-"""The model that distillation into a few steps trains: images and prompts in, loss out, a LoRA inside.
+"""Distillation into a few steps: the model, images and prompts in, loss out, a LoRA inside; and its trainer.
 
-One UNet is teacher and student: the teacher is what it gives with the new LoRA switched off.
+One denoiser is teacher and student: the teacher is what it gives with the new LoRA switched off.
 Shapes: B samples, N prompts, H x W pixels, h x w latents.
 """
 
@@ -13,7 +13,7 @@ from ubgen_pipeline.pipeline import UbGenPipeline
 from ..denoising.denoiser_trainer import DenoiserTrainer
 from ..denoising.denoising_loss import signal_and_spread, target_of
 from ..denoising.latent_model import LatentModel, stratified, training_schedule
-from ..lora.adapter import LoraSettings, add_lora
+from ..lora.adapter import LoraSettings, adapters_disabled, add_lora
 from .consistency_loss import ddim_jump, pseudo_huber, segment_start, teacher_timesteps
 
 
@@ -62,7 +62,7 @@ class FewStepModel(LatentModel):
         self.num_segments = num_segments
         self.guidance_scale = guidance_scale
         self.huber_scale = huber_scale
-        add_lora(self.unet, lora, seed)
+        add_lora(self.denoiser_network, lora, seed)
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
@@ -81,22 +81,19 @@ class FewStepModel(LatentModel):
         noisy = signal * latents + spread * noise
         with torch.no_grad():
             nearer = self._jump(noisy, self._teacher(noisy, start, prompt_embeds), start, middle)
-            wanted = self._jump(nearer, self.unet(nearer, middle, prompt_embeds).sample, middle, ends)
-        reached = self._jump(noisy, self.unet(noisy, start, prompt_embeds).sample, start, ends)
+            wanted = self._jump(nearer, self.predict(nearer, middle, prompt_embeds), middle, ends)
+        reached = self._jump(noisy, self.predict(noisy, start, prompt_embeds), start, ends)
         return pseudo_huber(reached, wanted, self.huber_scale)
 
     def _teacher(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
         """Its guided prediction ``(B, 4, h, w)``."""
-        self.unet.disable_adapters()
-        try:
+        with adapters_disabled(self.denoiser_network):
             if self.guidance_scale == 1:
-                return self.unet(noisy, timesteps, prompt_embeds).sample
+                return self.predict(noisy, timesteps, prompt_embeds)
             empty = self.prompt_embeds[-1:].expand_as(prompt_embeds).to(prompt_embeds)
-            both = self.unet(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), torch.cat([empty, prompt_embeds]))
-            without, prompted = both.sample.chunk(2)
-            return without + self.guidance_scale * (prompted - without)
-        finally:
-            self.unet.enable_adapters()
+            both = self.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), torch.cat([empty, prompt_embeds]))
+        without, prompted = both.chunk(2)
+        return without + self.guidance_scale * (prompted - without)
 
     def _jump(
         self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor, ends: torch.Tensor
@@ -105,6 +102,6 @@ class FewStepModel(LatentModel):
 
 
 class FewStepTrainer(DenoiserTrainer):
-    """A :class:`DenoiserTrainer` of a :class:`.few_step_model.FewStepModel`."""
+    """A :class:`DenoiserTrainer` of a :class:`FewStepModel`."""
 
     settings_file = "few_step_config.json"

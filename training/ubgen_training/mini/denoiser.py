@@ -13,6 +13,7 @@ from diffusers.models.attention_processor import AttnProcessor
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
 from ..denoising.denoising_loss import DenoisingLoss, target_of
+from ..denoising.latent_model import stratified
 from .scene_batches import index_batches, mixed_precision
 from .state import ExponentialAverage, load_training_state, save_training_state
 
@@ -106,9 +107,7 @@ def train_denoiser(
     for batch in index_batches(len(latents), batch_size, seed=seed, start_step=step, num_steps=num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
         clean, noise = latents[batch], torch.randn(batch_size, *latents.shape[1:], generator=generator)
-        # stratified over the batch: lower variance than independent draws
-        strata = (torch.arange(batch_size) + torch.rand(batch_size, generator=generator)) / batch_size
-        timesteps = (strata * len(scheduler.alphas_cumprod)).long()
+        timesteps = stratified(batch_size, len(scheduler.alphas_cumprod), generator)
         place = torch.rand(batch_size, generator=generator)
         column = (place >= BARE_NAME_SHARE).long() + (place >= BARE_NAME_SHARE + CAPTION_SHARE).long()
         noisy = denoising_loss.add_noise(clean, noise, timesteps)

@@ -25,10 +25,10 @@ TRAINING_FILE = "training_weights.safetensors"
 
 
 class SegmenterTrainer(CheckpointingTrainer):
-    """Trains a :class:`Segmenter` on images with masks.
+    """Trains a segmenter on images with masks.
 
     Args:
-        model: the segmenter.
+        model: the segmenter with its loss.
         args: settings; see :class:`SegmenterConfig`.
         data: the training set; its mask values fit the segmenter's classes.
         kwargs: handed to ``transformers.Trainer`` (callbacks, optimizers …).
@@ -37,7 +37,7 @@ class SegmenterTrainer(CheckpointingTrainer):
     args: SegmenterConfig
     settings_file = "segmenter_config.json"
 
-    def __init__(self, model: Segmenter, args: SegmenterConfig, data: MaskedImages, **kwargs: Any):
+    def __init__(self, model: "SegmenterWithLoss", args: SegmenterConfig, data: MaskedImages, **kwargs: Any):
         self.class_names = model.class_names
         self._views = RandomViews(args.image_size, args.min_crop_scale, args.colour_change)
         self._num_batches = 0

@@ -16,7 +16,7 @@ from .token_model import TokenModel
 
 
 class TextualInversionTrainer(CheckpointingTrainer):
-    """Trains a :class:`TokenModel` on latents; images, noise and timesteps of a batch hang on (seed, rank, batch).
+    """Trains a :class:`TokenModel` on latents; (seed, rank, batch) choose a batch's images, noise and timesteps.
 
     Args:
         model: the word in its model.
@@ -32,13 +32,13 @@ class TextualInversionTrainer(CheckpointingTrainer):
         self.class_names = [model.token]
         self._latents = latents
         self._num_batches = 0
-        # an epoch is a batch: which images it holds is drawn with the rest
+        # an epoch is a batch: which images it holds is chosen with its noise
         rows = Dataset.from_dict({"row": list(range(args.per_device_train_batch_size * args.world_size))})
         super().__init__(model=model, args=args, train_dataset=rows, data_collator=_count, **kwargs)
         self.model_accepts_loss_kwargs = False
 
     def compute_loss(self, model: nn.Module, inputs: dict[str, Any], *args: Any, **kwargs: Any) -> torch.Tensor:
-        """The loss of a batch drawn from its own generator."""
+        """The loss of a batch that is chosen by its own seed."""
         size, token_model = int(inputs["labels"]), self.accelerator.unwrap_model(model)
         purpose = f"textual inversion/rank {self.args.process_index}"
         generator = torch.Generator().manual_seed(sample_seed(self.args.seed, purpose, self._num_batches))
@@ -55,8 +55,7 @@ class TextualInversionTrainer(CheckpointingTrainer):
 
     def initial_modules(self) -> dict[str, nn.Module]:
         """The frozen parts; see the base."""
-        pipeline = self._token_model.pipeline
-        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+        return self._token_model.pipeline.networks
 
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         """Write the embedding for diffusers."""

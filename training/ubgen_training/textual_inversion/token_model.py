@@ -3,7 +3,7 @@
 Shapes: B samples, n vectors of width D, C x h x w latents.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import torch
@@ -13,8 +13,10 @@ from transformers import PretrainedConfig
 from ubgen_pipeline.models.text_embeddings import add_embedding
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+from ..checkpoints.library_internals import ModuleWithFrozenParts
 
-class TokenModel(nn.Module):
+
+class TokenModel(ModuleWithFrozenParts):
     """The vectors of one token, and the denoising loss of images described with it.
 
     Only ``vectors (n, D)`` is a parameter; the pipeline's parts are frozen and kept out of the state dict.
@@ -44,8 +46,8 @@ class TokenModel(nn.Module):
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
         self.pipeline, self.token = pipeline, token
-        for part in (pipeline.vae, pipeline.unet, pipeline.text_encoder):
-            part.requires_grad_(False)
+        for network in pipeline.networks.values():
+            network.requires_grad_(False)
         start = _vector_of(pipeline, initial_word)
         noise = torch.randn(num_vectors, len(start), generator=torch.Generator().manual_seed(seed)) * start.std() * 0.1
         noise[0] = 0
@@ -73,7 +75,7 @@ class TokenModel(nn.Module):
         scheduler = self.pipeline.scheduler
         noisy = scheduler.add_noise(latents, noise, timesteps)
         prompt_embeds = self.pipeline.text_encoder(self.prompt_ids[templates.to(self.prompt_ids.device)])[0]
-        predicted = self.pipeline.denoiser(noisy.to(self.pipeline.unet.dtype), timesteps, prompt_embeds)
+        predicted = self.pipeline.denoiser(noisy.to(self.pipeline.denoiser_network.dtype), timesteps, prompt_embeds)
         kind = scheduler.config.prediction_type
         target = scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else noise
         return nn.functional.mse_loss(predicted.float(), target.float())
@@ -91,24 +93,20 @@ class TokenModel(nn.Module):
             output[arguments[0] == token_id] = vector.to(output.dtype)
         return output
 
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "TokenModel":
-        super()._apply(fn, recurse)
-        for part in (self.pipeline.vae, self.pipeline.unet, self.pipeline.text_encoder):
-            part._apply(fn)
+    def frozen_parts(self) -> Iterable[nn.Module]:
+        """All networks of the pipeline."""
+        return self.pipeline.networks.values()
+
+    def move_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
+        """Takes the prompts' token ids along."""
         self.prompt_ids = fn(self.prompt_ids)
-        return self
 
 
 @torch.no_grad()
 def encode_images(pipeline: UbGenPipeline, images: torch.Tensor, batch_size: int = 8) -> torch.Tensor:
     """Scaled latents ``(N, C, h, w)`` float32, the means of the VAE's posterior, of ``images (N, 3, H, W)`` in
     [0, 1]."""
-    vae = pipeline.vae
-    parts = [
-        vae.encode((part * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mode() * vae.config.scaling_factor
-        for part in images.split(batch_size)
-    ]
-    return torch.cat(parts).float().cpu()
+    return torch.cat([pipeline.encode_images(part) for part in images.split(batch_size)]).float().cpu()
 
 
 def _vector_of(pipeline: UbGenPipeline, word: str) -> torch.Tensor:
