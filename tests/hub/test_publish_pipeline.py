@@ -1,0 +1,92 @@
+"""``ubgen publish-pipeline``: the pipeline from the Hub where ubgen is not installed."""
+
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+from huggingface_hub import HfApi
+
+from support.hub_server import READ_TOKEN
+from ubgen_pipeline import UbGenPipeline
+from ubgen_pipeline.hub import publish_pipeline
+
+DRAW = """
+import importlib.util, sys
+import numpy as np
+from diffusers import DiffusionPipeline
+from huggingface_hub import snapshot_download
+
+assert importlib.util.find_spec("ubgen_pipeline") is None
+model, output, custom = sys.argv[1:]
+if custom == "offline":
+    custom = snapshot_download("org/code", local_files_only=True)
+settings = {"custom_pipeline": custom} if custom else {}
+pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
+np.save(output, pipeline(["circle", "star"], seed=3, num_inference_steps=2, output_type="np").images)
+if custom == "org/code":
+    pipeline.save_pretrained(output + ".model")
+"""
+
+
+def draw_without_ubgen(hub, tmp_path, model, output, custom, **environment):
+    """A process that sees the installed libraries but not the editable install: -S leaves .pth files unread."""
+    script = Path(f"{output}.py")
+    script.write_text(DRAW)
+    libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
+    variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    variables |= hub.environment(tmp_path / "hf") | {"PYTHONPATH": os.pathsep.join(libraries), **environment}
+    command = [sys.executable, "-S", str(script), str(model), str(output), custom]
+    return subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
+
+
+def test_pipeline_from_the_hub_without_ubgen(hub, mini_model, tmp_path):
+    assert publish_pipeline.main(["org/code"]) == 0
+    repository = hub.repositories["model", "org/code"]
+    (head,) = [commit for commit in repository.commits.values() if commit.parent]
+    assert {"README.md", "pipeline.py", "latent_denoising.py"} <= set(head.files)
+    assert publish_pipeline.main(["org/code"]) == 0 and len(repository.commits) == 2, "unchanged code makes no commit"
+    expected = UbGenPipeline.from_pretrained(mini_model)(
+        ["circle", "star"], seed=3, num_inference_steps=2, output_type="np"
+    ).images
+
+    first = tmp_path / "first.npy"
+    process = draw_without_ubgen(hub, tmp_path, mini_model, first, "org/code")
+    assert process.wait() == 0, process.stderr.read()
+    np.testing.assert_allclose(np.load(first), expected, rtol=0, atol=1e-5)
+    # what it saved reloads with its code; and the cache serves the code without a network
+    saved, offline = tmp_path / "saved.npy", tmp_path / "offline.npy"
+    processes = [
+        draw_without_ubgen(hub, tmp_path, f"{first}.model", saved, "", HF_HUB_OFFLINE="1"),
+        draw_without_ubgen(hub, tmp_path, mini_model, offline, "offline", HF_HUB_OFFLINE="1"),
+    ]
+    for process, output in zip(processes, (saved, offline)):
+        assert process.wait() == 0, process.stderr.read()
+        np.testing.assert_allclose(np.load(output), expected, rtol=0, atol=1e-5)
+
+
+def test_a_models_own_card_is_left_alone(hub):
+    api = HfApi()
+    api.create_repo("org/model")
+    api.upload_file(path_or_fileobj=b"---\nlicense: mit\n---\nmine", path_in_repo="README.md", repo_id="org/model")
+    assert publish_pipeline.main(["org/model"]) == 0
+    assert hub.repositories.read("model", "org/model", "README.md").endswith(b"mine")
+    assert "pipeline.py" in hub.repositories.tree("model", "org/model")
+
+
+def test_the_code_is_complete():
+    names = {file.name for file in publish_pipeline.pipeline_files()}
+    assert names == {file.name for file in map(Path, publish_pipeline.pipeline_files()) if file.is_file()}
+    assert {"pipeline.py", "initial_latents.py", "sample_seeds.py", "pipeline_output.py"} <= names
+
+
+def test_it_refuses_without_a_right_to_write_or_a_hub(hub, capsys, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", READ_TOKEN)
+    assert publish_pipeline.main(["org/code"]) == 2
+    assert "may only read" in capsys.readouterr().err
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert publish_pipeline.main(["org/code"]) == 2
+    assert "HF_HUB_OFFLINE" in capsys.readouterr().err
