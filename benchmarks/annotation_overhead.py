@@ -58,7 +58,7 @@ def build_sd15(device: str) -> UbGenPipeline:
 
 
 def seconds(pipeline: UbGenPipeline, settings: OverheadSettings, annotations: Sequence[str]) -> float:
-    """Of drawing one batch of as many classes as samples, so that nothing is shared."""
+    """Seconds of drawing one batch. Each sample has a class of its own, so that no work is shared between samples."""
     clock = _clock(settings)
     names = ["circle", "square", "triangle", "star", "heart", "cross", "crescent", "ring", "arrow", "diamond"]
     start = clock()
@@ -80,7 +80,7 @@ def _clock(settings: OverheadSettings) -> Callable[[], float]:
 
 
 def counted_operations(pipeline: UbGenPipeline, settings: OverheadSettings) -> float:
-    """Of a batch: the UNet's calls, twice under the default guidance, and where asked for the decoder."""
+    """Operations of a batch: two UNet calls a step, for the default guidance, and the decoder where asked for."""
     noise = torch.zeros(1, *pipeline.latent_shape(settings.image_size, settings.image_size))
     noise = noise.to(pipeline.unet.device, pipeline.unet.dtype)
     text = noise.new_zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
@@ -93,7 +93,7 @@ def counted_operations(pipeline: UbGenPipeline, settings: OverheadSettings) -> f
 
 
 def recorded_bytes(pipeline: UbGenPipeline, mask_settings: MaskSettings, num_steps: int, size: int) -> int:
-    """What the recorder holds for one image after so many steps."""
+    """Bytes that the recorder holds for one image after ``num_steps`` steps."""
     unet = pipeline.unet
     length, width = pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim
     device, dtype = unet.device, unet.dtype
@@ -117,7 +117,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(OverheadSettings, argv, description=(__doc__ or "").split("\n")[0])
+    settings = parse_settings(
+        OverheadSettings,
+        argv,
+        prog="python -m benchmarks.annotation_overhead",
+        description=(__doc__ or "").split("\n")[0],
+    )
     print(machine_line(settings.device))
     for layout in settings.layouts:
         pipeline = load_pipeline("mini", device=settings.device) if layout == "mini" else build_sd15(settings.device)
@@ -136,7 +141,7 @@ def _body(argv: Sequence[str]) -> None:
                 if settings.device.startswith("cuda"):
                     peaks[annotated] = torch.cuda.max_memory_allocated()
                 else:
-                    # of the process's whole life, so only the first of each kind tells them apart
+                    # the peak never falls, so only the first run of each kind tells them apart
                     peaks.setdefault(annotated, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
         plain, annotated_time = (statistics.median(times[annotated][1:]) for annotated in (False, True))
         print(

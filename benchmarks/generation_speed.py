@@ -199,13 +199,11 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         )
     ratio = np.exp(np.mean(np.log(errors["ubgen"] / errors["stock"])))
     spread = np.exp(np.std(np.log(errors["ubgen"] / errors["stock"]), ddof=1) / np.sqrt(count)) if count > 1 else 1.0
-    print(
-        f"error of ubgen over that of stock, geometric mean: {ratio:.2f}, times or over {spread:.2f} (standard error)"
-    )
+    print(f"error of ubgen over that of stock: {ratio:.2f}, geometric mean; standard error: a factor of {spread:.2f}")
 
 
 def relative_errors(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:
-    """``(N,)``: of each sample's latents ``(N, C, H, W)`` against the reference of that shape."""
+    """Relative errors ``(N,)`` of latents ``(N, C, H, W)`` against a reference of the same shape."""
     error, size = (latents.to(reference) - reference).flatten(1).norm(dim=1), reference.flatten(1).norm(dim=1)
     return (error / size).double().cpu().numpy()
 
@@ -293,7 +291,7 @@ def _flops_of_an_image(run: DatasetRun, settings: BenchmarkSettings) -> float:
 
 
 def _peak_signal_to_noise(samples: Sequence[Any], scratch: Path, turn: int) -> np.ndarray:
-    """Of each pair in decibels; infinite for equal images."""
+    """PSNR of each pair of images in decibels; infinite for equal ones."""
     files = str(scratch / "ubgen" / "data" / f"train-{turn:05d}-of-*.parquet")
     rows = load_dataset("parquet", data_files=files, split="train", cache_dir=str(scratch / "cache"))
     decibels = []

@@ -129,7 +129,7 @@ def build(settings: BenchmarkSettings, device: str) -> tuple[SamplerModel, UbGen
 
 
 def peak_bytes(device: str) -> int:
-    """Peak of this process so far: of the GPU's memory that torch held, on the CPU of the resident set."""
+    """Peak of this process so far: of the GPU memory that torch held; on a CPU that of the resident set."""
     if device != "cpu":
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -67,7 +67,9 @@ class PresetSettings:
 
 
 class Row(NamedTuple):
-    """One line: median seconds of a batch over the exact arm's, shares in [0, 1], FIDs, and decibels of the pairs.
+    """One line of the table: ratio of median seconds of a batch, shares in [0, 1], FIDs, and PSNR of the pairs.
+
+    ``speed_up`` is the exact arm's seconds over the preset's.
 
     ``read_alike`` is the share of pairs in which the judge reads the same class, background and texture.
     """
@@ -84,18 +86,18 @@ class Row(NamedTuple):
 
 
 def measurable() -> list[str]:
-    """Presets that need no LoRA of theirs."""
+    """Presets that need no LoRA of their own."""
     return [name for name, preset in PRESETS.items() if not preset.needs_lora]
 
 
 class Arm:
-    """One way to draw; the arms share their weights, but for those with a LoRA for a few steps.
+    """One way of drawing. The arms share their weights, except those with a LoRA for a few steps.
 
     Args:
-        pipeline: prepared.
-        settings: of ``GenerateSettings``, as the preset sets them.
-        shortcuts: arguments of the call.
-        seed: of the samples.
+        pipeline: prepared for inference.
+        settings: those of ``GenerateSettings`` that the preset sets.
+        shortcuts: arguments of the pipeline's call.
+        seed: seed of the samples.
     """
 
     def __init__(self, pipeline: Any, settings: Mapping[str, Any], shortcuts: Mapping[str, Any], seed: int):

@@ -60,7 +60,7 @@ def copy_rate(device: str) -> float:
 
 @contextmanager
 def exact_float32() -> Iterator[None]:
-    """Have a GPU's convolutions keep float32's digits, of which torch otherwise leaves them as few as float16 has."""
+    """Let a GPU's convolutions compute in full float32; by default torch lets them round to TF32."""
     before, torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.allow_tf32, False
     try:
         yield

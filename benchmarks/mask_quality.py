@@ -118,7 +118,9 @@ def measure(segmenter: Segmenter, test: MaskedImages) -> dict[str, float]:
 
 
 def main(argv: list[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.mask_quality", description=(__doc__ or "").splitlines()[0]
+    )
     parser.add_argument("--output-dir", type=Path, default=Path("mask_quality"))
     parser.add_argument("--judge", type=Path, help="folder of a trained segmenter; none: train one")
     parser.add_argument("--images-per-class", type=int, default=100, help="images of the downstream training set")

@@ -6,8 +6,8 @@ and level; every combination of settings is then scored on the same recordings.
 
     python -m benchmarks.mask_sweep --num-scenes 100
 
-IoU is that of the class against everything else, averaged over scenes; the band of ignored pixels is left out of it,
-and its share of the image is printed beside it.
+IoU is that of the class against everything else, averaged over scenes. Ignored pixels do not count in it; their share
+of the image is printed beside it.
 """
 
 import itertools
@@ -171,7 +171,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(SweepSettings, argv, description=(__doc__ or "").split("\n")[0])
+    settings = parse_settings(
+        SweepSettings, argv, prog="python -m benchmarks.mask_sweep", description=(__doc__ or "").split("\n")[0]
+    )
     pipeline = load_pipeline(settings.model)
     rendered = list(scenes(settings.num_scenes, bias=settings.bias, seed=settings.seed))
     truth = np.stack([scene.mask for scene in rendered])

@@ -21,15 +21,16 @@ from ubgen_training.sampler.gradient_steps import GradientPlan
 
 
 class StockTraining:
-    """The arm that users write.
+    """The stock arm: the sampler, LoRA and optimizer of a training loop that users write.
 
     Args:
         model: ``mini`` or a folder.
         prompts: N prompts, one per class.
         rewards: pairs of a reward and its weight.
-        lora_rank: of the LoRA on the attention's projections.
-        dtype: of the frozen weights; under 16 bits the UNet and the VAE run under autocast.
-        learning_rate, max_grad_norm: of AdamW.
+        lora_rank: rank of the LoRA on the attention's projections.
+        dtype: precision of the frozen weights; in 16 bits the UNet and the VAE run under autocast.
+        learning_rate: of AdamW.
+        max_grad_norm: norm to which the gradient is clipped.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class StockTraining:
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate)
 
     def step(self, labels: torch.Tensor, seeds: Sequence[int], plan: GradientPlan) -> None:
-        """One update; the LoRA's gradients stay in :meth:`gradient` until the next."""
+        """One update; :meth:`gradient` gives its gradient until the next one."""
         self.optimizer.zero_grad(set_to_none=True)
         images = self._sample(labels, seeds, plan)
         names = [self.prompts[label] for label in labels.tolist()]
@@ -78,12 +79,12 @@ class StockTraining:
         self.optimizer.step()
 
     def gradient(self) -> torch.Tensor:
-        """The last step's, of all LoRA weights in the order of their names, ``(P,)`` on the CPU."""
+        """The last step's gradient of all LoRA weights, in the order of their names: ``(P,)`` on the CPU."""
         return flat_gradient(self.parameters)
 
     @torch.no_grad()
     def load(self, weights: dict[str, torch.Tensor]) -> None:
-        """Go on from these LoRA weights, by their names in the UNet."""
+        """Take over these LoRA weights, which go by their names in the UNet."""
         for name, parameter in self.parameters.items():
             parameter.copy_(weights[name])
 

@@ -1,4 +1,4 @@
-"""The two arms of ``training_speed.py``: what both share, and how they take turns."""
+"""The two arms of ``benchmarks.training_speed``: what both share, and how they take turns."""
 
 import resource
 import sys
@@ -27,7 +27,8 @@ from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
 
 ARMS = ("stock", "ubgen")
 QUALITY_WEIGHT = 0.1
-# the LoRA's second factor starts at zero, where the first has no gradient; about where the paper's training ends
+# of the LoRA's second factor. At zero, where training starts, the first factor would have no gradient; this is about
+# where the paper's training ends
 LORA_B_STD = 2e-3
 
 
@@ -87,7 +88,7 @@ class BenchmarkSettings:
             self,
             model=model,
             device=device,
-            # of SD1.5 the stock arm keeps 17 GB of activations an image: beside 7b four do not fit a GPU of 80 GB
+            # the stock arm keeps 17 GB of activations for each image of SD1.5: four do not fit 80 GB beside 7b
             batch_size=self.batch_size or (2 if self.quality == "7b" else 4),
             num_inference_steps=self.num_inference_steps or (20 if is_mini else 50),
             lora_rank=self.lora_rank or (16 if is_mini else 128),
@@ -192,7 +193,7 @@ class Turns(TrainerCallback):
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         strategies = self.arms.settings.strategies
-        # all first steps, which do not count, come first
+        # the first step of every strategy does not count; these steps come before all others
         self.strategy = strategies[state.global_step % len(strategies)]
         args.gradient_strategy = self.strategy
         args.gradient_step_list = list(range(self.arms.settings.num_gradient_steps))
@@ -242,13 +243,13 @@ def now(settings: BenchmarkSettings) -> float:
 
 
 def reset_peak(device: str) -> None:
-    """Let the peak start from what a GPU holds now; a CPU's is that of the process."""
+    """Let a GPU's peak start anew from what it holds now. A CPU's peak is the process's and cannot be reset."""
     if device.startswith("cuda"):
         torch.cuda.reset_peak_memory_stats()
 
 
 def peak_bytes(device: str) -> int:
-    """Peak of the GPU memory that torch held, on a CPU of the resident set."""
+    """Peak of the GPU memory that torch held; on a CPU the peak of the resident set."""
     if device.startswith("cuda"):
         return torch.cuda.max_memory_allocated()
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss

@@ -4,8 +4,8 @@
     python -m benchmarks.training_speed --model random-sd15 --quality 7b
 
 Both arms train the same LoRA on the same labels and noise with the rewards clip_alignment and quality; the stock arm
-stands in ``stock_training.py``. They take turns, A B A B, in one process, each step from the same weights, and the
-table gives medians and the cosine of the two LoRA gradients, the lowest of all steps. Peak memory is measured in a
+stands in ``benchmarks.stock_training``. They take turns, A B A B, in one process, each step from the same weights. The
+table gives medians, and the cosine of the two LoRA gradients, the lowest of all steps. Peak memory is measured in a
 process of its own for each arm. The second command builds its models with random weights at their real size, needs no
 network, and takes 16 bits on a GPU.
 """
@@ -107,7 +107,7 @@ def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
 
 
 def operations(plan: GradientPlan, parts: tuple[float, float], settings: BenchmarkSettings) -> float:
-    """Of a step, at the least: weights are frozen, so that a backward pass costs what the forward pass did."""
+    """Fewest operations of a step. The weights are frozen, so a backward pass costs as much as the forward pass."""
     assert settings.num_inference_steps is not None and settings.batch_size is not None
     calls = settings.num_inference_steps if plan.stop_at is None else plan.stop_at + 1
     rows = 1 + (settings.guidance_scale > 1)
@@ -116,10 +116,10 @@ def operations(plan: GradientPlan, parts: tuple[float, float], settings: Benchma
 
 def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[str, int]]:
     """Peak bytes of each arm for each strategy, in processes of their own; small ones at the same time."""
-    # a GPU's allocator starts afresh for each strategy; what a CPU's once took it may keep
+    # the allocator of a GPU can be reset before each strategy; that of a CPU may keep what it once took
     on_gpu = str(settings.device).startswith("cuda")
     if on_gpu:
-        # what the limits took, torch would keep from those processes
+        # torch would withhold from those processes the memory that measuring the limits took
         torch.cuda.empty_cache()
     groups = [settings.strategies] if on_gpu else [[name] for name in settings.strategies]
     tasks = list(itertools.product(ARMS, groups))
@@ -140,7 +140,7 @@ def _peaks_of(settings: BenchmarkSettings, arm: str, strategies: list[str], scra
 
 
 def work(settings: BenchmarkSettings, scratch: Path) -> None:
-    """Of a process for one arm: write its peaks."""
+    """Body of a process that measures one arm: writes its peaks of memory."""
     arm, _, file = str(settings.worker).partition(" ")
     arms, peaks = Arms(settings, [arm], scratch), {}
     if arms.trainer is not None:
@@ -175,7 +175,7 @@ def flags_of(settings: BenchmarkSettings) -> list[str]:
 
 
 def cosine(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Between two gradients ``(P,)``."""
+    """Cosine of two gradients ``(P,)``, in [-1, 1]."""
     return torch.cosine_similarity(one.double(), other.double(), dim=0).item()
 
 

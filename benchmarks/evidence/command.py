@@ -163,7 +163,7 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
     }
     recipe = Recipe(
         Path(settings.output_dir).resolve(),
-        # in 16 bits where images are drawn in them
+        # tuned in 16 bits where images are drawn in 16 bits
         {"bf16": settings.image_dtype == "bfloat16"} | read_config(settings.training_config, settings.set or ()),
         read_config(settings.backbone_config, settings.set_backbone or (), "set-backbone"),
         settings.samples_per_class,
@@ -186,9 +186,9 @@ def run_evidence(settings: EvidenceSettings) -> int:
     """Run what is not done, and write figures, table, plots and page of what is; the number of failed stages."""
     runs = list_runs(settings)
     wanted = settings.stages_only or list(STAGE_VERSIONS)
-    # of all runs, so that the stage that they share comes once
+    # by their keys, so that a stage that several runs share is there once
     stages = {stage.key: stage for run in runs for stage in run.stages if stage.kind in wanted}
-    # a stop of the command stops its stages, as an interrupt at the keyboard does
+    # SIGTERM stops the stages, too, as an interrupt at the keyboard does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     failed = Lanes(settings.num_lanes, settings.threads).run(list(stages.values()))
     results = collect(settings, runs)

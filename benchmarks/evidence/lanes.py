@@ -27,7 +27,7 @@ class _Lane:
 
 @dataclass
 class Lanes:
-    """Runs stages until all are done, or can no longer be.
+    """Runs stages until each is done, or cannot be done because one before it failed.
 
     Args:
         num_lanes: stages at the same time.
@@ -72,7 +72,8 @@ class Lanes:
         log = open(stage.folder / "log.txt", "a", encoding="utf-8")  # noqa: SIM115 - closed with the lane
         threads = {name: str(self.num_threads) for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
         environment = os.environ | threads | {"HF_DATASETS_CACHE": str(stage.folder / "cache")}
-        # a session of its own: an interrupt at the keyboard reaches it through us, when we have stopped starting
+        # in a session of its own: an interrupt at the keyboard does not reach it, and _stop ends it once the last
+        # stage was started
         process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.evidence.stage_work", str(stage.folder)],
             stdout=log,

@@ -65,7 +65,7 @@ def paired_test(first: Sequence[float], second: Sequence[float]) -> PairedTest:
     if not differences.any():
         return PairedTest(0.0, 0.0, 0.0, 1.0, 1.0, 0, number)
     with warnings.catch_warnings():
-        # equal differences have no variance, zeros no exact ranks; both are answered all the same
+        # scipy warns of differences that are all equal (no variance) and of zeros (no exact ranks), but answers
         warnings.simplefilter("ignore", RuntimeWarning)
         warnings.simplefilter("ignore", UserWarning)
         test = ttest_rel(first, second)

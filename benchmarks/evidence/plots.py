@@ -13,7 +13,7 @@ COLOURS = {
     "real": "#000000",
     "base": "#D55E00",
     "ubgen": "#0072B2",
-    # not of that palette: darker than all but black
+    # not one of that palette; darker than all but black
     "ubgen_variety": "#6A3D9A",
     "no_en": "#E69F00",
     "no_in": "#009E73",

@@ -32,7 +32,7 @@ class StageError(Exception):
 
 
 def run_stage(folder: Path) -> None:
-    """Do what ``folder/stage.json`` says, unless it is done; waits for another process that is at it.
+    """Do what ``folder/stage.json`` says, unless it is done. Waits where another process is doing it.
 
     Raises:
         StageError: a command of the stage returned an error.
@@ -169,7 +169,7 @@ def measure(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path
         transfer_shares=settings["transfer_shares"],
         probe_seeds=settings["probe_seeds"],
         probe_trials=settings["probe_trials"],
-        # the intervals here are over seeds
+        # as few as can be: the intervals of the page are over seeds
         num_resamples=2,
         cache_dir=str(folder / "features"),
     )

@@ -19,7 +19,7 @@ import yaml
 from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
 
-# raised when a stage does something else than before with the same settings
+# to be raised when a stage does something else than before with the same settings
 STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "backbone": 1, "measures": 1}
 UNTUNED_ARMS = ("real", "base")
 VARIETY_ARM = "ubgen_variety"
@@ -32,9 +32,9 @@ ARMS = UNTUNED_ARMS + TUNED_ARMS
 # the reward whose weight an ablation sets to 0
 _WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality"}
 VARIETY_REWARD = "class_variety"
-# stands in the configuration for the folder of the stage `clip`, which is only known when it runs
+# a placeholder in the configuration for the folder of the stage `clip`, which is known only when the stage runs
 CLIP_FOLDER = "{clip}"
-# one seed for all: the paper, too, has one smaller CLIP
+# one CLIP for all run seeds, as the paper has one smaller CLIP
 WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
 

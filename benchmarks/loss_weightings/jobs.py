@@ -118,7 +118,7 @@ Job = tuple[Run, list[Point]]
 
 
 def list_jobs(settings: WeightingSettings) -> list[list[Job]]:
-    """Jobs in groups that follow one another, what matters most first; the jobs of a group are independent.
+    """Jobs in groups that run one after the other, the most important first; the jobs of a group are independent.
 
     First the runs that sampling needs; then the other weightings of the first seed, and sampling; then the other
     seeds, seed by seed, and the other targets.

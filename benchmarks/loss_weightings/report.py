@@ -220,12 +220,12 @@ def update_page(page: Path, results: Results, plots: Sequence[Path]) -> None:
     Raises:
         ValueError: the page has one marker only.
     """
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Evidence\n"
+    text = page.read_text(encoding="utf-8") if page.exists() else "# Loss weightings\n"
     if (START in text) != (END in text):
         missing = END if START in text else START
         raise ValueError(f"page {page} lacks the marker {missing!r}; add it, or delete the other one.")
     if START not in text:
-        text = f"{text.rstrip()}\n\n## Loss weightings\n\n{START}\n{END}\n"
+        text = f"{text.rstrip()}\n\n## Figures\n\n{START}\n{END}\n"
     shown = [f"![{plot.stem.replace('_', ' ')}]({os.path.relpath(plot, page.parent)})" for plot in plots]
     before, rest = text.split(START, 1)
     after = rest.split(END, 1)[1]

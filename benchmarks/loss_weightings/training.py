@@ -81,7 +81,7 @@ def prepare_world(file: Path, num_scenes: int, bias: float, num_workers: int) ->
 
 
 def build_unet(width: int) -> UNet2DConditionModel:
-    """The mini UNet's kind, smaller and one level deeper, for speed: attention at 8x8 and 4x4 only.
+    """A UNet like the mini model's, smaller and one level deeper for speed: attention at 8x8 and 4x4 only.
 
     The prompt scales and shifts every block too, by way of the time embedding: attention alone learns classes slowly.
     """
@@ -106,7 +106,7 @@ def build_unet(width: int) -> UNet2DConditionModel:
 
 
 def train_run(run: Run, world: World, settings: TrainingSettings, folder: Path) -> None:
-    """Train until the last checkpoint; what is in ``folder`` already is not done again.
+    """Train until the last checkpoint. What lies in ``folder`` already is not done again.
 
     The folder gets ``average-UPDATES.safetensors`` for every checkpoint and a state from which a killed run goes on,
     bit for bit.

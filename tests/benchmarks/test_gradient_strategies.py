@@ -1,0 +1,27 @@
+"""The benchmark of gradient strategies: one process each, and cosines with the exact gradient."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks.gradient_strategies import main, mean_cosine
+
+
+def test_each_strategy_is_set_against_the_exact_gradient(tmp_path):
+    flags = ["--strategies", "refl", "--steps", "3", "--gradient-steps", "1", "--batch-size", "1", "--repeats", "1"]
+    assert main([*flags, "--device", "cpu", "--json", str(tmp_path / "rows.json")]) == 0
+    rows = {row["strategy"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}
+    assert rows.keys() == {"refl", "full"}
+    assert rows["full"]["cosine"] == pytest.approx(1.0) and -1 < rows["refl"]["cosine"] < 0.999
+    assert all(row["peak_bytes"] > 10**8 and row["seconds"] > 0 for row in rows.values())
+
+
+def test_cosines_are_averaged_over_the_repeats():
+    one = {"0": torch.tensor([1.0, 0.0]), "1": torch.tensor([1.0, 0.0])}
+    assert mean_cosine(one, {"0": torch.tensor([2.0, 0.0]), "1": torch.tensor([0.0, 1.0])}) == pytest.approx(0.5)
+    assert mean_cosine({}, one) is None
+
+
+def test_a_bad_setting_is_named(capsys):
+    assert main(["--repeats", "0"]) == 2 and "repeats is 0" in capsys.readouterr().err
