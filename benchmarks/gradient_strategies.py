@@ -98,11 +98,11 @@ def measure(settings: BenchmarkSettings, strategy: str, folder: Path) -> None:
             with torch.no_grad():
                 sampler(labels, seeds)
         else:
-            plan = gradient_strategy(strategy)(
+            gradient_steps = gradient_strategy(strategy)(
                 sampler.num_steps, settings.gradient_steps, generator, **settings.strategy_settings
             )
             names = [CLASS_NAMES[label] for label in labels.tolist()]
-            report = loss(sampler(labels, seeds, plan), names, labels, generator=generator, seeds=seeds)
+            report = loss(sampler(labels, seeds, gradient_steps), names, labels, generator=generator, seeds=seeds)
             report.loss.backward()
             gradients[str(repeat)] = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]).cpu()
             sampler.zero_grad(set_to_none=True)

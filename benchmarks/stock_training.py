@@ -17,7 +17,7 @@ from peft import LoraConfig
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import predicted_clean_latents
 from ubgen_pipeline.models.loading import resolve_model, set_scheduler
-from ubgen_training.sampler.gradient_steps import GradientPlan
+from ubgen_training.sampler.gradient_steps import GradientSteps
 
 
 class StockTraining:
@@ -66,10 +66,10 @@ class StockTraining:
         self.parameters = {name: p for name, p in self.pipeline.unet.named_parameters() if p.requires_grad}
         self.optimizer = torch.optim.AdamW(self.parameters.values(), lr=learning_rate)
 
-    def step(self, labels: torch.Tensor, seeds: Sequence[int], plan: GradientPlan) -> None:
+    def step(self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: GradientSteps) -> None:
         """One update; :meth:`gradient` gives its gradient until the next one."""
         self.optimizer.zero_grad(set_to_none=True)
-        images = self._sample(labels, seeds, plan)
+        images = self._sample(labels, seeds, gradient_steps)
         names = [self.prompts[label] for label in labels.tolist()]
         loss = images.new_zeros(())
         for reward, weight in self.rewards:
@@ -88,7 +88,7 @@ class StockTraining:
         for name, parameter in self.parameters.items():
             parameter.copy_(weights[name])
 
-    def _sample(self, labels: torch.Tensor, seeds: Sequence[int], plan: GradientPlan) -> torch.Tensor:
+    def _sample(self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: GradientSteps) -> torch.Tensor:
         pipeline, scheduler = self.pipeline, self.pipeline.scheduler
         with torch.no_grad():
             prompts = [self.prompts[label] for label in labels.tolist()]
@@ -105,13 +105,13 @@ class StockTraining:
         autocast = torch.autocast(torch.device(self.device).type, self.dtype) if is_16_bit else nullcontext()
         with autocast:
             for index, timestep in enumerate(scheduler.timesteps):
-                read = latents.detach() if plan.detach_inputs else latents
-                with torch.set_grad_enabled(index in plan.steps):
+                read = latents.detach() if gradient_steps.detach_inputs else latents
+                with torch.set_grad_enabled(index in gradient_steps.steps):
                     doubled = scheduler.scale_model_input(torch.cat([read] * 2), timestep)
                     prediction = pipeline.unet(doubled, timestep, encoder_hidden_states=embeds).sample
                     unconditional, conditional = prediction.chunk(2)
                     prediction = unconditional + self.guidance_scale * (conditional - unconditional)
-                if index == plan.stop_at:
+                if index == gradient_steps.stop_at:
                     latents = predicted_clean_latents(scheduler, prediction, timestep, latents)
                     break
                 latents = scheduler.step(prediction, timestep, latents, generator=generators).prev_sample

@@ -20,7 +20,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.quality import load_quality_reward
-from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, gradient_strategy
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
@@ -166,7 +166,7 @@ class Arms:
         )
         sampler = SamplerModel(pipeline, CLASS_NAMES, LoraSettings(settings.lora_rank), sampling)
         generator = torch.Generator().manual_seed(0)
-        for name, parameter in sampler.unet.named_parameters():
+        for name, parameter in sampler.denoiser_network.named_parameters():
             if "lora_B" in name:
                 torch.nn.init.normal_(parameter, std=LORA_B_STD, generator=generator)
         return UbGenTrainer(sampler, config, CLASS_NAMES, [reward for reward, _ in self.rewards])
@@ -179,9 +179,9 @@ class Turns(TrainerCallback):
         self.arms, self.after_update = arms, after_update
         assert arms.trainer is not None
         self.sampler: SamplerModel = arms.trainer._sampler
-        self.parameters = {n: p for n, p in self.sampler.unet.named_parameters() if p.requires_grad}
+        self.parameters = {n: p for n, p in self.sampler.denoiser_network.named_parameters() if p.requires_grad}
         self.sampler.register_forward_pre_hook(self._note_inputs, with_kwargs=True)
-        self.inputs: tuple[torch.Tensor, list[int], GradientPlan]
+        self.inputs: tuple[torch.Tensor, list[int], GradientSteps]
         self.before: dict[str, torch.Tensor] = {}
         self.gradient = torch.empty(0)
         self.seconds = 0.0
@@ -189,7 +189,7 @@ class Turns(TrainerCallback):
         self._lost = 0.0
 
     def _note_inputs(self, module: Any, arguments: Any, inputs: dict[str, Any]) -> None:
-        self.inputs = (inputs["labels"], inputs["seeds"], inputs["gradient_plan"])
+        self.inputs = (inputs["labels"], inputs["seeds"], inputs["gradient_steps"])
 
     def on_step_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         strategies = self.arms.settings.strategies

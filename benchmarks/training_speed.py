@@ -31,7 +31,7 @@ from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_training.lora.adapter import adapters_disabled
-from ubgen_training.sampler.gradient_steps import GradientPlan, gradient_strategy
+from ubgen_training.sampler.gradient_steps import GradientSteps, gradient_strategy
 
 
 def compare(settings: BenchmarkSettings, scratch: Path) -> None:
@@ -44,7 +44,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     arms = Arms(settings, ARMS, scratch)
     seconds: dict[tuple[str, str], list[float]] = {}
     cosines: dict[str, list[float]] = {}
-    plans: dict[str, list[GradientPlan]] = {}
+    chosen: dict[str, list[GradientSteps]] = {}
     errors: dict[str, float] = {}
 
     def after_update(turns: Turns) -> None:
@@ -55,7 +55,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         stock.step(*turns.inputs)
         seconds.setdefault(("stock", turns.strategy), []).append(now(settings) - start)
         seconds.setdefault(("ubgen", turns.strategy), []).append(turns.seconds)
-        plans.setdefault(turns.strategy, []).append(turns.inputs[2])
+        chosen.setdefault(turns.strategy, []).append(turns.inputs[2])
         cosines.setdefault(turns.strategy, []).append(cosine(turns.gradient, stock.gradient()))
         # 16-bit gradients differ by rounding, and this tells whose are nearer to the exact ones
         if dtype != torch.float32 and not errors:
@@ -80,7 +80,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     print(f"{'strategy':<13}{'stock':>11}{'ubgen':>11}{'ratio':>8}{'of limit':>10}{'cosine':>10}{'peak memory':>20}")
     for name in settings.strategies:
         one, other = (statistics.median(seconds[arm, name][1:]) for arm in ARMS)
-        counted = statistics.mean(operations(plan, parts, settings) for plan in plans[name][1:])
+        counted = statistics.mean(operations(gradient_steps, parts, settings) for gradient_steps in chosen[name][1:])
         memory = " -> ".join(f"{peaks[arm][name] / 1e9:.2f}" for arm in ARMS) + " GB" if peaks else "-"
         print(
             f"{name:<13}{settings.batch_size / one:>7.3f} /s{settings.batch_size / other:>8.3f} /s"
@@ -96,7 +96,7 @@ def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
     """Operations of one image: of a UNet call without LoRA, and of decoding and the rewards, both forward only."""
     sampler, device = turns.sampler, arms.device
     latents = torch.zeros(1, *sampler.latent_shape, device=device)
-    with torch.no_grad(), adapters_disabled(sampler.unet):
+    with torch.no_grad(), adapters_disabled(sampler.denoiser_network):
         with FlopCounterMode(display=False) as unet:
             sampler.predict(latents, torch.tensor(1, device=device), sampler.prompt_embeds[:1])
         with FlopCounterMode(display=False) as rest:
@@ -106,12 +106,12 @@ def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
     return unet.get_total_flops(), rest.get_total_flops()
 
 
-def operations(plan: GradientPlan, parts: tuple[float, float], settings: BenchmarkSettings) -> float:
+def operations(gradient_steps: GradientSteps, parts: tuple[float, float], settings: BenchmarkSettings) -> float:
     """Fewest operations of a step. The weights are frozen, so a backward pass costs as much as the forward pass."""
     assert settings.num_inference_steps is not None and settings.batch_size is not None
-    calls = settings.num_inference_steps if plan.stop_at is None else plan.stop_at + 1
+    calls = settings.num_inference_steps if gradient_steps.stop_at is None else gradient_steps.stop_at + 1
     rows = 1 + (settings.guidance_scale > 1)
-    return settings.batch_size * ((calls + len(plan.steps)) * rows * parts[0] + 2 * parts[1])
+    return settings.batch_size * ((calls + len(gradient_steps.steps)) * rows * parts[0] + 2 * parts[1])
 
 
 def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[str, int]]:
@@ -152,7 +152,7 @@ def work(settings: BenchmarkSettings, scratch: Path) -> None:
         arms.trainer.train()
     for name in settings.strategies * 2 if arms.stock is not None else ():
         assert arms.stock is not None and settings.num_inference_steps is not None
-        plan = gradient_strategy(name)(
+        gradient_steps = gradient_strategy(name)(
             settings.num_inference_steps,
             settings.num_gradient_steps,
             torch.Generator().manual_seed(0),
@@ -160,7 +160,7 @@ def work(settings: BenchmarkSettings, scratch: Path) -> None:
         )
         reset_peak(arms.device)
         labels = torch.arange(settings.batch_size, device=arms.device) % len(CLASS_NAMES)
-        arms.stock.step(labels, list(range(settings.batch_size)), plan)
+        arms.stock.step(labels, list(range(settings.batch_size)), gradient_steps)
         peaks[name] = peak_bytes(arms.device)
     Path(file).write_text(json.dumps(peaks))
 

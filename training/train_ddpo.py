@@ -3,55 +3,13 @@
     accelerate launch training/train_ddpo.py --config training/configs/mini_ddpo.yaml --output_dir out
     python training/train_ddpo.py --class_names circle star --reward_funcs jpeg_size --num_inference_steps 10
 
-Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lists them.
+Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lists them. Where ubgen is
+installed without a clone, ``-m ubgen_training.ddpo`` stands for this file.
 """
 
 import sys
-from collections.abc import Sequence
-from pathlib import Path
 
-from ubgen_training.command import run_training
-from ubgen_training.ddpo.ddpo_config import DDPOConfig
-from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
-from ubgen_training.ddpo.policy_sampler import PolicySampler
-from ubgen_training.reward_training.build_rewards import build_rewards, probe_rewards
-from ubgen_training.reward_training.command import build_sampler, start_training, train_and_write
-from ubgen_training.sampler.sampler_model import SamplingSettings
-
-
-def train(config: DDPOConfig) -> Path:
-    """Train as ``config`` says and save the LoRA; returns its folder.
-
-    Raises:
-        ValueError: a setting that cannot work, found before any training.
-        FloatingPointError: a reward or the loss became NaN or infinite.
-    """
-    start = start_training(config)
-    encoder, rewards, heldout = build_rewards(config, start.class_names)
-    sampling = SamplingSettings(
-        config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
-    )
-    sampler = build_sampler(config, start.prompts, PolicySampler, sampling, log_probability=config.log_probability)
-    trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
-    height, width = sampler.image_size
-    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
-    probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
-    return train_and_write(trainer, start, card_method(config))
-
-
-def card_method(config: DDPOConfig) -> str:
-    """A sentence of Markdown on how ``config`` trains, for the model card."""
-    against = "others of their group" if config.advantages == "group" else "recent ones of their class"
-    return (
-        "Weights trained by policy gradient ([DDPO](https://arxiv.org/abs/2305.13301)) on the rewards below, samples "
-        f"being held against {against}."
-    )
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
-    return run_training(train, DDPOConfig, argv, prog="train_ddpo.py", description=__doc__ or "")
-
+from ubgen_training.ddpo.command import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -16,7 +16,6 @@ import numpy as np
 import torch
 from diffusers import AutoencoderKL
 from safetensors import safe_open
-from train_ubgen import train
 
 from ubgen_pipeline.commands.settings_parser import parse_settings
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
@@ -31,6 +30,7 @@ from ubgen_training.mini.denoiser import assemble_pipeline, prompt_table, train_
 from ubgen_training.mini.judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
 from ubgen_training.mini.scene_batches import computes_in_bfloat16, render_set
 from ubgen_training.mini.tokenizer import build_tokenizer
+from ubgen_training.ubgen.command import train
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "measure")

@@ -74,7 +74,7 @@ def train_weak_clip(folder: Path, settings: Mapping[str, Any], inputs: Mapping[s
 
 def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """``train_ubgen.py``, resumed from its last checkpoint."""
-    from training.train_ubgen import main
+    from ubgen_training.ubgen.command import main
 
     config, output = dict(settings["config"]), folder / "lora"
     if "clip" in inputs:

@@ -113,7 +113,7 @@ def test_resume_with_other_settings_names_them(straight, random_mini_model, clip
 def test_another_model_of_the_same_shape_is_refused(straight, random_mini_model, clip_folder, tmp_path):
     trainer = build_trainer(random_mini_model, tmp_path, clip_folder, max_steps=LAST)
     with torch.no_grad():
-        trainer.model.unet.conv_in.weight.add_(1e-3)
+        trainer.model.denoiser_network.conv_in.weight.add_(1e-3)
     changed = build_changed(trainer)
     with pytest.raises(ValueError, match="from another model"):
         changed.train(resume_from_checkpoint=str(straight / "checkpoint-2"))

@@ -13,10 +13,12 @@ LIBRARY = ROOT / "training" / "ubgen_training"
 METHODS = sorted(file.parent.name for file in LIBRARY.glob("*/__main__.py"))
 SCRIPTS = {
     "train_backbone": "backbone",
+    "train_ddpo": "ddpo",
     "train_denoiser": "denoising",
     "train_few_steps": "few_steps",
     "train_segmenter": "segmenter",
     "train_textual_inversion": "textual_inversion",
+    "train_ubgen": "ubgen",
 }
 
 

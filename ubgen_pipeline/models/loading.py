@@ -44,8 +44,10 @@ _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
-def resolve_model(name_or_path: str | Path) -> str:
+def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
     """What diffusers loads: ``mini`` becomes the embedded model's folder; a folder or a Hub id stays as it is.
+
+    ``argument`` is what the caller's user calls it, for errors.
 
     Raises:
         ValueError: no model there, and not spelt like a Hub id.
@@ -55,11 +57,15 @@ def resolve_model(name_or_path: str | Path) -> str:
     if (folder / "model_index.json").is_file():
         return str(folder)
     if name == "mini":
-        raise ValueError(f"model is 'mini', but {folder} holds no model; build it with `make mini`.")
+        raise ValueError(f"{argument} is 'mini', but {folder} holds no model; build it with `make mini`.")
     if folder.exists():
-        raise ValueError(f"model is {name!r}, which holds no model_index.json; give a folder in diffusers layout.")
+        raise ValueError(
+            f"{argument} is {name!r}, which holds no model_index.json; give a folder in diffusers layout."
+        )
     if not _HUB_ID.fullmatch(name):
-        raise ValueError(f"model is {name!r}, which does not exist; give 'mini', a folder or a Hub id (owner/name).")
+        raise ValueError(
+            f"{argument} is {name!r}, which does not exist; give 'mini', a folder or a Hub id (owner/name)."
+        )
     return name
 
 
@@ -75,6 +81,7 @@ def load_pipeline(
     few_step_lora_revision: str | None = None,
     embeddings: Sequence[str] = (),
     device: str | torch.device | None = None,
+    argument: str = "model",
 ) -> UbGenPipeline:
     """Load a pipeline, safetensors only and running no code from the model's folder.
 
@@ -89,6 +96,7 @@ def load_pipeline(
         few_step_lora_revision: of the second LoRA on the Hub.
         embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
         device: where to put it; None leaves it on the CPU.
+        argument: what the caller's user calls ``model``, for errors.
 
     Raises:
         ValueError: an unknown model or scheduler, or a LoRA or an embedding that is missing or does not
@@ -96,7 +104,7 @@ def load_pipeline(
     """
     if scheduler is not None and scheduler not in SCHEDULERS:
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
-    source = resolve_model(model)
+    source = resolve_model(model, argument)
     try:
         pipeline = UbGenPipeline.from_pretrained(
             source, dtype=torch_dtype or torch.float32, revision=revision, use_safetensors=True
@@ -104,10 +112,10 @@ def load_pipeline(
     # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
     except (OSError, ValueError) as error:
         raise ValueError(
-            f"model is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or the id"
-            f" of a public Hub model (owner/name). {_first_line(error)}"
+            f"{argument} is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or"
+            f" the id of a public Hub model (owner/name). {_first_line(error)}"
         ) from error
-    _check_family(pipeline, model)
+    _check_family(pipeline, model, argument)
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     if lora is not None:
@@ -121,10 +129,10 @@ def load_pipeline(
     return pipeline.to(device) if device is not None else pipeline
 
 
-def _check_family(pipeline: UbGenPipeline, model: str | Path) -> None:
+def _check_family(pipeline: UbGenPipeline, model: str | Path, argument: str) -> None:
     """Models of other families may load under the same part names, then fail at the denoiser's first call."""
     if misfit := pipeline.family_misfit():
-        raise ValueError(f"model is {str(model)!r}, {misfit}.")
+        raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
 
 
 def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:

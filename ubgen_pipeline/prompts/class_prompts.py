@@ -99,8 +99,12 @@ def label_names(classes: Sequence[ClassName]) -> list[str]:
     return names
 
 
-def class_prompts(classes: Sequence[ClassName], template: str = "{name}") -> list[ClassPrompt]:
+def class_prompts(
+    classes: Sequence[ClassName], template: str = "{name}", *, argument: str = "template"
+) -> list[ClassPrompt]:
     """One prompt per class: the template with ``{name}``, and where wanted ``{definition}`` or ``{class_id}``, filled.
+
+    ``argument`` is what the caller's user calls the template, for errors.
 
     Raises:
         ValueError: a template without ``{name}`` or with another field, or a class that lacks what it asks for.
@@ -108,17 +112,18 @@ def class_prompts(classes: Sequence[ClassName], template: str = "{name}") -> lis
     try:
         fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
     except ValueError as error:
-        raise ValueError(f"template is {template!r}; {error}.") from error
+        raise ValueError(f"{argument} is {template!r}; {error}.") from error
     # {name.x} and {name[0]} count as other fields, too
     if "name" not in fields or fields - {"name", "definition", "class_id"}:
         raise ValueError(
-            f"template is {template!r}; it must hold {{name}} and may hold {{definition}} and {{class_id}}, no other."
+            f"{argument} is {template!r}; it must hold {{name}} and may hold {{definition}} and {{class_id}}, no"
+            " other."
         )
     prompts = []
     for label, item in enumerate(classes):
         values = {"name": item.name, "definition": item.definition, "class_id": item.class_id}
         if missing := [field for field in sorted(fields) if not values[field]]:
-            raise ValueError(f"template asks for {missing[0]}, which class {item.name!r} does not have; add it.")
+            raise ValueError(f"{argument} asks for {missing[0]}, which class {item.name!r} does not have; add it.")
         prompts.append(ClassPrompt(label, item.name, template.format(**values), item.key))
     return prompts
 

@@ -6,7 +6,13 @@ from importlib import import_module
 import pytest
 import torch
 
-from ubgen_training.reward_training.build_rewards import REWARDS, build_reward, needs_clip_encoder, probe_rewards
+from ubgen_training.reward_training.build_rewards import (
+    REWARDS,
+    build_reward,
+    build_rewards,
+    needs_clip_encoder,
+    probe_rewards,
+)
 from ubgen_training.reward_training.config import SamplerConfig
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.jpeg_size import JpegSizeReward
@@ -121,6 +127,10 @@ def test_import_paths_give_functions_classes_and_objects(config, module, attribu
 def test_what_is_no_reward_is_named(config, module, name, named):
     with pytest.raises(ValueError, match=f"reward_funcs holds .*{named}|reward_funcs {named}"):
         build_reward(name, config, None, NAMES)
+    # as it was set: a held-out reward is not in reward_funcs
+    heldout = SamplerConfig(output_dir=config.output_dir, use_cpu=True, reward_funcs=[], heldout_reward_funcs=[name])
+    with pytest.raises(ValueError, match=r"^heldout_reward_funcs holds "):
+        build_rewards(heldout, NAMES)
 
 
 def _rewarding(function, **attributes):
@@ -185,17 +195,17 @@ def test_the_loss_refuses_a_reward_without_gradient_too():
         UbGenLoss([JpegSizeReward()])
 
 
-@pytest.mark.parametrize("script", ["train_ubgen", "train_ddpo"])
-def test_the_commands_name_a_bad_reward_before_any_training(script, module, random_mini_model, tmp_path, capsys):
-    reward = "jpeg_size" if script == "train_ubgen" else f"{module}:brightness"
+@pytest.mark.parametrize("method", ["ubgen", "ddpo"])
+def test_the_commands_name_a_bad_reward_before_any_training(method, module, random_mini_model, tmp_path, capsys):
+    reward = "jpeg_size" if method == "ubgen" else f"{module}:brightness"
     flags = ["--model_name_or_path", random_mini_model, "--class_names", *NAMES, "--output_dir", str(tmp_path / "out")]
     flags += ["--num_inference_steps", "4", "--use_cpu", "--clip_model", "mini", "--max_steps", "1"]
-    flags += ["--num_gradient_steps", "1"] if script == "train_ubgen" else ["--per_device_train_batch_size", "2"]
-    flags += ["--rollout_size", "2", "--num_trained_steps", "2"] if script == "train_ddpo" else []
-    if script == "train_ddpo":
+    flags += ["--num_gradient_steps", "1"] if method == "ubgen" else ["--per_device_train_batch_size", "2"]
+    flags += ["--rollout_size", "2", "--num_trained_steps", "2"] if method == "ddpo" else []
+    if method == "ddpo":
         (tmp_path / "my_own_rewards.py").write_text(MODULE.replace("mean(dim=(1, 2, 3))", "mean()"))
-    code = import_module(script).main([*flags, "--reward_funcs", reward])
+    code = import_module(f"ubgen_training.{method}.command").main([*flags, "--reward_funcs", reward])
     message = capsys.readouterr().err
     assert code == 2, message
-    assert ("'jpeg_size' is not differentiable" if script == "train_ubgen" else "'brightness' returned ()") in message
+    assert ("'jpeg_size' is not differentiable" if method == "ubgen" else "'brightness' returned ()") in message
     assert not (tmp_path / "out").exists()

@@ -8,10 +8,10 @@ import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import HfApi
 from safetensors import safe_open
-from train_ubgen import main
 
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
 from ubgen_training.reward_training.hub_push import HubModel
+from ubgen_training.ubgen.command import main
 
 COMMIT = "/commit/main$"
 FLAGS = "--class_names circle star --num_inference_steps 2 --num_gradient_steps 1 --lora_rank 2 --adversarial_weight 0"

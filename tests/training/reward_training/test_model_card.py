@@ -4,7 +4,8 @@ import re
 
 import pytest
 from huggingface_hub import ModelCard
-from train_ubgen import main
+
+from ubgen_training.ubgen.command import main
 
 NAMES = ["<b>star</b>", "ring | [x](y) ``` {{ 1 }}"]
 

@@ -179,7 +179,7 @@ def test_a_run_trains_with_it_on_groups(random_mini_model, tmp_path):
     flags += ["--class_repeats", "2", "--images_per_class_in_batch", "2", "--per_device_train_batch_size", "2"]
     flags += ["--num_inference_steps", "2", "--num_gradient_steps", "1", "--max_steps", "1", "--heldout_steps", "0"]
     flags += ["--guidance_scale", "1", "--lora_rank", "2", "--use_cpu", "--output_dir", str(output)]
-    assert import_module("train_ubgen").main(flags) == 0
+    assert import_module("ubgen_training.ubgen.command").main(flags) == 0
     (logged, *_) = json.loads((output / "checkpoint-1" / "trainer_state.json").read_text())["log_history"][-1:]
     assert logged["rewards/class_variety"] > 0 and logged["reward_grad_norms/class_variety"] > 0
 

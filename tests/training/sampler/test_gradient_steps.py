@@ -11,13 +11,13 @@ import torch
 from diffusers import DDIMScheduler
 
 from ubgen_pipeline.latent_denoising import denoising_steps
-from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, even_k, gradient_strategy
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, even_k, gradient_strategy
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 NUM_STEPS = 8
 
 
-def plan(name, num_steps=NUM_STEPS, num_gradient_steps=3, seed=0, **settings):
+def choose(name, num_steps=NUM_STEPS, num_gradient_steps=3, seed=0, **settings):
     return gradient_strategy(name)(
         num_steps, num_gradient_steps, torch.Generator().manual_seed(seed), **{"step_list": [1, 4, 6], **settings}
     )
@@ -26,7 +26,7 @@ def plan(name, num_steps=NUM_STEPS, num_gradient_steps=3, seed=0, **settings):
 def test_even_k_is_evenly_spaced_and_reaches_every_offset():
     offsets = set()
     for seed in range(200):
-        steps = sorted(plan("even_k", 50, 5, seed).steps)
+        steps = sorted(choose("even_k", 50, 5, seed).steps)
         assert len(steps) == 5
         assert [b - a for a, b in pairwise(steps)] == [10] * 4
         offsets.add(steps[0])
@@ -35,11 +35,11 @@ def test_even_k_is_evenly_spaced_and_reaches_every_offset():
 
 def test_even_k_stays_in_range_when_the_steps_do_not_divide():
     for seed in range(50):
-        assert max(plan("even_k", 20, 3, seed).steps) < 20
+        assert max(choose("even_k", 20, 3, seed).steps) < 20
 
 
 def test_even_k_of_all_steps_is_all_steps():
-    assert plan("even_k", 4, 4).steps == {0, 1, 2, 3} == plan("full", 4).steps
+    assert choose("even_k", 4, 4).steps == {0, 1, 2, 3} == choose("full", 4).steps
 
 
 def test_even_k_draws_once_from_the_generator():
@@ -52,7 +52,7 @@ def test_even_k_draws_once_from_the_generator():
 def test_random_tail_is_a_tail_of_every_length_up_to_k():
     lengths = set()
     for seed in range(100):
-        steps = plan("random_tail", 20, 6, seed).steps
+        steps = choose("random_tail", 20, 6, seed).steps
         assert steps == set(range(20 - len(steps), 20))
         lengths.add(len(steps))
     assert lengths == set(range(1, 7))
@@ -60,17 +60,17 @@ def test_random_tail_is_a_tail_of_every_length_up_to_k():
 
 @pytest.mark.parametrize("settings, wanted", [({}, range(30, 40)), ({"num_late_steps": 3}, range(37, 40))])
 def test_refl_jumps_from_every_late_step(settings, wanted):
-    plans = [plan("refl", 40, seed=seed, **settings) for seed in range(200)]
-    assert all(p.steps == {p.stop_at} for p in plans)
-    assert {p.stop_at for p in plans} == set(wanted)
+    chosen = [choose("refl", 40, seed=seed, **settings) for seed in range(200)]
+    assert all(p.steps == {p.stop_at} for p in chosen)
+    assert {p.stop_at for p in chosen} == set(wanted)
 
 
 def test_the_others_are_what_their_names_say():
-    assert plan("last_k", 10, 3) == GradientPlan(frozenset({7, 8, 9}))
-    assert plan("steps", 10, step_list=[9, 0]) == GradientPlan(frozenset({0, 9}))
-    assert plan("drtune", seed=4) == GradientPlan(plan("even_k", seed=4).steps, detach_inputs=True)
+    assert choose("last_k", 10, 3) == GradientSteps(frozenset({7, 8, 9}))
+    assert choose("steps", 10, step_list=[9, 0]) == GradientSteps(frozenset({0, 9}))
+    assert choose("drtune", seed=4) == GradientSteps(choose("even_k", seed=4).steps, detach_inputs=True)
     # the least there can be
-    assert all(plan(name, 1, 1, step_list=[0]).steps == {0} for name in GRADIENT_STRATEGIES)
+    assert all(choose(name, 1, 1, step_list=[0]).steps == {0} for name in GRADIENT_STRATEGIES)
 
 
 def test_hyphens_are_accepted_and_an_unknown_strategy_is_named():
@@ -83,7 +83,7 @@ def test_hyphens_are_accepted_and_an_unknown_strategy_is_named():
 @pytest.mark.parametrize("count", [0, -1, 21])
 def test_a_count_that_does_not_fit_is_named(name, count):
     with pytest.raises(ValueError, match=rf"num_gradient_steps is {count}.* 20 steps \(num_inference_steps\)"):
-        plan(name, 20, count)
+        choose(name, 20, count)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def test_strategies_without_k_do_not_mind_its_default(tmp_path, strategy):
         output_dir=str(tmp_path), num_inference_steps=4, gradient_strategy=strategy, use_cpu=True, **listed
     )
     assert config.num_gradient_steps == 5
-    assert config.draw_gradient_plan(4, torch.Generator()).steps <= set(range(4))
+    assert config.choose_gradient_steps(4, torch.Generator()).steps <= set(range(4))
 
 
 class Toy(torch.nn.Module):
@@ -206,7 +206,7 @@ def gradient(clean, toy):
 @pytest.mark.parametrize("strategy", list(GRADIENT_STRATEGIES))
 def test_gradient_is_that_of_full_autograd_with_the_papers_stop_gradients(strategy, scale):
     # of this seed: a tail of two steps, and a jump before the last step, where the weight c has no gradient
-    drawn = plan(strategy, seed=3, num_late_steps=5)
+    drawn = choose(strategy, seed=3, num_late_steps=5)
     toy = Toy()
     ours, expected = own(drawn, toy, scale), reference(strategy, drawn.steps, toy, scale)
     torch.testing.assert_close(ours, expected, rtol=0, atol=1e-12)
@@ -218,7 +218,7 @@ def test_gradient_is_that_of_full_autograd_with_the_papers_stop_gradients(strate
 def test_the_strategies_gradients_differ():
     """So that none of the comparisons above could pass with another strategy's code."""
     toy = Toy()
-    gradients = [gradient(own(plan(name, seed=3, num_late_steps=5), toy, 2.5), toy) for name in GRADIENT_STRATEGIES]
+    gradients = [gradient(own(choose(name, seed=3, num_late_steps=5), toy, 2.5), toy) for name in GRADIENT_STRATEGIES]
     for index, one in enumerate(gradients):
         for other in gradients[:index]:
             assert (one - other).norm() > 1e-3 * one.norm()
@@ -226,7 +226,7 @@ def test_the_strategies_gradients_differ():
 
 @pytest.mark.parametrize("strategy", list(GRADIENT_STRATEGIES))
 def test_only_trained_steps_run_with_gradient_and_none_after_a_jump(strategy):
-    drawn, modes = plan(strategy, seed=3, num_late_steps=5), []
+    drawn, modes = choose(strategy, seed=3, num_late_steps=5), []
 
     class Watched(Toy):
         def forward(self, latents, timestep, prompt_embeds):

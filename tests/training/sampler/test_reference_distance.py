@@ -182,17 +182,17 @@ def test_the_mini_unets_reference_is_the_model_before_training(random_mini_model
         before = pipeline.denoiser(*inputs)
     sampler = SamplerModel(pipeline, ["circle", "star"], LoraSettings(2))
     with torch.no_grad():
-        for name, weight in sampler.unet.named_parameters():
+        for name, weight in sampler.denoiser_network.named_parameters():
             if "lora_B" in name:
                 weight.normal_()
     # block checkpointing runs the blocks again in the backward pass, which must find the adapters on
     sampler.activation_checkpointing_enable()
-    sampler.unet.train()
-    distance = ReferenceDistance(pipeline.denoiser, sampler.unet, 1.0)
+    sampler.denoiser_network.train()
+    distance = ReferenceDistance(pipeline.denoiser, sampler.denoiser_network, 1.0)
     after = distance(*inputs)
     expected = (after - before).square().mean(dim=(1, 2, 3))
     assert torch.allclose(distance.mean(), expected, rtol=1e-4)
-    trained = [weight for weight in sampler.unet.parameters() if weight.requires_grad]
+    trained = [weight for weight in sampler.denoiser_network.parameters() if weight.requires_grad]
     own = torch.autograd.grad(distance.mean().sum(), trained)
     other = torch.autograd.grad((pipeline.denoiser(*inputs) - before).square().mean(dim=(1, 2, 3)).sum(), trained)
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-6) for x, y in zip(own, other))

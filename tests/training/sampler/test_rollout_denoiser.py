@@ -9,14 +9,14 @@ from torch import nn
 from ubgen_pipeline.inference.packed_products import PackedLinear
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings
-from ubgen_training.sampler.gradient_steps import GradientPlan
-from ubgen_training.sampler.rollout_denoiser import RolloutDenoiser, copy_lora, put_channels_last, twin_unet
+from ubgen_training.sampler.gradient_steps import GradientSteps
+from ubgen_training.sampler.rollout_denoiser import RolloutDenoiser, copy_lora, put_channels_last, twin_network
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS = torch.tensor([0, 2]), [11, 12]
-PLAN = GradientPlan(frozenset({1, 3}))
+GRADIENT_STEPS = GradientSteps(frozenset({1, 3}))
 ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
@@ -44,14 +44,14 @@ def inputs(sampler, rows=2):
 
 def predictions(sampler):
     """Of the trained UNet, and of the other."""
-    rollout = RolloutDenoiser(sampler.unet)
+    rollout = RolloutDenoiser(sampler.denoiser_network)
     assert rollout.refresh()
     with torch.no_grad():
         return sampler.predict(*inputs(sampler)), rollout(*inputs(sampler))
 
 
-def lora_gradient(sampler, plan=PLAN):
-    images = sampler(LABELS, SEEDS, plan)
+def lora_gradient(sampler, gradient_steps=GRADIENT_STEPS):
+    images = sampler(LABELS, SEEDS, gradient_steps)
     loss = (images * torch.linspace(-1, 1, images.numel()).reshape(images.shape)).sum()
     parameters = [p for p in sampler.parameters() if p.requires_grad]
     return images.detach(), torch.cat([part.flatten() for part in torch.autograd.grad(loss, parameters)])
@@ -83,19 +83,19 @@ def test_only_the_steps_without_gradient_leave_the_trained_unet(random_mini_mode
     sampler, calls = build(random_mini_model), []
     sampler.speed_up_rollouts()
     # the other UNet copies the hooks that are there when it is made
-    sampler(LABELS, SEEDS, PLAN)
-    sampler.unet.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
-    sampler(LABELS, SEEDS, PLAN)
+    sampler(LABELS, SEEDS, GRADIENT_STEPS)
+    sampler.denoiser_network.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    sampler(LABELS, SEEDS, GRADIENT_STEPS)
     assert calls == [True, True]
     # the distance to the untrained model switches the trained UNet's adapters off
     calls.clear()
-    _, distance = sampler(LABELS, SEEDS, PLAN, with_distance=True)
+    _, distance = sampler(LABELS, SEEDS, GRADIENT_STEPS, with_distance=True)
     assert calls == [True, False] * 2 and (distance > 0).all()
 
 
 def test_every_rollout_takes_the_weights_as_they_are(random_mini_model):
     sampler = build(random_mini_model)
-    rollout = RolloutDenoiser(sampler.unet)
+    rollout = RolloutDenoiser(sampler.denoiser_network)
     rollout.refresh()
     before = rollout(*inputs(sampler))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_every_rollout_takes_the_weights_as_they_are(random_mini_model):
 
 
 def test_refreshing_many_times_adds_no_rounding(sampler):
-    rollout = RolloutDenoiser(sampler.unet)
+    rollout = RolloutDenoiser(sampler.denoiser_network)
     rollout.refresh()
     first = rollout(*inputs(sampler))
     for _ in range(20):
@@ -120,8 +120,8 @@ def test_refreshing_many_times_adds_no_rounding(sampler):
 
 
 def test_only_what_the_lora_touches_is_kept_twice(sampler):
-    own = {p.data_ptr() for p in sampler.unet.parameters()}
-    twin = twin_unet(sampler.unet)
+    own = {p.data_ptr() for p in sampler.denoiser_network.parameters()}
+    twin = twin_network(sampler.denoiser_network)
     copied = [name for name, p in twin.named_parameters() if p.data_ptr() not in own]
     assert copied and all(".to_" in name and name.endswith("weight") for name in copied)
     assert not any(p.requires_grad for p in twin.parameters())
@@ -132,33 +132,44 @@ def test_the_state_dict_and_the_trained_weights_stay_as_they_were(random_mini_mo
     sampler = build(random_mini_model)
     before = {name: value.clone() for name, value in sampler.state_dict().items()}
     sampler.speed_up_rollouts()
-    sampler(LABELS, SEEDS, PLAN)
+    sampler(LABELS, SEEDS, GRADIENT_STEPS)
     after = sampler.state_dict()
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
 def test_a_whole_unet_in_training_shares_every_weight(random_mini_model):
     sampler = build(random_mini_model, method="full")
-    assert all(a is b for a, b in zip(sampler.unet.parameters(), twin_unet(sampler.unet).parameters(), strict=True))
+    assert all(
+        a is b
+        for a, b in zip(
+            sampler.denoiser_network.parameters(), twin_network(sampler.denoiser_network).parameters(), strict=True
+        )
+    )
 
 
 def test_products_on_a_cpu_are_packed_and_those_of_compiled_code_are_not(sampler):
     def num_packed(**settings):
-        rollout = RolloutDenoiser(sampler.unet, **settings)
+        rollout = RolloutDenoiser(sampler.denoiser_network, **settings)
         rollout.refresh()
         rollout.refresh()
         return sum(isinstance(module, PackedLinear) for module in rollout._twin.modules())
 
-    layers = [module for name, module in sampler.unet.named_modules() if name.rsplit(".", 1)[-1] in ("to_q", "to_v")]
+    layers = [
+        module
+        for name, module in sampler.denoiser_network.named_modules()
+        if name.rsplit(".", 1)[-1] in ("to_q", "to_v")
+    ]
     assert num_packed() >= len(layers) > 0
     assert num_packed(compiled_rows=2) == 0
 
 
 def test_weights_that_were_replaced_are_found(random_mini_model):
     sampler = build(random_mini_model)
-    rollout = RolloutDenoiser(sampler.unet)
+    rollout = RolloutDenoiser(sampler.denoiser_network)
     rollout.refresh()
-    sampler.unet.conv_in.weight = nn.Parameter(sampler.unet.conv_in.weight * 2, requires_grad=False)
+    sampler.denoiser_network.conv_in.weight = nn.Parameter(
+        sampler.denoiser_network.conv_in.weight * 2, requires_grad=False
+    )
     rollout.refresh()
     with torch.no_grad():
         expected = sampler.predict(*inputs(sampler))
@@ -168,7 +179,9 @@ def test_weights_that_were_replaced_are_found(random_mini_model):
 def test_in_16_bits_the_lora_stays_beside_the_weights_without_float32(random_mini_model):
     sampler, float32 = build(random_mini_model, torch.bfloat16), build(random_mini_model)
     kinds = set()
-    sampler.unet.up_blocks[0].resnets[0].norm1.register_forward_hook(lambda _, __, output: kinds.add(output.dtype))
+    sampler.denoiser_network.up_blocks[0].resnets[0].norm1.register_forward_hook(
+        lambda _, __, output: kinds.add(output.dtype)
+    )
     with torch.autocast("cpu", torch.bfloat16):
         expected, own = predictions(sampler)
     # neither peft nor autocast widened anything
@@ -184,8 +197,8 @@ def test_in_16_bits_the_lora_stays_beside_the_weights_without_float32(random_min
 
 def test_a_small_lora_is_not_lost_in_16_bits(random_mini_model):
     sampler = build(random_mini_model, torch.bfloat16, std=2e-4)
-    twin = twin_unet(sampler.unet)
-    copy_lora(sampler.unet, twin)
+    twin = twin_network(sampler.denoiser_network)
+    copy_lora(sampler.denoiser_network, twin)
 
     def layer(unet):
         return unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q
@@ -194,7 +207,10 @@ def test_a_small_lora_is_not_lost_in_16_bits(random_mini_model):
         return ((change - exact).norm() / exact.norm()).item()
 
     with torch.no_grad():
-        exact, weight = layer(sampler.unet).get_delta_weight("default"), layer(sampler.unet).weight
+        exact, weight = (
+            layer(sampler.denoiser_network).get_delta_weight("default"),
+            layer(sampler.denoiser_network).weight,
+        )
         assert error(layer(twin).get_delta_weight("default").float()) < 0.02
         # what fusing would have done to it
         assert error((weight + exact.to(weight.dtype)).float() - weight.float()) > 0.2
@@ -204,9 +220,9 @@ def test_frozen_convolutions_change_their_layout_and_no_value(random_mini_model)
     sampler = build(random_mini_model, targets=("conv1", "to_q"))
     with torch.no_grad():
         before = sampler.predict(*inputs(sampler))
-        put_channels_last(sampler.unet)
+        put_channels_last(sampler.denoiser_network)
         torch.testing.assert_close(sampler.predict(*inputs(sampler)), before, rtol=0, atol=2e-5)
-    assert sampler.unet.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
+    assert sampler.denoiser_network.conv_in.weight.is_contiguous(memory_format=torch.channels_last)
     # what is saved must stay contiguous
     assert all(p.is_contiguous() for p in sampler.parameters() if p.requires_grad)
 
@@ -221,7 +237,7 @@ def test_a_16_bit_gradient_is_float32_and_near_the_exact_one(random_mini_model, 
 
 
 def test_float32_weights_under_autocast_are_not_fused(sampler):
-    rollout = RolloutDenoiser(sampler.unet)
+    rollout = RolloutDenoiser(sampler.denoiser_network)
     with torch.autocast("cpu", torch.bfloat16):
         assert not rollout.refresh()
 
@@ -229,7 +245,7 @@ def test_float32_weights_under_autocast_are_not_fused(sampler):
 def test_compiled_predictions_are_equal_to_rounding_and_follow_updates(random_mini_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     sampler = build(random_mini_model)
-    compiled = RolloutDenoiser(sampler.unet, compiled_rows=2)
+    compiled = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
     # the captured graph as it is: the C++ compiler takes half a minute
     monkeypatch.setattr(compiled, "_compile", lambda twin: torch.compile(twin, dynamic=False, backend="eager"))
     with warnings.catch_warnings():
@@ -255,7 +271,7 @@ def test_where_compiling_fails_a_warning_says_so_and_sampling_goes_on(sampler, m
         calls.append(0)
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found")
 
-    rollout = RolloutDenoiser(sampler.unet, compiled_rows=2)
+    rollout = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
     monkeypatch.setattr(rollout, "_compile", lambda twin: broken)
     rollout.refresh()
     with pytest.warns(UserWarning, match="torch.compile does not work here .InvalidCxxCompiler.*compile_rollout off"):
@@ -270,7 +286,7 @@ def test_no_memory_left_is_not_taken_for_a_broken_compiler(sampler, monkeypatch)
     def full(*_, **__):
         raise torch.OutOfMemoryError("no memory")
 
-    rollout = RolloutDenoiser(sampler.unet, compiled_rows=2)
+    rollout = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
     monkeypatch.setattr(rollout, "_compile", lambda twin: full)
     rollout.refresh()
     with pytest.raises(torch.OutOfMemoryError):

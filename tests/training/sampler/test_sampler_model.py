@@ -7,7 +7,7 @@ from torch import nn
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_training.lora.adapter import LoraSettings
-from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 NAMES = ["circle", "star", "ring"]
@@ -38,19 +38,19 @@ def lora_gradient(sampler, images):
     return torch.cat([gradient.flatten() for gradient in torch.autograd.grad(loss, parameters)])
 
 
-def reference_images(sampler, plan):
-    """The rollout by plain calls, all of it under autograd, with stop-gradients where the plan's strategy has them."""
+def reference_images(sampler, gradient_steps):
+    """The rollout by plain calls, all of it under autograd, with stop-gradients where the strategy has them."""
     pipeline, scheduler = sampler.pipeline, sampler.pipeline.scheduler
     scheduler.set_timesteps(NUM_STEPS)
     latents, generators = draw_latents(SEEDS, sampler.latent_shape), step_generators(SEEDS)
     prompts = pipeline.encode_prompts([NAMES[label] for label in LABELS])
     nothing = pipeline.encode_prompts(["", ""])
     for index, timestep in enumerate(scheduler.timesteps):
-        read = latents.detach() if plan.detach_inputs else latents
+        read = latents.detach() if gradient_steps.detach_inputs else latents
         unconditional = pipeline.unet(read, timestep, nothing).sample
         prediction = unconditional + GUIDANCE * (pipeline.unet(read, timestep, prompts).sample - unconditional)
-        prediction = prediction if index in plan.steps else prediction.detach()
-        if index == plan.stop_at:
+        prediction = prediction if index in gradient_steps.steps else prediction.detach()
+        if index == gradient_steps.stop_at:
             signal = scheduler.alphas_cumprod[timestep]
             # the mini model predicts the velocity
             latents = signal.sqrt() * latents - (1 - signal).sqrt() * prediction
@@ -60,16 +60,16 @@ def reference_images(sampler, plan):
 
 
 @pytest.mark.parametrize(
-    "plan",
+    "gradient_steps",
     [
-        GradientPlan(frozenset({0, 2})),
-        GradientPlan(frozenset({1, 3}), detach_inputs=True),
-        GradientPlan(frozenset({2}), stop_at=2),
+        GradientSteps(frozenset({0, 2})),
+        GradientSteps(frozenset({1, 3}), detach_inputs=True),
+        GradientSteps(frozenset({2}), stop_at=2),
     ],
     ids=["even_k", "drtune", "refl"],
 )
-def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler, plan):
-    images, expected = sampler(LABELS, SEEDS, plan), reference_images(sampler, plan)
+def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler, gradient_steps):
+    images, expected = sampler(LABELS, SEEDS, gradient_steps), reference_images(sampler, gradient_steps)
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
     assert reference.norm() > 0
@@ -78,8 +78,8 @@ def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler
 
 @pytest.mark.parametrize("name", list(GRADIENT_STRATEGIES))
 def test_every_strategy_gives_a_gradient_to_every_lora_matrix(sampler, name):
-    plan = GRADIENT_STRATEGIES[name](NUM_STEPS, 2, torch.Generator().manual_seed(1), step_list=[0, 3])
-    images = sampler(LABELS, SEEDS, plan)
+    gradient_steps = GRADIENT_STRATEGIES[name](NUM_STEPS, 2, torch.Generator().manual_seed(1), step_list=[0, 3])
+    images = sampler(LABELS, SEEDS, gradient_steps)
     parameters = [p for p in sampler.parameters() if p.requires_grad]
     assert all(gradient.any() for gradient in torch.autograd.grad(images.square().mean(), parameters))
 
@@ -88,18 +88,18 @@ def test_every_strategy_gives_a_gradient_to_every_lora_matrix(sampler, name):
 def test_num_steps_counts_the_calls_of_the_unet(random_mini_model, name, expected):
     sampler, calls = build(random_mini_model), []
     set_scheduler(sampler.pipeline, name)
-    sampler.unet.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
+    sampler.denoiser_network.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     assert sampler.num_steps == expected
     sampler(LABELS, SEEDS, GRADIENT_STRATEGIES["last_k"](sampler.num_steps, 1, torch.Generator()))
     assert calls == [False] * (expected - 1) + [True]
 
 
-def test_a_plan_that_does_not_fit_is_refused_before_the_first_step(sampler):
+def test_steps_that_does_not_fit_is_refused_before_the_first_step(sampler):
     calls = []
-    handle = sampler.unet.register_forward_pre_hook(lambda *_: calls.append(0))
+    handle = sampler.denoiser_network.register_forward_pre_hook(lambda *_: calls.append(0))
     try:
         with pytest.raises(ValueError, match=r"gradient_steps holds \[4\]"):
-            sampler(LABELS, SEEDS, GradientPlan(frozenset({4})))
+            sampler(LABELS, SEEDS, GradientSteps(frozenset({4})))
     finally:
         handle.remove()
     assert not calls
@@ -107,11 +107,11 @@ def test_a_plan_that_does_not_fit_is_refused_before_the_first_step(sampler):
 
 def test_decoding_in_micro_batches_changes_neither_images_nor_gradient(random_mini_model, sampler):
     micro = build(random_mini_model, decode_batch_size=2)
-    labels, seeds, plan = torch.tensor([0, 2, 1]), [11, 12, 13], GradientPlan(frozenset({1, 3}))
+    labels, seeds, gradient_steps = torch.tensor([0, 2, 1]), [11, 12, 13], GradientSteps(frozenset({1, 3}))
     calls = []
     decoder = micro.pipeline.vae.decoder
     decoder.register_forward_pre_hook(lambda _, inputs: calls.append((len(inputs[0]), torch.is_grad_enabled())))
-    images, expected = micro(labels, seeds, plan), sampler(labels, seeds, plan)
+    images, expected = micro(labels, seeds, gradient_steps), sampler(labels, seeds, gradient_steps)
     assert [size for size, _ in calls] == [2, 1]
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-5)
     own, reference = lora_gradient(micro, images), lora_gradient(sampler, expected)

@@ -18,7 +18,7 @@ def _term(num_classes=5, width=4, **kwargs):
 
 
 def _drawn(term, labels, generator):
-    features = term.draw_text_features(labels, generator)
+    features = term.choose_text_features(labels, generator)
     return [int((term.text_features == row).all(dim=1).nonzero()) for row in features]
 
 
@@ -33,7 +33,7 @@ def test_text_is_of_any_other_class_and_never_of_the_own():
 
 
 def test_the_released_codes_draw_sees_only_the_first_classes():
-    term, generator = _term(num_classes=50, text_draw="batch_permutation"), torch.Generator().manual_seed(0)
+    term, generator = _term(num_classes=50, text_choice="batch_permutation"), torch.Generator().manual_seed(0)
     seen = set()
     for _ in range(20):
         seen |= set(_drawn(term, torch.tensor([30, 31, 32]), generator))
@@ -66,7 +66,7 @@ def test_the_discriminator_learns_to_separate_and_the_images_get_no_gradient():
     term, generator = _term(learning_rate=1e-2), torch.Generator().manual_seed(0)
     images = (torch.randn(8, 4) + 4).requires_grad_(True)
     labels = torch.arange(8) % 5
-    reports = [term.update_discriminator(images, term.draw_text_features(labels, generator)) for _ in range(150)]
+    reports = [term.update_discriminator(images, term.choose_text_features(labels, generator)) for _ in range(150)]
     assert reports[0].loss == pytest.approx(2 * math.log(2), abs=1.5)
     assert reports[-1].accuracy == 1.0
     assert reports[-1].loss < 0.2 < reports[0].loss
@@ -130,7 +130,7 @@ def test_one_class_and_unknown_switches_are_named():
     with pytest.raises(ValueError, match="adversarial_form is 'hinge'"):
         _term(form="hinge")
     with pytest.raises(ValueError, match="adversarial_text is 'any'"):
-        _term(text_draw="any")
+        _term(text_choice="any")
 
 
 def test_forms_by_name_reach_the_discriminator():

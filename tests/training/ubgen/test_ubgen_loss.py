@@ -10,7 +10,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.quality import QualityReward
-from ubgen_training.sampler.gradient_steps import GradientPlan
+from ubgen_training.sampler.gradient_steps import GradientSteps
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.adversarial_term import AdversarialTerm
 from ubgen_training.ubgen.ubgen_loss import UbGenLoss
@@ -60,10 +60,10 @@ def _lora_gradient(sampler, loss):
 def _reference_terms(sampler, parts):
     """Each weighted term by plain back-propagation, from the definitions."""
     encoder, alignment, quality = parts
-    images = sampler(LABELS, SEEDS, GradientPlan(frozenset({1, 3})))
+    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3})))
     features = encoder.encode_images(images)
     term = AdversarialTerm(encoder.encode_texts(NAMES), seed=5)
-    text = term.draw_text_features(LABELS, torch.Generator().manual_seed(9))
+    text = term.choose_text_features(LABELS, torch.Generator().manual_seed(9))
     names = [NAMES[i] for i in LABELS]
     return {
         "adversarial": WEIGHTS["adversarial"] * term.generator_loss(features, text).mean(),
@@ -78,7 +78,7 @@ def _call(loss, images):
 
 
 def test_value_and_gradient_are_those_of_the_sum(sampler, parts):
-    report = _call(_loss(parts), sampler(LABELS, SEEDS, GradientPlan(frozenset({1, 3}))))
+    report = _call(_loss(parts), sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3}))))
     expected = sum(_reference_terms(sampler, parts).values())
     assert report.loss.item() == pytest.approx(expected.item(), abs=1e-5)
     own, reference = _lora_gradient(sampler, report.loss), _lora_gradient(sampler, expected)
@@ -92,7 +92,7 @@ def test_each_term_alone_gives_its_own_lora_gradient(sampler, parts, name):
     loss = _loss(
         parts, adversarial_weight=WEIGHTS["adversarial"] if name == "adversarial" else 0.0, reward_weights=rewards
     )
-    report = _call(loss, sampler(LABELS, SEEDS, GradientPlan(frozenset({1, 3}))))
+    report = _call(loss, sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3}))))
     own = _lora_gradient(sampler, report.loss)
     reference = _lora_gradient(sampler, _reference_terms(sampler, parts)[name])
     assert reference.norm() > 0
@@ -105,7 +105,7 @@ def test_each_term_alone_gives_its_own_lora_gradient(sampler, parts, name):
 def test_rewards_and_discriminator_are_logged_and_the_discriminator_steps(sampler, parts):
     loss = _loss(parts)
     before = [p.clone() for p in loss.adversarial.discriminator.parameters()]
-    report = _call(loss, sampler(LABELS, SEEDS, GradientPlan(frozenset({1}))))
+    report = _call(loss, sampler(LABELS, SEEDS, GradientSteps(frozenset({1}))))
     for name in ("rewards/clip_alignment", "rewards/quality", "losses/adversarial", "discriminator/accuracy"):
         assert name in report.metrics
     assert any(not torch.equal(a, b) for a, b in zip(before, loss.adversarial.discriminator.parameters()))
@@ -114,7 +114,7 @@ def test_rewards_and_discriminator_are_logged_and_the_discriminator_steps(sample
 def test_only_the_chosen_steps_carry_gradient(sampler):
     """More gradient steps change the gradient; the images stay the same."""
     parameters = [p for p in sampler.parameters() if p.requires_grad]
-    one, all_steps = sampler(LABELS, SEEDS, GradientPlan(frozenset({3}))), sampler(LABELS, SEEDS)
+    one, all_steps = sampler(LABELS, SEEDS, GradientSteps(frozenset({3}))), sampler(LABELS, SEEDS)
     assert torch.equal(one, all_steps)
     gradients = [torch.autograd.grad(images.square().mean(), parameters) for images in (one, all_steps)]
     assert any(not torch.allclose(a, b) for a, b in zip(*gradients))
@@ -133,7 +133,7 @@ def test_activation_checkpointing_changes_no_gradient(random_mini_model):
         sampler = SamplerModel(pipeline, NAMES, LoraSettings(2), SamplingSettings(3, 2.0), seed=3)
         if checkpointing:
             sampler.activation_checkpointing_enable(every_n_layers=1, offload=False)
-        return _lora_gradient(sampler, sampler(LABELS, SEEDS, GradientPlan(frozenset({0, 2}))).square().mean())
+        return _lora_gradient(sampler, sampler(LABELS, SEEDS, GradientSteps(frozenset({0, 2}))).square().mean())
 
     plain, recomputed = gradient(False), gradient(True)
     assert plain.norm() > 0

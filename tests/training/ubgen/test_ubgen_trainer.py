@@ -127,7 +127,7 @@ def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_min
     sampler = SamplerModel(
         load_pipeline(random_mini_model, scheduler="ddpm"), NAMES, LoraSettings(4), SamplingSettings(4, 2.0)
     )
-    load_lora_into(sampler.unet, folder)
+    load_lora_into(sampler.denoiser_network, folder)
     with torch.no_grad():
         seen = sampler(torch.tensor([1, 2]), [5, 6]).clamp(0, 1)
     base, tuned = _plain_images(random_mini_model), _plain_images(random_mini_model, folder)
@@ -138,7 +138,7 @@ def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_min
 def test_lora_of_another_rank_is_refused_on_resume(straight, random_mini_model):
     sampler = SamplerModel(load_pipeline(random_mini_model), NAMES, LoraSettings(8))
     with pytest.raises(ValueError, match="does not fit the model configured"):
-        load_lora_into(sampler.unet, straight[0])
+        load_lora_into(sampler.denoiser_network, straight[0])
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_bad_settings_end_with_one_line_and_code_2(common, tmp_path, flags, name
 
 
 def _main(argv):
-    from train_ubgen import main
+    from ubgen_training.ubgen.command import main
 
     return main(argv)
 

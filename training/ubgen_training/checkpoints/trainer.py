@@ -15,7 +15,7 @@ import torch
 from torch import nn
 from transformers import PrinterCallback, Trainer
 from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
-from transformers.trainer_utils import rotate_checkpoints
+from transformers.trainer_utils import SaveStrategy, rotate_checkpoints
 
 from ubgen_pipeline.commands.library_log import log_into
 from ubgen_pipeline.files.folder_lock import STATE_FOLDER
@@ -70,9 +70,10 @@ class CheckpointingTrainer(Trainer, ABC):
         if not self.args.disable_tqdm:
             self.add_callback(ProgressLine())
         if self.is_deepspeed_enabled and self.args.save_strategy != "no" and not self.args.save_only_model:
+            strategy = SaveStrategy(self.args.save_strategy).value
             raise ValueError(
-                f"save_strategy is {self.args.save_strategy.value!r} under DeepSpeed, whose optimizer state can only "
-                "be written as pickles; set save_only_model or save_strategy no, or launch with DDP or FSDP2."
+                f"save_strategy is {strategy!r} under DeepSpeed, whose optimizer state is only written as pickles; "
+                "set save_only_model or save_strategy no, or launch with DDP or FSDP2."
             )
         # before a launcher shards the weights
         self._fingerprint = model_fingerprint(self.initial_modules())
@@ -200,7 +201,8 @@ class CheckpointingTrainer(Trainer, ABC):
         self.accelerator.wait_for_everyone()
 
     def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
-        state = {"optimizer": whole_state(self.optimizer.state_dict()), "lr_scheduler": self.lr_scheduler.state_dict()}
+        optimizer, lr_scheduler = self._optimizer_and_schedule()
+        state = {"optimizer": whole_state(optimizer.state_dict()), "lr_scheduler": lr_scheduler.state_dict()}
         extra_state = whole_state(self.extra_state())
         if self.args.should_save:
             save_state(state, Path(output_dir) / "optimizer.safetensors")
@@ -213,9 +215,15 @@ class CheckpointingTrainer(Trainer, ABC):
         if checkpoint is None:
             return
         state = load_state(Path(checkpoint) / "optimizer.safetensors")
-        load_optimizer_state(self.optimizer, state["optimizer"])
-        self.lr_scheduler.load_state_dict(state["lr_scheduler"])
+        optimizer, lr_scheduler = self._optimizer_and_schedule()
+        load_optimizer_state(optimizer, state["optimizer"])
+        lr_scheduler.load_state_dict(state["lr_scheduler"])
         self.load_extra_state(load_state(Path(checkpoint) / "extra_state.safetensors"))
+
+    def _optimizer_and_schedule(self) -> tuple[Any, Any]:
+        """Both as the launcher has prepared them, which then have the methods of torch's own."""
+        assert self.optimizer is not None and self.lr_scheduler is not None
+        return self.optimizer, self.lr_scheduler
 
     def _save_scaler(self, output_dir: str) -> None:
         scaler = getattr(self.accelerator, "scaler", None)

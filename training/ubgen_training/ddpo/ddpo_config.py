@@ -32,7 +32,7 @@ class DDPOConfig(SamplerConfig):
     eta: float = field(default=1.0, metadata={"help": "DDIM's noise share in (0, 1]; ddpm ignores it."})
     num_trained_steps: int | None = field(
         default=None,
-        metadata={"help": "Steps of each sample to train on, drawn at random; default: all but the last."},
+        metadata={"help": "Steps of each sample to train on, chosen at random; default: all but the last."},
     )
     rollout_size: int = field(default=16, metadata={"help": "Samples that each process draws at a time."})
     num_inner_epochs: int = field(default=1, metadata={"help": "Passes over a rollout before the next is drawn."})
@@ -93,14 +93,26 @@ class DDPOConfig(SamplerConfig):
         super().__post_init__()
 
     @property
+    def trained_steps(self) -> int:
+        """``num_trained_steps``, which is no longer None."""
+        assert self.num_trained_steps is not None
+        return self.num_trained_steps
+
+    @property
+    def batches_per_update(self) -> int:
+        """``gradient_accumulation_steps``, which is no longer None."""
+        assert self.gradient_accumulation_steps is not None
+        return self.gradient_accumulation_steps
+
+    @property
     def batches_per_pass(self) -> int:
         """Batches of pairs in one pass over a rollout."""
-        return self.rollout_size * int(self.num_trained_steps or 0) // self.per_device_train_batch_size
+        return self.rollout_size * self.trained_steps // self.per_device_train_batch_size
 
     @property
     def updates_per_rollout(self) -> int:
         """Optimizer updates between two rollouts."""
-        return self.num_inner_epochs * self.batches_per_pass // int(self.gradient_accumulation_steps or 1)
+        return self.num_inner_epochs * self.batches_per_pass // self.batches_per_update
 
     @property
     def images_per_update(self) -> float:
@@ -146,7 +158,7 @@ class DDPOConfig(SamplerConfig):
                 raise ValueError(
                     f"rollout_size is {size}, no multiple of group_size = {self.group_size}; change one of them."
                 )
-        if self.batches_per_pass % int(self.gradient_accumulation_steps or 1):
+        if self.batches_per_pass % self.batches_per_update:
             raise ValueError(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, which does not divide the"
                 f" {self.batches_per_pass} batches of a rollout (rollout_size x num_trained_steps /"

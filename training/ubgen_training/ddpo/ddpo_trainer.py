@@ -20,7 +20,7 @@ from torch import nn
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.micro_steps import MicroSteps
-from ..reward_training.trainer import SamplerTrainer, draw_seeds
+from ..reward_training.trainer import SamplerTrainer, choose_seeds
 from ..rewards.reward_functions import (
     RewardFunction,
     call_reward,
@@ -51,6 +51,7 @@ class DDPOTrainer(SamplerTrainer):
         ValueError: settings that do not fit together or do not fit the sampler.
     """
 
+    args: DDPOConfig
     tags = ("ubgen", "text-to-image", "lora", "ddpo")
     settings_file = "ddpo_config.json"
     # the loss is a mean over the batch of pairs, so accumulation still has to divide it
@@ -87,7 +88,7 @@ class DDPOTrainer(SamplerTrainer):
         args, step = self.args, self.state.global_step
         micro_step = self._micro_steps.next(step)
         number, update = divmod(step, args.updates_per_rollout)
-        position = update * args.gradient_accumulation_steps + micro_step
+        position = update * args.batches_per_update + micro_step
         if position == 0:
             self._rollout = self._collect(number)
         elif self._rollout is None:
@@ -123,17 +124,18 @@ class DDPOTrainer(SamplerTrainer):
     @torch.no_grad()
     def _collect(self, number: int) -> Rollout:
         """Draw and score this process's part of rollout ``number``."""
-        args = self.args
+        args, model = self.args, self.model
+        assert model is not None
         copies = args.group_size if args.advantages == "group" else 1
         count = args.rollout_size // copies
         first = (number * args.world_size + args.process_index) * count
         labels = ordered_labels(first, count, len(self.class_names), args.seed).repeat_interleave(copies)
-        seeds = draw_seeds(len(labels), self._generator("rollout", number))
+        seeds = choose_seeds(len(labels), self._generator("rollout", number))
         latents, log_probs, rewards = [], [], []
         batch = args.per_device_train_batch_size
         for start in range(0, len(labels), batch):
             rows = slice(start, start + batch)
-            drawn = self.model(labels=labels[rows], seeds=seeds[rows], record=True)
+            drawn = model(labels=labels[rows], seeds=seeds[rows], record=True)
             rewards.append(self._score(drawn.images, labels[rows], seeds[rows]))
             latents.append(drawn.latents.cpu())
             log_probs.append(drawn.log_probs.cpu())
@@ -162,7 +164,7 @@ class DDPOTrainer(SamplerTrainer):
         if args.advantages == "group":
             values = group_advantages(rewards.tolist(), args.group_size)
         else:
-            everyone = [self.accelerator.gather(part.to(args.device)) for part in (rewards, labels)]
+            everyone = [self.gather_ranks(part) for part in (rewards, labels)]
             values = self.statistics.advantages(*(part.tolist() for part in everyone))
             values = values[args.process_index * size : (args.process_index + 1) * size]
         return torch.tensor(values, dtype=torch.float32).clamp(-args.advantage_clip, args.advantage_clip)
@@ -172,7 +174,7 @@ class DDPOTrainer(SamplerTrainer):
         args = self.args
         inner_epoch, batch = divmod(position, args.batches_per_pass)
         generator = self._generator(f"pairs/{inner_epoch}", number)
-        pairs = shuffled_pairs(args.rollout_size, self._num_steps, args.num_trained_steps, generator)
+        pairs = shuffled_pairs(args.rollout_size, self._num_steps, args.trained_steps, generator)
         size = args.per_device_train_batch_size
         return pairs[batch * size : (batch + 1) * size]
 
@@ -198,8 +200,10 @@ class DDPOTrainer(SamplerTrainer):
 
     def rank_state(self) -> dict[str, Any]:
         """The base's, with this process's rollout where the next update goes on with it."""
-        goes_on = self._rollout is not None and self.state.global_step % self.args.updates_per_rollout
-        return {**super().rank_state(), "rollout": self._rollout.state_dict() if goes_on else None}
+        rollout = self._rollout
+        if self.state.global_step % self.args.updates_per_rollout == 0:
+            rollout = None
+        return {**super().rank_state(), "rollout": None if rollout is None else rollout.state_dict()}
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`rank_state` gave."""

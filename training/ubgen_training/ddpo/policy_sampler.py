@@ -15,7 +15,7 @@ from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import guided_prediction
 
 from ..lora.adapter import adapters_disabled
-from ..sampler.gradient_steps import GradientPlan
+from ..sampler.gradient_steps import GradientSteps
 from ..sampler.sampler_model import SamplerModel
 from .step_log_probability import gaussian_kl, log_probability, step_coefficients
 
@@ -60,7 +60,7 @@ class PolicySampler(SamplerModel):
         self,
         labels: torch.Tensor,
         seeds: Sequence[int] = (),
-        gradient_plan: GradientPlan | None = None,
+        gradient_steps: GradientSteps | None = None,
         *,
         record: bool = False,
         transitions: Transitions | None = None,
@@ -69,18 +69,20 @@ class PolicySampler(SamplerModel):
         """Images ``(B, 3, H, W)``, as the base; or :class:`Trajectories`; or log-probabilities.
 
         Args:
-            labels, seeds, gradient_plan: as in the base.
+            labels, seeds, gradient_steps: as in the base.
             record: give :class:`Trajectories` instead of images.
             transitions: B steps; give ``(log_probs (B,), kl (B,) or None)`` instead. ``seeds`` are not read.
             with_reference: give that ``kl``, to the model without its adapter.
         """
         if transitions is not None:
             return self._judge(labels, transitions, with_reference)
-        return self._roll_out(labels, seeds) if record else super().forward(labels, seeds, gradient_plan)
+        return self._roll_out(labels, seeds) if record else super().forward(labels, seeds, gradient_steps)
 
     def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int]) -> Trajectories:
         scheduler = self.pipeline.scheduler
-        latents = [draw_latents(seeds, self.latent_shape).to(self.unet.device) * scheduler.init_noise_sigma]
+        latents = [
+            draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device) * scheduler.init_noise_sigma
+        ]
         log_probs = []
         trainable = set(self.coefficients.stochastic_steps)
         for step in self.denoise(labels, seeds):
@@ -98,7 +100,7 @@ class PolicySampler(SamplerModel):
         index, latents = transitions.index, transitions.latents
         reference_mean = None
         if with_reference:
-            with torch.no_grad(), adapters_disabled(self.unet):
+            with torch.no_grad(), adapters_disabled(self.denoiser_network):
                 prediction = self._predict(labels, index, latents)
                 reference_mean = self.coefficients.step_mean(index, latents, prediction)
         prediction = self._predict(labels, index, latents)

@@ -1,4 +1,4 @@
-"""A rollout as the buffer that inner epochs draw (sample, step) pairs from, and the order they draw them in.
+"""A rollout as the buffer that inner epochs take (sample, step) pairs from, and the order they take them in.
 
 Shapes: R samples, T steps, P of them trained, B pairs, C x h x w latents.
 """
@@ -41,7 +41,7 @@ def shuffled_pairs(
 ) -> torch.Tensor:
     """One pass's pairs ``(R x P, 2)`` of sample and step position, in random order.
 
-    Each sample gives ``num_trained_steps`` different positions out of ``num_steps``, drawn for itself.
+    Each sample gives ``num_trained_steps`` different positions out of ``num_steps``, chosen for itself.
     """
     steps = torch.rand(num_samples, num_steps, generator=generator).argsort(dim=1)[:, :num_trained_steps]
     samples = torch.arange(num_samples)[:, None].expand_as(steps)

@@ -1,6 +1,6 @@
-"""The Gaussian that one step of DDPM or of DDIM with eta > 0 draws from, and the log-probability of the step taken.
+"""The Gaussian that one step of DDPM or of DDIM with eta > 0 samples from, and the log-probability of the step taken.
 
-Both are linear: with prediction e(x_t) of noise, velocity or clean latents, a step draws
+Both are linear: with prediction e(x_t) of noise, velocity or clean latents, a step samples
 
     x_{t-1} ~ N(a_t x_t + b_t e(x_t), s_t^2 I)
 
@@ -61,7 +61,8 @@ def step_coefficients(scheduler: Any, eta: float = 0.0) -> StepCoefficients:
             f"scheduler is {type(scheduler).__name__}, whose steps have no log-probability; choose ddpm, or ddim with"
             " eta above 0."
         )
-    config = scheduler.config
+    # diffusers says it is a dict; it is one with attributes
+    config: Any = scheduler.config
     if config.clip_sample or config.thresholding:
         raise ValueError(
             "the scheduler clips its predictions (clip_sample or thresholding), so its steps are not Gaussian in the"

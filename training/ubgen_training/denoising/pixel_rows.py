@@ -52,7 +52,8 @@ def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]
         config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
     )
     names = load_class_names(list(images.class_names))
-    return images, [prompt.prompt for prompt in class_prompts(names, config.prompt_template)]
+    prompts = class_prompts(names, config.prompt_template, argument="prompt_template")
+    return images, [prompt.prompt for prompt in prompts]
 
 
 def pixel_rows(

@@ -35,7 +35,11 @@ def train(config: FewStepConfig) -> Path:
     check_writable(str(config.output_dir))
     images, prompts = load_images(config)
     pipeline = load_pipeline(
-        config.model_name_or_path, lora=config.lora, revision=config.model_revision, lora_revision=config.lora_revision
+        config.model_name_or_path,
+        lora=config.lora,
+        revision=config.model_revision,
+        lora_revision=config.lora_revision,
+        argument="model_name_or_path",
     )
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
     if config.lora is not None:

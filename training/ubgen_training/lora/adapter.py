@@ -72,8 +72,11 @@ def check_train_method(train_method: str, methods: tuple[str, ...] = TRAIN_METHO
         raise ValueError(f"train_method is {train_method!r}; choose one of {', '.join(methods)}.")
 
 
-def lora_layers(network: nn.Module) -> dict[str, LoraLayer]:
-    """peft's layers with a LoRA, by their names in ``network``; each is an ``nn.Module``, too."""
+def lora_layers(network: nn.Module) -> dict[str, Any]:
+    """peft's layers with a LoRA, by their names in ``network``.
+
+    Each is an ``nn.Module`` and a ``LoraLayer``, which Python's annotations cannot say of one object.
+    """
     return {name: layer for name, layer in network.named_modules() if isinstance(layer, LoraLayer)}
 
 

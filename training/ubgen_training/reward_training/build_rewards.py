@@ -5,7 +5,7 @@ import inspect
 import os
 import sys
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 
@@ -34,7 +34,11 @@ CLIP_REWARDS = frozenset({"clip_alignment", "class_variety", "logdet_variety"})
 
 
 def build_reward(
-    name: str, config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]
+    name: str,
+    config: SamplerConfig,
+    encoder: ClipEncoder | None,
+    class_names: Sequence[str],
+    setting: str = "reward_funcs",
 ) -> RewardFunction:
     """The reward called ``name``.
 
@@ -45,18 +49,21 @@ def build_reward(
         config: holds the settings of the named rewards.
         encoder: the CLIP of ``clip_alignment`` and the two of variety; see :func:`needs_clip_encoder`.
         class_names: all names, in label order.
+        setting: the one that holds ``name``, for errors.
 
     Raises:
         ValueError: there is none of that name, or it cannot be built or called.
     """
     if name in REWARDS:
+        if name in CLIP_REWARDS and encoder is None:
+            raise ValueError(f"{setting} holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
         return REWARDS[name](config, encoder, class_names)
     if name.startswith(PYIQA_PREFIX):
-        return PyiqaReward(name.removeprefix(PYIQA_PREFIX))
+        return PyiqaReward(name.removeprefix(PYIQA_PREFIX), setting)
     if ":" in name:
-        return _import_reward(name)
+        return _import_reward(name, setting)
     raise ValueError(
-        f"reward_funcs holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
+        f"{setting} holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
         "such as package.module:attribute."
     )
 
@@ -78,8 +85,8 @@ def build_rewards(config: SamplerConfig, class_names: Sequence[str], *, with_cli
     needs_clip = with_clip or needs_clip_encoder([*config.reward_funcs, *config.heldout_reward_funcs])
     encoder = load_clip_encoder(config.clip_model) if needs_clip else None
     trained, heldout = (
-        [build_reward(name, config, encoder, class_names) for name in names]
-        for names in (config.reward_funcs, config.heldout_reward_funcs)
+        [build_reward(name, config, encoder, class_names, setting) for name in getattr(config, setting)]
+        for setting in ("reward_funcs", "heldout_reward_funcs")
     )
     return TrainingRewards(encoder, trained, heldout)
 
@@ -121,7 +128,8 @@ def probe_rewards(
         noise = torch.rand(2 * num_each, 3, height, width, generator=torch.Generator().manual_seed(0))
         images = (low + (high - low) * noise).to(device).requires_grad_(differentiable)
         labels = torch.tensor([0, len(class_names) - 1], device=device).repeat_interleave(num_each)
-        names, seeds = [class_names[label] for label in labels.tolist()], tuple(range(len(labels)))
+        names = [class_names[int(label)] for label in labels.tolist()]
+        seeds = tuple(range(len(labels)))
         with torch.set_grad_enabled(differentiable):
             features = encoder.encode_images(images) if encoder is not None else None
             for reward in probed:
@@ -142,8 +150,9 @@ def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> No
         raise FloatingPointError(f"the gradient of reward {name!r} is not finite on an image of noise; correct it.")
 
 
-def _import_reward(path: str) -> RewardFunction:
+def _import_reward(path: str, setting: str) -> RewardFunction:
     module_name, _, attribute = path.partition(":")
+    reward: Any
     # a script's own folder is searched, but not the one it is run in
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
@@ -153,7 +162,7 @@ def _import_reward(path: str) -> RewardFunction:
             reward = getattr(reward, part)
     except (ImportError, AttributeError, ValueError) as error:
         raise ValueError(
-            f"reward_funcs holds {path!r}, which cannot be imported ({error}); give package.module:attribute of an "
+            f"{setting} holds {path!r}, which cannot be imported ({error}); give package.module:attribute of an "
             "installed package or of a module in the current folder."
         ) from error
     if inspect.isclass(reward):
@@ -161,33 +170,35 @@ def _import_reward(path: str) -> RewardFunction:
             reward = reward()
         except TypeError as error:
             raise ValueError(
-                f"reward_funcs holds {path!r}, a class that cannot be made without arguments ({error}); give a "
+                f"{setting} holds {path!r}, a class that cannot be made without arguments ({error}); give a "
                 "function or an object that is ready to be called."
             ) from error
     if not callable(reward):
-        raise ValueError(f"reward_funcs holds {path!r}, which is {type(reward).__name__} and cannot be called.")
+        raise ValueError(f"{setting} holds {path!r}, which is {type(reward).__name__} and cannot be called.")
     try:
         inspect.signature(reward).bind((), (), (), image_features=None, seeds=(), step=0)
     except TypeError as error:
         raise ValueError(
-            f"reward_funcs holds {path!r}, which cannot be called as a reward ({error}); "
+            f"{setting} holds {path!r}, which cannot be called as a reward ({error}); "
             "define it as f(images, class_names, labels, **kwargs)."
         ) from error
-    return reward
+    return cast(RewardFunction, reward)
 
 
 def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
-    encoder = _loaded(encoder, "clip_alignment")
+    assert encoder is not None
     return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
 
 
 def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
-    return ClassVarietyReward(_loaded(encoder, "class_variety"), class_names, config.clip_prompt)
+    assert encoder is not None
+    return ClassVarietyReward(encoder, class_names, config.clip_prompt)
 
 
 def _logdet_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    assert encoder is not None
     return LogDetVarietyReward(
-        _loaded(encoder, "logdet_variety"),
+        encoder,
         class_names,
         config.clip_prompt,
         memory=config.variety_memory,
@@ -195,12 +206,6 @@ def _logdet_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_na
         noise=config.variety_noise,
         centre_batches=config.variety_centre_batches,
     )
-
-
-def _loaded(encoder: ClipEncoder | None, name: str) -> ClipEncoder:
-    if encoder is None:
-        raise ValueError(f"reward_funcs holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
-    return encoder
 
 
 def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:

@@ -32,7 +32,9 @@ def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
         raise ValueError("class_names is empty; give --class_names A B ... or --classes FILE_OR_BUILT_IN_LIST.")
     if config.class_names and config.classes:
         raise ValueError(f"both class_names and classes ({config.classes!r}) are given; give one of them.")
-    return class_prompts(load_class_names(config.class_names or str(config.classes)), config.prompt_template)
+    return class_prompts(
+        load_class_names(config.class_names or str(config.classes)), config.prompt_template, argument="prompt_template"
+    )
 
 
 def build_sampler(
@@ -53,7 +55,11 @@ def build_sampler(
     """
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
-        config.model_name_or_path, scheduler=config.scheduler, revision=config.model_revision, torch_dtype=dtype
+        config.model_name_or_path,
+        scheduler=config.scheduler,
+        revision=config.model_revision,
+        torch_dtype=dtype,
+        argument="model_name_or_path",
     )
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])

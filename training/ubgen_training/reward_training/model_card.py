@@ -57,7 +57,7 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         texts={name: settings[name] for name in TEXT_SETTINGS},
         evaluations=[Evaluation(name, values[0], values[-1]) for name, values in _series(history, EVALUATED).items()],
         curves=[curve_of(name, values) for name, values in _series(history, CURVES).items()],
-        alarms=[entry["step"] for entry in history if "heldout/alarm" in entry],
+        alarms=[int(entry["step"]) for entry in history if "heldout/alarm" in entry],
         grids=list(dict.fromkeys([*grids[:1], *grids[-1:]])),
         grid_classes=[trainer.class_names[label] for label in dict.fromkeys(samples.labels.tolist())],
         versions=library_versions(),

@@ -1,7 +1,7 @@
 """What the trainers of a sampler share: labels in, per-rank noise, rewards averaged over ranks, exact checkpoints.
 
-All randomness of a batch comes from a hash of (seed, purpose, rank, update), so that a resumed run draws what an
-uninterrupted one would have drawn. Nothing is reported to anyone.
+All randomness of a batch comes from a hash of (seed, purpose, rank, update), so that a resumed run chooses what an
+uninterrupted one would have chosen. Nothing is reported to anyone.
 """
 
 from collections import defaultdict
@@ -87,16 +87,17 @@ class SamplerTrainer(CheckpointingTrainer):
             data_collator=_collate_labels,
             **kwargs,
         )
-        for component in (*self.reward_funcs, *heldout_reward_funcs, clip_encoder):
+        components: list[Any] = [*self.reward_funcs, *heldout_reward_funcs, clip_encoder]
+        for component in components:
             # not a plain function: an object that holds a model
             if hasattr(component, "to"):
                 component.to(args.device)
             if args.world_size > 1 and hasattr(component, "over_processes"):
                 component.over_processes(self.accelerator.gather, args.process_index)
         self.lora_average: WeightAverage | None = None
-        # fewer bytes than one batch's activations for a LoRA; for a whole UNet it would be gigabytes
+        # of a LoRA it takes less memory than one batch's activations; of a whole denoiser it would take gigabytes
         if args.lora_average_decay > 0 and model.train_method == "lora":
-            self.lora_average = WeightAverage(model.unet, args.lora_average_decay)
+            self.lora_average = WeightAverage(model.denoiser_network, args.lora_average_decay)
             self.add_callback(self.lora_average)
         self.reward_guards = self._build_reward_guards(model, heldout_reward_funcs, clip_encoder)
         self.add_callback(self.reward_guards)
@@ -114,7 +115,7 @@ class SamplerTrainer(CheckpointingTrainer):
             batch_size=args.per_device_train_batch_size,
             rank=args.process_index,
             num_ranks=args.world_size,
-            gather=lambda share: self.accelerator.gather(share.to(args.device)),
+            gather=self.gather_ranks,
         )
         weighted = list(zip(self.reward_funcs, check_reward_weights(self.reward_funcs, args.reward_weights)))
         every_steps = args.heldout_steps
@@ -150,7 +151,19 @@ class SamplerTrainer(CheckpointingTrainer):
     def average_over_ranks(self, metrics: dict[str, list[float]]) -> dict[str, float]:
         """The mean of each list over its values and all ranks; every rank must hold the same names."""
         means = torch.tensor([sum(values) / len(values) for values in metrics.values()], device=self.args.device)
-        return dict(zip(metrics, self.accelerator.reduce(means, reduction="mean").tolist()))
+        return dict(zip(metrics, self.mean_of_ranks(means).tolist()))
+
+    def gather_ranks(self, share: torch.Tensor) -> torch.Tensor:
+        """``share (s, ...)`` of every rank, joined along the first axis in rank order."""
+        joined = self.accelerator.gather(share.to(self.args.device))
+        assert isinstance(joined, torch.Tensor)
+        return joined
+
+    def mean_of_ranks(self, values: torch.Tensor) -> torch.Tensor:
+        """The mean over all ranks of ``values``, which have one shape everywhere."""
+        mean = self.accelerator.reduce(values, reduction="mean")
+        assert isinstance(mean, torch.Tensor)
+        return mean
 
     def run_facts(self) -> dict[str, Any]:
         """The base's, and the names of the rewards."""
@@ -198,19 +211,18 @@ class SamplerTrainer(CheckpointingTrainer):
         self._metrics.update(state["metrics"])
 
     def initial_modules(self) -> dict[str, nn.Module]:
-        """The sampler's networks."""
-        pipeline = self._sampler.pipeline
-        return {"unet": pipeline.unet, "vae": pipeline.vae, "text_encoder": pipeline.text_encoder}
+        """All networks that an image comes from."""
+        return self._sampler.pipeline.networks
 
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         """Write the LoRA or, where all weights are trained, the whole denoiser."""
         sampler = self._sampler
-        save_trained_weights(sampler.unet, sampler.train_method, folder, write=write)
+        save_trained_weights(sampler.denoiser_network, sampler.train_method, folder, write=write)
 
     def load_weights(self, folder: Path) -> None:
         """Read what :meth:`save_weights` wrote."""
         sampler = self._sampler
-        load_trained_weights(sampler.unet, sampler.train_method, folder)
+        load_trained_weights(sampler.denoiser_network, sampler.train_method, folder)
 
     @property
     def _sampler(self) -> SamplerModel:
@@ -236,7 +248,7 @@ class SamplerTrainer(CheckpointingTrainer):
         raise NotImplementedError("push with ubgen_training.reward_training.hub_push.TrainingPush.")
 
 
-def draw_seeds(count: int, generator: torch.Generator) -> list[int]:
+def choose_seeds(count: int, generator: torch.Generator) -> list[int]:
     """``count`` sample seeds in [0, 2**63) from a CPU generator."""
     return torch.randint(SEED_LIMIT - 1, (count,), generator=generator).tolist()
 

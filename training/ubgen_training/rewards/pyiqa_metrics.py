@@ -14,6 +14,7 @@ class PyiqaReward:
 
     Args:
         metric: pyiqa's name of it, such as ``musiq`` or ``clipiqa``.
+        setting: the one that names it, for errors.
 
     Raises:
         ValueError: pyiqa is not installed or has no such metric, its weights cannot be fetched, or it compares with a
@@ -22,16 +23,16 @@ class PyiqaReward:
 
     differentiable = True
 
-    def __init__(self, metric: str):
+    def __init__(self, metric: str, setting: str = "reward_funcs"):
         try:
             import pyiqa
         except ImportError as error:
             raise ValueError(
-                f"reward_funcs holds 'pyiqa:{metric}', but pyiqa is not installed; pip install 'ubgen[iqa]'."
+                f"{setting} holds 'pyiqa:{metric}', but pyiqa is not installed; pip install 'ubgen[iqa]'."
             ) from error
         if metric not in pyiqa.list_models():
             raise ValueError(
-                f"reward_funcs holds 'pyiqa:{metric}', which this pyiqa does not have; choose from "
+                f"{setting} holds 'pyiqa:{metric}', which this pyiqa does not have; choose from "
                 f"{', '.join(pyiqa.list_models(metric_mode='NR'))}."
             )
         try:
@@ -40,12 +41,12 @@ class PyiqaReward:
         except (OSError, RuntimeError, ImportError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
             raise ValueError(
-                f"reward_funcs holds 'pyiqa:{metric}', which pyiqa cannot build here ({first_line}); where its "
+                f"{setting} holds 'pyiqa:{metric}', which pyiqa cannot build here ({first_line}); where its "
                 "weights cannot be downloaded, put them into pyiqa's cache, or choose another metric."
             ) from error
         if self.metric.metric_mode != "NR":
             raise ValueError(
-                f"reward_funcs holds 'pyiqa:{metric}', which compares an image with a reference; choose from "
+                f"{setting} holds 'pyiqa:{metric}', which compares an image with a reference; choose from "
                 f"{', '.join(pyiqa.list_models(metric_mode='NR'))}."
             )
         self.metric.eval().requires_grad_(False)

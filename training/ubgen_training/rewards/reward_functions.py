@@ -126,7 +126,7 @@ def partner_share(num_classes: int, class_repeats: int, batch_size: int, group_s
     Args:
         num_classes: of the list.
         class_repeats: images of each in an epoch.
-        batch_size: images of a batch, drawn without putting back.
+        batch_size: images of a batch, none of them twice.
         group_size: images of a class that always come together.
     """
     if group_size > 1:

@@ -1,13 +1,13 @@
 """Which sampling steps carry gradient. One function per strategy, found by name in ``GRADIENT_STRATEGIES``.
 
-A strategy maps ``(num_steps, num_gradient_steps, generator)`` to a :class:`GradientPlan` and is called once per batch,
+A strategy maps ``(num_steps, num_gradient_steps, generator)`` to :class:`GradientSteps` and is called once per batch,
 so that a batch shares its steps; positions count from 0, the noisiest. Of the keyword arguments each takes what it
 needs: ``step_list`` (``steps``) and ``num_late_steps`` (``refl``).
 Skipped steps run the denoiser under ``no_grad``: their prediction is a constant, and only the scheduler's arithmetic
 carries gradient through them. K below is ``num_gradient_steps``, T is ``num_steps``.
 
-Deliberate deviations: ``random_tail`` draws its length up to K (AlignProp: up to T, which K = T gives), so that K
-bounds the memory, and never draws an empty tail; ``drtune`` leaves out that paper's early stop, which is ``refl``'s.
+Deliberate deviations: ``random_tail`` has a length of at most K (AlignProp: at most T, which K = T gives), so that K
+bounds the memory, and never an empty tail; ``drtune`` leaves out that paper's early stop, which is ``refl``'s.
 """
 
 from collections.abc import Callable, Sequence
@@ -18,7 +18,7 @@ import torch
 
 
 @dataclass(frozen=True)
-class GradientPlan:
+class GradientSteps:
     """How the gradient runs through one batch's sampling; see ``ubgen_pipeline.latent_denoising.denoising_steps``.
 
     ``steps`` are the positions whose denoiser call carries gradient; ``detach_inputs`` makes the latents that those
@@ -30,10 +30,10 @@ class GradientPlan:
     stop_at: int | None = None
 
 
-GradientStrategy = Callable[..., GradientPlan]
+GradientStrategy = Callable[..., GradientSteps]
 
 
-def even_k(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientPlan:
+def even_k(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
     """K evenly spaced steps, ``T // K`` apart, from an offset uniform in [0, T // K) (arXiv 2412.10831, appendix).
 
     Raises:
@@ -42,20 +42,20 @@ def even_k(num_steps: int, num_gradient_steps: int, generator: torch.Generator, 
     check_gradient_steps(num_steps, num_gradient_steps)
     interval = num_steps // num_gradient_steps
     offset = int(torch.randint(interval, (), generator=generator))
-    return GradientPlan(frozenset(offset + interval * k for k in range(num_gradient_steps)))
+    return GradientSteps(frozenset(offset + interval * k for k in range(num_gradient_steps)))
 
 
-def last_k(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientPlan:
+def last_k(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
     """The last K steps (DRaFT-K, Clark et al. 2024, section 3.2); K = 1 is DRaFT-1.
 
     Raises:
         ValueError: ``num_gradient_steps`` is not in [1, num_steps].
     """
     check_gradient_steps(num_steps, num_gradient_steps)
-    return GradientPlan(frozenset(range(num_steps - num_gradient_steps, num_steps)))
+    return GradientSteps(frozenset(range(num_steps - num_gradient_steps, num_steps)))
 
 
-def random_tail(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientPlan:
+def random_tail(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
     """The last k steps, k uniform in [1, K] (AlignProp, Prabhudesai et al. 2023, section 4).
 
     Raises:
@@ -63,16 +63,16 @@ def random_tail(num_steps: int, num_gradient_steps: int, generator: torch.Genera
     """
     check_gradient_steps(num_steps, num_gradient_steps)
     length = 1 + int(torch.randint(num_gradient_steps, (), generator=generator))
-    return GradientPlan(frozenset(range(num_steps - length, num_steps)))
+    return GradientSteps(frozenset(range(num_steps - length, num_steps)))
 
 
-def drtune(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientPlan:
+def drtune(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
     """The steps of :func:`even_k`, each reading constant latents (DRTune, Wu et al. 2024, Eq. 5).
 
     Raises:
         ValueError: ``num_gradient_steps`` is not in [1, num_steps].
     """
-    return GradientPlan(even_k(num_steps, num_gradient_steps, generator).steps, detach_inputs=True)
+    return GradientSteps(even_k(num_steps, num_gradient_steps, generator).steps, detach_inputs=True)
 
 
 def refl(
@@ -82,7 +82,7 @@ def refl(
     *,
     num_late_steps: int | None = None,
     **_: Any,
-) -> GradientPlan:
+) -> GradientSteps:
     """One step, uniform among the last ``num_late_steps``, and from it a jump (ReFL, Xu et al. 2023, Algorithm 1).
 
     ``num_gradient_steps`` has no part in it. ``num_late_steps`` None is the last quarter, as in the paper (10 of 40).
@@ -97,7 +97,7 @@ def refl(
             f"choose from 1 to {num_steps}."
         )
     step = num_steps - 1 - int(torch.randint(num_late_steps, (), generator=generator))
-    return GradientPlan(frozenset({step}), stop_at=step)
+    return GradientSteps(frozenset({step}), stop_at=step)
 
 
 def steps(
@@ -107,7 +107,7 @@ def steps(
     *,
     step_list: Sequence[int] | None = None,
     **_: Any,
-) -> GradientPlan:
+) -> GradientSteps:
     """The positions in ``step_list``; ``num_gradient_steps`` has no part in it.
 
     Raises:
@@ -123,12 +123,12 @@ def steps(
             f"gradient_step_list holds {outside}, but sampling takes {num_steps} steps (num_inference_steps); "
             f"choose positions from 0, the noisiest, to {num_steps - 1}."
         )
-    return GradientPlan(frozenset(positions))
+    return GradientSteps(frozenset(positions))
 
 
-def full(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientPlan:
+def full(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
     """Every step; ``num_gradient_steps`` has no part in it."""
-    return GradientPlan(frozenset(range(num_steps)))
+    return GradientSteps(frozenset(range(num_steps)))
 
 
 GRADIENT_STRATEGIES: dict[str, GradientStrategy] = {

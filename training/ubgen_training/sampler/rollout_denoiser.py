@@ -1,6 +1,6 @@
-"""The UNet as the sampling steps without gradient call it; they are nine tenths of a training step's UNet calls.
+"""The denoiser as the sampling steps without gradient call it: nine tenths of a training step's denoiser calls.
 
-It gives the trained UNet's predictions up to rounding, from a second UNet that shares all frozen weights with it:
+It gives the trained denoiser's predictions up to rounding, from a second one that shares all frozen weights with it:
 
 - in float32 the LoRA is fused into a copy of the weights it touches, written anew from the frozen ones before every
   rollout, so that rounding never adds up;
@@ -16,11 +16,11 @@ import copy
 import os
 import warnings
 from collections.abc import Callable
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import ModelMixin
 from diffusers.models.activations import GEGLU
-from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
@@ -36,35 +36,35 @@ class RolloutDenoiser:
     Call :meth:`refresh` before every rollout.
 
     Args:
-        unet: the trained one, with its LoRA if it has one.
+        network: the trained one, with its LoRA if it has one.
         compiled_rows: N for which it is compiled; None compiles nothing. Where compiling fails, a warning says what
             that costs, and it goes on uncompiled.
     """
 
-    def __init__(self, unet: UNet2DConditionModel, compiled_rows: int | None = None):
-        self.unet = unet
+    def __init__(self, network: ModelMixin, compiled_rows: int | None = None):
+        self.network = network
         self.compiled_rows = compiled_rows
-        self._twin: UNet2DConditionModel | None = None
+        self._twin: ModelMixin | None = None
         self._shared: list[torch.Tensor] = []
         self._compiled: Callable | None = None
 
     def refresh(self) -> bool:
-        """Take over the LoRA's weights as they are now; False where the UNet itself must be called.
+        """Take over the LoRA's weights as they are now; False where the denoiser itself must be called.
 
         That is so in float32 under autocast, which would cast the fused weights to 16 bits.
         """
-        weights = [*self.unet.parameters(), *self.unet.buffers()]
+        weights = [*self.network.parameters(), *self.network.buffers()]
         device = weights[0].device.type
-        if not _is_16_bit(self.unet) and torch.is_autocast_enabled(device):
+        if not _is_16_bit(self.network) and torch.is_autocast_enabled(device):
             return False
         # a launcher may replace the weights after the first rollout
         if self._twin is None or [id(weight) for weight in weights] != [id(weight) for weight in self._shared]:
             if device == "cuda":
-                put_channels_last(self.unet)
-            self._twin, self._shared = twin_unet(self.unet), weights
+                put_channels_last(self.network)
+            self._twin, self._shared = twin_network(self.network), weights
             self._compiled = self._compile(self._twin) if self.compiled_rows else None
-        copy_lora(self.unet, self._twin)
-        if self.compiled_rows is None and device == "cpu" and _can_pack(self.unet):
+        copy_lora(self.network, self._twin)
+        if self.compiled_rows is None and device == "cpu" and _can_pack(self.network):
             # what was packed before is left alone: these are the layers just written, and at first all
             pack_products(self._twin)
         return True
@@ -81,7 +81,7 @@ class RolloutDenoiser:
             prediction = call(latents.to(dtype), timestep, prompt_embeds.to(dtype), return_dict=False)[0]
         return prediction.to(latents.dtype)
 
-    def _compile(self, twin: UNet2DConditionModel) -> Callable:
+    def _compile(self, twin: ModelMixin) -> Callable:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache_folder()))
         return torch.compile(twin, dynamic=False)
 
@@ -94,7 +94,7 @@ class RolloutDenoiser:
         # the compiler, the C++ compiler and Triton each fail in ways of their own
         except Exception as error:
             plain = self._twin(*inputs, return_dict=return_dict)
-            # inputs that the UNet itself does not take have raised their own error here
+            # inputs that the denoiser itself does not take have raised their own error here
             self._compiled = None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(
@@ -105,30 +105,30 @@ class RolloutDenoiser:
             return plain
 
 
-def twin_unet(unet: UNet2DConditionModel) -> UNet2DConditionModel:
-    """A UNet without gradient on the same frozen weights; with what :func:`copy_lora` fills in, it answers as that.
+def twin_network(network: ModelMixin) -> ModelMixin:
+    """A network without gradient on the same frozen weights; with what :func:`copy_lora` fills in, it answers as that.
 
     In float32 its layers with a LoRA are plain ones with weights of their own; in 16 bits they are such layers whose
-    LoRA is in 16 bits. A ``unet`` without LoRA gives one that shares everything, trained weights included.
+    LoRA is in 16 bits. A ``network`` without LoRA gives one that shares everything, trained weights included.
     """
-    own = {id(weight) for layer in lora_layers(unet).values() for weight in _lora_weights(layer)}
-    memo = {id(w): w for w in (*unet.parameters(), *unet.buffers()) if id(w) not in own}
-    twin = copy.deepcopy(unet, memo)
+    own = {id(weight) for layer in lora_layers(network).values() for weight in _lora_weights(layer)}
+    memo = {id(w): w for w in (*network.parameters(), *network.buffers()) if id(w) not in own}
+    twin = copy.deepcopy(network, memo)
     for name, layer in lora_layers(twin).items():
-        if _is_16_bit(unet):
+        if _is_16_bit(network):
             for weight in _lora_weights(layer):
                 weight.requires_grad_(False)
-                weight.data = weight.data.to(unet.dtype)
+                weight.data = weight.data.to(network.dtype)
         else:
             _replace(twin, name, _own_weight(layer.get_base_layer()))
     return twin
 
 
 @torch.no_grad()
-def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
-    """Write the LoRA of ``unet`` as it is now into its twin of :func:`twin_unet`."""
-    for name, layer in lora_layers(unet).items():
-        other = twin.get_submodule(name)
+def copy_lora(network: ModelMixin, twin: ModelMixin) -> None:
+    """Write the LoRA of ``network`` as it is now into its twin of :func:`twin_network`."""
+    for name, layer in lora_layers(network).items():
+        other: Any = twin.get_submodule(name)
         if isinstance(other, BaseTunerLayer):
             for source, target in zip(_lora_weights(layer), _lora_weights(other), strict=True):
                 target.copy_(source)
@@ -143,34 +143,34 @@ def copy_lora(unet: UNet2DConditionModel, twin: UNet2DConditionModel) -> None:
             _replace(twin, name, fused)
 
 
-def put_channels_last(unet: UNet2DConditionModel) -> None:
+def put_channels_last(network: nn.Module) -> None:
     """Lay the frozen convolutions' weights out as a GPU's tensor cores read them; no value changes."""
-    for module in unet.modules():
+    for module in network.modules():
         if isinstance(module, nn.Conv2d) and not module.weight.requires_grad:
             module.weight.data = module.weight.data.to(memory_format=torch.channels_last)
 
 
-def _own_weight(layer: nn.Module) -> nn.Module:
+def _own_weight(layer: nn.Module) -> Any:
     """The same layer with a weight of its own; its bias is shared."""
     shared = {id(parameter): parameter for name, parameter in layer.named_parameters() if name != "weight"}
     return copy.deepcopy(layer, shared).requires_grad_(False)
 
 
-def _replace(unet: nn.Module, name: str, layer: nn.Module) -> None:
+def _replace(network: nn.Module, name: str, layer: nn.Module) -> None:
     parent, _, child = name.rpartition(".")
-    setattr(unet.get_submodule(parent), child, layer)
+    setattr(network.get_submodule(parent), child, layer)
 
 
-def _can_pack(unet: nn.Module) -> bool:
+def _can_pack(network: nn.Module) -> bool:
     """Whether all weights that are packed once are frozen, and those with a LoRA are packed layer by layer."""
-    names = lora_layers(unet)
-    in_pairs = any(isinstance(unet.get_submodule(name.rpartition(".")[0]), GEGLU) for name in names)
-    return bool(names) and not in_pairs and not _is_16_bit(unet)
+    names = lora_layers(network)
+    in_pairs = any(isinstance(network.get_submodule(name.rpartition(".")[0]), GEGLU) for name in names)
+    return bool(names) and not in_pairs and not _is_16_bit(network)
 
 
-def _lora_weights(layer: LoraLayer) -> list[nn.Parameter]:
+def _lora_weights(layer: Any) -> list[nn.Parameter]:
     return [weight for name, weight in layer.named_parameters() if "lora_" in name]
 
 
-def _is_16_bit(unet: nn.Module) -> bool:
-    return next(unet.parameters()).dtype in (torch.float16, torch.bfloat16)
+def _is_16_bit(network: nn.Module) -> bool:
+    return next(network.parameters()).dtype in (torch.float16, torch.bfloat16)

@@ -1,7 +1,7 @@
 """The model that the trainer trains: class labels and seeds in, differentiable images out.
 
-One forward is a whole rollout, so that DistributedDataParallel sees one call per step. Only the LoRA-adapted UNet is
-a registered module; the VAE and the text features are frozen and stay out of the state dict.
+One forward is a whole rollout, so that DistributedDataParallel sees one call per step. Only the denoiser is a
+registered module; the VAE and the text features are frozen and stay out of the state dict.
 Shapes: B samples, N classes, L tokens, D text width, H x W pixels.
 """
 
@@ -21,7 +21,7 @@ from ubgen_pipeline.pipeline import UbGenPipeline
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 from ..lora.adapter import LoraSettings, add_lora, check_train_method, train_all_weights
-from .gradient_steps import GradientPlan
+from .gradient_steps import GradientSteps
 from .reference_distance import ReferenceDistance
 from .rollout_denoiser import RolloutDenoiser
 
@@ -46,15 +46,15 @@ class SamplerModel(ModuleWithFrozenParts):
     """A sampler with a trainable LoRA.
 
     Args:
-        pipeline: with the scheduler to train under already set; its UNet gets the adapter.
+        pipeline: with the scheduler to train under already set; its denoiser gets the adapter.
         prompts: N prompts, in label order; encoded once, here.
         lora: see :class:`LoraSettings`.
         sampling: see :class:`SamplingSettings`.
         seed: of the LoRA's initial weights.
-        train_method: ``lora``, or ``full``: every weight of the UNet is trained, in float32, and there is no adapter.
+        train_method: ``lora``, or ``full``: every weight of the denoiser is trained, in float32, without an adapter.
 
     Raises:
-        ValueError: an unknown method, a rank or ``decode_batch_size`` below 1, or target modules the UNet does not
+        ValueError: an unknown method, a rank or ``decode_batch_size`` below 1, or target modules the denoiser does not
             have.
     """
 
@@ -81,25 +81,26 @@ class SamplerModel(ModuleWithFrozenParts):
             self.prompt_embeds = pipeline.encode_prompts(prompts)
             self.negative_prompt_embeds = pipeline.encode_prompts([""])
         pipeline.vae.requires_grad_(False)
-        pipeline.text_encoder.requires_grad_(False)
+        for text_encoder in pipeline.text_networks.values():
+            text_encoder.requires_grad_(False)
         self.train_method = train_method
-        self.unet = pipeline.unet
+        self.denoiser_network = pipeline.denoiser_network
         if train_method == "lora":
-            add_lora(self.unet, lora, seed)
+            add_lora(self.denoiser_network, lora, seed)
         else:
-            train_all_weights(self.unet)
+            train_all_weights(self.denoiser_network)
             self.prompt_embeds = self.prompt_embeds.float()
             self.negative_prompt_embeds = self.negative_prompt_embeds.float()
         self._rollout_denoiser: RolloutDenoiser | None = None
 
     def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
-        """Call the UNet of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
+        """Call the denoiser of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
 
         ``compiled_batch_size`` is the B for which it is compiled; None compiles nothing.
         """
         rows = 1 + (self.sampling.guidance_scale > 1)
         self._rollout_denoiser = RolloutDenoiser(
-            self.unet, None if compiled_batch_size is None else rows * compiled_batch_size
+            self.denoiser_network, None if compiled_batch_size is None else rows * compiled_batch_size
         )
 
     @property
@@ -118,7 +119,7 @@ class SamplerModel(ModuleWithFrozenParts):
         self,
         labels: torch.Tensor,
         seeds: Sequence[int],
-        gradient_plan: GradientPlan | None = None,
+        gradient_steps: GradientSteps | None = None,
         *,
         with_distance: bool = False,
     ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
@@ -127,17 +128,18 @@ class SamplerModel(ModuleWithFrozenParts):
         Args:
             labels: ``(B,)`` positions in the prompts.
             seeds: B integers in [0, 2**63): the noise, initial and of every step.
-            gradient_plan: which UNet calls carry gradient, and whether sampling stops early; None: all, to the end.
+            gradient_steps: which of the denoiser's calls carry gradient, and whether sampling stops early; None: all,
+                to the end.
             with_distance: also return the distance ``(B,)`` to the model without its adapter at those calls; see
                 :mod:`ubgen_training.sampler.reference_distance`.
 
         Raises:
-            ValueError: the plan does not fit the steps; see :func:`denoising_steps`.
+            ValueError: they do not fit the steps; see :func:`denoising_steps`.
         """
         denoiser = self.predict
         if with_distance:
-            denoiser = ReferenceDistance(denoiser, self.unet, self.sampling.guidance_scale)
-        for step in self.denoise(labels, seeds, gradient_plan, denoiser):
+            denoiser = ReferenceDistance(denoiser, self.denoiser_network, self.sampling.guidance_scale)
+        for step in self.denoise(labels, seeds, gradient_steps, denoiser):
             latents = step.latents
         images = self.decode(latents)
         return (images, denoiser.mean()) if isinstance(denoiser, ReferenceDistance) else images
@@ -146,14 +148,14 @@ class SamplerModel(ModuleWithFrozenParts):
         self,
         labels: torch.Tensor,
         seeds: Sequence[int],
-        gradient_plan: GradientPlan | None = None,
+        gradient_steps: GradientSteps | None = None,
         denoiser: Denoiser | None = None,
     ) -> Iterator[DenoisingStep]:
         """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
 
         ``denoiser`` stands in for :meth:`predict`; None takes that.
         """
-        scheduler, device = self.pipeline.scheduler, self.unet.device
+        scheduler, device = self.pipeline.scheduler, self.denoiser_network.device
         scheduler.set_timesteps(self.sampling.num_inference_steps, device=device)
         labels = labels.to(self.prompt_embeds.device)
         latents = draw_latents(seeds, self.latent_shape).to(device) * scheduler.init_noise_sigma
@@ -165,18 +167,18 @@ class SamplerModel(ModuleWithFrozenParts):
             negative_prompt_embeds=self.negative_prompt_embeds.expand(len(labels), -1, -1),
             guidance_scale=self.sampling.guidance_scale,
             generators=step_generators(seeds),
-            gradient_steps=None if gradient_plan is None else gradient_plan.steps,
-            detach_inputs=gradient_plan is not None and gradient_plan.detach_inputs,
-            stop_at=None if gradient_plan is None else gradient_plan.stop_at,
+            gradient_steps=None if gradient_steps is None else gradient_steps.steps,
+            detach_inputs=gradient_steps is not None and gradient_steps.detach_inputs,
+            stop_at=None if gradient_steps is None else gradient_steps.stop_at,
             eta=self.sampling.eta,
         )
 
     def predict(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The UNet's prediction ``(N, C, h, w)``, as :meth:`UbGenPipeline.denoiser` gives it, in the latents' dtype.
+        """The prediction ``(N, C, h, w)`` that :meth:`UbGenPipeline.denoiser` gives, in the latents' dtype.
 
-        A 16-bit UNet runs in its own precision: autocast would widen every normalisation to float32.
+        A 16-bit denoiser runs in its own precision: autocast would widen every normalisation to float32.
         """
-        dtype = next(self.unet.parameters()).dtype
+        dtype = next(self.denoiser_network.parameters()).dtype
         with _precision_of(dtype, latents.device):
             prediction = self.pipeline.denoiser(latents.to(dtype), timestep, prompt_embeds.to(dtype))
         return prediction.to(latents.dtype)
@@ -201,7 +203,7 @@ class SamplerModel(ModuleWithFrozenParts):
         if self.sampling.decode_batch_size is None:
             return self._decode(latents).float()
         images = [
-            # the VAE's decoder draws nothing, so there is no random state to restore
+            # nothing in the VAE's decoder is random, so there is no random state to restore
             checkpoint(self._decode, rows, use_reentrant=False, preserve_rng_state=False)
             for rows in latents.split(self.sampling.decode_batch_size)
         ]
@@ -212,8 +214,8 @@ class SamplerModel(ModuleWithFrozenParts):
             return self.pipeline.decode_latents(latents)
 
     def activation_checkpointing_enable(self, **_: Any) -> None:
-        """Recompute UNet and VAE activations in the backward pass instead of keeping them; options are not used."""
-        self.unet.enable_gradient_checkpointing()
+        """Recompute activations of denoiser and VAE in the backward pass; options are not used."""
+        self.denoiser_network.enable_gradient_checkpointing()
         self.pipeline.vae.enable_gradient_checkpointing()
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
@@ -221,8 +223,8 @@ class SamplerModel(ModuleWithFrozenParts):
         self.activation_checkpointing_enable(**kwargs)
 
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """The VAE and the text encoder."""
-        return (self.pipeline.vae, self.pipeline.text_encoder)
+        """The VAE and the text encoders."""
+        return (self.pipeline.vae, *self.pipeline.text_networks.values())
 
     def move_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """The prompts' features move with the model."""

@@ -34,7 +34,9 @@ def train(config: TextualInversionConfig) -> Path:
     if config.images is None:
         raise ValueError("images is missing; give a folder of images.")
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
-    pipeline = load_pipeline(config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype)
+    pipeline = load_pipeline(
+        config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype, argument="model_name_or_path"
+    )
     height, width = (side * pipeline.vae_scale_factor for side in pipeline.latent_shape()[-2:])
     images = read_images(config.images, height, width)
     if config.mirror_images:

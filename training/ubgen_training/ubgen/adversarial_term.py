@@ -1,7 +1,7 @@
 """The adversarial term L_en (paper Eq. 5, Alg. 1): image features as a whole shall look like class names as a whole.
 
 The discriminator learns to tell text features of class names from image features, the generator to fool it. The text
-feature set against an image is of any **other** class of the whole list, drawn uniformly, so the term carries no
+feature set against an image is of any **other** class of the whole list, chosen uniformly, so the term carries no
 information on the image's own class. Features are unnormalised.
 Two options against a discriminator that wins outright, neither in the paper: instance noise on all features it sees
 (arXiv 1610.04490) and the R1 penalty (arXiv 1801.04406).
@@ -18,15 +18,15 @@ from torch.nn.functional import logsigmoid
 from .discriminator import Discriminator, gradient_penalty
 
 ADVERSARIAL_FORMS = ("minimax", "non_saturating")
-TEXT_DRAWS = ("other_class", "batch_permutation")
+TEXT_CHOICES = ("other_class", "batch_permutation")
 
 
 @dataclass(frozen=True)
 class AdversarialSettings:
     """How the term is computed and its discriminator trained; defaults are the paper's, Table 5.
 
-    ``form`` and ``text_draw`` have the released code's variants (``non_saturating``, ``batch_permutation``: the first
-    B classes in random order, own class included) for comparison; so has the discriminator's own form.
+    ``form`` and ``text_choice`` have the released code's variants for comparison (``non_saturating``, and
+    ``batch_permutation``: the first B classes in random order, own class included); so has the discriminator's form.
 
     Args:
         hidden_dim, activation: of the discriminator; None takes those of ``discriminator_form``.
@@ -46,7 +46,7 @@ class AdversarialSettings:
     noise_steps: int | None = None
     r1: float = 0.0
     form: str = "minimax"
-    text_draw: str = "other_class"
+    text_choice: str = "other_class"
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class AdversarialTerm:
         average: maps a gradient to its mean over all ranks; None on one process.
 
     Raises:
-        ValueError: fewer than two classes, an unknown form or draw, or a negative noise or R1 weight.
+        ValueError: fewer than two classes, an unknown form or choice of texts, or a negative noise or R1 weight.
     """
 
     def __init__(
@@ -91,8 +91,8 @@ class AdversarialTerm:
             )
         if settings.form not in ADVERSARIAL_FORMS:
             raise ValueError(f"adversarial_form is {settings.form!r}; choose one of {', '.join(ADVERSARIAL_FORMS)}.")
-        if settings.text_draw not in TEXT_DRAWS:
-            raise ValueError(f"adversarial_text is {settings.text_draw!r}; choose one of {', '.join(TEXT_DRAWS)}.")
+        if settings.text_choice not in TEXT_CHOICES:
+            raise ValueError(f"adversarial_text is {settings.text_choice!r}; choose one of {', '.join(TEXT_CHOICES)}.")
         for name, value in (("discriminator_noise", settings.noise), ("discriminator_r1", settings.r1)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; choose 0 or more.")
@@ -115,15 +115,15 @@ class AdversarialTerm:
             weight_decay=settings.weight_decay,
         )
 
-    def draw_text_features(self, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
+    def choose_text_features(self, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Text features ``(B, F)`` to set against images of ``labels (B,)``; ``generator`` is a CPU one."""
-        if self.settings.text_draw == "batch_permutation":
-            drawn = torch.randperm(len(labels), generator=generator).to(labels.device) % len(self.text_features)
+        if self.settings.text_choice == "batch_permutation":
+            chosen = torch.randperm(len(labels), generator=generator).to(labels.device) % len(self.text_features)
         else:
             # 1 to N - 1 places further on, modulo N, is uniform over all classes but the own one
             shift = torch.randint(1, len(self.text_features), (len(labels),), generator=generator)
-            drawn = (labels + shift.to(labels.device)) % len(self.text_features)
-        return self.text_features[drawn]
+            chosen = (labels + shift.to(labels.device)) % len(self.text_features)
+        return self.text_features[chosen]
 
     @property
     def noise_std(self) -> float:
@@ -138,7 +138,7 @@ class AdversarialTerm:
         """L_en ``(B,)`` of image and text features ``(B, F)``; its gradient is for the images.
 
         ``minimax`` is Eq. 5, log D(text) + log(1 - D(image)); ``non_saturating`` is -log D(image).
-        The instance noise, if any, is drawn from ``generator``, a CPU one.
+        The instance noise, if any, comes from ``generator``, a CPU one.
         """
         image_logits = self.discriminator(self._add_noise(image_features.float(), generator))
         if self.settings.form == "non_saturating":
@@ -151,7 +151,7 @@ class AdversarialTerm:
         """One step of the discriminator on image features (taken as constants) and text features, both ``(B, F)``.
 
         It maximises Eq. 5, which is binary cross entropy with text as 1 and image as 0, less the R1 penalty.
-        The instance noise, if any, is drawn from ``generator``, a CPU one.
+        The instance noise, if any, comes from ``generator``, a CPU one.
         """
         image_features = self._add_noise(image_features.detach().float(), generator)
         text_features = self._add_noise(text_features, generator)
@@ -184,7 +184,7 @@ class AdversarialTerm:
         )
 
     def _add_noise(self, features: torch.Tensor, generator: torch.Generator | None) -> torch.Tensor:
-        # drawing nothing where there is no noise leaves the batch's other draws as they are
+        # where there is no noise, the generator stays as it is: what the batch takes from it next must not change
         if not self.noise_std:
             return features
         return features + self.noise_std * torch.randn(features.shape, generator=generator).to(features.device)

@@ -7,7 +7,7 @@ import torch
 from ubgen_pipeline.inference.settings import COMPILE_CHOICES, compile_pays
 
 from ..reward_training.config import SamplerConfig
-from ..sampler.gradient_steps import GRADIENT_STRATEGIES, GradientPlan, gradient_strategy
+from ..sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, gradient_strategy
 
 
 @dataclass
@@ -38,7 +38,10 @@ class UbGenConfig(SamplerConfig):
         default=None, metadata={"help": "For the strategy steps: the positions, 0 being the noisiest."}
     )
     num_late_steps: int | None = field(
-        default=None, metadata={"help": "For refl: it stops at one of so many last steps. Default: a quarter of them."}
+        default=None,
+        metadata={
+            "help": "For refl: sampling ends at a step that is chosen among this many last ones. Default: a quarter."
+        },
     )
     reward_micro_batch_size: int | None = field(
         default=None,
@@ -138,7 +141,7 @@ class UbGenConfig(SamplerConfig):
                 )
         super().__post_init__()
         # PNDM walks one step more than asked for; the trainer checks against the scheduler's own count
-        self.draw_gradient_plan(self.num_inference_steps + (self.scheduler == "pndm"), torch.Generator())
+        self.choose_gradient_steps(self.num_inference_steps + (self.scheduler == "pndm"), torch.Generator())
 
     def measures_reference(self, step: int) -> bool:
         """Whether the update after ``step`` others measures the distance to the untrained model."""
@@ -158,8 +161,8 @@ class UbGenConfig(SamplerConfig):
         rows = 1 + (self.guidance_scale > 1)
         return compile_pays(round(num_images * num_steps * rows), self.device.type)
 
-    def draw_gradient_plan(self, num_steps: int, generator: torch.Generator) -> GradientPlan:
-        """The gradient's way through one batch's ``num_steps`` steps; ``generator`` is a CPU one.
+    def choose_gradient_steps(self, num_steps: int, generator: torch.Generator) -> GradientSteps:
+        """Which of one batch's ``num_steps`` sampling steps carry gradient; ``generator`` is a CPU one.
 
         Raises:
             ValueError: the strategy's settings do not fit that many steps.

@@ -89,7 +89,7 @@ class UbGenLoss:
         """The loss of ``images (B, 3, H, W)`` with ``labels (B,)``; the discriminator then takes its own step.
 
         Args:
-            generator: a CPU generator, from which the other classes are drawn.
+            generator: a CPU generator, by which the other classes are chosen.
             seeds: handed on to the rewards.
             step: handed on to the rewards and named in errors.
 
@@ -119,7 +119,7 @@ class UbGenLoss:
                 if reads_whole_batch(reward):
                     differentiate(reward, weight, batch.whole())
             if self.adversarial is not None and batch.features is not None:
-                text_features = self.adversarial.draw_text_features(labels, generator)
+                text_features = self.adversarial.choose_text_features(labels, generator)
                 term = self.adversarial.generator_loss(batch.features, text_features, generator).mean()
                 check_finite(term, "the adversarial term", step)
                 total = total + self.adversarial_weight * term.detach()
@@ -154,7 +154,7 @@ class UbGenLoss:
     ) -> dict[str, float]:
         """One step of the discriminator alone on ``images (B, 3, H, W)``; returns what to log."""
         assert self.encoder is not None and self.adversarial is not None
-        text_features = self.adversarial.draw_text_features(labels, generator)
+        text_features = self.adversarial.choose_text_features(labels, generator)
         return self._update_discriminator(self.encoder.encode_images(images), text_features, generator)
 
     def _update_discriminator(

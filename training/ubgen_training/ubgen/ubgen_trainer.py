@@ -14,7 +14,7 @@ from ubgen_pipeline.initial_latents import sample_seed
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.micro_steps import MicroSteps
-from ..reward_training.trainer import SamplerTrainer, draw_seeds
+from ..reward_training.trainer import SamplerTrainer, choose_seeds
 from ..rewards.reward_functions import RewardFunction, check_finite, check_partners
 from ..sampler.sampler_model import SamplerModel
 from .adversarial_term import AdversarialSettings, AdversarialTerm
@@ -38,6 +38,7 @@ class UbGenTrainer(SamplerTrainer):
         ValueError: settings that do not fit together, the steps of this scheduler, or the launcher.
     """
 
+    args: UbGenConfig
     tags = ("ubgen", "text-to-image", "lora")
     # the loss is a mean over the micro-batch, so accumulation still has to divide it
     loss_is_scaled_for_ga = False
@@ -76,13 +77,13 @@ class UbGenTrainer(SamplerTrainer):
         )
         self._num_steps = model.num_steps
         # once before the first step, so that settings which do not fit this scheduler's steps end here
-        args.draw_gradient_plan(self._num_steps, torch.Generator())
+        args.choose_gradient_steps(self._num_steps, torch.Generator())
         self._speed_up_rollouts(model)
         self._warmed_up = adversarial is None
         self._micro_steps = MicroSteps(first=1)
 
     def _speed_up_rollouts(self, model: SamplerModel) -> None:
-        # sharded weights are whole only inside the UNet's own forward
+        # sharded weights are whole only inside the denoiser's own forward
         if self.is_fsdp_enabled or self.is_deepspeed_enabled:
             return
         args, batch_size = self.args, self.args.per_device_train_batch_size
@@ -110,13 +111,13 @@ class UbGenTrainer(SamplerTrainer):
             noise_steps=args.discriminator_noise_steps,
             r1=args.discriminator_r1,
             form=args.adversarial_form,
-            text_draw=args.adversarial_text,
+            text_choice=args.adversarial_text,
         )
         return AdversarialTerm(
             clip_encoder.encode_texts(self.class_names).to(args.device),
             settings,
             seed=args.seed,
-            average=lambda gradient: self.accelerator.reduce(gradient, reduction="mean"),
+            average=self.mean_of_ranks,
         )
 
     def training_step(self, model: nn.Module, inputs: dict[str, Any], num_items_in_batch: Any = None) -> torch.Tensor:
@@ -136,12 +137,13 @@ class UbGenTrainer(SamplerTrainer):
         labels, step = inputs["labels"], self.state.global_step
         micro_step = self._micro_steps.next(step)
         generator = self._generator(f"train/{micro_step}", step)
-        seeds = draw_seeds(len(labels), generator)
-        # of all ranks alike: sharded ones gather the weights together, so they must call the UNet equally often
-        plan_seed = sample_seed(self.args.seed, f"gradient plan/{micro_step}", step)
-        plan = self.args.draw_gradient_plan(self._num_steps, torch.Generator().manual_seed(plan_seed))
+        seeds = choose_seeds(len(labels), generator)
+        # of all ranks alike: sharded ones gather the weights together, so they must call the denoiser equally often
+        # "plan" is what the first version called them; the name is hashed
+        steps_seed = sample_seed(self.args.seed, f"gradient plan/{micro_step}", step)
+        gradient_steps = self.args.choose_gradient_steps(self._num_steps, torch.Generator().manual_seed(steps_seed))
         with_distance = self.args.measures_reference(step)
-        drawn = model(labels=labels, seeds=seeds, gradient_plan=plan, with_distance=with_distance)
+        drawn = model(labels=labels, seeds=seeds, gradient_steps=gradient_steps, with_distance=with_distance)
         images, distance = drawn if with_distance else (drawn, None)
         report = self.ubgen_loss(images, self._names_of(labels), labels, generator=generator, seeds=seeds, step=step)
         self.add_metrics(report.metrics)
@@ -156,7 +158,8 @@ class UbGenTrainer(SamplerTrainer):
 
     def _warm_up_discriminator(self) -> None:
         """Train the discriminator alone on the untrained generator's images, by default for one epoch."""
-        args, batch_size = self.args, self.args.per_device_train_batch_size
+        args, batch_size, model = self.args, self.args.per_device_train_batch_size, self.model
+        assert model is not None and self.train_dataset is not None
         all_labels = torch.tensor(self.train_dataset["label"]).repeat(args.images_per_class_in_batch)
         global_batch, num_labels = batch_size * args.world_size, len(all_labels)
         num_steps = args.discriminator_warmup_steps
@@ -170,7 +173,7 @@ class UbGenTrainer(SamplerTrainer):
             order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(order_seed))
             labels = all_labels[order[positions % num_labels]].to(args.device)
             with torch.no_grad():
-                images = self.model(labels=labels, seeds=draw_seeds(batch_size, generator))
+                images = model(labels=labels, seeds=choose_seeds(batch_size, generator))
             metrics = self.ubgen_loss.warm_up_discriminator(images, labels, generator)
             for name, value in metrics.items():
                 history[name].append(value)

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 from safetensors import safe_open
-from train_ddpo import main
 
 from support import ROOT
+from ubgen_training.ddpo.command import main
 
 SCRIPT = ROOT / "training" / "train_ddpo.py"
 FLAGS = [

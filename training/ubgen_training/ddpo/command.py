@@ -1,0 +1,52 @@
+"""Fine-tune a text-to-image model's LoRA from class names by policy gradient, with any rewards.
+
+    accelerate launch -m ubgen_training.ddpo --config SETTINGS.yaml --output_dir out
+    python -m ubgen_training.ddpo --class_names circle star --reward_funcs jpeg_size --num_inference_steps 10
+
+Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lists them.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from ..command import run_training
+from ..reward_training.build_rewards import build_rewards, probe_rewards
+from ..reward_training.command import build_sampler, start_training, train_and_write
+from ..sampler.sampler_model import SamplingSettings
+from .ddpo_config import DDPOConfig
+from .ddpo_trainer import DDPOTrainer
+from .policy_sampler import PolicySampler
+
+
+def train(config: DDPOConfig) -> Path:
+    """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Raises:
+        ValueError: a setting that cannot work, found before any training.
+        FloatingPointError: a reward or the loss became NaN or infinite.
+    """
+    start = start_training(config)
+    encoder, rewards, heldout = build_rewards(config, start.class_names)
+    sampling = SamplingSettings(
+        config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
+    )
+    sampler = build_sampler(config, start.prompts, PolicySampler, sampling, log_probability=config.log_probability)
+    trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
+    height, width = sampler.image_size
+    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
+    probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
+    return train_and_write(trainer, start, card_method(config))
+
+
+def card_method(config: DDPOConfig) -> str:
+    """A sentence of Markdown on how ``config`` trains, for the model card."""
+    against = "others of their group" if config.advantages == "group" else "recent ones of their class"
+    return (
+        "Weights trained by policy gradient ([DDPO](https://arxiv.org/abs/2305.13301)) on the rewards below, samples "
+        f"being held against {against}."
+    )
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
+    return run_training(train, DDPOConfig, argv, prog=f"python -m {__package__}", description=__doc__ or "")
