@@ -234,7 +234,7 @@ def test_modules_and_rooms_are_told_apart():
     }
     # one import of each form
     assert "ubgen_pipeline.mini.mini_clip_path" in imports_of(ROOT / "ubgen_pipeline/mini/clip.py")
-    assert "ubgen_pipeline.files.tensor_files" in imports_of(ROOT / "training/ubgen_training/lora/lora_files.py")
+    assert "ubgen_pipeline.files.whole_files" in imports_of(ROOT / "training/ubgen_training/lora/lora_files.py")
 
 
 def test_the_tables_name_every_room():
