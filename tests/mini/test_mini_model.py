@@ -24,7 +24,7 @@ def held_out():
 
 @pytest.fixture(scope="module")
 def shipped_pipeline():
-    pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), torch_dtype=torch.float32)
+    pipeline = StableDiffusionPipeline.from_pretrained(mini_model_path(), dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 

@@ -1,6 +1,7 @@
 """Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
 
 import re
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -164,8 +165,9 @@ def load_lora(
         raise ValueError(
             f"{argument} is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
         )
-    # each key was looked at above; diffusers would warn of every part for which there is none
-    with hushed("diffusers.loaders"):
+    # each key was looked at above, but diffusers warns of each part for which there is none, and peft of a second LoRA
+    with hushed("diffusers.loaders"), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Already found a `peft_config`")
         pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
 
 

@@ -67,6 +67,7 @@ def test_the_prefix_is_cached_where_the_architecture_allows_it():
     assert lengths["llava"] >= 10 and lengths["idefics3"] >= 10 and lengths["qwen2_vl"] == 0
 
 
+@pytest.mark.filterwarnings("error::FutureWarning")
 def test_the_cached_prefix_is_not_computed_again():
     model, processor = build_tiny_llava()
     lengths = []

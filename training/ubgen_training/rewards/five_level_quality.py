@@ -9,6 +9,7 @@ Shapes: B images, L prompt positions, of which the first P precede the image.
 """
 
 import copy
+import inspect
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -77,6 +78,9 @@ class FiveLevelQuality(nn.Module):
         self._adds_special_tokens = not (start and self.prompt.startswith(start))
         # M-RoPE counts positions over the whole sequence, image included
         self.cache_prefix = cache_prefix and not hasattr(getattr(model, "model", model), "get_rope_index")
+        # transformers gives it a new name, model by model
+        takes = inspect.signature(type(model).forward).parameters
+        self._cache_argument = "cache" if "cache" in takes else "past_key_values"
         self._layouts: dict[tuple[int, int], PromptLayout] = {}
         self._prefixes: dict[tuple[int, int], Any] = {}
 
@@ -100,7 +104,7 @@ class FiveLevelQuality(nn.Module):
         }
         prefix: dict[str, Any] = {"use_cache": False}
         if prefix_length:
-            prefix = {"past_key_values": self._prefix(images, layout), "use_cache": True}
+            prefix = {self._cache_argument: self._prefix(images, layout), "use_cache": True}
         logits = self.model(**text_inputs, **image_inputs, **prefix, logits_to_keep=1).logits
         return logits[:, -1, self.level_tokens].float()
 
