@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from ubgen_pipeline.commands.settings_parser import field_help, leading_folder, parse_settings, run_command
-from ubgen_pipeline.dataset.annotated_rows import ExportSource
+from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
 from ubgen_pipeline.prompts.word_senses import word_senses
 
 from .name_senses import MIN_IMAGES, split_classes, split_labels
@@ -57,7 +57,7 @@ def check_names(dataset_dir: str | Path, settings: CheckNamesSettings) -> list[d
     Raises:
         ValueError: no finished dataset, no class with at least ``MIN_IMAGES`` images, or a CLIP that cannot be loaded.
     """
-    source = ExportSource(dataset_dir)
+    source = AnnotatedRows(dataset_dir)
     encode = load_image_encoder(settings.clip_model, settings.device)
     labels, numbers, features = [], [], []
     for batch in _batches(source, settings.batch_size):
@@ -115,7 +115,7 @@ def load_image_encoder(name: str, device: str = "cpu") -> Callable[[Sequence[Ima
     return encode
 
 
-def _batches(source: ExportSource, size: int) -> Iterator[list[tuple[Image.Image, int, int]]]:
+def _batches(source: AnnotatedRows, size: int) -> Iterator[list[tuple[Image.Image, int, int]]]:
     """(image, label, number) of the rows that have a label and were not blackened by the safety checker."""
     batch = []
     for row in source:

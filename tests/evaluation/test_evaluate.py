@@ -163,7 +163,7 @@ def test_a_report_escapes_names_and_writes_json_without_nan(tmp_path):
         (["--backbones", "mini", "--imagenet9", "x"], "imagenet9 and coarse_classes go together"),
         (["--backbones", "mini", "--transfer", "pets"], "write NAME=FOLDER_OR_HUB_ID"),
         (["--datasets", "x", "--num-resamples", "1"], "num_resamples is 1"),
-        (["--datasets", "no/where"], "could not be opened"),
+        (["--datasets", "no/where"], "could not be read with split"),
         (["--backbones", "nowhere", "--mini-world"], "backbone 'nowhere' cannot be loaded"),
         (["--backbones", "BACKBONE", "--test", "FOLDER", "--test-split", "train"], "has 10 classes, .* 2; use one"),
         (["--datasets", "FOLDER", "--mini-world"], "the class 'apple', which the mini world does not have"),

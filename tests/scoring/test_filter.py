@@ -12,8 +12,8 @@ from datasets import Features, load_dataset
 from huggingface_hub import DatasetCard
 
 from support.scored_rows import FEATURES, NAMES, made_up, write
+from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.dataset.shards import DatasetShards
-from ubgen_pipeline.dataset.stored_rows import StoredRows
 from ubgen_pipeline.export.export import ExportSettings, export_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate

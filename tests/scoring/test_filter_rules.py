@@ -3,7 +3,7 @@
 import pytest
 
 from support.scored_rows import NAMES, made_up, write
-from ubgen_pipeline.dataset.stored_rows import StoredRows
+from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.scoring.filter_rules import apply_rules
 
 RULES = [

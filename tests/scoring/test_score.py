@@ -15,8 +15,8 @@ from PIL import Image
 from support.scene_dataset import png, write_scene_dataset
 from support.tiny_safety_checker import build_safety_checker, save_safety_checker
 from ubgen_pipeline import UbGenPipeline
+from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.dataset.shards import DatasetShards
-from ubgen_pipeline.dataset.stored_rows import StoredRows
 from ubgen_pipeline.export.export import ExportSettings, export_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate

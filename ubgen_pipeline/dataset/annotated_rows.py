@@ -1,4 +1,4 @@
-"""A finished dataset folder, read row by row for exporting. No torch.
+"""The rows of a finished dataset with their masks and objects, for exporting: a view of :class:`.reader.StoredRows`.
 
 The columns that exporters read, as ``ubgen generate`` writes them; others are carried along where a format has room:
 
@@ -16,25 +16,19 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..files.folder_lock import STATE_FOLDER
 from ..mask_regions import connected_regions, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
-
-if TYPE_CHECKING:
-    from datasets import Features
-
-_ROWS_AT_ONCE = 16
+from .reader import StoredRows
 
 
 @dataclass(frozen=True)
-class ExportObject:
+class AnnotatedObject:
     """One object of an image.
 
     Attributes:
@@ -65,7 +59,7 @@ class ExportObject:
 
 
 @dataclass(frozen=True)
-class ExportRow:
+class AnnotatedRow:
     """One image with all that is known about it.
 
     Attributes:
@@ -85,7 +79,7 @@ class ExportRow:
     size: tuple[int, int]
     label: int | None
     mask: np.ndarray | None
-    objects: list[ExportObject] | None
+    objects: list[AnnotatedObject] | None
     values: dict[str, Any] = field(repr=False)
 
     @property
@@ -98,8 +92,8 @@ class ExportRow:
         return Image.open(io.BytesIO(self.image)).convert("RGB")
 
 
-class ExportSource:
-    """The parquet files of a finished dataset.
+class AnnotatedRows:
+    """A finished dataset's rows, read one after the other.
 
     Args:
         folder: a dataset's folder, with ``data/train-*.parquet``.
@@ -109,35 +103,13 @@ class ExportSource:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder).expanduser()
-        self.files = sorted((self.folder / "data").glob("train-*.parquet"))
-        if not self.files:
-            raise ValueError(
-                f"{str(folder)!r} holds no data/train-*.parquet; give the folder of a dataset that `ubgen generate`"
-                " has written."
-            )
-        wanted = self.files[0].stem.rpartition("-of-")[2]
-        unfinished = (self.folder / STATE_FOLDER).is_dir() and not (self.folder / "README.md").is_file()
-        if unfinished or (wanted.isdecimal() and int(wanted) != len(self.files)):
-            raise ValueError(
-                f"{str(folder)!r} is unfinished: {len(self.files)} of {wanted} parquet files are there; run the"
-                " command that makes it again, which resumes."
-            )
-        for name, kind in (("image", "Image"), ("label", "ClassLabel")):
-            if type(self.features.get(name)).__name__ != kind:
-                raise ValueError(f"{str(folder)!r} has no column {name!r} of kind {kind}; it is no ubgen dataset.")
-
-    @cached_property
-    def features(self) -> "Features":
-        """The columns."""
-        from datasets import Features
-
-        return Features.from_arrow_schema(parquet.read_schema(self.files[0]))
+        self.stored = StoredRows(folder)
+        self.folder, self.features = self.stored.folder, self.stored.features
 
     @property
     def class_names(self) -> list[str]:
         """In the order of their labels."""
-        return list(self.features["label"].names)
+        return self.stored.label_names
 
     @property
     def has_masks(self) -> bool:
@@ -159,9 +131,9 @@ class ExportSource:
         return [name for name, item in inner.items() if type(item).__name__ == "Image"]
 
     def __len__(self) -> int:
-        return sum(parquet.read_metadata(file).num_rows for file in self.files)
+        return len(self.stored)
 
-    def __iter__(self) -> Iterator[ExportRow]:
+    def __iter__(self) -> Iterator[AnnotatedRow]:
         """The rows in order, a few in memory at a time.
 
         Raises:
@@ -169,26 +141,17 @@ class ExportSource:
                 index that occurs twice.
         """
         self._check_indices()
-        position = 0
-        for file in self.files:
-            with parquet.ParquetFile(file) as stream:
-                for batch in stream.iter_batches(_ROWS_AT_ONCE):
-                    for values in batch.to_pylist():
-                        yield self._row(values, position)
-                        position += 1
+        for position, values in enumerate(self.stored):
+            yield self._row(values, position)
 
     def _check_indices(self) -> None:
         """Files and ids are named after the column, whose numbers are few bytes beside the rest of the rows."""
-        if "index" not in self.features:
-            return
-        indices = np.concatenate(
-            [parquet.read_table(file, columns=["index"])["index"].to_numpy() for file in self.files]
-        )
+        indices = self.stored.indices()
         values, counts = np.unique(indices, return_counts=True)
         if (counts > 1).any():
             raise ValueError(f"index {values[counts > 1][0]} occurs twice in {str(self.folder)!r}; number the rows.")
 
-    def _row(self, values: dict[str, Any], position: int) -> ExportRow:
+    def _row(self, values: dict[str, Any], position: int) -> AnnotatedRow:
         index = values.get("index")
         index = position if index is None else int(index)
         data = _bytes(values.get("image"), f"row {index} has no image")
@@ -204,7 +167,7 @@ class ExportSource:
                 )
         instances = self._array("instances", values, index, size)
         objects = _objects(values.get(OBJECTS_COLUMN), mask, instances, size)
-        return ExportRow(index, data, suffix, size, values.get("label"), mask, objects, values)
+        return AnnotatedRow(index, data, suffix, size, values.get("label"), mask, objects, values)
 
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
         if values.get(column) is None:
@@ -229,13 +192,13 @@ def _bytes(value: Any, complaint: str) -> bytes:
 
 def _objects(
     told: dict[str, list[Any]] | None, mask: np.ndarray | None, instances: np.ndarray | None, size: tuple[int, int]
-) -> list[ExportObject] | None:
+) -> list[AnnotatedObject] | None:
     """The objects that the row tells of, with their regions; else the mask's connected regions."""
     if told is None:
         if mask is None:
             return None
         return [
-            ExportObject(int(value) - 1, box, int(region.sum()), region=region)
+            AnnotatedObject(int(value) - 1, box, int(region.sum()), region=region)
             for value, box, region in connected_regions(mask, skip=(0, IGNORE_LABEL))
         ]
     objects = []
@@ -255,7 +218,7 @@ def _objects(
                 # where the two differ, the pixels count
                 outlines = None
         area = item.area if region is None else int(region.sum())
-        objects.append(ExportObject(item.label, item.box, area, item.score, region, outlines))
+        objects.append(AnnotatedObject(item.label, item.box, area, item.score, region, outlines))
     return objects
 
 
@@ -267,7 +230,7 @@ def _enclosed(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray |
         return None
 
 
-def public_values(row: ExportRow) -> dict[str, Any]:
+def public_values(row: AnnotatedRow) -> dict[str, Any]:
     """The row's columns that are neither images nor objects, as JSON values."""
     kept = {}
     for name, value in row.values.items():

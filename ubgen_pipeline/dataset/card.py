@@ -1,4 +1,8 @@
-"""What a dataset says of itself: the manifest that a resume must match, and the card for the shards that are there."""
+"""The dataset card: what a dataset says of itself, for the shards that are there.
+
+It is rendered from the manifest, the shards' schema and what lies beside them. The datasets that other commands of
+ubgen's made from one get theirs here too, and the report of a measured bias is put into it.
+"""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -7,23 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import yaml
 
 from ..files.whole_files import write_whole_text
 from ..models.sources import GeneratorSource, model_source, public_name
+from ..prompts.class_prompts import ClassName, label_names
 from .columns import SAFETY_COLUMN, score_notes
-from .shards import DatasetShards, Shard
+from .reader import StoredRows, stored_column, stored_features
+from .shards import DatasetShards, Shard, open_dataset
 
 if TYPE_CHECKING:
     from datasets import Features
 
     from ubgen_hub_cards.dataset_card import Source
-
-
-import yaml
-
-from ..prompts.class_prompts import ClassName, label_names
-from .shards import open_dataset
-from .stored_rows import StoredRows
 
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
@@ -107,12 +107,8 @@ class DatasetCardMaker:
     @cached_property
     def _features(self) -> "Features":
         """Columns and types, as any shard's file here states them."""
-        import pyarrow.parquet
-        from datasets import Features
-
         files = map(self.shards.file, self.shards.shards)
-        here = next(file for file in files if file.is_file())
-        return Features.from_arrow_schema(pyarrow.parquet.read_schema(here))
+        return stored_features(next(file for file in files if file.is_file()))
 
     @cached_property
     def _sources(self) -> "tuple[Source, Source | None]":
@@ -128,29 +124,6 @@ class DatasetCardMaker:
         return Source(name, generator.model_revision, self.licence), lora
 
 
-def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]) -> list[int]:
-    """Rows of each class in those shards, where row i has label ``turns[i % len(turns)]``."""
-    labels, counts = np.asarray(turns), np.zeros(num_classes, dtype=np.int64)
-    for shard in shards:
-        counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
-    return counts.tolist()
-
-
-def num_flagged(file: Path) -> int:
-    """Rows of a parquet file that a safety checker flagged; 0 where it has no such column."""
-    import pyarrow.parquet
-
-    if SAFETY_COLUMN not in pyarrow.parquet.read_schema(file).names:
-        return 0
-    return pyarrow.parquet.read_table(file, columns=[SAFETY_COLUMN])[SAFETY_COLUMN].to_pylist().count(True)
-
-
-def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:
-    templates = manifest["prompts"].get("templates", ())
-    texts = {"template": " | ".join(templates), "negative_prompt": manifest.get("negative_prompt")}
-    return {name: text for name, text in texts.items() if text}
-
-
 def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = None) -> DatasetCardMaker:
     """What renders the card of a finished dataset that ``ubgen generate`` drew.
 
@@ -161,12 +134,14 @@ def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = No
         repo_id: its name on the Hub, if it goes there.
     """
     classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
-    first = _first_row(shards)
+    files = [shards.file(shard) for shard in shards.shards]
+    here = [name for name in ("model", "lora", "model_revision", "lora_revision") if name in stored_features(files[0])]
+    first = {name: stored_column(files[:1], name)[0] for name in here}
     generator = GeneratorSource(
         first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision")
     )
     return DatasetCardMaker(
-        shards, label_names(classes), generator, _labels(shards), repo_id, licence=licence_of(card)
+        shards, label_names(classes), generator, stored_column(files, "label"), repo_id, licence=licence_of(card)
     )
 
 
@@ -186,41 +161,12 @@ def card_of_copy(shards: DatasetShards, source: StoredRows, how: str) -> str:
     from ubgen_hub_cards.card_text import markdown_text
 
     name = markdown_text(public_name(str(source.folder)) or source.folder.name)
-    notes = score_notes(shards.manifest.get("scores", {}), _column_names(shards))
+    notes = score_notes(shards.manifest.get("scores", {}), stored_features(shards.file(shards.shards[0])))
     lines = [f"- `{column}`: {note}" for column, note in notes.items()]
     num_rows = sum(shard.stop - shard.start for shard in shards.shards)
     return "\n".join(
         ["---\ntags:\n- synthetic\n- ubgen\n---\n", f"# Images, {how}\n", f"{num_rows} rows of {name}.\n", *lines, ""]
     )
-
-
-def licence_of(card: str) -> dict[str, str]:
-    """The licence in a card's metadata."""
-    metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
-    keys = ("license", "license_name", "license_link")
-    return {key: metadata[key] for key in keys if isinstance(metadata, dict) and key in metadata}
-
-
-def _column_names(shards: DatasetShards) -> list[str]:
-    import pyarrow.parquet
-
-    return pyarrow.parquet.read_schema(shards.file(shards.shards[0])).names
-
-
-def _first_row(shards: DatasetShards) -> dict[str, Any]:
-    import pyarrow.parquet
-
-    file = pyarrow.parquet.ParquetFile(shards.file(shards.shards[0]))
-    columns = [name for name in file.schema_arrow.names if name.startswith(("model", "lora"))]
-    return next(file.iter_batches(1, columns=columns)).to_pylist()[0]
-
-
-def _labels(shards: DatasetShards) -> list[int]:
-    """The label of every row."""
-    import pyarrow.parquet
-
-    tables = [pyarrow.parquet.read_table(shards.file(shard), columns=["label"]) for shard in shards.shards]
-    return [label for table in tables for label in table["label"].to_pylist()]
 
 
 def add_bias_report(folder: str | Path, text: str) -> None:
@@ -235,3 +181,29 @@ def add_bias_report(folder: str | Path, text: str) -> None:
     card = (place / "README.md").read_text(encoding="utf-8")
     write_whole_text(place / BIAS_REPORT, text)
     write_whole_text(place / "README.md", with_bias_report(card, text))
+
+
+def licence_of(card: str) -> dict[str, str]:
+    """The licence in a card's metadata."""
+    metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
+    keys = ("license", "license_name", "license_link")
+    return {key: metadata[key] for key in keys if isinstance(metadata, dict) and key in metadata}
+
+
+def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]) -> list[int]:
+    """Rows of each class in those shards, where row i has label ``turns[i % len(turns)]``."""
+    labels, counts = np.asarray(turns), np.zeros(num_classes, dtype=np.int64)
+    for shard in shards:
+        counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
+    return counts.tolist()
+
+
+def num_flagged(file: Path) -> int:
+    """Rows of a parquet file that a safety checker flagged; 0 where it has no such column."""
+    return stored_column([file], SAFETY_COLUMN).count(True) if SAFETY_COLUMN in stored_features(file) else 0
+
+
+def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:
+    templates = manifest["prompts"].get("templates", ())
+    texts = {"template": " | ".join(templates), "negative_prompt": manifest.get("negative_prompt")}
+    return {name: text for name, text in texts.items() if text}

@@ -15,6 +15,7 @@ import numpy as np
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
+from .reader import shard_files
 
 LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
 # which column a layer is drawn from
@@ -72,11 +73,7 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
 
     settings = settings or ShowSettings()
     folder = Path(folder).expanduser()
-    if not list(folder.glob(f"data/{settings.split}-*.parquet")):
-        raise ValueError(
-            f"{str(folder)!r} holds no data/{settings.split}-*.parquet; give the folder of a generated dataset."
-        )
-    files = sorted(str(file) for file in folder.glob(f"data/{settings.split}-*.parquet"))
+    files = [str(file) for file in shard_files(folder, settings.split)]
     dataset: Any = load_dataset("parquet", data_files={settings.split: files}, split=settings.split)
     layers = settings.layers or [
         layer for layer in LAYERS if layer == "image" or _COLUMNS[layer] in dataset.column_names

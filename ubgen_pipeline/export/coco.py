@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
+from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
 from ..mask_regions import polygon_area, single_outline
 
 
-def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:
+def write_coco(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygons: bool = False) -> None:
     """Images, masks and one JSON file, written while the rows pass.
 
     Args:
@@ -58,7 +58,7 @@ def write_coco(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *,
     parts.unlink()
 
 
-def _annotation(item: ExportObject, row: ExportRow, number: int, encode: Any) -> dict[str, Any]:
+def _annotation(item: AnnotatedObject, row: AnnotatedRow, number: int, encode: Any) -> dict[str, Any]:
     x0, y0, x1, y1 = item.box
     if encode is not None and item.region is not None:
         packed = encode(np.asfortranarray(item.region, dtype=np.uint8))

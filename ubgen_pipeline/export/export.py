@@ -13,7 +13,7 @@ from typing import Any
 
 from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
-from ..dataset.annotated_rows import ExportRow, ExportSource
+from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..files.whole_files import whole_folder
 from .coco import write_coco
 from .folders import write_imagefolder, write_webdataset
@@ -58,7 +58,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         ValueError: no finished dataset there, an export folder that holds something, a dataset without what the format
             needs, or a row that does not fit together; nothing is left behind.
     """
-    source = ExportSource(dataset_dir)
+    source = AnnotatedRows(dataset_dir)
     writer, needs_objects, takes_polygons = _FORMATS[settings.format]
     if needs_objects and not source.has_objects:
         raise ValueError(
@@ -74,7 +74,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         raise ValueError(f"output_dir is {settings.output_dir!r}, inside the dataset; give a directory elsewhere.")
     num_flagged = num_images = 0
 
-    def rows() -> Iterator[ExportRow]:
+    def rows() -> Iterator[AnnotatedRow]:
         nonlocal num_flagged, num_images
         for row in Progress(len(source), "images").counted(source):
             if row.values.get("nsfw_content_detected") and not settings.keep_flagged:

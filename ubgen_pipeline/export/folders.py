@@ -16,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as parquet
 
-from ..dataset.annotated_rows import ExportRow, ExportSource, public_values
+from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, public_values
 
 SAMPLES_PER_TAR = 1000
 _ROWS_AT_ONCE = 256
@@ -33,7 +33,7 @@ def class_folder(label: int, names: list[str]) -> str:
     return f"{number}_{name}"
 
 
-def write_imagefolder(source: ExportSource, rows: Iterable[ExportRow], folder: Path) -> None:
+def write_imagefolder(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path) -> None:
     """``train/`` with images by class, masks, and a table with all other columns and their features.
 
     ``datasets.load_dataset("imagefolder", data_dir=…)`` gives the columns back, ``ClassLabel`` and objects included;
@@ -79,7 +79,7 @@ def write_imagefolder(source: ExportSource, rows: Iterable[ExportRow], folder: P
         (root / "images" / class_folder(label, names)).rmdir()
 
 
-def write_webdataset(source: ExportSource, rows: Iterable[ExportRow], folder: Path) -> None:
+def write_webdataset(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path) -> None:
     """Tar files of ``SAMPLES_PER_TAR`` samples; a sample's members follow each other, as the readers need."""
     iterator = iter(rows)
     for number in itertools.count():
@@ -94,7 +94,7 @@ def write_webdataset(source: ExportSource, rows: Iterable[ExportRow], folder: Pa
                     tar.addfile(entry, io.BytesIO(data))
 
 
-def _members(source: ExportSource, row: ExportRow) -> dict[str, bytes]:
+def _members(source: AnnotatedRows, row: AnnotatedRow) -> dict[str, bytes]:
     """A sample's files by suffix."""
     values = public_values(row)
     if row.objects is not None:
@@ -120,7 +120,7 @@ def _write(root: Path, file_name: str, image: dict[str, Any]) -> str:
     return file_name
 
 
-def _label(row: ExportRow) -> int:
+def _label(row: AnnotatedRow) -> int:
     if row.label is None:
         raise ValueError(f"row {row.index} has no label; this format needs one for each image.")
     return row.label

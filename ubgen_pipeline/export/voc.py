@@ -11,14 +11,14 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from ..dataset.annotated_rows import ExportRow, ExportSource
+from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..mask_settings import IGNORE_LABEL
 
 JPEG_QUALITY = 95
 _SETS = ("train", "trainval")
 
 
-def write_voc(source: ExportSource, rows: Iterable[ExportRow], folder: Path) -> None:
+def write_voc(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path) -> None:
     """The layout that ``torchvision.datasets.VOCDetection`` and ``VOCSegmentation`` read with ``root=folder``."""
     root = folder / "VOCdevkit" / "VOC2012"
     parts = ["Main", "Segmentation"] if source.has_masks else ["Main"]
@@ -49,7 +49,7 @@ def write_voc(source: ExportSource, rows: Iterable[ExportRow], folder: Path) -> 
     (root / "class_names.txt").write_text("".join(f"{name}\n" for name in source.class_names), encoding="utf-8")
 
 
-def voc_annotation(row: ExportRow, class_names: list[str]) -> ElementTree.Element:
+def voc_annotation(row: AnnotatedRow, class_names: list[str]) -> ElementTree.Element:
     """The row's XML."""
     tree = ElementTree.Element("annotation")
 
@@ -84,7 +84,7 @@ def voc_palette() -> list[int]:
     return palette
 
 
-def _object_map(row: ExportRow) -> np.ndarray:
+def _object_map(row: AnnotatedRow) -> np.ndarray:
     """``(H, W)`` uint8: object i of the XML has i + 1; 255 where the class mask says to ignore."""
     assert row.mask is not None
     objects = np.where(row.mask == IGNORE_LABEL, IGNORE_LABEL, 0).astype(np.uint8)

@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from ..dataset.annotated_rows import ExportObject, ExportRow, ExportSource
+from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
 from ..mask_regions import single_outline
 
 
-def write_yolo(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *, polygons: bool = False) -> None:
+def write_yolo(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygons: bool = False) -> None:
     """Images, labels, class masks where there are any, and the description that trainers read.
 
     Args:
@@ -40,7 +40,7 @@ def write_yolo(source: ExportSource, rows: Iterable[ExportRow], folder: Path, *,
     )
 
 
-def yolo_line(item: ExportObject, size: tuple[int, int], *, polygons: bool = False) -> str:
+def yolo_line(item: AnnotatedObject, size: tuple[int, int], *, polygons: bool = False) -> str:
     """The object's line; ``size`` is the image's (width, height)."""
     width, height = size
     x0, y0, x1, y1 = item.box

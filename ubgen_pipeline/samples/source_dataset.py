@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
-from ..dataset.labelled_images import label_names_of, read_rows
+from ..dataset.reader import label_names_of, open_rows
 from ..mask_settings import IGNORE_LABEL
 from ..models.sources import public_name
 
@@ -54,7 +54,7 @@ class SourceDataset:
         class_names: Sequence[str] | None = None,
         class_map: Mapping[str, str] | None = None,
     ):
-        self.source, self.split, self.rows = source, split, read_rows(source, split, "source")
+        self.source, self.split, self.rows = source, split, open_rows(source, split, argument="source")
         if "image" not in self.rows.column_names:
             raise ValueError(f"source is {source!r}, which has no column 'image'; give an image dataset.")
         self.class_names = label_names_of(self.rows, f"source is {source!r}, whose")

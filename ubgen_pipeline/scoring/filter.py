@@ -14,8 +14,8 @@ from typing import Any
 from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import FILTER_REPORT, card_of_copy
+from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards
-from ..dataset.stored_rows import StoredRows, check_elsewhere
 from .duplicates import MAX_HASH_DISTANCE, check_hash_distance
 from .filter_rules import RULES, Filtered, apply_rules
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN
-from ..dataset.stored_rows import StoredRows
+from ..dataset.reader import StoredRows
 from .duplicates import MAX_HASH_DISTANCE, hashes_from_texts, row_groups
 
 # the rules, and the score whose columns each reads

@@ -19,8 +19,8 @@ from ..commands.console import Progress, say
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
+from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
-from ..dataset.stored_rows import StoredRows, check_elsewhere
 from .duplicates import (
     MAX_HASH_DISTANCE,
     check_hash_distance,

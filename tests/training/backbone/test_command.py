@@ -88,4 +88,4 @@ def test_the_command(folder, tmp_path):
 
 def test_the_command_names_what_is_wrong(tmp_path, capsys):
     assert main(["--dataset", str(tmp_path / "nowhere"), "--output_dir", str(tmp_path)]) == 2
-    assert "could not be opened" in capsys.readouterr().err
+    assert "could not be read with split" in capsys.readouterr().err

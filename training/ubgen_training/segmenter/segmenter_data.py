@@ -14,7 +14,7 @@ from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from ubgen_pipeline.dataset.labelled_images import label_names_of, read_rows
+from ubgen_pipeline.dataset.reader import label_names_of, open_rows
 from ubgen_pipeline.mask_settings import IGNORE_LABEL
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 
@@ -36,7 +36,7 @@ def load_masked_images(source: str, split: str = "train") -> MaskedImages:
     """
     if source.startswith("mini:"):
         return rendered_scenes(source)
-    rows = read_rows(source, split, "dataset")
+    rows = open_rows(source, split)
     missing = {"image", "mask"} - set(rows.column_names)
     if missing:
         raise ValueError(

@@ -1,0 +1,293 @@
+"""The one reader of datasets: it opens a folder or an id of the Hub, and says what is wrong with it.
+
+    open_rows     any dataset, through ``datasets``: rows whose images are decoded when they are read
+    StoredRows    a finished folder of ubgen's, through pyarrow: rows as they are stored, images undecoded
+
+What needs rows in another form is a view of these: ``labelled_images.py`` (images and labels for training and
+measuring), ``annotated_rows.py`` (rows with objects for exporting), ``samples/source_dataset.py`` (images to start
+from). No torch.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow.parquet as parquet
+
+from ..files.folder_lock import STATE_FOLDER
+
+if TYPE_CHECKING:
+    from datasets import Dataset, Features
+
+_ROWS_AT_ONCE = 16
+
+
+def open_rows(
+    source: str,
+    split: str = "train",
+    *,
+    argument: str = "dataset",
+    streaming: bool = False,
+    revision: str | None = None,
+) -> Any:
+    """The rows of a dataset by name, none of which is read yet.
+
+    Args:
+        source: a folder that ubgen, ``datasets`` or its ``save_to_disk`` wrote, one with a folder of images per class
+            (perhaps below ``split``), or an id of the Hub.
+        split: of the dataset.
+        argument: the setting that named the source, for errors.
+        streaming: an ``IterableDataset`` instead of a ``Dataset``: nothing is downloaded ahead.
+        revision: of the Hub.
+
+    Raises:
+        ValueError: nothing there, an unfinished dataset of ubgen's, no such split, a class without images, or no rows.
+    """
+    from datasets import DatasetDict, load_dataset, load_from_disk
+
+    folder = Path(source).expanduser()
+    is_saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
+    class_folders = None
+    if folder.is_dir() and not is_saved:
+        places = [place for place in (folder / split, folder) if place.is_dir()]
+        class_folders = next(filter(_is_class_folders, places), None)
+        if class_folders is not None:
+            check_class_folders(class_folders)
+        elif split == "train" and list(folder.glob("data/train-*.parquet")):
+            _check_finished(folder, shard_files(folder))
+    try:
+        if is_saved:
+            rows: Any = load_from_disk(str(folder))
+            rows = rows[split] if isinstance(rows, DatasetDict) else rows
+            rows = rows.to_iterable_dataset() if streaming else rows
+        elif class_folders is not None:
+            rows = load_dataset("imagefolder", data_dir=str(class_folders), split="train", streaming=streaming)
+        else:
+            place = str(folder) if folder.is_dir() else source
+            rows = load_dataset(place, split=split, streaming=streaming, revision=revision)
+    # datasets raises many kinds: for an id that is unknown, a folder without data, a split that is not there
+    except Exception as error:
+        first_line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(
+            f"{argument} is {source!r}, which could not be read with split {split!r}; give a folder that `ubgen"
+            f" generate` wrote, a folder with one folder of images per class, or a Hub id. {first_line}"
+        ) from error
+    return rows
+
+
+def label_names_of(rows: "Dataset | StoredRows", whose: str) -> list[str]:
+    """Names of the classes of the column ``label``, or ``ValueError`` beginning with ``whose``."""
+    names = getattr(rows.features.get("label"), "names", None)
+    if not names:
+        raise ValueError(f"{whose} column 'label' names no classes; make it a ClassLabel.")
+    return list(names)
+
+
+def check_class_folders(folder: Path, class_names: tuple[str, ...] | None = None) -> tuple[str, ...]:
+    """The class folders' names, sorted.
+
+    Args:
+        folder: holds one folder per class.
+        class_names: those that must be there, all and no others; default: any.
+
+    Raises:
+        ValueError: there is no folder, one is missing or too many, or one holds no image; folder and class are named.
+    """
+    if not folder.is_dir():
+        raise ValueError(f"folder {folder} does not exist; give one with a folder of images per class.")
+    found = tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
+    if not found:
+        raise ValueError(f"folder {folder} holds no class folders; put each class's images into one of its own.")
+    for name in found:
+        if not any(item.is_file() and not item.name.startswith(".") for item in (folder / name).rglob("*")):
+            raise ValueError(f"folder {folder}: class {name!r} has no images.")
+    if class_names is not None:
+        missing, foreign = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
+        if missing:
+            raise ValueError(f"folder {folder} lacks the class {missing[0]!r} ({len(missing)} classes are missing).")
+        if foreign:
+            raise ValueError(f"folder {folder} holds {foreign[0]!r}, which is none of the {len(class_names)} classes.")
+    return found
+
+
+def _is_class_folders(folder: Path) -> bool:
+    """Whether the folder holds class folders only, not parquet files or splits of them."""
+    inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
+    if not inside or any(folder.rglob("*.parquet")):
+        return False
+    return any(item.is_file() for item in inside[0].iterdir()) or not any(inside[0].iterdir())
+
+
+def shard_files(folder: str | Path, split: str = "train") -> list[Path]:
+    """The parquet files of a split of a folder of ubgen's, in the order of their rows.
+
+    Raises:
+        ValueError: there is none.
+    """
+    files = sorted((Path(folder).expanduser() / "data").glob(f"{split}-*.parquet"))
+    if not files:
+        raise ValueError(
+            f"{str(folder)!r} holds no data/{split}-*.parquet; give the folder of a dataset that `ubgen generate` has"
+            " written."
+        )
+    return files
+
+
+def _check_finished(folder: Path, files: Sequence[Path]) -> None:
+    """Raise ``ValueError`` unless all shards and the card are there."""
+    wanted = files[0].stem.rpartition("-of-")[2]
+    unfinished = (folder / STATE_FOLDER).is_dir() and not (folder / "README.md").is_file()
+    if unfinished or (wanted.isdecimal() and int(wanted) != len(files)):
+        raise ValueError(
+            f"{str(folder)!r} is unfinished: {len(files)} of {wanted} parquet files are there; run the command that"
+            " makes it again, which resumes."
+        )
+
+
+class StoredRows:
+    """The rows of a dataset that ``ubgen generate``, or another command of ubgen's, has written.
+
+    Args:
+        folder: of the dataset.
+
+    Raises:
+        ValueError: no dataset of ubgen's there, or one that is not finished.
+    """
+
+    def __init__(self, folder: str | Path):
+        self.folder, self.files = Path(folder).expanduser(), shard_files(folder)
+        _check_finished(self.folder, self.files)
+        for name, kind in (("image", "Image"), ("label", "ClassLabel")):
+            if type(self.features.get(name)).__name__ != kind:
+                raise ValueError(f"{str(folder)!r} has no column {name!r} of kind {kind}; it is no ubgen dataset.")
+        self.label_names = label_names_of(self, str(folder))
+        self._starts = np.cumsum([0, *(parquet.read_metadata(file).num_rows for file in self.files)])
+        self.manifest = self._manifest()
+
+    @cached_property
+    def features(self) -> "Features":
+        """The columns, as the first file states them."""
+        return stored_features(self.files[0])
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    @property
+    def rows_per_file(self) -> int:
+        """Rows of the first file, which has as many as any other."""
+        return int(self._starts[1])
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """All rows in order, a few in memory at a time; images are the bytes of their files."""
+        for file in self.files:
+            with parquet.ParquetFile(file) as stream:
+                for batch in stream.iter_batches(_ROWS_AT_ONCE):
+                    yield from batch.to_pylist()
+
+    def rows(
+        self, positions: Sequence[int] | np.ndarray, columns: list[str] | None = None
+    ) -> Iterator[dict[str, Any]]:
+        """The rows at these positions, which must ascend; images are the bytes of their files.
+
+        Args:
+            positions: from 0.
+            columns: those to read; None reads all.
+        """
+        positions = np.asarray(positions, dtype=np.int64)
+        for file, start, stop in zip(self.files, self._starts, self._starts[1:]):
+            wanted = positions[(positions >= start) & (positions < stop)] - start
+            if not len(wanted):
+                continue
+            with parquet.ParquetFile(file) as stream:
+                offset = 0
+                for group in range(stream.num_row_groups):
+                    after = offset + stream.metadata.row_group(group).num_rows
+                    if ((wanted >= offset) & (wanted < after)).any():
+                        yield from _of_group(stream, group, wanted - offset, columns)
+                    offset = after
+
+    def column(self, name: str) -> list[Any]:
+        """The values of a column of numbers or texts, None where there is none."""
+        return stored_column(self.files, name)
+
+    def numbers(self, name: str) -> np.ndarray:
+        """The values ``(N,)`` float64 of a column of numbers or truth values, NaN where there is none."""
+        parts = [parquet.read_table(file, columns=[name])[name].cast("float64") for file in self.files]
+        return np.concatenate([part.to_numpy() for part in parts])
+
+    def indices(self) -> np.ndarray:
+        """The index ``(N,)`` int64 of each row; its position where rows have none."""
+        if "index" not in self.features:
+            return np.arange(len(self))
+        return self.numbers("index").astype(np.int64)
+
+    def class_names(self) -> list[str]:
+        """What the classes are called in prompts, in label order: without the ids that tell labels apart."""
+        entries = self.manifest.get("class_names", ())
+        if len(entries) == len(self.label_names):
+            return [entry[0] if isinstance(entry, list) else str(entry) for entry in entries]
+        return self.label_names
+
+    def generator(self) -> str | None:
+        """Name of the model that drew the rows, where they say so."""
+        if "model" not in self.features:
+            return None
+        return next(parquet.ParquetFile(self.files[0]).iter_batches(1, columns=["model"]))["model"][0].as_py()
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the files' names, sizes and what parquet says at their ends of each column's values."""
+        digest = hashlib.sha256()
+        for file in self.files:
+            size = file.stat().st_size
+            with open(file, "rb") as stream:
+                # the length of the footer and the format's mark are the last eight bytes
+                stream.seek(size - 8)
+                stream.seek(size - 8 - int.from_bytes(stream.read(4), "little"))
+                digest.update(f"{file.name}\0{size}\0".encode() + stream.read())
+        return digest.hexdigest()
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            text = (self.folder / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8")
+            settings = json.loads(text)["settings"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return {}
+        return settings if isinstance(settings, dict) else {}
+
+
+def stored_features(file: Path) -> "Features":
+    """The columns of a parquet file that ``datasets`` or ubgen wrote."""
+    from datasets import Features
+
+    return Features.from_arrow_schema(parquet.read_schema(file))
+
+
+def stored_column(files: Sequence[Path], name: str) -> list[Any]:
+    """The values of a column of numbers or texts in parquet files, None where there is none."""
+    return [value for file in files for value in parquet.read_table(file, columns=[name])[name].to_pylist()]
+
+
+def check_elsewhere(output_dir: str, folder: str | Path) -> None:
+    """Raise ``ValueError`` where a new dataset would lie in the one that it is made from, or the other way round."""
+    target, source = Path(output_dir).expanduser().resolve(), Path(folder).expanduser().resolve()
+    if target == source or target.is_relative_to(source) or source.is_relative_to(target):
+        raise ValueError(
+            f"output_dir is {output_dir!r}, which is the dataset itself, in it or around it; give another folder."
+        )
+
+
+def _of_group(
+    stream: parquet.ParquetFile, group: int, wanted: np.ndarray, columns: list[str] | None
+) -> Iterator[dict[str, Any]]:
+    """Rows of one row group, by their positions in it; those that lie elsewhere are passed over."""
+    offset = 0
+    for batch in stream.iter_batches(_ROWS_AT_ONCE, row_groups=[group], columns=columns):
+        after = offset + batch.num_rows
+        here = wanted[(wanted >= offset) & (wanted < after)] - offset
+        if len(here):
+            yield from batch.take(here.tolist()).to_pylist()
+        offset = after
