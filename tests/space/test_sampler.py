@@ -1,21 +1,16 @@
 """Drawing in the Space: what a visitor gets is what the pipeline and the shown command give, and nobody else's."""
 
-import json
-import shlex
 import subprocess
 import sys
 
 import numpy as np
 import pytest
-from bias import bias_html, measure_bias, read_report, report_html
-from image_details import available_layers, draw_layers, image_command, image_facts
 from request_limits import DrawRequest
-from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known, failure_text, regenerate_command
+from sampler import Cancellation, Sampler, annotations_are_known, failure_text, regenerate_command
 from space_settings import SpaceSettings
 
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.mini import mini_lora_path
-from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 REQUEST = DrawRequest("star", ("base", "tuned"), 2, 3, 2, 2.0)
 
@@ -98,53 +93,7 @@ def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
     assert difference.max() <= 2
 
 
-def test_details_of_a_sample(sampler, settings):
-    (sample,) = sampler.draw(DrawRequest("ring", ("base",), 1, 1, 1, 1.0), Cancellation())
-    facts = image_facts(sample)
-    assert facts["prompt"] == "ring" and facts["seed"] == sample.seed and facts["size"] == "64 x 64"
-    assert available_layers(sample) == [] and "--lora" not in image_command(sample, settings)
-    annotated = DrawnSample(
-        sample.request, "base", 0, "ring", 1, sample.image, np.ones((64, 64), np.uint8), np.array([[1, 2, 3, 4]])
-    )
-    assert available_layers(annotated) == ["Mask", "Boxes"] and image_facts(annotated)["boxes"] == "(1, 2, 3, 4)"
-    plain, masked = (np.asarray(draw_layers(annotated, layers)) for layers in ([], ["Mask"]))
-    assert (plain != masked).any() and np.array_equal(plain, np.asarray(draw_layers(annotated, None)))
-    assert "--annotations" in shlex.split(image_command(annotated, settings))
-
-
 @pytest.mark.skipif(not annotations_are_known(), reason="this version makes no annotations")
 def test_masks_and_boxes_are_drawn_along(sampler):
     (sample,) = sampler.draw(DrawRequest("star", ("base",), 1, 0, 4, 2.0, annotate=True), Cancellation())
     assert sample.mask.shape == (64, 64) and sample.boxes.shape[1] == 4
-
-
-def test_bias_is_measured_class_by_class_and_can_be_cancelled(sampler):
-    drawn = []
-
-    def draw(request, cancellation):
-        for sample in sampler.draw(request, cancellation):
-            drawn.append(sample)
-            yield sample
-
-    options = {"variants": ("base", "tuned"), "samples_per_class": 1, "seed": 0, "guidance_scale": 2.0}
-    steps = list(measure_bias(draw, Cancellation(), num_inference_steps=1, **options))
-    assert [step.done for step in steps] == [2 * (i + 1) for i in range(10)] and steps[-1].total == 20
-    assert [item.request.class_name for item in drawn[::2]] == list(CLASS_NAMES)
-    assert "10" in bias_html(steps[-1]) and set(steps[-1].shares) == {"base", "tuned"}
-    cancellation = Cancellation()
-    for step in measure_bias(draw, cancellation, num_inference_steps=1, **options):
-        cancellation.is_asked = step.done == 4
-    assert step.done == 4
-
-
-def test_a_report_is_shown_escaped_and_without_paths(tmp_path):
-    interval = {"value": 0.25, "low": 0.2, "high": 0.3}
-    tables = {"Data<b>sets": {"/home/me/base": {"own background": interval}, "<i>tuned": {"images": {"value": 200.0}}}}
-    file = tmp_path / "report.json"
-    file.write_text(json.dumps({"settings": {}, "tables": tables}))
-    page = report_html(read_report(file))
-    assert "0.250 [0.200, 0.300]" in page and "<b>" not in page and "<i>" not in page and "/home" not in page
-    for wrong in ("[]", "{", '{"tables": {"a": {"b": {"c": 3}}}}', '{"tables": 3}'):
-        file.write_text(wrong)
-        with pytest.raises(ValueError, match="no report"):
-            read_report(file)

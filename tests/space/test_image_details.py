@@ -1,0 +1,34 @@
+"""What is said and drawn about an image that was clicked."""
+
+import shlex
+
+import numpy as np
+import pytest
+from image_details import available_layers, draw_layers, image_command, image_facts
+from request_limits import DrawRequest
+from sampler import Cancellation, DrawnSample, Sampler
+from space_settings import SpaceSettings
+
+
+@pytest.fixture(scope="module")
+def settings():
+    return SpaceSettings()
+
+
+@pytest.fixture(scope="module")
+def sampler(settings):
+    return Sampler(settings)
+
+
+def test_details_of_a_sample(sampler, settings):
+    (sample,) = sampler.draw(DrawRequest("ring", ("base",), 1, 1, 1, 1.0), Cancellation())
+    facts = image_facts(sample)
+    assert facts["prompt"] == "ring" and facts["seed"] == sample.seed and facts["size"] == "64 x 64"
+    assert available_layers(sample) == [] and "--lora" not in image_command(sample, settings)
+    annotated = DrawnSample(
+        sample.request, "base", 0, "ring", 1, sample.image, np.ones((64, 64), np.uint8), np.array([[1, 2, 3, 4]])
+    )
+    assert available_layers(annotated) == ["Mask", "Boxes"] and image_facts(annotated)["boxes"] == "(1, 2, 3, 4)"
+    plain, masked = (np.asarray(draw_layers(annotated, layers)) for layers in ([], ["Mask"]))
+    assert (plain != masked).any() and np.array_equal(plain, np.asarray(draw_layers(annotated, None)))
+    assert "--annotations" in shlex.split(image_command(annotated, settings))
