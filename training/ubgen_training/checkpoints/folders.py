@@ -2,6 +2,7 @@
 
 A folder is filled under a hidden name and renamed once all of its files are on the disk. Its last file,
 ``checkpoint.json``, lists the others with their sizes, so that a folder cut short or copied in part is recognised.
+It also tells by a fingerprint which model the run started from, because a model's name may stand for other weights.
 """
 
 import hashlib
@@ -17,6 +18,8 @@ from torch import nn
 from ubgen_pipeline.files.whole_files import move_into_place
 
 MANIFEST_FILE = "checkpoint.json"
+# of a model's weights, those that its fingerprint is made from
+VALUES_PER_TENSOR = 64
 
 
 def partial_folder(folder: Path) -> Path:
@@ -139,20 +142,6 @@ def check_same_run(folder: Path, settings_file: str, settings: Mapping[str, Any]
         )
 
 
-def _files(folder: Path) -> Iterable[Path]:
-    return sorted(path for path in folder.rglob("*") if path.is_file())
-
-
-def _warn_of_partial(output_dir: str | Path, newer_than: int) -> None:
-    for partial in Path(output_dir).glob(".checkpoint-*.partial"):
-        step = checkpoint_step(Path(partial.name.removeprefix(".").removesuffix(".partial")))
-        if step is not None and step > newer_than:
-            warnings.warn(f"skipped: {partial} was cut short while it was written.", stacklevel=3)
-
-
-VALUES_PER_TENSOR = 64
-
-
 @torch.no_grad()
 def model_fingerprint(modules: Mapping[str, nn.Module]) -> str:
     """A hash of the names, shapes and some evenly spaced values of all parameters but those of a LoRA.
@@ -170,3 +159,14 @@ def model_fingerprint(modules: Mapping[str, nn.Module]) -> str:
             digest.update(f"{prefix}.{name.replace('.base_layer', '')} {tuple(parameter.shape)}".encode())
             digest.update(values.numpy().tobytes())
     return digest.hexdigest()[:16]
+
+
+def _files(folder: Path) -> Iterable[Path]:
+    return sorted(path for path in folder.rglob("*") if path.is_file())
+
+
+def _warn_of_partial(output_dir: str | Path, newer_than: int) -> None:
+    for partial in Path(output_dir).glob(".checkpoint-*.partial"):
+        step = checkpoint_step(Path(partial.name.removeprefix(".").removesuffix(".partial")))
+        if step is not None and step > newer_than:
+            warnings.warn(f"skipped: {partial} was cut short while it was written.", stacklevel=3)

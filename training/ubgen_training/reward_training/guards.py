@@ -1,8 +1,8 @@
 """What watches a run for reward hacking: held-out rewards, diversity and grids on fixed samples, and an alarm.
 
 An evaluation draws the fixed samples once, without gradient, and takes every figure from them. It logs
-``heldout/<reward>`` for rewards that are never trained on, ``heldout/diversity`` and ``heldout/diversity/<class>``,
-and ``fixed_samples/<reward>`` for those that are trained on.
+``heldout/<reward>`` for rewards that are never trained on, ``heldout/diversity`` and ``heldout/diversity/<class>`` for
+how far the images of a class differ, and ``fixed_samples/<reward>`` for those that are trained on.
 """
 
 import math
@@ -22,37 +22,7 @@ from ..rewards.reward_functions import RewardFunction, call_reward, reward_name
 from .alarm import Evaluation, RewardAlarm
 from .fixed_samples import FixedSamples, log_images, save_grid
 
-
-def class_diversity(features: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
-    """For each label the mean of 1 - cosine over all pairs of different images that carry it.
-
-    0 where all its images have one feature direction, 1 where the directions are orthogonal on average. For m unit
-    vectors with sum s, the cosines of all ordered pairs of different ones sum to |s|^2 - m, so no pair is formed.
-
-    Args:
-        features: ``(S, F)`` of S images, not necessarily normalised.
-        labels: ``(S,)`` integer.
-
-    Returns:
-        A number in [0, 2] for each label that two or more images carry, in the labels' order.
-
-    Raises:
-        ValueError: the lengths differ.
-    """
-    if len(features) != len(labels):
-        raise ValueError(f"features holds {len(features)} rows for {len(labels)} labels; give one each.")
-    # float64: |s|^2 - m cancels where the images are nearly alike
-    directions = normalize(features.double(), dim=1)
-    diversity: dict[int, float] = {}
-    for label in sorted(set(labels.tolist())):
-        own = directions[labels == label]
-        count = len(own)
-        if count > 1:
-            cosines = own.sum(dim=0).square().sum() - own.square().sum()
-            diversity[label] = 1 - cosines.item() / (count * (count - 1))
-    return diversity
-
-
+# the name of the diversity among the held-out figures
 DIVERSITY = "diversity"
 
 
@@ -187,6 +157,36 @@ class RewardGuards(TrainerCallback):
         if self.stop_on_alarm:
             control.should_save = True
             control.should_training_stop = True
+
+
+def class_diversity(features: torch.Tensor, labels: torch.Tensor) -> dict[int, float]:
+    """For each label the mean of 1 - cosine over all pairs of different images that carry it.
+
+    0 where all its images have one feature direction, 1 where the directions are orthogonal on average. For m unit
+    vectors with sum s, the cosines of all ordered pairs of different ones sum to |s|^2 - m, so no pair is formed.
+
+    Args:
+        features: ``(S, F)`` of S images, not necessarily normalised.
+        labels: ``(S,)`` integer.
+
+    Returns:
+        A number in [0, 2] for each label that two or more images carry, in the labels' order.
+
+    Raises:
+        ValueError: the lengths differ.
+    """
+    if len(features) != len(labels):
+        raise ValueError(f"features holds {len(features)} rows for {len(labels)} labels; give one each.")
+    # float64: |s|^2 - m cancels where the images are nearly alike
+    directions = normalize(features.double(), dim=1)
+    diversity: dict[int, float] = {}
+    for label in sorted(set(labels.tolist())):
+        own = directions[labels == label]
+        count = len(own)
+        if count > 1:
+            cosines = own.sum(dim=0).square().sum() - own.square().sum()
+            diversity[label] = 1 - cosines.item() / (count * (count - 1))
+    return diversity
 
 
 def check_heldout_names(trained: Sequence[str], heldout: Sequence[str]) -> None:

@@ -92,28 +92,6 @@ class HubModel:
         return [entry.path for entry in entries if isinstance(entry, RepoFile)]
 
 
-def _is_ours(name: str) -> bool:
-    return name in (*WEIGHTS, CARD_FILE) or (name.startswith(f"{GRID_FOLDER}/") and name.endswith(".png"))
-
-
-def _snapshot(folder: Path, grids: Mapping[str, Path], copy: Path) -> list[str]:
-    """Copy the weights and grids; returns their names in the repository."""
-    sources = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
-    if not sources:
-        raise ValueError(f"{folder} holds no {LORA_FILE} and no {UNET_FOLDER}/{UNET_FILE} to push.")
-    for name, source in {**sources, **grids}.items():
-        if not _is_ours(name):
-            raise ValueError(f"grids holds {name!r}; give names {GRID_FOLDER}/….png.")
-        (copy / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(source, copy / name)
-    config = copy / UNET_FOLDER / "config.json"
-    if config.is_file():
-        # where the base model was loaded from is nobody else's business
-        values = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
-        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
-    return [*sources, *grids]
-
-
 def open_hub_model(config: SamplerConfig) -> HubModel | None:
     """The repository that ``config`` names, made or checked before a model is loaded; None where nothing is pushed.
 
@@ -162,3 +140,25 @@ class TrainingPush(TrainerCallback):
         output_dir = Path(str(self.trainer.args.output_dir))
         grids = {name: output_dir / name for name in facts.grids}
         self.hub.push(folder, render_model_card(facts), grids, message)
+
+
+def _is_ours(name: str) -> bool:
+    return name in (*WEIGHTS, CARD_FILE) or (name.startswith(f"{GRID_FOLDER}/") and name.endswith(".png"))
+
+
+def _snapshot(folder: Path, grids: Mapping[str, Path], copy: Path) -> list[str]:
+    """Copy the weights and grids; returns their names in the repository."""
+    sources = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
+    if not sources:
+        raise ValueError(f"{folder} holds no {LORA_FILE} and no {UNET_FOLDER}/{UNET_FILE} to push.")
+    for name, source in {**sources, **grids}.items():
+        if not _is_ours(name):
+            raise ValueError(f"grids holds {name!r}; give names {GRID_FOLDER}/….png.")
+        (copy / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(source, copy / name)
+    config = copy / UNET_FOLDER / "config.json"
+    if config.is_file():
+        # where the base model was loaded from is nobody else's business
+        values = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
+        config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
+    return [*sources, *grids]

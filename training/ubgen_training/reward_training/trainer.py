@@ -243,9 +243,12 @@ class SamplerTrainer(CheckpointingTrainer):
         """Not the base's, which uploads the whole folder, settings and all.
 
         Raises:
-            NotImplementedError: always.
+            ValueError: always; it says how to push.
         """
-        raise NotImplementedError("push with ubgen_training.reward_training.hub_push.TrainingPush.")
+        raise ValueError(
+            "a trainer does not push by itself; call TrainingPush of ubgen_training.reward_training.hub_push, or "
+            "train by the command with push_to_hub and hub_model_id set."
+        )
 
 
 def choose_seeds(count: int, generator: torch.Generator) -> list[int]:

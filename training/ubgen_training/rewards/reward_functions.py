@@ -21,6 +21,8 @@ from typing import Any
 import torch
 
 RewardFunction = Callable[..., torch.Tensor]
+# of images with another of their class in the batch; with fewer, a reward that compares them says little
+_LEAST_SHARE = 0.5
 
 
 def reward_name(reward: RewardFunction) -> str:
@@ -31,6 +33,11 @@ def reward_name(reward: RewardFunction) -> str:
 def reads_whole_batch(reward: RewardFunction) -> bool:
     """Whether the reward's values depend on the other images of the batch, which it says by that attribute."""
     return getattr(reward, "reads_whole_batch", False)
+
+
+def compares_within_class(reward: RewardFunction) -> bool:
+    """Whether the reward compares the images of a class in a batch, which it says by that attribute."""
+    return getattr(reward, "compares_within_class", False)
 
 
 def remember_batch(reward_funcs: Sequence[Any]) -> None:
@@ -109,15 +116,6 @@ def check_finite(values: torch.Tensor, name: str, step: int) -> None:
             f"step {step}: {name} is not finite ({values.detach().flatten()[:4].tolist()} …); "
             "training stopped before the weights were touched. Lower the learning rate or use a wider precision."
         )
-
-
-# of images with another of their class in the batch; with fewer the reward says little
-_LEAST_SHARE = 0.5
-
-
-def compares_within_class(reward: RewardFunction) -> bool:
-    """Whether the reward compares the images of a class in a batch, which it says by that attribute."""
-    return getattr(reward, "compares_within_class", False)
 
 
 def partner_share(num_classes: int, class_repeats: int, batch_size: int, group_size: int = 1) -> float:
