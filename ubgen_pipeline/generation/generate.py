@@ -20,11 +20,12 @@ from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.template_files import PromptFile
 from ..samples.prompt_samples import read_prompt_file
 from ..samples.sample import Samples
-from .dataset_run import DatasetRun
 from .settings import GenerateSettings
 
 if TYPE_CHECKING:
     from datasets import Dataset, IterableDataset
+
+    from .dataset_run import DatasetRun
 
 
 def generate_dataset(
@@ -120,8 +121,11 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
     return samples
 
 
-def write_dataset(settings: GenerateSettings, samples: Samples) -> DatasetRun:
+def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
     """Check everything, then write the shards that are missing and that this process has to write; returns the run."""
+    # pyarrow and scipy come with it, which --help and a dry run need not wait for
+    from .dataset_run import DatasetRun
+
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
     run = DatasetRun(settings, samples, rank, world_size)
     with writing_into(run.shards.folder, run.rank):
