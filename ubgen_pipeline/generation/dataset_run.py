@@ -48,12 +48,12 @@ class DatasetRun:
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.source = GeneratorSource(
-            settings.model,
-            settings.lora,
-            hub_commit(settings.model, settings.revision),
-            hub_commit(settings.lora),
-            settings.few_step_lora,
-            hub_commit(settings.few_step_lora),
+            model=settings.model,
+            lora=settings.lora,
+            model_revision=hub_commit(settings.model, settings.revision),
+            lora_revision=hub_commit(settings.lora),
+            few_step_lora=settings.few_step_lora,
+            few_step_lora_revision=hub_commit(settings.few_step_lora),
         )
         self.shards = DatasetShards(folder, {}, len(samples), settings.samples_per_shard)
         self._begun = self.shards.begun_with()
@@ -234,18 +234,18 @@ class DatasetRun:
 
         settings = self.settings
         return RowSettings(
-            self.source,
-            settings.scheduler,
-            settings.num_inference_steps,
-            settings.guidance_scale,
-            settings.negative_prompt,
-            settings.height,
-            settings.width,
-            settings.preset,
-            settings.shortcuts(),
-            settings.embeddings or (),
-            bool(settings.wanted_annotations()),
-            settings.revision,
+            source=self.source,
+            scheduler=settings.scheduler,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            negative_prompt=settings.negative_prompt,
+            height=settings.height,
+            width=settings.width,
+            preset=settings.preset,
+            shortcuts=settings.shortcuts(),
+            embeddings=settings.embeddings or (),
+            records_attention=bool(settings.wanted_annotations()),
+            revision=settings.revision,
         )
 
     def _settle(self, inference: Inference) -> None:

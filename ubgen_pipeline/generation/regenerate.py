@@ -121,12 +121,12 @@ def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_l
     model = str(model or columns["model"])
     _check_same("model", resolve_model(model), manifest)
     source = GeneratorSource(
-        model,
-        _lora_of(row, "lora", lora),
-        columns.get("model_revision"),
-        columns.get("lora_revision"),
-        _lora_of(row, "few_step_lora", few_step_lora),
-        manifest.get("few_step_lora_revision"),
+        model=model,
+        lora=_lora_of(row, "lora", lora),
+        model_revision=columns.get("model_revision"),
+        lora_revision=columns.get("lora_revision"),
+        few_step_lora=_lora_of(row, "few_step_lora", few_step_lora),
+        few_step_lora_revision=manifest.get("few_step_lora_revision"),
     )
     name = columns.get("preset")
     if name is not None and name not in PRESETS:
@@ -134,16 +134,16 @@ def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_l
     preset = PRESETS[name] if name is not None else Preset("exact")
     width, height = stored_image(row).size
     return RowSettings(
-        source,
-        manifest["scheduler"] if manifest else preset.settings.get("scheduler"),
-        columns["num_inference_steps"],
-        columns["guidance_scale"],
-        columns["negative_prompt"],
-        height,
-        width,
-        name,
+        source=source,
+        scheduler=manifest["scheduler"] if manifest else preset.settings.get("scheduler"),
+        num_inference_steps=columns["num_inference_steps"],
+        guidance_scale=columns["guidance_scale"],
+        negative_prompt=columns["negative_prompt"],
+        height=height,
+        width=width,
+        preset=name,
         # the manifest's values count: a newer version may give the preset of that name others
-        {argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
+        shortcuts={argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
         records_attention=bool(manifest.get("annotations")),
     )
 
