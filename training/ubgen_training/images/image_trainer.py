@@ -46,10 +46,10 @@ class ImageTrainer(CheckpointingTrainer):
         **kwargs: Any,
     ):
         self.class_names = list(images.class_names)
-        is_short = isinstance(rows, EpochRows) and len(rows) < args.per_device_train_batch_size
-        if is_short and args.dataloader_drop_last:
+        size = args.per_device_train_batch_size
+        if args.dataloader_drop_last and isinstance(rows, EpochRows) and len(rows) < size:
             raise ValueError(
-                f"per_device_train_batch_size is {args.per_device_train_batch_size}, but {images.source} has "
+                f"per_device_train_batch_size is {size}, but {images.source} has "
                 f"{len(rows)} rows; choose a smaller one."
             )
         super().__init__(model=model, args=args, train_dataset=rows, **kwargs)
