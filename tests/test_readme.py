@@ -146,7 +146,7 @@ def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, 
     command = launch_command_parser().parse_args(words)
     assert Path(command.training_script).parent == Path("training")
     script = Path(command.training_script).name
-    main = import_module(Path(script).stem).main
+    main = import_module(f"training.{Path(script).stem}").main
     arguments, shorter = command.training_script_args, SHORTER[script]
     if "--images_per_class_in_batch" in arguments:
         # a batch of one group
