@@ -1,19 +1,11 @@
 """Image files in memory: the codecs of a dataset's image column. No torch."""
 
 import io
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from PIL import Image
-
-if TYPE_CHECKING:
-    pass
-
-from collections.abc import Callable
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    import numpy as np
 
 JPEG_QUALITY = 95
 # Pillow's own speed and size settings per codec. WebP's method 0 is its fastest and, without loss, within a few
@@ -30,8 +22,6 @@ def check_codec(codec: str) -> None:
     """Raise ``ValueError`` unless ``codec`` is known and this Pillow can write it."""
     if codec not in _SAVE_ARGUMENTS:
         raise ValueError(f"codec is {codec!r}; choose one of {', '.join(CODECS)}.")
-    from PIL import Image
-
     Image.init()
     name = _SAVE_ARGUMENTS[codec]["format"]
     if name not in Image.SAVE:
@@ -40,7 +30,7 @@ def check_codec(codec: str) -> None:
         )
 
 
-def image_encoder(codec: str) -> "Callable[[np.ndarray], bytes]":
+def image_encoder(codec: str) -> Callable[[np.ndarray], bytes]:
     """A function from ``(H, W, 3)`` uint8 to the bytes of an image file; Pillow encodes outside of Python's lock.
 
     Args:
@@ -50,9 +40,8 @@ def image_encoder(codec: str) -> "Callable[[np.ndarray], bytes]":
         ValueError: see :func:`check_codec`.
     """
     check_codec(codec)
-    from PIL import Image
 
-    def encode(image: "np.ndarray") -> bytes:
+    def encode(image: np.ndarray) -> bytes:
         stream = io.BytesIO()
         Image.fromarray(image).save(stream, **_SAVE_ARGUMENTS[codec])
         return stream.getvalue()

@@ -1,8 +1,9 @@
-"""Labels by a trained model instead of attention: any segmenter or detector of transformers, by name.
+"""Annotators: from an image to its mask and objects, by a trained segmenter or detector that is already loaded.
 
-What a model calls its classes is mapped to the dataset's; what maps to none is background.
+``build_annotator.py`` finds the one for a model's name. A table ``(M,)`` has 1 + label for each class of the model, 0
+for one that the dataset does not have, which is background.
 
-Shapes: an image of H x W pixels, C classes of the dataset, M of the model.
+Shapes: an image of H x W pixels, M classes of the model.
 """
 
 from collections.abc import Sequence
@@ -12,10 +13,6 @@ from typing import Any, Protocol
 import numpy as np
 import torch
 from PIL import Image
-from transformers import (
-    AutoModelForMaskGeneration,
-    AutoProcessor,
-)
 
 from ..mask_regions import MaskObject, mask_objects
 from ..mask_settings import IGNORE_LABEL
@@ -148,16 +145,14 @@ class BoxAnnotator:
 class MaskFromBoxes:
     """Masks of the things in boxes, by a promptable segmenter (Kirillov et al. 2023).
 
-    Raises:
-        ValueError: a model that cannot be loaded.
+    Args:
+        network: SAM or its like, on ``device``.
+        processor: its own.
+        device: where it runs.
     """
 
-    def __init__(self, model: str, device: str):
-        self._network, self._processor = (
-            load_part(AutoModelForMaskGeneration, model, device),
-            load_part(AutoProcessor, model),
-        )
-        self._device = device
+    def __init__(self, network: Any, processor: Any, device: str):
+        self._network, self._processor, self._device = network, processor, device
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, boxes: Sequence[Sequence[int]]) -> list[np.ndarray]:
@@ -189,15 +184,6 @@ def _pixels(image: Image.Image, processor: Any, *, normalise: bool) -> torch.Ten
     return pixels[None]
 
 
-def load_part(loader: Any, model: str, device: str | None = None) -> Any:
-    try:
-        if device is None:
-            return loader.from_pretrained(model)
-        return loader.from_pretrained(model, use_safetensors=True).eval().to(device)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model is {model!r}, which could not be loaded: {first_line(error)}") from error
-
-
 def _inside(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, int]:
     """The whole pixels that a box touches, inside the image."""
     height, width = size
@@ -217,7 +203,3 @@ def _box_of(region: np.ndarray) -> tuple[int, int, int, int]:
 
 def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     return torch.nn.functional.interpolate(maps, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]

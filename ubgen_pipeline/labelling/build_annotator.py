@@ -1,4 +1,7 @@
-"""The annotator for a model's name: which of transformers' models it is, and how its classes are called."""
+"""The annotator for a model's name: which of transformers' models it is, and what it calls the dataset's classes.
+
+Shapes: M classes of the model.
+"""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -8,6 +11,7 @@ import numpy as np
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
+    AutoModelForMaskGeneration,
     AutoModelForObjectDetection,
     AutoModelForSemanticSegmentation,
     AutoModelForUniversalSegmentation,
@@ -22,8 +26,6 @@ from .annotators import (
     BoxAnnotator,
     MaskFromBoxes,
     PixelAnnotator,
-    first_line,
-    load_part,
     transformers_scores,
 )
 from .phrase_boxes import MODEL_TYPES, PhraseBoxes
@@ -64,16 +66,16 @@ def build_annotator(
     try:
         config: Any = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
-        raise ValueError(f"model is {model!r}, which could not be loaded: {first_line(error)}") from error
+        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
     loader = _loader_for(config, model)
-    network = load_part(loader, model, device)
+    network = _load_part(loader, model, device)
     if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
-        masks = None if mask_model is None else MaskFromBoxes(mask_model, device)
+        masks = None if mask_model is None else _mask_from_boxes(mask_model, device)
     if loader is AutoModelForZeroShotObjectDetection:
         # the words that the model looks for, in place of the class's own name
         words = {target: name for name, target in class_map.items()}
         asked = [words.get(name, name) for name in class_names]
-        processor = load_part(AutoProcessor, model)
+        processor = _load_part(AutoProcessor, model)
         if config.model_type in MODEL_TYPES:
             processor = PhraseBoxes(network, processor, asked, device)
         return BoxAnnotator(network, processor, asked, None, masks, threshold, min_area, device)
@@ -81,9 +83,9 @@ def build_annotator(
     table = class_table(names, class_names, class_map, model)
     if loader is AutoModelForObjectDetection:
         return BoxAnnotator(
-            network, load_part(AutoImageProcessor, model), None, table, masks, threshold, min_area, device
+            network, _load_part(AutoImageProcessor, model), None, table, masks, threshold, min_area, device
         )
-    processor = load_part(AutoImageProcessor, model) if _has_processor(model) else None
+    processor = _load_part(AutoImageProcessor, model) if _has_processor(model) else None
     return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
 
 
@@ -124,6 +126,25 @@ def class_table(
             f" ({', '.join(class_names[:10])} …); map them with class_map MODEL_CLASS=CLASS."
         )
     return table
+
+
+def _mask_from_boxes(model: str, device: str) -> MaskFromBoxes:
+    network = _load_part(AutoModelForMaskGeneration, model, device)
+    return MaskFromBoxes(network, _load_part(AutoProcessor, model), device)
+
+
+def _load_part(loader: Any, model: str, device: str | None = None) -> Any:
+    """A network on ``device``, ready to run; without one, a processor."""
+    try:
+        if device is None:
+            return loader.from_pretrained(model)
+        return loader.from_pretrained(model, use_safetensors=True).eval().to(device)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _has_processor(model: str) -> bool:
