@@ -128,7 +128,7 @@ def test_text_to_image_then_image_to_image_run_as_they_are(random_mini_model, pr
     assert found[0][0] == 0 and sorted(index for index, _, _ in found[:12]) == list(range(12))
     assert len({(row["class_name"], row["seed"]) for row in rows}) == 36
     assert set(rows["task"]) == {"image-to-image"} and set(rows["source_dataset"]) == {"txt2img"}
-    # again: nothing to do, so the plan is the same
+    # again: nothing to do, so the samples are the same
     assert main(["--classes", config, "--model", random_mini_model, "--task", "image-to-image"]) == 0
     assert "nothing to do" in capsys.readouterr().err
 

@@ -2,6 +2,8 @@
 
 import ast
 import inspect
+import subprocess
+import sys
 
 import pytest
 
@@ -49,3 +51,14 @@ def test_a_prompt_shows_its_own_class_by_the_word_that_stands_for_it():
 def test_inputs_without_a_source_call_the_pipeline_as_ever():
     sample = Sample(0, ClassPrompt(0, "star", "star", "star"), 1)
     assert SampleInputs([{}]).arguments == {} and sample.prompt.name == "star"
+
+
+def test_prompts_and_samples_are_known_without_torch():
+    folders = [ROOT / "ubgen_pipeline" / room for room in ("prompts", "samples")]
+    names = [f"ubgen_pipeline.{folder.name}.{file.stem}" for folder in folders for file in folder.glob("[a-z]*.py")]
+    assert len(names) > 12
+    code = f"import sys, {', '.join(names)}; print('torch' in sys.modules, 'datasets' in sys.modules)"
+    assert (
+        subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+        == "False False\n"
+    )
