@@ -46,7 +46,7 @@ TRAINING_ROOMS = {
     "ddpo": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models",
     "images": "checkpoints dataset",
     "denoising": "command checkpoints lora images ubgen_pipeline files prompts models dataset",
-    "few_steps": "command denoising lora checkpoints ubgen_pipeline",
+    "few_steps": "command denoising lora checkpoints ubgen_pipeline models",
     "textual_inversion": "command checkpoints ubgen_pipeline mini models",
     "backbone": "command checkpoints images ubgen_pipeline files dataset",
     "segmenter": "command checkpoints ubgen_pipeline files mini models dataset ubgen_evaluation",

@@ -22,7 +22,7 @@ class BackboneConfig(ImageTrainingConfig):
         default="backbone", metadata={"help": "Where the backbone and its checkpoints are written, in timm's layout."}
     )
     max_rows: int | None = field(
-        default=None, metadata={"help": "Train on a random subset of so many rows, drawn with the seed."}
+        default=None, metadata={"help": "Train on a random subset of so many rows, which the seed chooses."}
     )
     eval_dataset: str | None = field(
         default=None, metadata={"help": "Dataset whose accuracy is logged, with the same classes."}

@@ -47,7 +47,7 @@ class TextualInversionTrainer(CheckpointingTrainer):
         latents = self._latents[rows]
         noise = torch.randn(latents.shape, generator=generator)
         num_timesteps = token_model.pipeline.scheduler.config.num_train_timesteps
-        # one timestep of each of B equal ranges: less variance than independent draws
+        # one timestep of each of B equal ranges: less variance than B independent ones
         places = (torch.arange(size) + torch.rand(size, generator=generator)) / size
         timesteps = (places * num_timesteps).long()
         templates = torch.randint(len(token_model.prompt_ids), (size,), generator=generator)
