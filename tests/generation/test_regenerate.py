@@ -78,6 +78,16 @@ def test_an_image_that_was_changed_is_told(dataset, tmp_path, capsys):
     assert "differs by up to" in capsys.readouterr().err
 
 
+def test_the_loss_of_a_codec_is_no_difference(random_mini_model, tmp_path, capsys):
+    settings = {"samples_per_class": 1, "num_inference_steps": 1, "threads": 1, "codec": "jpeg"}
+    generate_dataset(["circle", "star"], tmp_path / "d", model=random_mini_model, **settings)
+    arguments = [str(tmp_path / "d"), "--index", "1", "--model", random_mini_model]
+    assert main([*arguments, "--output", str(tmp_path / "1.png")]) == 0, capsys.readouterr().err
+    # what is written is the image itself, before that loss
+    row = find_row(str(tmp_path / "d"), 1)
+    assert largest_difference(Image.open(tmp_path / "1.png"), stored_image(row)) > 0
+
+
 def test_bad_input(dataset, tmp_path, capsys, random_mini_model):
     for arguments, message in [
         ([str(dataset), "--index", "10"], "index is 10"),

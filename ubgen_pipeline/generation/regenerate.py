@@ -5,6 +5,7 @@ still holds it. Everything comes from the row, its neighbours and the manifest; 
 now must be said.
 """
 
+import io
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
+from ..files.image_codecs import image_encoder
 from ..inference.presets import PRESETS, Preset
 from ..models.sources import GeneratorSource, fingerprint
 from .row_lookup import FoundRow, find_row, stored_image
@@ -58,7 +60,7 @@ def _body(argv: Sequence[str]) -> int:
     output = Path(settings.output or f"{settings.index}.png").expanduser()
     image.save(output, format="PNG")
     alone = "" if row.batch_is_whole else "; its batch is not in the dataset any more, so it was drawn alone"
-    difference = largest_difference(image, stored_image(row))
+    difference = largest_difference(as_stored(image, row), stored_image(row))
     if difference == 0:
         say(f"{output}: the same image, bit for bit")
         return 0
@@ -178,6 +180,15 @@ def _lora_of(row: FoundRow, column: str, given: str | None) -> str | None:
 def _check_same(name: str, source: str | None, manifest: dict[str, Any]) -> None:
     if name in manifest and fingerprint(source) != manifest[name] and Path(source or "").expanduser().exists():
         raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
+
+
+def as_stored(image: Any, row: FoundRow) -> Any:
+    """The image, a ``PIL.Image``, as the dataset would hold it: with the loss of the dataset's codec, if any."""
+    import numpy as np
+    from PIL import Image
+
+    data = image_encoder(row.manifest.get("codec", "png"))(np.asarray(image.convert("RGB")))
+    return Image.open(io.BytesIO(data)).convert("RGB")
 
 
 def largest_difference(image: Any, other: Any) -> int:
