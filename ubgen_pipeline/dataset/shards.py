@@ -226,20 +226,6 @@ class DatasetShards:
         write_whole_text(file, text, self._state_folder)
 
 
-def settings_hash(settings: Mapping[str, Any]) -> str:
-    """SHA-256 of the settings as canonical JSON."""
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
-
-
-def _children(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
-
-
 def open_dataset(folder: str | Path) -> DatasetShards:
     """The finished dataset in a folder, as its manifest describes it.
 
@@ -258,3 +244,17 @@ def open_dataset(folder: str | Path) -> DatasetShards:
             " run ubgen generate with the same settings again to finish it."
         )
     return shards
+
+
+def settings_hash(settings: Mapping[str, Any]) -> str:
+    """SHA-256 of the settings as canonical JSON."""
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
+
+
+def _children(folder: Path) -> list[Path]:
+    return list(folder.iterdir()) if folder.is_dir() else []
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
