@@ -87,7 +87,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Recipe:
-    """Everything but arm and seed; what ``evidence.py``'s settings say of the stages."""
+    """What the settings of the command say of the stages: everything except arm and seed."""
 
     root: Path
     training: Mapping[str, Any]
