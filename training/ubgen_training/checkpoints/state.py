@@ -54,7 +54,7 @@ def shard_like(whole: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
     whole = whole.to(reference.device)
     if not isinstance(reference, DTensor):
         return whole
-    # no rank sends: all have read the same file
+    # every rank has read the whole file, so none has to send its part
     return distribute_tensor(whole, reference.device_mesh, reference.placements, src_data_rank=None)
 
 
@@ -96,7 +96,7 @@ def _describe(value: Any, tensors: dict[str, torch.Tensor]) -> Any:
     if isinstance(value, (torch.Tensor, np.ndarray)):
         tensor = torch.from_numpy(value.copy()) if isinstance(value, np.ndarray) else value
         key = str(len(tensors))
-        # a copy of its own: safetensors refuses tensors that share memory
+        # copied, because safetensors refuses tensors that share memory
         tensors[key] = tensor.detach().cpu().contiguous().clone()
         return {"kind": "array" if isinstance(value, np.ndarray) else "tensor", "key": key}
     if isinstance(value, dict):

@@ -75,7 +75,7 @@ class CheckpointingTrainer(Trainer, ABC):
                 f"save_strategy is {strategy!r} under DeepSpeed, whose optimizer state is only written as pickles; "
                 "set save_only_model or save_strategy no, or launch with DDP or FSDP2."
             )
-        # before a launcher shards the weights
+        # now, because a launcher may shard the weights later
         self._fingerprint = model_fingerprint(self.initial_modules())
 
     @abstractmethod
@@ -140,12 +140,12 @@ class CheckpointingTrainer(Trainer, ABC):
         folder, write = Path(output_dir or str(self.args.output_dir)), self.args.should_save
         if write:
             folder.mkdir(parents=True, exist_ok=True)
-            # to_json_string blanks tokens
+            # to_json_string writes placeholders instead of tokens
             (folder / self.settings_file).write_text(self.args.to_json_string() + "\n")
         self.save_weights(folder, write=write)
 
     def _get_grad_norm(self, model: nn.Module, grad_norm: Any = None) -> Any:
-        # called after clipping and before the optimizer; a loss scaler meets infinities on purpose and skips the step
+        # called after clipping and before the optimizer. With a loss scaler infinities are normal: it skips the update
         grad_norm = super()._get_grad_norm(model, grad_norm=grad_norm)
         scaled = getattr(self.accelerator, "scaler", None) is not None or self.is_deepspeed_enabled
         if not scaled and not torch.isfinite(torch.as_tensor(grad_norm)):
@@ -239,6 +239,6 @@ class CheckpointingTrainer(Trainer, ABC):
         if checkpoint is None:
             return
         file = Path(checkpoint) / f"rank_state_{self.args.process_index}.safetensors"
-        # a run resumed on more processes has none for the new ones
+        # a run that is resumed on more processes has no file for the added ones
         if file.is_file():
             self.load_rank_state(load_state(file))

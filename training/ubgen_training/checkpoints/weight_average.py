@@ -121,7 +121,7 @@ def check_average_decay(decay: float, setting: str) -> None:
 
 
 def _full(tensor: torch.Tensor) -> torch.Tensor:
-    # a copy, also of a plain tensor on the CPU: the state must not change with the next update
+    # always a copy, because the state must not change with the next update
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor.clone()
 
 

@@ -138,7 +138,7 @@ class DDPOConfig(SamplerConfig):
             raise ValueError(f"log_probability is {self.log_probability!r}; choose {' or '.join(REDUCTIONS)}.")
         if self.advantages not in ADVANTAGES:
             raise ValueError(f"advantages is {self.advantages!r}; choose {' or '.join(ADVANTAGES)}.")
-        # its own constructor checks them
+        # its constructor checks both
         ClassStatistics(self.statistics_window, self.statistics_min_count)
 
     def _check_divisions(self) -> None:

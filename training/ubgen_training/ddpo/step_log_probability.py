@@ -72,7 +72,7 @@ def step_coefficients(scheduler: Any, eta: float = 0.0) -> StepCoefficients:
         raise ValueError(f"eta is {eta}, but the scheduler is ddim; choose eta in (0, 1], or the scheduler ddpm.")
     timesteps = scheduler.timesteps.cpu()
     if isinstance(scheduler, DDPMScheduler):
-        # as its previous_timestep: the next one in the list
+        # like DDPMScheduler.previous_timestep, which is the next one in the list
         previous = torch.cat([timesteps[1:], timesteps.new_tensor([-1])])
         final_signal = torch.ones((), dtype=torch.float64)
     else:

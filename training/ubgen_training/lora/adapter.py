@@ -100,7 +100,7 @@ class _CastLinear(nn.Linear):
     @classmethod
     def of(cls, linear: nn.Linear) -> "_CastLinear":
         """The same layer, with the very parameters of ``linear``."""
-        # on no device: its own weights are never filled
+        # its own weights are replaced at once, so they get no memory
         cast = cls(linear.in_features, linear.out_features, bias=linear.bias is not None, device="meta")
         cast.weight, cast.bias = linear.weight, linear.bias
         return cast.train(linear.training)

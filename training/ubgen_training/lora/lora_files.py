@@ -23,7 +23,7 @@ def save_lora(
     A sharded LoRA is gathered, so every rank must call it, all but one with ``write=False``. A file of that name is
     replaced in one step.
     """
-    # peft's names for all layers: diffusers' own are for attention only, and of a file with both it loads one kind
+    # all layers get peft's names: diffusers has names of its own for attention only, and reads one kind from a file
     layers = whole_state(get_peft_model_state_dict(unet, adapter_name=adapter_name))
     file = Path(folder) / LORA_FILE
     if write:

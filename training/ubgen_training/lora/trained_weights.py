@@ -47,7 +47,7 @@ def save_unet(unet: UNet2DConditionModel, folder: Path, *, write: bool = True) -
     """Write the UNet in float32 in diffusers' layout, gathering it where it is sharded."""
     weights = {}
     for name, value in unet.state_dict().items():
-        # one at a time, and only the writer keeps it
+        # gathered one at a time, and kept by the writing rank only, to save memory
         whole = whole_state(value)
         if write:
             weights[name] = whole.detach().cpu().contiguous()

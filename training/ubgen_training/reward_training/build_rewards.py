@@ -27,7 +27,7 @@ from ..rewards.reward_functions import (
 from .config import SamplerConfig
 
 PYIQA_PREFIX = "pyiqa:"
-# in (0, 1) and not flat, as images are; a black one would give some rewards no gradient
+# values of the images of noise: inside (0, 1), since some rewards have no gradient on a black image
 PROBE_RANGE = (0.2, 0.8)
 # those that read the features of clip_model
 CLIP_REWARDS = frozenset({"clip_alignment", "class_variety", "logdet_variety"})
@@ -153,7 +153,7 @@ def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> No
 def _import_reward(path: str, setting: str) -> RewardFunction:
     module_name, _, attribute = path.partition(":")
     reward: Any
-    # a script's own folder is searched, but not the one it is run in
+    # Python searches the script's own folder, but not the current one
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

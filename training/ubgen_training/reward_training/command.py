@@ -1,4 +1,8 @@
-"""What every training command builds from its settings before a trainer: folder, prompts, images and sampler."""
+"""What the commands of both trainings from rewards do before a trainer is built, and from its training to the card.
+
+A command calls :func:`start_training`, which needs no model, then :func:`build_sampler`, builds its rewards and its
+trainer, and ends with :func:`train_and_write`.
+"""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,6 +24,29 @@ from .model_card import write_training_card
 from .trainer import SamplerTrainer
 
 Sampler = TypeVar("Sampler", bound=SamplerModel)
+
+
+class TrainingStart(NamedTuple):
+    """What a training has before any model is loaded: checkpoint to go on from, repository to push to, classes."""
+
+    checkpoint: str | None
+    hub: HubModel | None
+    prompts: list[ClassPrompt]
+    class_names: list[str]
+
+
+def start_training(config: SamplerConfig) -> TrainingStart:
+    """Check all of ``config`` that can be checked without a model.
+
+    Raises:
+        ValueError: a setting that cannot work.
+    """
+    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
+    check_writable(str(config.output_dir))
+    hub = open_hub_model(config)
+    check_reward_weights(config.reward_funcs, config.reward_weights)
+    prompts = load_prompts(config)
+    return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
 
 
 def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
@@ -72,29 +99,6 @@ def build_sampler(
         train_method=config.train_method,
         **settings,
     )
-
-
-class TrainingStart(NamedTuple):
-    """What a training has before any model is loaded: checkpoint to go on from, repository to push to, classes."""
-
-    checkpoint: str | None
-    hub: HubModel | None
-    prompts: list[ClassPrompt]
-    class_names: list[str]
-
-
-def start_training(config: SamplerConfig) -> TrainingStart:
-    """Check all of ``config`` that can be checked without a model.
-
-    Raises:
-        ValueError: a setting that cannot work.
-    """
-    checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
-    check_writable(str(config.output_dir))
-    hub = open_hub_model(config)
-    check_reward_weights(config.reward_funcs, config.reward_weights)
-    prompts = load_prompts(config)
-    return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
 
 
 def train_and_write(trainer: SamplerTrainer, start: TrainingStart, method: str) -> Path:

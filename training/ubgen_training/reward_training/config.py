@@ -38,7 +38,7 @@ FREE_ON_RESUME = frozenset(
         "remove_unused_columns",
     }
 )
-# the others of transformers push checkpoints whole, optimizer and all
+# transformers has more strategies; those push whole checkpoints with the optimizer's state
 HUB_STRATEGIES = ("every_save", "end")
 
 
@@ -209,7 +209,7 @@ class SamplerConfig(ResumableConfig):
             )
 
     def _check_push(self) -> None:
-        # an argument would be seen by everybody on the machine, and be kept by the shell
+        # other users of the machine can see a command's arguments, and the shell's history keeps them
         if self.hub_token is not None:
             raise ValueError("hub_token is given; run `hf auth login`, or set HF_TOKEN, and leave it out.")
         if not self.push_to_hub:

@@ -98,7 +98,7 @@ class RewardGuards(TrainerCallback):
             names = [self.class_names[label] for label in batch.labels.tolist()]
             features = None if self.encoder is None else self.encoder.encode_images(batch.images)
             for reward in (*self.trained, *self.heldout):
-                # the rewards' own arguments, as the loss passes them
+                # the keyword arguments that the loss passes, too
                 own = {"step": step, "image_features": features, "seeds": batch.seeds}
                 values = call_reward(reward, batch.images, names, batch.labels.to(batch.images.device), **own)
                 columns[f"reward/{reward_name(reward)}"].append(values.float())
@@ -142,7 +142,7 @@ class RewardGuards(TrainerCallback):
         is_regular = self.every_steps > 0 and step % self.every_steps == 0
         if self.alarm is not None and is_regular and (messages := self.alarm.update(evaluation)):
             self._raise_alarm(messages, state, control)
-        # each log takes back the request to log, but the loss's own is still to come
+        # logging here has cleared should_log, but the loss of this update still has to be logged
         control.should_log = should_log
 
     def _raise_alarm(self, messages: list[str], state: TrainerState, control: TrainerControl) -> None:
@@ -177,7 +177,7 @@ def class_diversity(features: torch.Tensor, labels: torch.Tensor) -> dict[int, f
     """
     if len(features) != len(labels):
         raise ValueError(f"features holds {len(features)} rows for {len(labels)} labels; give one each.")
-    # float64: |s|^2 - m cancels where the images are nearly alike
+    # in float64, because |s|^2 - m loses its digits where the images are nearly alike
     directions = normalize(features.double(), dim=1)
     diversity: dict[int, float] = {}
     for label in sorted(set(labels.tolist())):

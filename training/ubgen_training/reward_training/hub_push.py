@@ -101,7 +101,7 @@ def open_hub_model(config: SamplerConfig) -> HubModel | None:
     if not config.push_to_hub:
         return None
     hub = HubModel(str(config.hub_model_id), private=bool(config.hub_private_repo))
-    # one process is enough, and the Hub counts requests
+    # one process is enough, and the Hub limits the number of requests
     if config.process_index == 0:
         hub.open()
     return hub
@@ -158,7 +158,7 @@ def _snapshot(folder: Path, grids: Mapping[str, Path], copy: Path) -> list[str]:
         shutil.copyfile(source, copy / name)
     config = copy / UNET_FOLDER / "config.json"
     if config.is_file():
-        # where the base model was loaded from is nobody else's business
+        # a path on this machine is not published
         values = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")
     return [*sources, *grids]

@@ -18,7 +18,7 @@ LIBRARIES = ("ubgen", "torch", "diffusers", "transformers", "peft", "trl", "acce
 EVALUATED = ("fixed_samples/", "heldout/")
 CURVES = ("loss", "losses/", "rewards/", "discriminator/accuracy", "discriminator/loss", "policy/")
 NOT_SHOWN = ("heldout/diversity/", "heldout/alarm")
-# free text, and no path
+# settings that may hold any text, but no path of this machine
 TEXT_SETTINGS = ("prompt_template", "clip_prompt")
 
 
@@ -73,7 +73,7 @@ def library_versions() -> dict[str, str]:
         try:
             versions[name] = version(name)
         except PackageNotFoundError:
-            # a clone that is on the path without being installed
+            # ubgen may run from a clone without being installed
             continue
     return versions
 

@@ -33,7 +33,7 @@ from .config import SamplerConfig
 from .fixed_samples import FixedSamples
 from .guards import RewardGuards, default_interval
 
-# what stands beside the LoRA that is exported
+# folders beside the LoRA that is exported, for the averaged and the trained one
 AVERAGE_FOLDER = "lora_average"
 TRAINED_FOLDER = "lora_trained"
 
@@ -89,7 +89,7 @@ class SamplerTrainer(CheckpointingTrainer):
         )
         components: list[Any] = [*self.reward_funcs, *heldout_reward_funcs, clip_encoder]
         for component in components:
-            # not a plain function: an object that holds a model
+            # rewards that hold a model have `to`, plain functions have not
             if hasattr(component, "to"):
                 component.to(args.device)
             if args.world_size > 1 and hasattr(component, "over_processes"):

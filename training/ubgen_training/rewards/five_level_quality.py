@@ -78,7 +78,7 @@ class FiveLevelQuality(nn.Module):
         self._adds_special_tokens = not (start and self.prompt.startswith(start))
         # M-RoPE counts positions over the whole sequence, image included
         self.cache_prefix = cache_prefix and not hasattr(getattr(model, "model", model), "get_rope_index")
-        # transformers gives it a new name, model by model
+        # transformers has several names for it, depending on the model
         takes = inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if "cache" in takes else "past_key_values"
         self._layouts: dict[tuple[int, int], PromptLayout] = {}

@@ -36,7 +36,7 @@ class PyiqaReward:
                 f"{', '.join(pyiqa.list_models(metric_mode='NR'))}."
             )
         try:
-            # as a loss, so that it computes under gradient and takes images that are not clamped
+            # as_loss makes pyiqa keep gradients and take images that are not clamped
             self.metric = pyiqa.create_metric(metric, as_loss=True, loss_reduction="none", device=torch.device("cpu"))
         except (OSError, RuntimeError, ImportError) as error:
             first_line = (str(error).strip() or type(error).__name__).splitlines()[0]

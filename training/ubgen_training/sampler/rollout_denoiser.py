@@ -65,7 +65,7 @@ class RolloutDenoiser:
             self._compiled = self._compile(self._twin) if self.compiled_rows else None
         copy_lora(self.network, self._twin)
         if self.compiled_rows is None and device == "cpu" and _can_pack(self.network):
-            # what was packed before is left alone: these are the layers just written, and at first all
+            # skips layers that are packed already, so the first time it packs all, later those that were just written
             pack_products(self._twin)
         return True
 
@@ -91,10 +91,10 @@ class RolloutDenoiser:
             return self._compiled(*inputs, return_dict=return_dict)
         except torch.OutOfMemoryError:
             raise
-        # the compiler, the C++ compiler and Triton each fail in ways of their own
+        # torch.compile, the C++ compiler and Triton raise errors of many types
         except Exception as error:
             plain = self._twin(*inputs, return_dict=return_dict)
-            # inputs that the denoiser itself does not take have raised their own error here
+            # this call would have raised if the inputs, and not the compiler, were at fault
             self._compiled = None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             warnings.warn(

@@ -162,7 +162,7 @@ class AdversarialTerm:
             penalty = torch.zeros_like(loss)
             if self.settings.r1:
                 penalty = self.settings.r1 * gradient_penalty(self.discriminator, text_features)
-            # also drops what the generator's loss may have left on the discriminator
+            # also clears gradients that the generator's loss may have left on the discriminator
             self.optimizer.zero_grad()
             (loss + penalty).backward()
         parameters = list(self.discriminator.parameters())

@@ -16,7 +16,7 @@ class DiscriminatorForm:
     activation: str
 
 
-# the paper does not give the width
+# the width of "paper" is ours: the paper does not give one
 DISCRIMINATOR_FORMS = {"paper": DiscriminatorForm(256, "relu"), "released": DiscriminatorForm(3, "leaky_relu")}
 
 

@@ -81,7 +81,7 @@ class MicroBatches:
         self._at_pixels.setdefault(name, torch.zeros_like(self.pixels))[rows] += gradient
 
     def _micro_batch(self, rows: slice) -> MicroBatch:
-        # a leaf of its own: of a view, autograd would go back to the batch
+        # cloned to be a leaf: from a view, the gradient would go on to the batch
         pixels = self.pixels[rows].clone().requires_grad_(True)
         with torch.enable_grad():
             return MicroBatch(rows, pixels, self.encode(pixels) if self.encode is not None else None)

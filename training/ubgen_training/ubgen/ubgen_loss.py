@@ -140,7 +140,7 @@ class UbGenLoss:
             check_finite(own, f"the gradient of {name}", step)
             metrics[f"reward_grad_norms/{name}"] = own.norm().item()
             gradient += own
-        # only now, when all terms are known to be finite
+        # last, so that nothing is updated if a term is not finite
         remember_batch(self.reward_funcs)
         if batch.features is not None and text_features is not None:
             metrics |= self._update_discriminator(batch.features.detach(), text_features, generator)

@@ -76,7 +76,7 @@ class UbGenTrainer(SamplerTrainer):
             micro_batch_size=args.reward_micro_batch_size,
         )
         self._num_steps = model.num_steps
-        # once before the first step, so that settings which do not fit this scheduler's steps end here
+        # tried once, so that settings which do not fit this scheduler's number of steps are refused before training
         args.choose_gradient_steps(self._num_steps, torch.Generator())
         self._speed_up_rollouts(model)
         self._warmed_up = adversarial is None
@@ -138,7 +138,7 @@ class UbGenTrainer(SamplerTrainer):
         micro_step = self._micro_steps.next(step)
         generator = self._generator(f"train/{micro_step}", step)
         seeds = choose_seeds(len(labels), generator)
-        # of all ranks alike: sharded ones gather the weights together, so they must call the denoiser equally often
+        # the same on all ranks: they gather sharded weights together, so they must call the denoiser equally often
         # "plan" is what the first version called them; the name is hashed
         steps_seed = sample_seed(self.args.seed, f"gradient plan/{micro_step}", step)
         gradient_steps = self.args.choose_gradient_steps(self._num_steps, torch.Generator().manual_seed(steps_seed))
@@ -151,7 +151,7 @@ class UbGenTrainer(SamplerTrainer):
         if distance is not None:
             check_finite(distance, "the distance to the untrained model", step)
             self.add_metrics({"losses/reference_distance": distance.detach().mean().item()})
-            # a weight of 0 must not walk the distance's graph
+            # with a weight of 0 the backward pass must not walk the distance's graph
             if self.args.reference_weight > 0:
                 loss = loss + self.args.reference_weight * distance.mean()
         return (loss, {"images": images}) if return_outputs else loss
@@ -168,7 +168,7 @@ class UbGenTrainer(SamplerTrainer):
         for step in range(num_steps):
             generator = self._generator("warm-up", step)
             positions = step * global_batch + args.process_index * batch_size + torch.arange(batch_size)
-            # every rank walks its own part of one common order, a new one each time around
+            # all ranks share one order and each takes its own part; every pass over the labels has another order
             order_seed = sample_seed(args.seed, "warm-up order", int(positions[0]) // num_labels)
             order = torch.randperm(num_labels, generator=torch.Generator().manual_seed(order_seed))
             labels = all_labels[order[positions % num_labels]].to(args.device)

@@ -86,10 +86,10 @@ class QAlignReward:
         """Logits ``(B, 5)`` in float32, bad to excellent, of ``images (B, 3, H, W)`` nominally in [0, 1]."""
         weight = self.model.language.token_head.weight
         if self._prefix is None:
-            # weights are stored in half precision; a reward that was never moved still needs its own
+            # weights are stored in half precision; a reward that was never moved has not chosen its precision yet
             weight = self.to(weight.device).model.language.token_head.weight
         ids = {name: torch.tensor(value, device=weight.device) for name, value in vars(self.prompt).items()}
-        # the precision is this class's business, not that of an autocast around it
+        # this class chooses the precision itself, whatever autocast is on around it
         with torch.autocast(weight.device.type, enabled=False):
             if self._prefix is None:
                 self._prefix = self.model.language.read_prefix(ids["prefix_ids"])
