@@ -44,15 +44,17 @@ def test_plain_diffusers_loads_it_and_predicts_the_same(pipeline, random_mini_mo
         torch.testing.assert_close(plain.unet(*inputs).sample, pipeline.denoiser_network(*inputs).sample)
 
 
-def test_it_is_float32_with_rank_and_alpha_and_equal_weights_give_equal_files(random_mini_model, tmp_path):
+def test_it_is_float32_with_rank_and_alpha_and_layers_in_one_order(random_mini_model, tmp_path):
     pipeline = with_lora(random_mini_model, rank=4, alpha=2.0)
-    files = [save_lora(pipeline.denoiser_network, tmp_path / name) for name in ("one", "two")]
-    assert files[0].read_bytes() == files[1].read_bytes() and files[0].name == LORA_FILE
-    assert {value.dtype for value in load_file(files[0]).values()} == {torch.float32}
-    assert all(name.startswith("unet.") for name in load_file(files[0]))
-    with safe_open(files[0], framework="pt") as file:
-        settings = json.loads(file.metadata()["lora_adapter_metadata"])
+    file = save_lora(pipeline.denoiser_network, tmp_path)
+    assert file == tmp_path / LORA_FILE
+    assert {value.dtype for value in load_file(file).values()} == {torch.float32}
+    assert all(name.startswith("unet.") for name in load_file(file))
+    with safe_open(file, framework="pt") as opened:
+        settings = json.loads(opened.metadata()["lora_adapter_metadata"])
     assert (settings["unet.r"], settings["unet.lora_alpha"]) == (4, 2.0)
+    # peft keeps them as a set, whose order changes from process to process
+    assert settings["unet.target_modules"] == sorted(settings["unet.target_modules"])
 
 
 def test_only_the_writing_rank_writes(pipeline, tmp_path):
