@@ -1,6 +1,7 @@
 """Models, schedulers and LoRAs by name; what does not exist or fit is refused by name and changes nothing."""
 
 import json
+import logging
 import subprocess
 import sys
 
@@ -105,6 +106,19 @@ def test_a_lora_gives_the_image_of_plain_diffusers(mini_model, lora_folder):
     np.testing.assert_allclose(draw(ours, cross_attention_kwargs={"scale": 0.0}), base, rtol=0, atol=1e-5)
     from_file = load_pipeline(mini_model, lora=lora_folder / LORA_FILE)
     np.testing.assert_allclose(draw(from_file), draw(ours), rtol=0, atol=1e-6)
+
+
+@pytest.mark.filterwarnings("error")
+def test_two_loras_that_fit_are_loaded_without_a_word(mini_model, lora_folder, capsys):
+    """Neither that the text encoder has no part in them, nor that the second stands beside the first."""
+    handler = logging.StreamHandler()
+    logging.getLogger("diffusers").addHandler(handler)
+    try:
+        pipeline = load_pipeline(mini_model, lora=lora_folder, few_step_lora=lora_folder)
+    finally:
+        logging.getLogger("diffusers").removeHandler(handler)
+    assert len(pipeline.get_list_adapters()["unet"]) == 2
+    assert "LoRA" not in capsys.readouterr().err
 
 
 def test_a_lora_that_does_not_fit_is_named_and_loads_nothing(mini_model, lora_folder, tmp_path):

@@ -1,8 +1,13 @@
 """What a user sees of a training: a line of progress without dictionaries, and a table of first and last figures."""
 
+import pytest
+import torch
+from torch import nn
 from transformers import TrainerControl, TrainerState, TrainingArguments
 
+from ubgen_training.checkpoints.config import ResumableConfig
 from ubgen_training.checkpoints.progress import ProgressLine, first_and_last, progress_note
+from ubgen_training.checkpoints.trainer import CheckpointingTrainer
 
 LOGS = {"loss": 0.5, "rewards/a": 1.0, "rewards/b": 0.0, "grad_norm": 3.0}
 
@@ -44,3 +49,50 @@ def test_updates_are_counted_on_the_first_rank_only(tmp_path, capsys):
             assert "{" not in printed.err + printed.out and printed.out.splitlines()[1].split()[0] == "loss"
         else:
             assert printed.err == printed.out == ""
+
+
+class Constant(nn.Module):
+    """Its loss is 3 times its weight, which is 1."""
+
+    def __init__(self):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+
+    def forward(self, x):
+        return {"loss": 3 * self.weight.sum() + 0 * x.sum()}
+
+
+class ConstantTrainer(CheckpointingTrainer):
+    settings_file = "constant.json"
+    class_names = ()
+
+    def initial_modules(self):
+        return {"model": self.model}
+
+    def save_weights(self, folder, *, write=True):
+        raise NotImplementedError
+
+    def load_weights(self, folder):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize("is_quiet", [False, True])
+def test_a_training_shows_its_updates_and_no_dictionaries(tmp_path, capsys, is_quiet):
+    args = ResumableConfig(
+        output_dir=str(tmp_path),
+        max_steps=3,
+        logging_steps=1,
+        learning_rate=0.0,
+        save_strategy="no",
+        report_to="none",
+        use_cpu=True,
+        per_device_train_batch_size=1,
+        disable_tqdm=is_quiet,
+    )
+    trainer = ConstantTrainer(model=Constant(), args=args, train_dataset=[{"x": torch.zeros(1)}] * 8)
+    trainer.train()
+    printed = capsys.readouterr()
+    assert "{" not in printed.err + printed.out and "it/s" not in printed.err
+    assert [logs["loss"] for logs in trainer.state.log_history if "loss" in logs] == [3.0] * 3
+    assert ("ubgen: 3/3 updates, loss 3.0000, " in printed.err) is not is_quiet
+    assert (printed.out.splitlines()[1:] == ["loss  3.0000  3.0000"]) is not is_quiet
