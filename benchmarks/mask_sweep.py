@@ -96,7 +96,7 @@ def record_quarters(
         pipeline.scheduler,
         latents,
         pipeline.encode_prompts(prompts),
-        negative_prompt_embeds=pipeline.encode_prompts([""] * len(names)),
+        negative=pipeline.encode_prompts([""] * len(names)),
         guidance_scale=settings.guidance_scale,
         timesteps=timesteps,
     ):

@@ -1,16 +1,19 @@
 """Everything that is known about one generated image beside its class: masks, objects, heat maps."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from .attention_maps import AttentionRecorder, ClassTexts, RecordedAttention, joined_texts
 from .attention_masks import attention_mask, heat_maps
+from .call_arguments import SampleBatch
 from .class_tokens import append_class_words, class_texts, shown_once
 from .mask_regions import MaskObject, mask_objects
 from .mask_settings import IGNORE_LABEL, MaskSettings
+from .sampling_features import FinishedBatch, SamplingFeature, Walk
 
 MAX_LABELS = IGNORE_LABEL - 1
 
@@ -80,45 +83,56 @@ def annotate(
     return annotations
 
 
-@dataclass(frozen=True)
-class AnnotationPlan:
-    """How the images of K entries are annotated.
+class AttentionAnnotations(SamplingFeature):
+    """Records the attention of each batch and makes the annotations of its images from it.
 
-    Attributes:
+    Args:
         settings: how masks are made.
         prompts: what the K entries are drawn from, with class words appended where the settings say so.
         texts: K texts whose attention finds the entry's classes.
         label_rows: K lists, the labels of the classes that an entry's images show.
+        size: (H, W) of the images.
     """
 
-    settings: MaskSettings
-    prompts: list[str]
-    texts: list[ClassTexts]
-    label_rows: list[list[int]]
+    def __init__(
+        self,
+        settings: MaskSettings,
+        prompts: list[str],
+        texts: list[ClassTexts],
+        label_rows: list[list[int]],
+        size: tuple[int, int],
+    ):
+        self.settings, self.prompts, self._size = settings, prompts, size
+        self._texts, self._label_rows = texts, label_rows
+        self._entries: list[int] = []
+        self._recorder: AttentionRecorder | None = None
+        self._recording = ExitStack()
 
-    def recorder(
-        self, unet: Any, entries: Sequence[int], latent_size: tuple[int, int], num_steps: int
-    ) -> AttentionRecorder:
-        """Records the attention of a batch, one sample of each of those entries, over so many UNet calls."""
-        settings = self.settings
-        return AttentionRecorder(
-            unet,
-            joined_texts([self.texts[entry] for entry in entries]),
-            latent_size,
+    def start(self, pipeline: Any, batch: SampleBatch, walk: Walk) -> Walk:
+        settings, self._entries = self.settings, batch.entries
+        self._recorder = AttentionRecorder(
+            pipeline.denoiser_network,
+            joined_texts([self._texts[entry] for entry in batch.entries]),
+            (walk.latents.shape[-2], walk.latents.shape[-1]),
             cross_levels=settings.cross_levels,
             self_level=settings.self_level if settings.self_power else None,
-            steps=settings.recorded_steps(num_steps),
+            steps=settings.recorded_steps(len(walk.timesteps)),
         )
+        self._recording.enter_context(self._recorder)
+        return walk
 
-    def annotate(
-        self, recorder: AttentionRecorder, entries: Sequence[int], size: tuple[int, int], blackened: Sequence[bool]
-    ) -> list[SampleAnnotation]:
-        """Annotations of that batch's images of ``size`` (H, W); ``blackened`` may be empty."""
-        label_rows = [self.label_rows[entry] for entry in entries]
-        return annotate(recorder.result(), self.settings, size, label_rows, blackened or None)
+    def stop(self) -> None:
+        self._recording.close()
+
+    def finish(self, pipeline: Any, finished: FinishedBatch) -> FinishedBatch:
+        assert self._recorder is not None
+        label_rows = [self._label_rows[entry] for entry in self._entries]
+        recorded = self._recorder.result()
+        annotations = annotate(recorded, self.settings, self._size, label_rows, finished.flagged or None)
+        return replace(finished, annotations=annotations)
 
 
-def annotation_plan(
+def attention_annotations(
     pipeline: Any,
     class_names: Sequence[str],
     prompts: Sequence[str],
@@ -127,8 +141,9 @@ def annotation_plan(
     shown_labels: Sequence[Sequence[int]] | None,
     *,
     weighted: bool,
-) -> AnnotationPlan:
-    """The plan for K entries; see the pipeline's call for its arguments.
+    size: tuple[int, int],
+) -> AttentionAnnotations:
+    """The annotations of K entries' images of ``size`` (H, W); see the pipeline's call for the other arguments.
 
     Raises:
         ValueError: settings that do not go with word weights, or classes that do not fit the entries or their prompts.
@@ -140,4 +155,4 @@ def annotation_plan(
     if settings.append_class_names:
         prompts = [append_class_words(prompt, words) for prompt, words in zip(prompts, shown)]
     texts = [class_texts(pipeline, *pair, settings.class_prompt) for pair in zip(prompts, shown)]
-    return AnnotationPlan(settings, prompts, texts, label_rows)
+    return AttentionAnnotations(settings, prompts, texts, label_rows, size)

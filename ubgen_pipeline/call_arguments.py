@@ -1,11 +1,141 @@
-"""Checks of the arguments of a call of the pipeline."""
+"""The arguments of a call of the pipeline, checked and gathered into records.
+
+A call has K entries, each a class with its prompt, and N samples: so many of each entry.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from .conditioning import Conditioning
+from .initial_latents import draw_latents
+from .sample_seeds import default_seeds
+
 OUTPUT_TYPES = ("pil", "np", "pt", "latent")
+
+
+@dataclass(frozen=True)
+class CallEntries:
+    """What is asked for.
+
+    Attributes:
+        class_names, prompts, negative_prompts: K each.
+        labels: N, the entry that each sample belongs to.
+        seeds: N.
+    """
+
+    class_names: list[str]
+    prompts: list[str]
+    negative_prompts: list[str]
+    labels: list[int]
+    seeds: list[int]
+
+
+@dataclass(frozen=True)
+class DenoisingSettings:
+    """How noise becomes latents.
+
+    Attributes:
+        num_inference_steps: at least 1.
+        guidance_scale: 1 or less means none.
+        eta: DDIM's noise share in [0, 1].
+        attention_kwargs: handed to the denoiser's attention; ``scale`` in it is that of a LoRA.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float
+    eta: float = 0.0
+    attention_kwargs: dict[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        check_counts(num_inference_steps=self.num_inference_steps)
+
+    @property
+    def lora_scale(self) -> float | None:
+        return (self.attention_kwargs or {}).get("scale")
+
+
+@dataclass(frozen=True)
+class TextSettings:
+    """How prompts are read.
+
+    Attributes:
+        weighted: word weights (``star++``) are read, and prompts may have any length.
+        num_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest.
+    """
+
+    weighted: bool = False
+    num_chunks: int | None = None
+
+
+@dataclass(frozen=True)
+class SampleBatch:
+    """B of the samples, which are denoised together.
+
+    Attributes:
+        rows: their places among the N.
+        entries: B, the entry that each belongs to.
+        seeds: B.
+        noise: ``(B, C, h, w)`` standard normal, on the CPU.
+    """
+
+    rows: slice
+    entries: list[int]
+    seeds: list[int]
+    noise: torch.Tensor = field(repr=False)
+
+
+def call_entries(
+    class_names: Sequence[str],
+    prompts: Sequence[str] | None,
+    negative_prompt: str | Sequence[str] | None,
+    num_images_per_class: int,
+    seed: int,
+    seeds: Sequence[int] | None,
+) -> CallEntries:
+    """What is asked for, from the call's arguments of these names.
+
+    Raises:
+        ValueError: no classes, lists of other lengths, or a number out of range.
+    """
+    class_names = text_list("class_names", class_names)
+    prompts = class_names if prompts is None else text_list("prompts", prompts, length=len(class_names))
+    negative_prompt = "" if negative_prompt is None else negative_prompt
+    if isinstance(negative_prompt, str):
+        negative_prompt = [negative_prompt] * len(class_names)
+    negative_prompts = text_list("negative_prompt", negative_prompt, length=len(class_names))
+    check_counts(num_images_per_class=num_images_per_class)
+    labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]
+    seeds = default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
+    if len(seeds) != len(labels):
+        raise ValueError(f"seeds holds {len(seeds)} for {len(labels)} samples; give one per sample.")
+    return CallEntries(class_names, prompts, negative_prompts, labels, seeds)
+
+
+def sample_batches(
+    entries: CallEntries, shape: tuple[int, int, int], latents: torch.Tensor | None, batch_size: int | None
+) -> list[SampleBatch]:
+    """The samples in batches, each with its noise.
+
+    Args:
+        entries: what is asked for.
+        shape: (C, h, w) of one sample's latents.
+        latents: ``(N, C, h, w)`` noise; None draws each sample's from its seed.
+        batch_size: None takes all at once.
+
+    Raises:
+        ValueError: latents of another shape, or a number out of range.
+    """
+    num_samples = len(entries.labels)
+    noise = draw_latents(entries.seeds, shape) if latents is None else latents
+    if tuple(noise.shape) != (num_samples, *shape):
+        raise ValueError(f"latents has shape {tuple(noise.shape)}; give {(num_samples, *shape)}.")
+    batch_size = num_samples if batch_size is None else batch_size
+    check_counts(batch_size=batch_size)
+    slices = [slice(start, start + batch_size) for start in range(0, num_samples, batch_size)]
+    return [SampleBatch(rows, entries.labels[rows], entries.seeds[rows], noise[rows]) for rows in slices]
 
 
 def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
@@ -31,8 +161,8 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
 
 
-def check_embeds(length: int, prompt_embeds: torch.Tensor | None, negative_prompt_embeds: torch.Tensor | None) -> bool:
-    """Whether the call brings its own text features, ``(length, tokens, width)`` both.
+def check_embeds(length: int, prompt_embeds: Any, negative_prompt_embeds: Any) -> bool:
+    """Whether the call brings its own conditioning, of ``length`` rows both; tensors are ``(length, tokens, width)``.
 
     Raises:
         ValueError: one of the two without the other, or of another shape.
@@ -42,31 +172,11 @@ def check_embeds(length: int, prompt_embeds: torch.Tensor | None, negative_promp
     if len(missing) == 1:
         raise ValueError(f"{missing[0]} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
     for argument, value in given.items():
-        if value is not None and (value.ndim != 3 or len(value) != length):
+        if isinstance(value, torch.Tensor) and (value.ndim != 3 or len(value) != length):
             raise ValueError(f"{argument} has shape {tuple(value.shape)}; give ({length}, tokens, width).")
+        if isinstance(value, Conditioning) and value.num_rows != length:
+            raise ValueError(f"{argument} has {value.num_rows} rows; give {length}, one per class.")
     return not missing
-
-
-def check_lossy(
-    guidance_until: float,
-    deep_features_every: int,
-    annotations: Sequence[str] | None,
-    cross_attention_kwargs: dict[str, Any] | None,
-) -> None:
-    """Raise ``ValueError`` for a shortcut out of range, or one beside what it would spoil."""
-    if not 0 <= guidance_until <= 1:
-        raise ValueError(f"guidance_until is {guidance_until}; give a share of the steps, from 0 to 1.")
-    check_counts(deep_features_every=deep_features_every)
-    if deep_features_every > 1 and annotations:
-        raise ValueError(
-            f"deep_features_every is {deep_features_every}, and annotations need the attention of every step; give 1,"
-            " or annotate the finished dataset with `ubgen annotate`."
-        )
-    if deep_features_every > 1 and cross_attention_kwargs:
-        raise ValueError(
-            f"deep_features_every is {deep_features_every}, which takes no cross_attention_kwargs; give 1, or leave"
-            " them out."
-        )
 
 
 def latent_shape(

@@ -106,7 +106,8 @@ def _num_tokens(tokenizer: Any, text: str) -> int:
 def class_texts(pipeline: Any, prompt: str, words: Sequence[str], class_prompt: bool) -> ClassTexts:
     """Whose attention to record for one sample: :func:`class_token_weights` with the texts' features."""
     texts, weights = class_token_weights(pipeline, prompt, words, class_prompt)
-    return ClassTexts(pipeline.encode_prompts(texts), torch.zeros(len(texts), dtype=torch.int64), weights)
+    embeds = pipeline.batch(pipeline.encode(texts))["encoder_hidden_states"]
+    return ClassTexts(embeds, torch.zeros(len(texts), dtype=torch.int64), weights)
 
 
 def class_token_weights(

@@ -1,6 +1,6 @@
 """The one denoising loop: generation, rollouts, gradients and attention recording all iterate over it.
 
-Shapes: B samples, C latent channels, H x W latent size, L tokens, D width of the text encoder.
+Shapes: B samples, N denoiser rows (2B under guidance, unconditional half first), C latent channels, H x W latent size.
 """
 
 import inspect
@@ -11,7 +11,14 @@ from typing import Any
 
 import torch
 
-Denoiser = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+from .conditioning import Conditioning
+
+# what a denoiser is conditioned on; where one tensor is all of it, the tensor itself will do
+Condition = Conditioning | torch.Tensor
+# (latents (N, C, H, W), timestep () or (N,), conditioning of N rows) -> prediction (N, C, H, W)
+Denoiser = Callable[[torch.Tensor, torch.Tensor, Any], torch.Tensor]
+# (conditional, unconditional, scale) -> guided, each (B, C, H, W)
+Guidance = Callable[[torch.Tensor, torch.Tensor, float], torch.Tensor]
 PREDICTION_TYPES = ("epsilon", "v_prediction", "sample", "flow_prediction")
 
 
@@ -29,14 +36,20 @@ class DenoisingStep:
     prediction: torch.Tensor
 
 
+def classifier_free_guidance(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+    """``u + w (c - u)`` of two predictions of one shape (Ho and Salimans 2022, Eq. 6 with w counted from 1)."""
+    return unconditional + scale * (conditional - unconditional)
+
+
 def denoising_steps(
     denoiser: Denoiser,
     scheduler: Any,
     latents: torch.Tensor,
-    prompt_embeds: torch.Tensor,
+    conditioning: Condition,
     *,
-    negative_prompt_embeds: torch.Tensor | None = None,
+    negative: Condition | None = None,
     guidance_scale: float = 1.0,
+    guide: Guidance = classifier_free_guidance,
     num_guided_steps: int | None = None,
     timesteps: torch.Tensor | None = None,
     generators: list[torch.Generator] | None = None,
@@ -48,15 +61,15 @@ def denoising_steps(
     """Iterate from noise to clean latents, one scheduler step at a time.
 
     Args:
-        denoiser: ``(latents (N, C, H, W), timestep (), prompt_embeds (N, L, D)) -> prediction (N, C, H, W)`` of what
-            the scheduler's ``prediction_type`` names; N is 2B under guidance (unconditional half first), else B.
+        denoiser: ``(latents (N, C, H, W), timestep (), conditioning) -> prediction (N, C, H, W)`` of what the
+            scheduler's ``prediction_type`` names, such as a family's ``predict``.
         scheduler: a diffusers scheduler. Its ``set_timesteps`` must have run just before: several schedulers keep
             a history, which that call clears.
         latents: ``(B, C, H, W)`` noise, already multiplied by ``scheduler.init_noise_sigma``.
-        prompt_embeds: ``(B, L, D)``.
-        negative_prompt_embeds: ``(B, L, D)``, needed where ``guidance_scale`` > 1.
-        guidance_scale: w of classifier-free guidance, ``u + w (c - u)`` (Ho and Salimans 2022, Eq. 6 with w counted
-            from 1); 1 or less means none.
+        conditioning: of B rows.
+        negative: B rows to guide away from, needed where ``guidance_scale`` > 1.
+        guidance_scale: w of classifier-free guidance, counted from 1; 1 or less means none.
+        guide: how the two predictions become one.
         num_guided_steps: steps from the first on that are guided; the later ones take the conditional prediction, at
             half the cost and not the same samples. None guides all.
         timesteps: ``(T,)`` timesteps to walk; None takes ``scheduler.timesteps``.
@@ -71,15 +84,15 @@ def denoising_steps(
         eta: DDIM's noise share in [0, 1]; other schedulers ignore it.
 
     Raises:
-        ValueError: guidance without negative embeddings, generators not B, a gradient step or ``stop_at`` outside the
+        ValueError: guidance without ``negative``, generators not B, a gradient step or ``stop_at`` outside the
             loop, a gradient step after ``stop_at``, or a scheduler from which no jump is known.
     """
     timesteps = scheduler.timesteps if timesteps is None else timesteps
     assert timesteps is not None
     guided = guidance_scale > 1
-    if guided and negative_prompt_embeds is None:
+    if guided and negative is None:
         raise ValueError(
-            f"guidance_scale is {guidance_scale}, which needs negative_prompt_embeds; pass those of the empty prompt."
+            f"guidance_scale is {guidance_scale}, which needs negative; pass the conditioning of the empty prompt."
         )
     if generators is not None and len(generators) != len(latents):
         raise ValueError(f"generators holds {len(generators)} for {len(latents)} samples; pass one per sample.")
@@ -96,10 +109,10 @@ def denoising_steps(
         denoiser,
         scheduler,
         latents,
-        torch.cat([negative_prompt_embeds, prompt_embeds])
-        if negative_prompt_embeds is not None and guided
-        else prompt_embeds,
+        conditioning,
+        negative if guided else None,
         guidance_scale,
+        guide,
         num_guided_steps,
         timesteps,
         _step_arguments(scheduler, generators, eta),
@@ -113,8 +126,10 @@ def _steps(
     denoiser: Denoiser,
     scheduler: Any,
     latents: torch.Tensor,
-    prompt_embeds: torch.Tensor,
+    conditioning: Condition,
+    negative: Condition | None,
     guidance_scale: float,
+    guide: Guidance,
     num_guided_steps: int | None,
     timesteps: torch.Tensor,
     step_arguments: dict[str, Any],
@@ -122,15 +137,16 @@ def _steps(
     detach_inputs: bool,
     stop_at: int | None,
 ) -> Iterator[DenoisingStep]:
+    both = conditioning if negative is None else guided_conditioning(conditioning, negative)
     for index, timestep in enumerate(timesteps):
-        if index == num_guided_steps and guidance_scale > 1:
-            guidance_scale, prompt_embeds = 1.0, prompt_embeds.chunk(2)[1]
+        if index == num_guided_steps:
+            guidance_scale, both = 1.0, conditioning
         carries_gradient = gradient_steps is None or index in gradient_steps
         # the grad mode is set around the denoiser only: it must not leak to the caller at the yield
         with torch.set_grad_enabled(torch.is_grad_enabled() and carries_gradient):
             model_input = latents.detach() if detach_inputs else latents
             model_input = scheduler.scale_model_input(model_input, timestep)
-            prediction = guided_prediction(denoiser, model_input, timestep, prompt_embeds, guidance_scale)
+            prediction = guided_prediction(denoiser, model_input, timestep, both, guidance_scale, guide)
         if index == stop_at:
             clean = predicted_clean_latents(scheduler, prediction, timestep, latents)
             yield DenoisingStep(index, timestep, clean, prediction)
@@ -139,27 +155,37 @@ def _steps(
         yield DenoisingStep(index, timestep, latents, prediction)
 
 
+def guided_conditioning(conditioning: Condition, negative: Condition) -> Condition:
+    """2B rows of B and B, those of ``negative`` first."""
+    if isinstance(conditioning, torch.Tensor) and isinstance(negative, torch.Tensor):
+        return torch.cat([negative, conditioning])
+    assert isinstance(conditioning, Conditioning) and isinstance(negative, Conditioning)
+    return conditioning.guided(negative)
+
+
 def guided_prediction(
     denoiser: Denoiser,
     latents: torch.Tensor,
     timestep: torch.Tensor,
-    prompt_embeds: torch.Tensor,
+    conditioning: Condition,
     guidance_scale: float,
+    guide: Guidance = classifier_free_guidance,
 ) -> torch.Tensor:
-    """The denoiser's prediction ``(B, C, H, W)`` under classifier-free guidance.
+    """The denoiser's prediction ``(B, C, H, W)`` under guidance: one call for both halves.
 
     Args:
         denoiser: as in :func:`denoising_steps`.
         latents: ``(B, C, H, W)`` after ``scheduler.scale_model_input``.
         timestep: ``()``, or ``(B,)`` where samples are at different steps.
-        prompt_embeds: ``(2B, L, D)``, unconditional half first, where ``guidance_scale`` > 1; else ``(B, L, D)``.
+        conditioning: of :func:`guided_conditioning` where ``guidance_scale`` > 1; else of B rows.
         guidance_scale: w; 1 or less means none.
+        guide: how the two predictions become one.
     """
     if guidance_scale <= 1:
-        return denoiser(latents, timestep, prompt_embeds)
+        return denoiser(latents, timestep, conditioning)
     timestep = torch.cat([timestep] * 2) if timestep.ndim else timestep
-    unconditional, conditional = denoiser(torch.cat([latents] * 2), timestep, prompt_embeds).chunk(2)
-    return unconditional + guidance_scale * (conditional - unconditional)
+    unconditional, conditional = denoiser(torch.cat([latents] * 2), timestep, conditioning).chunk(2)
+    return guide(conditional, unconditional, guidance_scale)
 
 
 def predicted_clean_latents(

@@ -8,6 +8,12 @@ from typing import Any
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 
+def code_files(pipeline_file: str | Path) -> list[Path]:
+    """A pipeline's file and its helpers beside it: what diffusers' loader copies, since the file names them itself."""
+    code = Path(pipeline_file)
+    return [code.with_name(f"{name}.py") for name in (code.stem, *sorted(get_relative_imports(str(code))))]
+
+
 def write_code(pipeline_file: str | Path, class_name: str, folder: str | Path, index_name: str) -> None:
     """Copy a pipeline's file and what it imports into a saved model's folder, and name the class in its index.
 
@@ -18,8 +24,8 @@ def write_code(pipeline_file: str | Path, class_name: str, folder: str | Path, i
         index_name: of the index in it, ``model_index.json``.
     """
     code, folder = Path(pipeline_file), Path(folder)
-    for module in (code.stem, *get_relative_imports(str(code))):
-        if (source := code.with_name(f"{module}.py")).resolve() != (folder / source.name).resolve():
+    for source in code_files(code):
+        if source.resolve() != (folder / source.name).resolve():
             shutil.copyfile(source, folder / source.name)
     index_file = folder / index_name
     index = json.loads(index_file.read_text())

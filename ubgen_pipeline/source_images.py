@@ -3,15 +3,52 @@
 Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch.nn import functional
 
+from .call_arguments import SampleBatch
+from .latent_denoising import DenoisingStep
+from .sampling_features import FinishedBatch, SamplingFeature, Walk
+
+
+class SourceImages(SamplingFeature):
+    """Starts each sample from an image of its own, and keeps what of it is not to be drawn anew.
+
+    Args:
+        images: ``(N, 3, H, W)`` in [0, 1].
+        regions: ``(N, H, W)`` bool, what is to be drawn anew; None: everything.
+        strength: share of the steps that an image goes through, in (0, 1].
+    """
+
+    def __init__(self, images: torch.Tensor, regions: torch.Tensor | None = None, strength: float = 0.8):
+        self._images, self._regions, self._strength = images, regions, strength
+        self._source: EncodedSource | None = None
+        self._timesteps = torch.empty(0)
+
+    def start(self, pipeline: Any, batch: SampleBatch, walk: Walk) -> Walk:
+        regions = None if self._regions is None else self._regions[batch.rows]
+        self._source = encoded_source(pipeline, self._images[batch.rows], batch.noise, regions)
+        self._timesteps = remaining_timesteps(pipeline.scheduler, self._strength)
+        latents = self._source.at(pipeline.scheduler, self._timesteps[0]).to(walk.latents.dtype)
+        return replace(walk, latents=latents, timesteps=self._timesteps)
+
+    def after_step(self, pipeline: Any, step: DenoisingStep) -> None:
+        assert self._source is not None
+        is_last = step.index + 1 == len(self._timesteps)
+        self._source.put_back(step.latents, pipeline.scheduler, None if is_last else self._timesteps[step.index + 1])
+
+    def finish(self, pipeline: Any, finished: FinishedBatch) -> FinishedBatch:
+        assert self._source is not None
+        if not finished.is_decoded:
+            return finished
+        return replace(finished, images=self._source.put_back_pixels(finished.images))
+
 
 @dataclass(frozen=True)
-class SourceImages:
+class EncodedSource:
     """The images that a batch starts from.
 
     Attributes:
@@ -48,7 +85,7 @@ class SourceImages:
 
 def encoded_source(
     pipeline: Any, images: torch.Tensor, noise: torch.Tensor, regions: torch.Tensor | None
-) -> SourceImages:
+) -> EncodedSource:
     """The source of a batch on the pipeline's device.
 
     Args:
@@ -59,9 +96,9 @@ def encoded_source(
     """
     device = pipeline._execution_device
     images = images.to(device)
-    latents = pipeline.encode_images(images).to(pipeline.unet.dtype)
+    latents = pipeline.encode_images(images).to(pipeline.denoiser_network.dtype)
     region = None if regions is None else regions.to(device)[:, None]
-    return SourceImages(images, latents, noise.to(device, latents.dtype), region)
+    return EncodedSource(images, latents, noise.to(device, latents.dtype), region)
 
 
 def remaining_timesteps(scheduler: Any, strength: float) -> torch.Tensor:

@@ -23,17 +23,17 @@ def pipeline(random_mini_model):
 def test_prompts_are_encoded_once_and_alone(random_mini_model, monkeypatch):
     pipeline = load_pipeline(random_mini_model)
     calls = []
-    encode = pipeline.encode_prompts
-    monkeypatch.setattr(pipeline, "encode_prompts", lambda prompts: calls.append(prompts) or encode(prompts))
+    encode = pipeline.encode
+    monkeypatch.setattr(pipeline, "encode", lambda prompts, text: calls.append(prompts) or encode(prompts, text))
     cache = PromptCache(max_prompts=2)
-    features = cache.features(pipeline, ["star", "heart", "star"])
-    torch.testing.assert_close(features, encode(["star", "heart", "star"]), rtol=1e-5, atol=1e-5)
+    features = cache.conditioning(pipeline, ["star", "heart", "star"])["encoder_hidden_states"]
+    torch.testing.assert_close(features, pipeline.encode_prompts(["star", "heart", "star"]), rtol=1e-5, atol=1e-5)
     assert calls == [["star"], ["heart"]]
-    cache.features(pipeline, ["circle"])
-    cache.features(pipeline, ["star"])
+    cache.conditioning(pipeline, ["circle"])
+    cache.conditioning(pipeline, ["star"])
     # of two that are remembered, the one unused the longest went
     assert calls == [["star"], ["heart"], ["circle"]]
-    cache.features(pipeline, ["heart"])
+    cache.conditioning(pipeline, ["heart"])
     assert calls[-1] == ["heart"]
 
 

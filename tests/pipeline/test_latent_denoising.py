@@ -113,9 +113,7 @@ def test_the_callers_grad_mode_survives_every_yield(latents, prompt_embeds):
 def test_guidance_is_one_doubled_call_unconditional_first(latents, prompt_embeds):
     toy, negative, weight = ToyDenoiser(), prompt_embeds * 0 - 1, 2.5
     guided = last(
-        denoising_steps(
-            toy, make_scheduler(), latents, prompt_embeds, negative_prompt_embeds=negative, guidance_scale=weight
-        )
+        denoising_steps(toy, make_scheduler(), latents, prompt_embeds, negative=negative, guidance_scale=weight)
     )
     assert [size for size, _ in toy.calls] == [4] * NUM_STEPS
     # the toy is linear in the prompt, so guidance equals one call at the extrapolated prompt
@@ -126,9 +124,7 @@ def test_guidance_is_one_doubled_call_unconditional_first(latents, prompt_embeds
 def test_guidance_of_one_ignores_the_negative_prompt(latents, prompt_embeds):
     toy = ToyDenoiser()
     plain = last(denoising_steps(toy, make_scheduler(), latents, prompt_embeds))
-    at_one = last(
-        denoising_steps(toy, make_scheduler(), latents, prompt_embeds, negative_prompt_embeds=prompt_embeds * 9)
-    )
+    at_one = last(denoising_steps(toy, make_scheduler(), latents, prompt_embeds, negative=prompt_embeds * 9))
     assert torch.equal(plain, at_one)
     assert {size for size, _ in toy.calls} == {2}
 
@@ -160,7 +156,7 @@ def test_steps_report_where_they_are(latents, prompt_embeds):
 
 def test_bad_arguments_are_named_before_the_first_step(latents, prompt_embeds):
     arguments = (ToyDenoiser(), make_scheduler(), latents, prompt_embeds)
-    with pytest.raises(ValueError, match="negative_prompt_embeds"):
+    with pytest.raises(ValueError, match="needs negative"):
         denoising_steps(*arguments, guidance_scale=2.0)
     with pytest.raises(ValueError, match=r"gradient_steps holds \[6\]"):
         denoising_steps(*arguments, gradient_steps={0, NUM_STEPS})

@@ -73,17 +73,10 @@ def publish_pipeline(settings: PublishPipelineSettings) -> str:
 
 
 def pipeline_files() -> list[Path]:
-    """``pipeline.py`` and every helper that it imports, itself or through another."""
-    from diffusers.utils.dynamic_modules_utils import get_relative_imports
+    """``pipeline.py`` and its helpers."""
+    from ..saved_code import code_files
 
-    folder = Path(__file__).parents[1]
-    found, waiting = {}, [CODE.removesuffix(".py")]
-    while waiting:
-        name = waiting.pop()
-        if name not in found:
-            found[name] = folder / f"{name}.py"
-            waiting += get_relative_imports(found[name])
-    return [found[name] for name in sorted(found)]
+    return code_files(Path(__file__).parents[1] / CODE)
 
 
 def _card(repo_id: str) -> str:

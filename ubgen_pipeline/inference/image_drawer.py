@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..call_arguments import TextSettings
 from .prepared_pipeline import with_own_scheduler
 
 if TYPE_CHECKING:
+    from ..conditioning import Conditioning
     from ..pipeline import UbGenPipeline
     from ..pipeline_output import UbGenOutput
 
@@ -24,7 +26,7 @@ MAX_PROMPTS = 2000
 
 
 class PromptCache:
-    """Text features by prompt. The prompt that was not used for the longest time is forgotten first.
+    """Encoded prompts. The prompt that was not used for the longest time is forgotten first.
 
     Several threads may share a cache. A prompt is encoded alone: in a batch of another size or content it would round
     differently, and an image would depend on which prompts came before it.
@@ -35,26 +37,23 @@ class PromptCache:
     """
 
     def __init__(self, num_chunks: int | None = None, max_prompts: int = MAX_PROMPTS):
-        self._num_chunks, self._max_prompts = num_chunks, max_prompts
-        self._features: OrderedDict[str, torch.Tensor] = OrderedDict()
+        self._text, self._max_prompts = TextSettings(num_chunks is not None, num_chunks), max_prompts
+        self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
         self._lock = threading.Lock()
 
     @torch.no_grad()
-    def features(self, pipeline: "UbGenPipeline", prompts: Sequence[str]) -> torch.Tensor:
-        """Text features ``(B, L, D)`` of B prompts, in the text encoder's dtype and on its device."""
+    def conditioning(self, pipeline: "UbGenPipeline", prompts: Sequence[str]) -> "Conditioning":
+        """B rows of B prompts, in the text encoder's dtype and on its device."""
         with self._lock:
-            return torch.cat([self._of(pipeline, prompt) for prompt in prompts])
+            return pipeline.batch([self._of(pipeline, prompt) for prompt in prompts])
 
-    def _of(self, pipeline: "UbGenPipeline", prompt: str) -> torch.Tensor:
-        if prompt not in self._features:
-            if self._num_chunks is None:
-                self._features[prompt] = pipeline.encode_prompts([prompt])
-            else:
-                self._features[prompt] = pipeline.encode_weighted_prompts([prompt], num_chunks=self._num_chunks)
-            if len(self._features) > self._max_prompts:
-                self._features.popitem(last=False)
-        self._features.move_to_end(prompt)
-        return self._features[prompt]
+    def _of(self, pipeline: "UbGenPipeline", prompt: str) -> "Conditioning":
+        if prompt not in self._encoded:
+            (self._encoded[prompt],) = pipeline.encode([prompt], self._text)
+            if len(self._encoded) > self._max_prompts:
+                self._encoded.popitem(last=False)
+        self._encoded.move_to_end(prompt)
+        return self._encoded[prompt]
 
 
 @dataclass(frozen=True)
@@ -113,8 +112,8 @@ class ImageDrawer:
         output = pipeline(
             class_names,
             prompts=prompts,
-            prompt_embeds=self._cache.features(pipeline, prompts),
-            negative_prompt_embeds=self._cache.features(pipeline, [negative] * len(prompts)),
+            prompt_embeds=self._cache.conditioning(pipeline, prompts),
+            negative_prompt_embeds=self._cache.conditioning(pipeline, [negative] * len(prompts)),
             weighted_prompts=self._num_chunks is not None,
             num_prompt_chunks=self._num_chunks,
             output_type="pt",

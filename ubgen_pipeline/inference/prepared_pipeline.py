@@ -87,8 +87,7 @@ def compile_cache_folder() -> Path:
 
 def with_own_scheduler(pipeline: "UbGenPipeline") -> "UbGenPipeline":
     """A second pipeline on the same weights, to draw in another thread: a scheduler keeps the state of its walk."""
-    parts = {**pipeline.components, "scheduler": type(pipeline.scheduler).from_config(pipeline.scheduler.config)}
-    twin = type(pipeline)(**parts, requires_safety_checker=parts["safety_checker"] is not None)
+    twin = pipeline.with_scheduler(type(pipeline.scheduler).from_config(pipeline.scheduler.config))
     twin.set_progress_bar_config(disable=True)
     return twin
 

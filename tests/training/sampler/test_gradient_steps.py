@@ -187,7 +187,7 @@ def own(drawn, toy, scale):
         scheduler(),
         latents,
         prompts,
-        negative_prompt_embeds=negatives,
+        negative=negatives,
         guidance_scale=scale,
         gradient_steps=drawn.steps,
         detach_inputs=drawn.detach_inputs,

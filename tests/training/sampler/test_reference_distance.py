@@ -105,7 +105,7 @@ def test_gradient_through_a_guided_rollout_matches_an_independent_one(denoiser):
         _Euler(4),
         latents,
         conditional,
-        negative_prompt_embeds=unconditional,
+        negative=unconditional,
         guidance_scale=guidance,
         gradient_steps=chosen,
     ):

@@ -164,7 +164,7 @@ class SamplerModel(ModuleWithFrozenParts):
             scheduler,
             latents,
             self.prompt_embeds[labels],
-            negative_prompt_embeds=self.negative_prompt_embeds.expand(len(labels), -1, -1),
+            negative=self.negative_prompt_embeds.expand(len(labels), -1, -1),
             guidance_scale=self.sampling.guidance_scale,
             generators=step_generators(seeds),
             gradient_steps=None if gradient_steps is None else gradient_steps.steps,
