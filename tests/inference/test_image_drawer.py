@@ -66,6 +66,6 @@ def test_threads_have_schedulers_of_their_own(pipeline):
 
 def test_a_chunked_prompt_is_read_with_its_weights(pipeline):
     cache, weighted = PromptCache(), PromptCache(num_chunks=2)
-    plain, chunked = (item.features(pipeline, ["a star++"]) for item in (cache, weighted))
+    plain, chunked = (item.conditioning(pipeline, ["a star++"])["encoder_hidden_states"] for item in (cache, weighted))
     assert chunked.shape[1] == 2 * plain.shape[1]
     torch.testing.assert_close(chunked, pipeline.encode_weighted_prompts(["a star++"], num_chunks=2))
