@@ -6,7 +6,6 @@ WordNet knows by that name.
 
 import io
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -152,7 +151,3 @@ def _body(argv: Sequence[str]) -> None:
     print(f"{len(found)} of {len(result)} classes split")
     if settings.output is not None:
         Path(settings.output).expanduser().write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,6 @@ ubgen evaluate --datasets base tuned --mini-world --output-dir REPORT --write-bi
 """
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,7 +76,3 @@ def _body(argv: Sequence[str]) -> None:
     )
     evaluate(settings)
     print((Path(settings.output_dir) / "report.md").read_text(encoding="utf-8"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -3,7 +3,6 @@
 Drawn with torchvision's utilities; heat maps are coloured with matplotlib's turbo.
 """
 
-import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -206,7 +205,3 @@ def _chosen(labels: Sequence[int], num_per_class: int) -> list[int]:
         if len(found := of_class.setdefault(label, [])) < num_per_class:
             found.append(position)
     return [position for label in sorted(of_class) for position in of_class[label]]
-
-
-if __name__ == "__main__":
-    sys.exit(main())

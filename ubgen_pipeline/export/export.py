@@ -5,7 +5,6 @@ the dataset. An export is there whole or not at all.
 """
 
 import json
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -104,7 +103,3 @@ def _body(argv: Sequence[str]) -> None:
         ExportSettings, rest, prog="ubgen export DIR", description=(__doc__ or "").partition("\n")[0]
     )
     export_dataset(dataset_dir, settings)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

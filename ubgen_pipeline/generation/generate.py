@@ -7,7 +7,6 @@ r, r + world size, …; a shard's content does not depend on who made it.
 
 import json
 import os
-import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -137,7 +136,3 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
             run.write(run.missing())
         run.finish()
     return run
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -6,7 +6,6 @@ now must be said.
 """
 
 import io
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -197,7 +196,3 @@ def largest_difference(image: Any, other: Any) -> int:
 
     first, second = (np.asarray(item.convert("RGB"), dtype=np.int16) for item in (image, other))
     return int(abs(first - second).max())
-
-
-if __name__ == "__main__":
-    sys.exit(main())

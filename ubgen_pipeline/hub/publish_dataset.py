@@ -1,6 +1,5 @@
 """Publish a finished local dataset on the Hub, in groups of shards with a card in each commit."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -74,7 +73,3 @@ def publish_dataset(settings: PublishSettings) -> None:
     hub.open()
     hub.flush()
     say(f"{settings.repo_id}: {len(shards.shards)} shards of {shards.folder}")
-
-
-if __name__ == "__main__":
-    sys.exit(main())

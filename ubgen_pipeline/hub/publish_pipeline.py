@@ -1,6 +1,5 @@
 """Publish the pipeline's code on the Hub, so that diffusers loads it where ubgen is not installed."""
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -83,7 +82,3 @@ def _card(repo_id: str) -> str:
     from ubgen_hub_cards.pipeline_card import render_pipeline_card
 
     return render_pipeline_card(repo_id, version("ubgen"))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,7 +1,6 @@
 """Publish the Space on the Hub: its files, a wheel of ubgen, a card, and variables that say what it draws with."""
 
 import json
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -193,7 +192,3 @@ def _card(repo_id: str, variables: Mapping[str, str]) -> str:
     from ubgen_hub_cards.space_card import SpaceFacts, render_space_card
 
     return render_space_card(SpaceFacts(repo_id.partition("/")[2], version("ubgen"), variables))
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -1,6 +1,5 @@
 """Label a dataset's images with a trained segmenter or detector: a new dataset with masks and boxes."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
@@ -162,7 +161,3 @@ def _card(source: SourceDataset, settings: AnnotateSettings) -> str:
         f" `{public_name(str(settings.model))}` with threshold {settings.threshold}."
         " Nobody has checked the labels.\n"
     )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -5,7 +5,6 @@ the card count what is not there by rule and by class.
 """
 
 import json
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -115,7 +114,3 @@ def filter_dataset(folder: str | Path, settings: FilterSettings) -> Filtered:
         shards.write_report(FILTER_REPORT, json.dumps(filtered.report, indent=2, ensure_ascii=False) + "\n")
         shards.finish(card_of_copy(shards, source, "filtered"))
     return filtered
-
-
-if __name__ == "__main__":
-    sys.exit(main())

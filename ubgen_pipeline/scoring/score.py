@@ -5,7 +5,6 @@ regenerate``, ``ubgen publish`` and ``ubgen export`` take the new dataset as the
 """
 
 import io
-import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -170,7 +169,3 @@ def _features(source: StoredRows, wanted: Sequence[str]) -> Any:
     if "duplicates" in wanted:
         columns[GROUP_COLUMN] = Value("int64")
     return Features(columns)
-
-
-if __name__ == "__main__":
-    sys.exit(main())
