@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from ubgen_pipeline.latent_denoising import Denoiser
+from ubgen_pipeline.latent_denoising import Denoiser, classifier_free_guidance
 
 from ..lora.adapter import adapters_disabled
 
@@ -26,7 +26,8 @@ def prediction_distance(prediction: torch.Tensor, reference: torch.Tensor, guida
     difference = prediction.float() - reference.float()
     if guidance_scale > 1:
         unconditional, conditional = difference.chunk(2)
-        difference = unconditional + guidance_scale * (conditional - unconditional)
+        # guidance is linear, so that of the difference is the difference of the two guided predictions
+        difference = classifier_free_guidance(conditional, unconditional, guidance_scale)
     return difference.square().flatten(1).mean(dim=1)
 
 
