@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from bias_tab import build_bias_tab
 from browse_tab import build_browse_tab
 from generate_tab import build_generate_tab, restored
@@ -23,7 +23,7 @@ from space_settings import SpaceSettings
 from visitor import Visitor
 
 try:
-    import spaces  # of Hugging Face: lends a GPU for the length of a call
+    import spaces  # of Hugging Face: lends a GPU for the length of a call  # pyright: ignore[reportMissingImports]
 except ImportError:
     spaces = None
 

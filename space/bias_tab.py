@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from bias import bias_html, measure_bias, read_report, report_html
 from generate_tab import Draw
 from page_html import status_line

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
 from column_values import find_columns, read_column
 from dataset_rows import read_rows

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from dataset_rows import DatasetRow
 from image_details import BOXES, MASK, available_layers, draw_layers, image_command, image_facts
 from page_html import fact_list, status_line

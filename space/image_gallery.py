@@ -1,6 +1,6 @@
 """The grid of images that both tabs show: no preview of its own, because a click opens the panel of details."""
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 
 
 def image_gallery(elem_id: str, num_columns: int) -> gr.Gallery:

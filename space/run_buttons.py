@@ -7,7 +7,7 @@ button goes off, so that nobody takes two places, and the second on, so that a r
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-import gradio as gr
+import gradio as gr  # pyright: ignore[reportMissingImports]
 from page_html import status_line
 from visitor import ModelRequest, Visitor
 

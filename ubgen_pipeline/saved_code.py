@@ -30,9 +30,12 @@ def write_code(pipeline_file: str | Path, class_name: str, folder: str | Path, i
     index_file = folder / index_name
     index = json.loads(index_file.read_text())
     index["_class_name"] = [code.stem, class_name]
-    # where this model was loaded from is nobody else's business
-    index.pop("_name_or_path", None)
     index_file.write_text(json.dumps(index, indent=2, sort_keys=True) + "\n")
+    # where this model was loaded from is nobody else's business
+    for file in (index_file, *folder.glob("*/config.json")):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def without_code(index: dict[str, Any], class_name: str) -> dict[str, Any]:

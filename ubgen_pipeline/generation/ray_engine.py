@@ -55,8 +55,8 @@ def write_with_ray(run: "DatasetRun") -> None:
     # Ray reports usage unless told not to; this project sends none
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        import ray
-        from ray.exceptions import RayActorError, RayError, RayTaskError
+        import ray  # pyright: ignore[reportMissingImports]
+        from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ValueError("engine is 'ray', which is not installed; pip install 'ubgen[ray]'.") from error
     on_gpu = run.device.startswith("cuda")
@@ -90,7 +90,7 @@ def write_with_ray(run: "DatasetRun") -> None:
 
 def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", missing: deque[int], num_workers: int):
     """Keep every worker busy until no shard is left; a worker that dies is replaced."""
-    from ray.exceptions import RayActorError
+    from ray.exceptions import RayActorError  # pyright: ignore[reportMissingImports]
 
     losses: Counter[int] = Counter()
     first = remote.remote(fields)

@@ -57,6 +57,12 @@ def test_it_is_float32_with_rank_and_alpha_and_layers_in_one_order(random_mini_m
     assert settings["unet.target_modules"] == sorted(settings["unet.target_modules"])
 
 
+def test_equal_weights_give_equal_files(random_mini_model, tmp_path):
+    pipeline = with_lora(random_mini_model, rank=4, alpha=2.0)
+    files = [save_lora(pipeline.denoiser_network, tmp_path / str(number)) for number in range(6)]
+    assert len({file.read_bytes() for file in files}) == 1
+
+
 def test_only_the_writing_rank_writes(pipeline, tmp_path):
     save_lora(pipeline.denoiser_network, tmp_path / "other", write=False)
     assert not (tmp_path / "other").exists()

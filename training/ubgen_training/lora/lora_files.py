@@ -8,6 +8,7 @@ from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
 from safetensors.torch import load_file
 
+from ubgen_pipeline.files.tensor_files import order_metadata
 from ubgen_pipeline.files.whole_files import whole_file
 
 from ..checkpoints.state import shard_like, whole_state
@@ -37,6 +38,7 @@ def save_lora(
                 unet_lora_adapter_metadata=settings,
                 weight_name=temporary.name,
             )
+            order_metadata(temporary)
     return file
 
 

@@ -25,7 +25,7 @@ class PyiqaReward:
 
     def __init__(self, metric: str, setting: str = "reward_funcs"):
         try:
-            import pyiqa
+            import pyiqa  # pyright: ignore[reportMissingImports]
         except ImportError as error:
             raise ValueError(
                 f"{setting} holds 'pyiqa:{metric}', but pyiqa is not installed; pip install 'ubgen[iqa]'."
