@@ -93,7 +93,7 @@ class FewStepModel(LatentModel):
             empty = self.prompt_embeds[-1:].expand_as(prompt_embeds).to(prompt_embeds)
             both = self.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), torch.cat([empty, prompt_embeds]))
         without, prompted = both.chunk(2)
-        return without + self.guidance_scale * (prompted - without)
+        return self.pipeline.guide(prompted, without, self.guidance_scale)
 
     def _jump(
         self, noisy: torch.Tensor, prediction: torch.Tensor, timesteps: torch.Tensor, ends: torch.Tensor
