@@ -17,6 +17,9 @@ def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
 
         from_config = classmethod(lambda cls, config: cls())
 
+        def with_scheduler(self, scheduler):
+            return type(self)()
+
         def set_progress_bar_config(self, disable):
             pass
 

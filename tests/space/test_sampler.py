@@ -55,19 +55,19 @@ def test_two_visitors_at_once_do_not_mix(sampler):
 def test_cancelling_ends_it_within_a_step_and_for_this_visitor_only(sampler):
     cancellation, calls = Cancellation(), []
     stream = sampler.draw(DrawRequest("star", ("base",), 3, 0, 50, 2.0), cancellation)
-    denoise = sampler.pipeline.denoiser
+    predict = sampler.pipeline.predict
 
     def counted(*arguments, **options):
         calls.append(None)
         if len(calls) == 3:
             cancellation.is_asked = True
-        return denoise(*arguments, **options)
+        return predict(*arguments, **options)
 
-    sampler.pipeline.denoiser = counted
+    sampler.pipeline.predict = counted
     try:
         assert list(stream) == [] and len(calls) == 3
     finally:
-        del sampler.pipeline.denoiser
+        del sampler.pipeline.predict
     assert len(list(sampler.draw(REQUEST, Cancellation()))) == 4
 
 

@@ -123,7 +123,7 @@ def test_only_the_chosen_steps_carry_gradient(sampler):
 
 def test_frozen_parts_are_not_registered(sampler):
     names = [name for name, _ in sampler.named_parameters()]
-    assert all(name.startswith("unet.") for name in names)
+    assert all(name.startswith("denoiser_network.") for name in names)
     assert all("lora" in name for name, parameter in sampler.named_parameters() if parameter.requires_grad)
 
 
