@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from ubgen_pipeline.models.families import FAMILIES
 
 # the house: each room and what of ours it may import beside itself; a room is a folder, or the root of ubgen_pipeline,
 # which diffusers' loader copies. Imports go downward only: no room may be reached from itself.
@@ -291,8 +292,9 @@ def test_no_pickle_and_no_remote_code(file):
     assert not unsafe_uses(parse(file))
 
 
-def test_the_pipeline_imports_flat_siblings_only_and_all_that_it_needs():
-    """The rules of diffusers' ``custom_pipeline`` loader, which copies what pipeline.py itself imports and no more."""
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_pipeline_imports_flat_siblings_only_and_all_that_it_needs(family):
+    """The rules of diffusers' ``custom_pipeline`` loader, which copies what the file itself imports and no more."""
     folder = ROOT / "ubgen_pipeline"
 
     def siblings(file: Path) -> set[str]:
@@ -301,7 +303,7 @@ def test_the_pipeline_imports_flat_siblings_only_and_all_that_it_needs():
         assert not {name.partition(".")[0] for name, level in imported_modules(parse(file)) if not level} & OURS
         return {name for name, _ in relative}
 
-    direct = siblings(folder / "pipeline.py")
+    direct = siblings(folder / f"{FAMILIES[family].module}.py")
     assert direct
     for name in direct:
         assert (folder / f"{name}.py").is_file()

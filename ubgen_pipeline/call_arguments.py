@@ -3,6 +3,7 @@
 A call has K entries, each a class with its prompt, and N samples: so many of each entry.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -161,13 +162,15 @@ def check_output_type(output_type: str) -> None:
         raise ValueError(f"output_type is {output_type!r}; choose one of {', '.join(OUTPUT_TYPES)}.")
 
 
-def check_embeds(length: int, prompt_embeds: Any, negative_prompt_embeds: Any) -> bool:
+def check_embeds(length: int, prompt_embeds: Any, negative_prompt_embeds: Any, *, needs_negative: bool = True) -> bool:
     """Whether the call brings its own conditioning, of ``length`` rows both; tensors are ``(length, tokens, width)``.
 
     Raises:
-        ValueError: one of the two without the other, or of another shape.
+        ValueError: one of the two without the other, where both are needed, or of another shape.
     """
     given = {"prompt_embeds": prompt_embeds, "negative_prompt_embeds": negative_prompt_embeds}
+    if not needs_negative:
+        del given["negative_prompt_embeds"]
     missing = [argument for argument, value in given.items() if value is None]
     if len(missing) == 1:
         raise ValueError(f"{missing[0]} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
@@ -180,7 +183,13 @@ def check_embeds(length: int, prompt_embeds: Any, negative_prompt_embeds: Any) -
 
 
 def latent_shape(
-    num_channels: int, own_size: int | tuple[int, int], factor: int, height: int | None, width: int | None
+    num_channels: int,
+    own_size: int | tuple[int, int],
+    factor: int,
+    height: int | None,
+    width: int | None,
+    *,
+    patch: int = 1,
 ) -> tuple[int, int, int]:
     """``(C, h, w)`` of one sample's latents for an image of that many pixels.
 
@@ -189,12 +198,13 @@ def latent_shape(
         own_size: (h, w) of the model's own latents, or the side of a square.
         factor: pixels a latent.
         height, width: in pixels; None takes the model's own.
+        patch: latents a side of what the denoiser reads as one token.
 
     Raises:
-        ValueError: a size that is not a positive multiple of 8 and of the factor.
+        ValueError: a size that is not a positive multiple of 8 and of the factor times the patch.
     """
     own_height, own_width = (own_size, own_size) if isinstance(own_size, int) else own_size
-    unit = max(8, factor)
+    unit = math.lcm(8, factor * patch)
     sizes = {"height": (height, own_height), "width": (width, own_width)}
     pixels = [own_side * factor if asked is None else asked for asked, own_side in sizes.values()]
     for name, value in zip(sizes, pixels):

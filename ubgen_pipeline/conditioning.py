@@ -17,6 +17,9 @@ Tensors = torch.Tensor | list[torch.Tensor]
 class Conditioning:
     """Of one prompt, as a family's ``encode`` gives it, or of B of them, as its ``batch`` makes it.
 
+    A tensor whose name ends in ``mask`` says which tokens are read (1 or True); a record that has one may be filled
+    up with zeros to any length.
+
     Attributes:
         tensors: of one prompt without an axis for rows, such as ``(L, D)`` text features; of B with that axis first.
     """
@@ -38,8 +41,14 @@ class Conditioning:
         """The rows at those places, in that order; a place may occur again."""
         return self._each(lambda value: _rows(value, index))
 
+    def with_tensor(self, name: str, value: Tensors) -> "Conditioning":
+        """The same record with one tensor more, or another under that name."""
+        return Conditioning({**self.tensors, name: value})
+
     def guided(self, negative: "Conditioning") -> "Conditioning":
         """2B rows for classifier-free guidance, the B of ``negative`` first.
+
+        Where the prompts of the two have other lengths, the shorter ones are filled up, if the record has a mask.
 
         Raises:
             ValueError: the two hold different names, or tensors of different sizes.
@@ -55,6 +64,10 @@ class Conditioning:
             if isinstance(value, list) or isinstance(first, list):
                 joined[name] = [*first, *value]
             elif first.shape[1:] != value.shape[1:]:
+                if _has_mask(self) and first.ndim == value.ndim > 1 and first.shape[2:] == value.shape[2:]:
+                    longest = max(first.shape[1], value.shape[1])
+                    joined[name] = torch.cat([_padded(first, longest, axis=1), _padded(value, longest, axis=1)])
+                    continue
                 raise ValueError(
                     f"{name} of the negative prompts has rows of shape {tuple(first.shape[1:])} beside"
                     f" {tuple(value.shape[1:])}; encode both together."
@@ -72,19 +85,38 @@ class Conditioning:
 
 
 def padded_batch(rows: Sequence[Conditioning]) -> Conditioning:
-    """B prompts as one record: each tensor filled up with zeros to the longest of its name, then stacked."""
+    """B prompts as one record: each tensor filled up with zeros to the longest of its name, then stacked.
+
+    Raises:
+        ValueError: prompts of other lengths without a mask, whose zeros would be read as text.
+    """
     batch: dict[str, Tensors] = {}
     for name in rows[0].tensors:
         values = [row[name] for row in rows]
         if values[0].ndim:
-            longest = max(len(value) for value in values)
-            values = [_padded(value, longest) for value in values]
+            lengths = {len(value) for value in values}
+            if len(lengths) > 1 and not _has_mask(rows[0]):
+                raise ValueError(
+                    f"{name} of the prompts has lengths {sorted(lengths)} and no mask says which tokens are read;"
+                    " encode all prompts to one length."
+                )
+            values = [_padded(value, max(lengths)) for value in values]
         batch[name] = torch.stack(values)
     return Conditioning(batch)
 
 
-def _padded(value: torch.Tensor, length: int) -> torch.Tensor:
-    return functional.pad(value, (*[0, 0] * (value.ndim - 1), 0, length - len(value)))
+def listed_batch(rows: Sequence[Conditioning]) -> Conditioning:
+    """B prompts as one record of lists, for denoisers that take prompts of their own lengths."""
+    return Conditioning({name: [row[name] for row in rows] for name in rows[0].tensors})
+
+
+def _has_mask(record: Conditioning) -> bool:
+    return any(name.endswith("mask") for name in record.tensors)
+
+
+def _padded(value: torch.Tensor, length: int, axis: int = 0) -> torch.Tensor:
+    behind = [0, 0] * (value.ndim - 1 - axis)
+    return functional.pad(value, (*behind, 0, length - value.shape[axis]))
 
 
 def _rows(value: Tensors, index: Sequence[int] | slice) -> Tensors:

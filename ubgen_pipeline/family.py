@@ -7,6 +7,7 @@ is a plain grid of latents for every family; one that packs it into tokens does 
 Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
+import inspect
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,15 +18,28 @@ from .conditioning import Conditioning, padded_batch
 from .latent_denoising import classifier_free_guidance
 from .mask_settings import MaskSettings
 
+GUIDANCE_KINDS = ("classifier-free", "embedded", "none")
+
 
 class Family:
     """Members of a family, mixed in before diffusers' pipeline; those that raise are the family's own to give.
 
+    What may depend on the configuration that was loaded is a property in the family's file.
+
     Attributes:
         denoiser_part: name of the network that predicts, in diffusers' layout.
-        text_encoder_parts: names of the text encoders.
+        text_encoder_parts: names of the text encoders; a model may come without some of them.
         lora_targets: the layers of the denoiser that a LoRA is attached to.
         default_num_inference_steps, default_guidance_scale: of a call that says nothing of them.
+        default_gpu_dtype: precision of the weights on a GPU, by torch's name; elsewhere it is float32.
+        guidance: how the guidance scale takes part, one of :data:`GUIDANCE_KINDS`. ``classifier-free``: two
+            predictions are combined. ``embedded``: the denoiser reads the number, as ``conditioning["guidance"]``.
+            ``none``: of a distilled model, it has no effect.
+        has_word_weights: whether ``encode`` reads word weights (``star++``).
+        has_kept_features: whether deep layers of the denoiser can be left out at some steps.
+        text_position: where text lies among the tokens of joint attention, ``first`` or ``last``; None where text has
+            attention of its own, or where no masks are made of this family's attention.
+        licence_note: what to know of the licence of popular checkpoints before their images train other models.
     """
 
     denoiser_part: str
@@ -33,6 +47,12 @@ class Family:
     lora_targets: tuple[str, ...]
     default_num_inference_steps: int
     default_guidance_scale: float
+    default_gpu_dtype: str = "bfloat16"
+    guidance: str = "classifier-free"
+    has_word_weights: bool = False
+    has_kept_features: bool = False
+    text_position: str | None = None
+    licence_note: str | None = None
 
     # of diffusers' pipeline
     scheduler: Any
@@ -40,6 +60,7 @@ class Family:
     vae_scale_factor: int
     _execution_device: Any
     components: dict[str, Any]
+    config: Any
 
     @property
     def denoiser_network(self) -> Any:
@@ -49,7 +70,8 @@ class Family:
     @property
     def text_networks(self) -> dict[str, Any]:
         """The text encoders by their names in diffusers' layout."""
-        return {name: getattr(self, name) for name in self.text_encoder_parts}
+        parts = {name: getattr(self, name) for name in self.text_encoder_parts}
+        return {name: part for name, part in parts.items() if part is not None}
 
     @property
     def networks(self) -> dict[str, Any]:
@@ -58,7 +80,10 @@ class Family:
 
     def with_scheduler(self, scheduler: Any) -> Any:
         """A second pipeline on the same networks."""
-        return type(self)(**{**self.components, "scheduler": scheduler})
+        # numbers and switches of the pipeline itself, such as SDXL's force_zeros_for_empty_prompt
+        accepted = inspect.signature(type(self).__init__).parameters
+        own = {name: value for name, value in self.config.items() if name in accepted}
+        return type(self)(**{**own, **self.components, "scheduler": scheduler})
 
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded are not of this family, to follow the model's name; None where they are."""
@@ -107,11 +132,22 @@ class Family:
     def image_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """(H, W) in pixels of an image of the size asked for; None takes the model's own."""
         _, *sides = self.latent_shape(height, width)
-        return sides[0] * self.vae_scale_factor, sides[1] * self.vae_scale_factor
+        return sides[0] * self.pixels_per_latent, sides[1] * self.pixels_per_latent
+
+    @property
+    def pixels_per_latent(self) -> int:
+        """Pixels a side of what one latent of :meth:`latent_shape` becomes."""
+        return self.vae_scale_factor
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        """Precision of the loop's latents."""
+        return self.denoiser_network.dtype
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         """Prepare the scheduler for latents of that shape and give its timesteps ``(T,)``; T may be above
-        ``num_steps``. Also clears the history that multistep schedulers keep."""
+        ``num_steps``. Also clears the history that multistep schedulers keep. A family of flow matching gives sigmas
+        and the shift with :func:`.scheduler_noise.set_flow_timesteps`."""
         self.scheduler.set_timesteps(num_steps, device=self._execution_device)
         return self.scheduler.timesteps
 
@@ -127,13 +163,23 @@ class Family:
         """The denoiser's prediction ``(B, C, h, w)``, of what the scheduler's ``prediction_type`` names.
 
         Args:
-            latents: ``(B, C, h, w)`` after ``scheduler.scale_model_input``.
+            latents: ``(B, C, h, w)`` as :func:`.scheduler_noise.model_input` gives them.
             timestep: ``()`` or ``(B,)``.
-            conditioning: of B rows.
+            conditioning: of B rows; its ``guidance (B,)`` is the number of a model whose guidance is embedded.
             attention_kwargs: handed to the attention layers.
             network: called instead of :attr:`denoiser_network`, for example a copy of it that is compiled.
         """
         raise NotImplementedError
+
+    def with_guidance(self, conditioning: Conditioning, scale: float) -> tuple[Conditioning, float]:
+        """B rows with the number that the denoiser itself reads, and the scale that the loop guides with: 1 where it
+        combines no predictions."""
+        if self.guidance == "classifier-free":
+            return conditioning, scale
+        if self.guidance == "none":
+            return conditioning, 1.0
+        numbers = torch.full((conditioning.num_rows,), float(scale), device=self._execution_device)
+        return conditioning.with_tensor("guidance", numbers), 1.0
 
     def guide(self, conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
         """The guided prediction ``(B, C, h, w)`` of the two that the loop asks for where ``scale`` is above 1."""
@@ -154,9 +200,61 @@ class Family:
         raise NotImplementedError
 
     def default_mask_settings(self) -> MaskSettings:
-        """The mask settings for this model's attention."""
-        raise NotImplementedError
+        """The mask settings for this model's attention.
+
+        Raises:
+            ValueError: no masks are made of this family's attention.
+        """
+        raise ValueError(
+            f"annotations from attention are not there for {type(self).__name__}; leave annotations out, and label the"
+            " finished dataset with `ubgen annotate`."
+        )
 
     def blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
         """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
         return images, []
+
+
+def check_effects(
+    family: Family,
+    *,
+    guidance_scale: float | None = None,
+    negative_prompt: str | Sequence[str] | None = None,
+    weighted_prompts: bool = False,
+    guidance_until: float = 1.0,
+    deep_features_every: int = 1,
+    eta: float = 0.0,
+) -> None:
+    """Refuse by name what has no effect on a model, instead of drawing the images without it.
+
+    Args:
+        family: the loaded pipeline.
+        guidance_scale: None was not given.
+        negative_prompt, weighted_prompts, guidance_until, deep_features_every, eta: as the call takes them.
+
+    Raises:
+        ValueError: naming the first that has no effect.
+    """
+    model, guidance = type(family).__name__, family.guidance
+    if guidance == "none" and guidance_scale is not None and guidance_scale > 1:
+        raise ValueError(
+            f"guidance_scale is {guidance_scale}, which has no effect on this distilled model; leave it out."
+        )
+    if guidance != "classifier-free" and negative_prompt and any(negative_prompt):
+        raise ValueError(
+            f"negative_prompt is {negative_prompt!r}, and this model is not guided away from anything; leave it out."
+        )
+    if guidance != "classifier-free" and guidance_until < 1:
+        raise ValueError(
+            f"guidance_until is {guidance_until}, and this model has no second prediction to leave out; give 1."
+        )
+    if weighted_prompts and not family.has_word_weights:
+        raise ValueError(f"weighted_prompts is True, and {model} reads no word weights; give prompts without them.")
+    if deep_features_every > 1 and not family.has_kept_features:
+        raise ValueError(
+            f"deep_features_every is {deep_features_every}, and the layers of {model} cannot be left out; give 1."
+        )
+    if eta and "eta" not in inspect.signature(family.scheduler.step).parameters:
+        raise ValueError(
+            f"eta is {eta}, which {type(family.scheduler).__name__} does not read; leave it out, or take DDIM."
+        )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from .conditioning import Conditioning
+from .scheduler_noise import model_input, noise_levels
 
 # what a denoiser is conditioned on; where one tensor is all of it, the tensor itself will do
 Condition = Conditioning | torch.Tensor
@@ -65,7 +66,7 @@ def denoising_steps(
             scheduler's ``prediction_type`` names, such as a family's ``predict``.
         scheduler: a diffusers scheduler. Its ``set_timesteps`` must have run just before: several schedulers keep
             a history, which that call clears.
-        latents: ``(B, C, H, W)`` noise, already multiplied by ``scheduler.init_noise_sigma``.
+        latents: ``(B, C, H, W)`` noise, already multiplied by :func:`.scheduler_noise.initial_scale`.
         conditioning: of B rows.
         negative: B rows to guide away from, needed where ``guidance_scale`` > 1.
         guidance_scale: w of classifier-free guidance, counted from 1; 1 or less means none.
@@ -144,9 +145,8 @@ def _steps(
         carries_gradient = gradient_steps is None or index in gradient_steps
         # the grad mode is set around the denoiser only: it must not leak to the caller at the yield
         with torch.set_grad_enabled(torch.is_grad_enabled() and carries_gradient):
-            model_input = latents.detach() if detach_inputs else latents
-            model_input = scheduler.scale_model_input(model_input, timestep)
-            prediction = guided_prediction(denoiser, model_input, timestep, both, guidance_scale, guide)
+            read = model_input(scheduler, latents.detach() if detach_inputs else latents, timestep)
+            prediction = guided_prediction(denoiser, read, timestep, both, guidance_scale, guide)
         if index == stop_at:
             clean = predicted_clean_latents(scheduler, prediction, timestep, latents)
             yield DenoisingStep(index, timestep, clean, prediction)
@@ -175,7 +175,7 @@ def guided_prediction(
 
     Args:
         denoiser: as in :func:`denoising_steps`.
-        latents: ``(B, C, H, W)`` after ``scheduler.scale_model_input``.
+        latents: ``(B, C, H, W)`` as :func:`.scheduler_noise.model_input` gives them.
         timestep: ``()``, or ``(B,)`` where samples are at different steps.
         conditioning: of :func:`guided_conditioning` where ``guidance_scale`` > 1; else of B rows.
         guidance_scale: w; 1 or less means none.
@@ -202,7 +202,7 @@ def predicted_clean_latents(
         scheduler: a diffusers scheduler that passes :func:`check_jump`.
         prediction: after guidance.
         timestep: ``()``, one of ``scheduler.timesteps``.
-        latents: as the scheduler's ``step`` takes them, before ``scale_model_input``.
+        latents: as the scheduler's ``step`` takes them, before any scaling for the denoiser.
     """
     kind = _prediction_type(scheduler)
     if kind == "sample":
@@ -214,19 +214,6 @@ def predicted_clean_latents(
         size = math.hypot(alpha, sigma)
         return (alpha / size * latents - sigma * prediction) / size
     return latents - sigma * prediction
-
-
-def noise_levels(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
-    """(alpha, sigma) of x = alpha x0 + sigma noise at ``timestep ()``, one of ``scheduler.timesteps``.
-
-    They are read off the scheduler's own noising of (x0, noise) = (1, 0) and (0, 1), the one public interface that
-    variance-preserving, variance-exploding and flow schedulers share.
-    """
-    one, zero = torch.ones(1, dtype=torch.float64), torch.zeros(1, dtype=torch.float64)
-    timesteps = timestep.detach().cpu().reshape(1)
-    if hasattr(scheduler, "add_noise"):
-        return scheduler.add_noise(one, zero, timesteps).item(), scheduler.add_noise(zero, one, timesteps).item()
-    return scheduler.scale_noise(one, timesteps, zero).item(), scheduler.scale_noise(zero, timesteps, one).item()
 
 
 def check_jump(scheduler: Any) -> None:

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from .sample_seeds import sample_seed  # noqa: F401
     from .sampling_features import SamplingFeature  # noqa: F401
     from .saved_code import write_code  # noqa: F401
+    from .scheduler_noise import model_input  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -46,6 +47,9 @@ class StableDiffusionParts(Family):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 50
     default_guidance_scale = 2.0
+    default_gpu_dtype = "float16"
+    has_word_weights = True
+    has_kept_features = True
 
     unet: Any
     text_encoder: Any

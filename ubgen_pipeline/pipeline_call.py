@@ -25,13 +25,14 @@ from .call_arguments import (
     sample_batches,
 )
 from .conditioning import Conditioning
-from .family import Family
+from .family import Family, check_effects
 from .initial_latents import step_generators
 from .latent_denoising import denoising_steps
 from .mask_settings import MaskSettings, check_annotations
 from .pipeline_output import UbGenOutput
 from .sampling_features import FinishedBatch, SafetyCheck, SamplingFeature, Shortcuts, StepCallback, Walk
 from .saved_code import without_code, write_code
+from .scheduler_noise import initial_scale
 from .source_images import SourceImages, check_source
 
 if TYPE_CHECKING:
@@ -89,10 +90,11 @@ class ClassNameCall(Family, _Pipeline):
             seeds: N seeds in [0, 2**63), one per sample, instead of those.
             num_inference_steps: denoising steps; some schedulers call the denoiser more often (PNDM once more). None
                 takes the family's own: 50 for Stable Diffusion.
-            guidance_scale: of classifier-free guidance; 1 or less means none. None takes the family's own: 2.
+            guidance_scale: of classifier-free guidance, where 1 or less means none, or the number that the denoiser
+                reads, see :attr:`.Family.guidance`. None takes the family's own: 2 for Stable Diffusion.
             negative_prompt: one text, or K texts, to guide away from; None is the empty prompt.
             height, width: image size in pixels; None takes the model's own size.
-            eta: DDIM's noise share in [0, 1]; other schedulers ignore it.
+            eta: DDIM's noise share in [0, 1].
             latents: ``(N, C, h, w)`` standard normal noise to start from, instead of the seeds' own.
             output_type: ``pil``, ``np``, ``pt`` or ``latent``; see :class:`UbGenOutput`.
             return_dict: False returns the output's fields as a tuple.
@@ -119,7 +121,8 @@ class ClassNameCall(Family, _Pipeline):
                 images.
 
         Raises:
-            ValueError: an argument out of range, or a prompt longer than the tokenizer takes.
+            ValueError: an argument out of range, one that has no effect on this model, or a prompt longer than the
+                tokenizer takes.
         """
         # check
         entries = call_entries(class_names, prompts, negative_prompt, num_images_per_class, seed, seeds)
@@ -135,6 +138,15 @@ class ClassNameCall(Family, _Pipeline):
         check_source(source_images, regions, strength, len(entries.labels), size)
         shortcuts = Shortcuts(guidance_until, deep_features_every)
         shortcuts.check_beside(annotations=bool(annotations), attention_kwargs=bool(cross_attention_kwargs))
+        check_effects(
+            self,
+            guidance_scale=guidance_scale,
+            negative_prompt=negative_prompt,
+            weighted_prompts=weighted_prompts,
+            guidance_until=guidance_until,
+            deep_features_every=deep_features_every,
+            eta=eta,
+        )
         wanted = check_annotations(annotations or ())
 
         # what takes part in each batch, in this order
@@ -162,15 +174,17 @@ class ClassNameCall(Family, _Pipeline):
         if not text.weighted:
             self.check_prompt_lengths(entries.prompts, entries.class_names)
         self._show_properties(settings)
-        if check_embeds(len(entries.prompts), prompt_embeds, negative_prompt_embeds):
-            conditioning, negative = map(self.given_conditioning, (prompt_embeds, negative_prompt_embeds))
+        is_guided = self.guidance == "classifier-free"
+        if check_embeds(len(entries.prompts), prompt_embeds, negative_prompt_embeds, needs_negative=is_guided):
+            conditioning = self.given_conditioning(prompt_embeds)
+            negative = self.given_conditioning(negative_prompt_embeds) if is_guided else None
         else:
             conditioning, negative = self._encode_entries(entries, text, settings.lora_scale)
 
         # latents, denoising, decoding, annotations: batch by batch
         finished = []
         for batch in batches:
-            given = conditioning.rows(batch.entries), negative.rows(batch.entries)
+            given = conditioning.rows(batch.entries), None if negative is None else negative.rows(batch.entries)
             finished.append(self._sample(batch, settings, given, features, decode=output_type != "latent"))
         images = torch.cat([part.images for part in finished])
         if output_type != "latent":
@@ -192,14 +206,18 @@ class ClassNameCall(Family, _Pipeline):
 
     def _show_properties(self, settings: DenoisingSettings) -> None:
         """Set what diffusers' own properties read, which callbacks look at."""
-        self._guidance_scale, self._cross_attention_kwargs = settings.guidance_scale, settings.attention_kwargs
-        self._interrupt = False
+        self._guidance_scale, self._interrupt = settings.guidance_scale, False
+        # each family has one of these names
+        self._cross_attention_kwargs = self._joint_attention_kwargs = settings.attention_kwargs
+        self._attention_kwargs = settings.attention_kwargs
 
     def _encode_entries(
         self, entries: CallEntries, text: TextSettings, lora_scale: float | None
-    ) -> tuple[Conditioning, Conditioning]:
-        """The K prompts' conditioning, and that of what to guide away from."""
+    ) -> tuple[Conditioning, Conditioning | None]:
+        """The K prompts' conditioning, and that of what to guide away from, for families that do so."""
         num_entries = len(entries.prompts)
+        if self.guidance != "classifier-free":
+            return self.batch(self.encode(entries.prompts, text, lora_scale=lora_scale)), None
         if text.weighted:
             # the longest of all decides on the number of chunks
             rows = self.encode([*entries.prompts, *entries.negative_prompts], text, lora_scale=lora_scale)
@@ -213,7 +231,7 @@ class ClassNameCall(Family, _Pipeline):
         self,
         batch: SampleBatch,
         settings: DenoisingSettings,
-        conditioning: tuple[Conditioning, Conditioning],
+        conditioning: tuple[Conditioning, Conditioning | None],
         features: Sequence[SamplingFeature],
         *,
         decode: bool,
@@ -223,14 +241,14 @@ class ClassNameCall(Family, _Pipeline):
         Args:
             batch: B samples.
             settings: of the denoising.
-            conditioning: of B rows; and that of what to guide away from.
+            conditioning: of B rows; and that of what to guide away from, if anything.
             features: what takes part, in order.
             decode: False leaves latents.
         """
-        network = self.denoiser_network
         _, channels, height, width = batch.noise.shape
         timesteps = self.timesteps(settings.num_inference_steps, (channels, height, width))
-        latents = batch.noise.to(self._execution_device, network.dtype) * self.scheduler.init_noise_sigma
+        latents = batch.noise.to(self._execution_device, self.latents_dtype) * initial_scale(self.scheduler)
+        given, guidance_scale = self.with_guidance(conditioning[0], settings.guidance_scale)
         walk = Walk(partial(self.predict, attention_kwargs=settings.attention_kwargs), latents, timesteps)
         with ExitStack() as stack:
             for feature in features:
@@ -241,9 +259,9 @@ class ClassNameCall(Family, _Pipeline):
                 walk.denoiser,
                 self.scheduler,
                 walk.latents,
-                conditioning[0],
+                given,
                 negative=conditioning[1],
-                guidance_scale=settings.guidance_scale,
+                guidance_scale=guidance_scale,
                 guide=self.guide,
                 num_guided_steps=walk.num_guided_steps,
                 timesteps=walk.timesteps,
@@ -257,7 +275,7 @@ class ClassNameCall(Family, _Pipeline):
                     for feature in features:
                         feature.after_step(self, step)
                     progress_bar.update()
-                    if self.interrupt:
+                    if getattr(self, "interrupt", False):
                         break
         finished = FinishedBatch(self.decode(step.latents).clamp(0, 1) if decode else step.latents, decode)
         for feature in features:

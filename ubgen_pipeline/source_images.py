@@ -12,6 +12,7 @@ from torch.nn import functional
 from .call_arguments import SampleBatch
 from .latent_denoising import DenoisingStep
 from .sampling_features import FinishedBatch, SamplingFeature, Walk
+from .scheduler_noise import noised_latents
 
 
 class SourceImages(SamplingFeature):
@@ -65,7 +66,7 @@ class EncodedSource:
 
     def at(self, scheduler: Any, timestep: torch.Tensor) -> torch.Tensor:
         """The source's latents ``(B, C, h, w)`` with the noise of ``timestep ()``."""
-        return scheduler.add_noise(self.latents, self.noise, timestep.reshape(1))
+        return noised_latents(scheduler, self.latents, self.noise, timestep)
 
     def put_back(self, latents: torch.Tensor, scheduler: Any, next_timestep: torch.Tensor | None) -> None:
         """Overwrite, in place, what is not to be drawn anew with the source as it is at ``next_timestep``, or clean.

@@ -9,13 +9,15 @@ from diffusers import (
     EDMEulerScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
     HeunDiscreteScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_pipeline.latent_denoising import denoising_steps, noise_levels, predicted_clean_latents
+from ubgen_pipeline.latent_denoising import denoising_steps, predicted_clean_latents
+from ubgen_pipeline.scheduler_noise import initial_scale, noise_levels
 
 NUM_STEPS = 6
 SHAPE = (2, 3, 3)
@@ -257,3 +259,15 @@ def test_a_jump_ends_the_loop_with_what_the_prediction_implies(kind, latents, pr
     for got, wanted in zip(*gradients):
         assert wanted.abs() > 1e-3
         torch.testing.assert_close(got, wanted, rtol=1e-5, atol=0)
+
+
+@pytest.mark.parametrize("kind", [FlowMatchEulerDiscreteScheduler, FlowMatchHeunDiscreteScheduler])
+def test_flow_matching_walks_the_straight_line(kind, latents, prompt_embeds):
+    """A right velocity, noise - x0, leads from noise to x0, and a jump from any step does, too."""
+    clean = torch.full_like(latents, 0.25)
+    for stop_at in (None, 0, 2):
+        scheduler = kind(shift=3.0)
+        scheduler.set_timesteps(NUM_STEPS)
+        assert initial_scale(scheduler) == 1.0
+        steps = denoising_steps(lambda *_: latents - clean, scheduler, latents, prompt_embeds, stop_at=stop_at)
+        torch.testing.assert_close(last(steps).double(), clean, rtol=0, atol=1e-5)

@@ -2,8 +2,11 @@
 
 import json
 
+import pytest
+
 from support import ROOT
 from ubgen_pipeline.hub.publish_pipeline import pipeline_files
+from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.pipeline import UbGenPipeline
 from ubgen_pipeline.saved_code import code_files, without_code, write_code
 
@@ -12,14 +15,24 @@ CODE = ROOT / "ubgen_pipeline"
 PACKAGE_FILES = {"__init__.py", "__main__.py"}
 
 
-def test_the_root_holds_what_the_pipelines_name_and_no_more(random_mini_model, tmp_path):
+def test_the_root_holds_what_the_pipelines_name_and_no_more():
     root = {file.name for file in CODE.glob("*.py")} - PACKAGE_FILES
-    named = {file.name for pipeline in CODE.glob("pipeline*.py") for file in code_files(pipeline)}
-    # a file pipeline_NAME.py may be a helper of pipeline.py
-    assert root == named | {"pipeline.py"} == {file.name for file in code_files(CODE / "pipeline.py")}
-    assert {file.name for file in pipeline_files()} == root
+    named = {file.name for family in FAMILIES.values() for file in code_files(CODE / f"{family.module}.py")}
+    assert root == named
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_its_own_file_and_no_other_familys(name):
+    files = {file.stem for file in code_files(CODE / f"{FAMILIES[name].module}.py")}
+    others = {family.module for other, family in FAMILIES.items() if other != name}
+    assert FAMILIES[name].module in files and not files & others
+
+
+def test_saved_and_published_is_what_the_file_names(random_mini_model, tmp_path):
+    named = {file.name for file in code_files(CODE / "pipeline.py")}
+    assert {file.name for file in pipeline_files()} == named
     UbGenPipeline.from_pretrained(random_mini_model).save_pretrained(tmp_path)
-    assert {file.name for file in tmp_path.glob("*.py")} == root
+    assert {file.name for file in tmp_path.glob("*.py")} == named
 
 
 def test_a_saved_model_does_not_say_where_it_was_loaded_from(random_mini_model, tmp_path):
