@@ -85,9 +85,14 @@ def encode_weighted(
     return weighted.reshape(len(prompts), -1, features.shape[-1])
 
 
-def check_prompt_lengths(tokenizer: Any, texts: Sequence[str], class_names: Sequence[str]) -> None:
-    """Raise ``ValueError`` naming the class of the first of the texts that the tokenizer would cut."""
-    limit = tokenizer.model_max_length
+def check_prompt_lengths(
+    tokenizer: Any, texts: Sequence[str], class_names: Sequence[str], *, limit: int | None = None
+) -> None:
+    """Raise ``ValueError`` naming the class of the first of the texts that the tokenizer would cut.
+
+    ``limit`` is the number of tokens that the model reads; None takes all that the tokenizer does.
+    """
+    limit = tokenizer.model_max_length if limit is None else limit
     for name, text in zip(class_names, texts, strict=True):
         length = len(tokenizer(text, verbose=False).input_ids)
         if length > limit:

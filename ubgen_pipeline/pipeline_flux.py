@@ -1,0 +1,195 @@
+"""FLUX.1 schnell and dev: the family, and the pipeline that diffusers loads as a ``custom_pipeline`` too.
+
+As for ``pipeline.py``, the loader copies the siblings that this file names itself. Follows diffusers'
+``FluxPipeline``, whose images the tests compare with. Its second pass with a negative prompt (``true_cfg_scale``) and
+image prompts are left out.
+
+Shapes: B samples, C x h x w latents, H x W pixels; S = h/2 x w/2 tokens of the image, each 2 x 2 latents; L tokens of
+text, D width of their features.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import FluxPipeline
+
+from .call_arguments import TextSettings, latent_shape
+from .conditioning import Conditioning
+from .family import Family
+from .mask_settings import MaskSettings
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_prompt_lengths
+from .scheduler_noise import resolution_shift, set_flow_timesteps
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+# latents a side of a token
+PATCH = 2
+
+
+class FluxParts(Family):
+    """What of FLUX.1 the call is made of; the members are described in :class:`.Family`.
+
+    dev reads the guidance scale as a number and takes one prediction a step; schnell is distilled without it.
+
+    Attributes:
+        max_sequence_length: tokens that the T5 reads of a prompt.
+    """
+
+    denoiser_part = "transformer"
+    text_encoder_parts = ("text_encoder", "text_encoder_2")
+    lora_targets = (
+        *("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out"),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
+    )
+    text_position = "first"
+    licence_note = (
+        "FLUX.1 schnell is under Apache 2.0. The licence of FLUX.1 dev forbids training a model that competes with it"
+        " on its images: read it before you do."
+    )
+    max_sequence_length = 512
+
+    transformer: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    encode_prompt: Any
+    default_sample_size: int
+    maybe_convert_prompt: Any
+    _pack_latents: Any
+    _unpack_latents: Any
+    _prepare_latent_image_ids: Any
+
+    @property
+    def guidance(self) -> str:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return "embedded" if self.transformer.config.guidance_embeds else "none"
+
+    @property
+    def default_num_inference_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 28 if self.guidance == "embedded" else 4
+
+    @property
+    def default_guidance_scale(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 3.5 if self.guidance == "embedded" else 1.0
+
+    def family_misfit(self) -> str | None:
+        """Why the parts that were loaded make no FLUX.1, to follow the model's name; or None."""
+        for name in self.text_encoder_parts:
+            if getattr(self, name) is None:
+                what = "the CLIP" if name == "text_encoder" else "the T5"
+                return f"which has no {name}, {what} that FLUX.1 reads prompts with; give a complete checkpoint"
+        transformer, channels = self.transformer.config, self.vae.config.latent_channels
+        if transformer.in_channels != PATCH**2 * channels:
+            return f"whose transformer takes {transformer.in_channels} channels beside a VAE of {channels}"
+        pooled, width = self.text_encoder.config.hidden_size, self.text_encoder_2.config.d_model
+        if transformer.pooled_projection_dim != pooled:
+            return (
+                f"whose transformer takes {transformer.pooled_projection_dim} pooled features beside CLIP's {pooled}"
+            )
+        if transformer.joint_attention_dim != width:
+            return (
+                f"whose transformer takes text features {transformer.joint_attention_dim} wide beside a T5 of {width}"
+            )
+        return None
+
+    def encode(
+        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
+    ) -> list[Conditioning]:
+        """One record of the T5's ``encoder_hidden_states (L, D)`` and the CLIP's ``pooled_projections`` for each
+        prompt, which is encoded alone; see :meth:`.Family.encode`."""
+        if text is not None and text.weighted:
+            raise ValueError("weighted_prompts is True, but FLUX.1 reads no word weights; leave it out.")
+        rows = {}
+        for prompt in dict.fromkeys(prompts):
+            embeds, pooled, _ = self.encode_prompt(
+                [prompt],
+                device=self._execution_device,
+                max_sequence_length=self.max_sequence_length,
+                lora_scale=lora_scale,
+            )
+            rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
+        return [rows[prompt] for prompt in prompts]
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        """Raise ``ValueError`` naming the first of the prompts (and its class) that the T5 would not read whole."""
+        texts = [str(self.maybe_convert_prompt(prompt, self.tokenizer_2)) for prompt in prompts]
+        names = prompts if class_names is None else class_names
+        check_prompt_lengths(self.tokenizer_2, texts, names, limit=self.max_sequence_length)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        channels = self.transformer.config.in_channels // PATCH**2
+        return latent_shape(channels, self.default_sample_size, self.vae_scale_factor, height, width, patch=PATCH)
+
+    def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        _, height, width = shape
+        mu = resolution_shift(self.scheduler, (height // PATCH) * (width // PATCH))
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        return set_flow_timesteps(self.scheduler, num_steps, self._execution_device, sigmas=sigmas, mu=mu)
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        num_rows, _, height, width = latents.shape
+        num_text_tokens = conditioning["encoder_hidden_states"].shape[1]
+        predicted = (self.transformer if network is None else network)(
+            self._pack_latents(latents.contiguous(), *latents.shape),  # (B, S, 4 C)
+            timestep=timestep.expand(num_rows).to(latents.dtype) / 1000,
+            **{"guidance": None, **conditioning.tensors},
+            # text has no place; a token of the image has its row and column
+            txt_ids=latents.new_zeros(num_text_tokens, 3),
+            img_ids=self._prepare_latent_image_ids(
+                num_rows, height // PATCH, width // PATCH, latents.device, latents.dtype
+            ),
+            joint_attention_kwargs=attention_kwargs,
+            return_dict=False,
+        )[0]
+        factor = self.vae_scale_factor
+        return self._unpack_latents(predicted, height * factor, width * factor, factor)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        unscaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0)
+        return self.vae.decode(unscaled, return_dict=False)[0] * 0.5 + 0.5
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
+        config = self.vae.config
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
+        return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
+
+    def default_mask_settings(self) -> MaskSettings:
+        return MaskSettings()
+
+
+class UbGenFluxPipeline(ClassNameCall, FluxParts, FluxPipeline):
+    """Draws labelled images from class names with any FLUX.1 schnell or dev checkpoint in diffusers layout.
+
+    Loading, LoRA, offloading and schedulers are those of ``FluxPipeline``.
+    """
+
+    # so that a checkpoint without one of them can be refused by name, instead of by a list of all parts
+    _optional_components = [*FluxPipeline._optional_components, *FluxParts.text_encoder_parts]  # noqa: RUF012

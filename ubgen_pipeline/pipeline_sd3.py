@@ -1,0 +1,194 @@
+"""Stable Diffusion 3 and 3.5: the family, and the pipeline that diffusers loads as a ``custom_pipeline`` too.
+
+As for ``pipeline.py``, the loader copies the siblings that this file names itself. Follows diffusers'
+``StableDiffusion3Pipeline``, whose images the tests compare with. Skip-layer guidance and image prompts are left out.
+
+Shapes: B samples, C x h x w latents, H x W pixels; L tokens of text, D width of their features.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusion3Pipeline
+
+from .call_arguments import TextSettings, latent_shape
+from .conditioning import Conditioning
+from .family import Family
+from .mask_settings import MaskSettings
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_prompt_lengths
+from .scheduler_noise import resolution_shift, set_flow_timesteps
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class StableDiffusion3Parts(Family):
+    """What of Stable Diffusion 3 the call is made of; the members are described in :class:`.Family`.
+
+    The third text encoder, a T5 larger than the denoiser, may be left out (``text_encoder_3=None,
+    tokenizer_3=None``); its features are zeros then, as in training (Esser et al. 2024, section 5.3).
+
+    Attributes:
+        max_sequence_length: tokens that the T5 reads of a prompt, or zeros in their place.
+    """
+
+    denoiser_part = "transformer"
+    text_encoder_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    default_num_inference_steps = 28
+    # of Stability's examples for 3.5 medium
+    default_guidance_scale = 4.5
+    text_position = "last"
+    licence_note = (
+        "Stable Diffusion 3 and 3.5 are under Stability's community licence: free below a yearly revenue of one million"
+        " US dollars, and not for training a foundational generative model on their images."
+    )
+    max_sequence_length = 256
+
+    transformer: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    text_encoder_3: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    tokenizer_3: Any
+    encode_prompt: Any
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # the last block drops what its text queries find, so a LoRA on those would stay what it is
+        queries = [
+            f"transformer_blocks.{row}.attn.add_q_proj" for row in range(self.transformer.config.num_layers - 1)
+        ]
+        return ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "to_add_out", *queries)
+
+    def family_misfit(self) -> str | None:
+        """Why the parts that were loaded make no Stable Diffusion 3, to follow the model's name; or None."""
+        for name in ("text_encoder", "text_encoder_2"):
+            if getattr(self, name) is None:
+                return f"which has no {name}; only text_encoder_3, the T5, may be left out"
+        transformer, channels = self.transformer.config, self.vae.config.latent_channels
+        if transformer.in_channels != channels:
+            return f"whose transformer takes {transformer.in_channels} channels beside a VAE of {channels}"
+        pooled = self.text_encoder.config.projection_dim + self.text_encoder_2.config.projection_dim
+        if transformer.pooled_projection_dim != pooled:
+            return (
+                f"whose transformer takes {transformer.pooled_projection_dim} pooled features beside CLIPs of {pooled}"
+            )
+        width = self.text_encoder.config.hidden_size + self.text_encoder_2.config.hidden_size
+        if transformer.joint_attention_dim < width:
+            return (
+                f"whose transformer takes text features {transformer.joint_attention_dim} wide beside CLIPs of {width}"
+            )
+        if self.text_encoder_3 is not None and self.text_encoder_3.config.d_model != transformer.joint_attention_dim:
+            t5 = self.text_encoder_3.config.d_model
+            return f"whose transformer takes text features {transformer.joint_attention_dim} wide beside a T5 of {t5}"
+        return None
+
+    def encode(
+        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
+    ) -> list[Conditioning]:
+        """One record of ``encoder_hidden_states (L, D)``, both CLIPs' tokens before the T5's, and of
+        ``pooled_projections`` for each prompt, which is encoded alone; see :meth:`.Family.encode`."""
+        if text is not None and text.weighted:
+            raise ValueError("weighted_prompts is True, but Stable Diffusion 3 reads no word weights; leave it out.")
+        rows = {}
+        for prompt in dict.fromkeys(prompts):
+            embeds, _, pooled, _ = self.encode_prompt(
+                [prompt],
+                None,
+                None,
+                device=self._execution_device,
+                do_classifier_free_guidance=False,
+                max_sequence_length=self.max_sequence_length,
+                lora_scale=lora_scale,
+            )
+            rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
+        return [rows[prompt] for prompt in prompts]
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        """Raise ``ValueError`` naming the first of the prompts (and its class) that no text encoder reads whole.
+
+        The T5 reads more than the CLIPs. Where it is there, a prompt may be longer than those take, as in diffusers.
+        """
+        names = prompts if class_names is None else class_names
+        if self.text_encoder_3 is None:
+            check_prompt_lengths(self.tokenizer, prompts, names)
+        else:
+            check_prompt_lengths(self.tokenizer_3, prompts, names, limit=self.max_sequence_length)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
+
+        Raises:
+            ValueError: a size that is no multiple of the patches', or larger than the grid of learned positions.
+        """
+        config, factor = self.transformer.config, self.vae_scale_factor
+        shape = latent_shape(config.in_channels, config.sample_size, factor, height, width, patch=config.patch_size)
+        largest = config.pos_embed_max_size * config.patch_size
+        for name, asked, side in (("height", height, shape[1]), ("width", width, shape[2])):
+            if side > largest:
+                raise ValueError(f"{name} is {asked}; the model knows positions up to {largest * factor} pixels.")
+        return shape
+
+    def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        _, height, width = shape
+        patch = self.transformer.config.patch_size
+        mu = resolution_shift(self.scheduler, (height // patch) * (width // patch))
+        return set_flow_timesteps(self.scheduler, num_steps, self._execution_device, mu=mu)
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        return (self.transformer if network is None else network)(
+            latents,
+            timestep=timestep.expand(len(latents)),
+            **conditioning.tensors,
+            joint_attention_kwargs=attention_kwargs,
+            return_dict=False,
+        )[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        unscaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0)
+        return self.vae.decode(unscaled, return_dict=False)[0] * 0.5 + 0.5
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
+        config = self.vae.config
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
+        return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
+
+    def default_mask_settings(self) -> MaskSettings:
+        return MaskSettings()
+
+
+class UbGenStableDiffusion3Pipeline(ClassNameCall, StableDiffusion3Parts, StableDiffusion3Pipeline):
+    """Draws labelled images from class names with any Stable Diffusion 3 or 3.5 checkpoint in diffusers layout.
+
+    Loading, LoRA, offloading and schedulers are those of ``StableDiffusion3Pipeline``.
+    """
+
+    # a folder that was saved without its T5 loads as it is
+    _optional_components = [*StableDiffusion3Pipeline._optional_components, "text_encoder_3", "tokenizer_3"]  # noqa: RUF012
