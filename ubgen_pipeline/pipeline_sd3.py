@@ -55,8 +55,8 @@ class StableDiffusion3Parts(Family):
     default_guidance_scale = 4.5
     text_position = "last"
     licence_note = (
-        "Stable Diffusion 3 and 3.5 are under Stability's community licence: free below a yearly revenue of one million"
-        " US dollars, and not for training a foundational generative model on their images."
+        "Stable Diffusion 3 and 3.5 are under Stability's community licence: free below a yearly revenue of one"
+        " million US dollars, and not for training a foundational generative model on their images."
     )
     max_sequence_length = 256
 
