@@ -7,10 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from .attention_maps import AttentionRecorder, ClassTexts, RecordedAttention, joined_texts
+from .attention_maps import RecordedAttention
 from .attention_masks import attention_mask, heat_maps
 from .call_arguments import SampleBatch
-from .class_tokens import append_class_words, class_texts, shown_once
+from .class_tokens import append_class_words, shown_once
+from .mask_attention import Recorder
 from .mask_regions import MaskObject, mask_objects
 from .mask_settings import IGNORE_LABEL, MaskSettings
 from .sampling_features import FinishedBatch, SamplingFeature, Walk
@@ -89,7 +90,7 @@ class AttentionAnnotations(SamplingFeature):
     Args:
         settings: how masks are made.
         prompts: what the K entries are drawn from, with class words appended where the settings say so.
-        texts: K texts whose attention finds the entry's classes.
+        texts: K, whose attention finds the entries' classes: see :meth:`.MaskAttention.texts`.
         label_rows: K lists, the labels of the classes that an entry's images show.
         size: (H, W) of the images.
     """
@@ -98,27 +99,26 @@ class AttentionAnnotations(SamplingFeature):
         self,
         settings: MaskSettings,
         prompts: list[str],
-        texts: list[ClassTexts],
+        texts: list[Any],
         label_rows: list[list[int]],
         size: tuple[int, int],
     ):
         self.settings, self.prompts, self._size = settings, prompts, size
         self._texts, self._label_rows = texts, label_rows
         self._entries: list[int] = []
-        self._recorder: AttentionRecorder | None = None
+        self._recorder: Recorder | None = None
         self._recording = ExitStack()
 
     def start(self, pipeline: Any, batch: SampleBatch, walk: Walk) -> Walk:
-        settings, self._entries = self.settings, batch.entries
-        self._recorder = AttentionRecorder(
-            pipeline.denoiser_network,
-            joined_texts([self._texts[entry] for entry in batch.entries]),
+        self._entries = batch.entries
+        recorder = pipeline.mask_attention.recorder(
+            [self._texts[entry] for entry in batch.entries],
             (walk.latents.shape[-2], walk.latents.shape[-1]),
-            cross_levels=settings.cross_levels,
-            self_level=settings.self_level if settings.self_power else None,
-            steps=settings.recorded_steps(len(walk.timesteps)),
+            self.settings,
+            len(walk.timesteps),
         )
-        self._recording.enter_context(self._recorder)
+        self._recording.enter_context(recorder)
+        self._recorder = recorder
         return walk
 
     def stop(self) -> None:
@@ -150,9 +150,11 @@ def attention_annotations(
     """
     if weighted and not settings.class_prompt:
         raise ValueError("mask_settings.class_prompt is False, which word weights do not work with; leave it.")
+    attention = pipeline.mask_attention
+    attention.check(settings)
     shown, label_rows = shown_once(class_names, shown_classes, shown_labels)
     prompts = list(prompts)
     if settings.append_class_names:
         prompts = [append_class_words(prompt, words) for prompt, words in zip(prompts, shown)]
-    texts = [class_texts(pipeline, *pair, settings.class_prompt) for pair in zip(prompts, shown)]
+    texts = [attention.texts(*pair, settings) for pair in zip(prompts, shown)]
     return AttentionAnnotations(settings, prompts, texts, label_rows, size)

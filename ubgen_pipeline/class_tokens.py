@@ -49,6 +49,34 @@ def token_weights(tokenizer: Any, text: str, words: Sequence[str], length: int) 
     Raises:
         ValueError: a word is not in the text, or the tokenizer cuts all of it.
     """
+    return joint_token_weights([(tokenizer, length)], text, words)
+
+
+def joint_token_weights(readers: Sequence[tuple[Any, int]], text: str, words: Sequence[str]) -> torch.Tensor:
+    """``(K, L)`` float32 weights that average each class word's tokens over several tokenizers; rows sum to 1.
+
+    Args:
+        readers: fast transformers tokenizers, each with the number of tokens that are read of its text; L is their
+            sum. Those that cut a word are left out of its average.
+        text: what all of them tokenize.
+        words: as in :func:`token_weights`.
+
+    Raises:
+        ValueError: a word is not in the text, or every tokenizer cuts all of it.
+    """
+    found = torch.cat([_mean_over_tokens(tokenizer, text, words, length) for tokenizer, length in readers], dim=1)
+    sums = found.sum(dim=1, keepdim=True)
+    if not sums.all():
+        word, most = words[int(sums[:, 0].argmin())], max(length for _, length in readers)
+        raise ValueError(
+            f"class word {word!r} lies beyond the {most} tokens that the model reads of {text!r};"
+            " use fewer classes or shorter prompts."
+        )
+    return found / sums
+
+
+def _mean_over_tokens(tokenizer: Any, text: str, words: Sequence[str], length: int) -> torch.Tensor:
+    """``(K, length)``: rows sum to 1, or are 0 where the tokenizer cuts all of the word."""
     offsets = tokenizer(text, return_offsets_mapping=True, verbose=False)["offset_mapping"][: length - 1]
     weights = torch.zeros(len(words), length)
     for row, spans in enumerate(word_spans(text, words)):
@@ -56,12 +84,7 @@ def token_weights(tokenizer: Any, text: str, words: Sequence[str], length: int) 
             # special tokens have empty offsets
             if end > start and any(start < last and end > first for first, last in spans):
                 weights[row, position] = 1
-        if not weights[row].any():
-            raise ValueError(
-                f"class word {words[row]!r} lies beyond the {length} tokens that the model reads of {text!r};"
-                " use fewer classes or shorter prompts."
-            )
-    return weights / weights.sum(dim=1, keepdim=True)
+    return weights / weights.sum(dim=1, keepdim=True).clamp(min=1)
 
 
 def split_words(tokenizer: Any, words: Sequence[str], length: int) -> list[list[str]]:

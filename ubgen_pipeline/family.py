@@ -8,7 +8,7 @@ Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -199,20 +199,38 @@ class Family:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
         raise NotImplementedError
 
-    def default_mask_settings(self) -> MaskSettings:
-        """The mask settings for this model's attention.
+    @property
+    def mask_attention(self) -> Any:
+        """How masks are made of this model's attention: a :class:`.MaskAttention`.
 
         Raises:
             ValueError: no masks are made of this family's attention.
         """
-        raise ValueError(
-            f"annotations from attention are not there for {type(self).__name__}; leave annotations out, and label the"
-            " finished dataset with `ubgen annotate`."
-        )
+        raise _no_masks(type(self))
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """The mask settings for the attention of a denoiser of that configuration.
+
+        Raises:
+            ValueError: no masks are made of this family's attention.
+        """
+        raise _no_masks(cls)
+
+    def default_mask_settings(self) -> MaskSettings:
+        """:meth:`mask_settings_of` the denoiser that was loaded."""
+        return self.mask_settings_of(self.denoiser_network.config)
 
     def blacken_flagged(self, images: torch.Tensor) -> tuple[torch.Tensor, list[bool]]:
         """Run the model's safety checker, if any, on ``images (B, 3, H, W)`` in [0, 1]; flagged ones become black."""
         return images, []
+
+
+def _no_masks(family: type[Family]) -> ValueError:
+    return ValueError(
+        f"annotations from attention are not there for {family.__name__}; leave annotations out, and label the"
+        " finished dataset with `ubgen annotate`."
+    )
 
 
 def check_effects(

@@ -17,12 +17,13 @@ class MaskSettings:
 
     Attributes:
         class_prompt: take the cross-attention's keys from a text of the class words alone (class-prompt
-            cross-attention, section 3.2); False takes them from the prompt that the image is drawn from.
+            cross-attention, section 3.2); False takes them from the prompt that the image is drawn from. Joint
+            attention knows no other.
         append_class_names: append the class words to a prompt that does not end with them (class-prompt appending,
             section 3.1).
         cross_levels: levels of the cross-attention maps, averaged; level i is where the latents were halved i times:
-            of 64x64 latents, level 2 is 16x16.
-        self_level: level of the self-attention map, and the size at which maps are refined.
+            of 64x64 latents, level 2 is 16x16. Of joint attention: positions of its blocks.
+        self_level: level of the self-attention map, and the size at which maps are refined; or position of the block.
         self_power: exponent of the self-attention map (tau, Eq. 6), at least 0; 0 leaves it out.
         invert: one minus the normalised map. For models whose object pixels look away from their class's token.
         threshold: least score in (0, 1] of a pixel that belongs to a class.

@@ -4,7 +4,7 @@ That loader copies this file and the siblings that it names itself, found by a r
 every helper is named here, flat, and no other module of the package is.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,6 +13,7 @@ from diffusers import StableDiffusionPipeline
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
+from .mask_attention import UNetMaskAttention
 from .mask_settings import MaskSettings, default_mask_settings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths, count_prompt_chunks, encode_weighted_prompts
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from .class_tokens import class_texts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
     from .latent_denoising import denoising_steps  # noqa: F401
     from .mask_regions import mask_objects  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
@@ -124,9 +126,14 @@ class StableDiffusionParts(Family):
         """Tokenizer lengths that the longest of the weighted prompts takes."""
         return count_prompt_chunks(self, prompts)
 
-    def default_mask_settings(self) -> MaskSettings:
-        """The mask settings for this model's UNet."""
-        return default_mask_settings(len(self.unet.config.down_block_types))
+    @property
+    def mask_attention(self) -> UNetMaskAttention:
+        return UNetMaskAttention(self)
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """The mask settings for a UNet of that configuration."""
+        return default_mask_settings(len(config["down_block_types"]))
 
     def predict(
         self,

@@ -8,7 +8,7 @@ Shapes: B samples, C x h x w latents, H x W pixels; S = h/2 x w/2 tokens of the 
 text, D width of their features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +18,7 @@ from diffusers import FluxPipeline
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
+from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from .class_tokens import class_texts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
     from .latent_denoising import denoising_steps  # noqa: F401
     from .mask_regions import mask_objects  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
@@ -141,7 +143,7 @@ class FluxParts(Family):
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         _, height, width = shape
         mu = resolution_shift(self.scheduler, (height // PATCH) * (width // PATCH))
-        sigmas = np.linspace(1.0, 1 / num_steps, num_steps)
+        sigmas = np.linspace(1.0, 1 / num_steps, num_steps).tolist()
         return set_flow_timesteps(self.scheduler, num_steps, self._execution_device, sigmas=sigmas, mu=mu)
 
     def predict(
@@ -181,8 +183,23 @@ class FluxParts(Family):
         posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
 
-    def default_mask_settings(self) -> MaskSettings:
-        return MaskSettings()
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+        return JointMaskAttention(
+            self,
+            [block.attn for block in blocks],
+            latents_per_token=PATCH,
+            readers=[(self.tokenizer_2, self.max_sequence_length)],
+        )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """The last four of the 19 blocks with weights of their own for text and image (ConceptAttention, arXiv
+        2502.04320), or those at their depth."""
+        num_blocks = config["num_layers"]
+        blocks = tuple(range(num_blocks * 15 // 19, num_blocks))
+        return MaskSettings(class_prompt=False, cross_levels=blocks, self_level=blocks[-1])
 
 
 class UbGenFluxPipeline(ClassNameCall, FluxParts, FluxPipeline):

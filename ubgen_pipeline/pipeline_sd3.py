@@ -6,7 +6,7 @@ As for ``pipeline.py``, the loader copies the siblings that this file names itse
 Shapes: B samples, C x h x w latents, H x W pixels; L tokens of text, D width of their features.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -15,6 +15,7 @@ from diffusers import StableDiffusion3Pipeline
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
+from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from .class_tokens import class_texts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
     from .latent_denoising import denoising_steps  # noqa: F401
     from .mask_regions import mask_objects  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
@@ -67,6 +69,7 @@ class StableDiffusion3Parts(Family):
     tokenizer: Any
     tokenizer_2: Any
     tokenizer_3: Any
+    tokenizer_max_length: int
     encode_prompt: Any
 
     @property
@@ -180,8 +183,22 @@ class StableDiffusion3Parts(Family):
         posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
         return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
 
-    def default_mask_settings(self) -> MaskSettings:
-        return MaskSettings()
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        clip = (self.tokenizer, self.tokenizer_max_length)
+        t5 = [] if self.text_encoder_3 is None else [(self.tokenizer_3, self.max_sequence_length)]
+        return JointMaskAttention(
+            self,
+            [block.attn for block in self.transformer.transformer_blocks],
+            latents_per_token=self.transformer.config.patch_size,
+            readers=[clip, *t5],
+        )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """The block of 24 whose text columns are clearest (Seg4Diff, arXiv 2509.18096), or the one at its depth."""
+        block = config["num_layers"] * 9 // 24
+        return MaskSettings(class_prompt=False, cross_levels=(block,), self_level=block)
 
 
 class UbGenStableDiffusion3Pipeline(ClassNameCall, StableDiffusion3Parts, StableDiffusion3Pipeline):

@@ -92,13 +92,13 @@ def check_prompt_lengths(
 
     ``limit`` is the number of tokens that the model reads; None takes all that the tokenizer does.
     """
-    limit = tokenizer.model_max_length if limit is None else limit
+    most = tokenizer.model_max_length if limit is None else limit
     for name, text in zip(class_names, texts, strict=True):
         length = len(tokenizer(text, verbose=False).input_ids)
-        if length > limit:
+        if length > most:
             raise ValueError(
                 f"class name {name!r} gives a prompt of {length} tokens, start and end included; the model's"
-                f" tokenizer takes {limit}. Shorten the name or its prompt."
+                f" tokenizer takes {most}. Shorten the name or its prompt."
             )
 
 

@@ -168,7 +168,7 @@ def test_a_loras_share_and_bfloat16_are_in_the_maps(model):
 
 
 def test_no_array_of_tokens_by_tokens_is_made():
-    """On the CPU the kernel in use would be another one, which gives such an array, if the values had another width."""
+    """torch would take a kernel on the CPU that makes such an array if the values were as narrow as they are."""
     torch.manual_seed(0)
     query, key, values = torch.randn(1, 2, 40, 8), torch.randn(1, 2, 40, 8), torch.rand(1, 40, 11)
     with torch.profiler.profile(record_shapes=True) as profile:

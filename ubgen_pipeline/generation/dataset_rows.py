@@ -4,8 +4,6 @@ import dataclasses
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from ..attention_maps import check_levels
-from ..class_tokens import class_token_weights
 from ..commands.console import say
 from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row, score_features
 from ..files.image_codecs import image_encoder
@@ -35,9 +33,9 @@ def check_prompts(settings: GenerateSettings, samples: Samples, pipeline: "UbGen
         raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
     texts = [drawn_prompt(pipeline, item, masks) for item in items]
     if masks is not None:
-        check_levels(pipeline.denoiser_network, masks.cross_levels, masks.self_level)
+        pipeline.mask_attention.check(masks)
         for item, text in zip(items, texts, strict=True):
-            class_token_weights(pipeline, text, list(dict.fromkeys(item.shown_words)), masks.class_prompt)
+            pipeline.mask_attention.check_words(text, list(dict.fromkeys(item.shown_words)), masks)
     if num_cut := sum(drawn_prompt(pipeline, item, None) != item.prompt for item in items):
         say(f"{num_cut} of {len(items)} captions are longer than the model reads; their ends are left out")
     if not samples.allows_long_prompts:

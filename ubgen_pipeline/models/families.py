@@ -29,6 +29,8 @@ class RegisteredFamily:
 
 FAMILIES: dict[str, RegisteredFamily] = {
     "sd": RegisteredFamily("pipeline", "UbGenPipeline", ("StableDiffusionPipeline",)),
+    "sd3": RegisteredFamily("pipeline_sd3", "UbGenStableDiffusion3Pipeline", ("StableDiffusion3Pipeline",)),
+    "flux": RegisteredFamily("pipeline_flux", "UbGenFluxPipeline", ("FluxPipeline",)),
 }
 
 
