@@ -24,6 +24,7 @@ import pytest
 from test_imports import PACKAGES, PIPELINE_ROOMS, TRAINING_ROOMS
 
 from support import ROOT
+from support.help_texts import help_texts
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -35,23 +36,21 @@ _PROGRAMS = {"accelerate", "cat", "hf", "make", "pip", "python", "test", "ubgen"
 
 
 def modules_of(folder: str, package: str) -> dict[str, list[str]]:
-    """The command line of every module in a folder that can be run, by the module's name."""
+    """What ``python`` is given to run each module of a folder that can be run, by the module's name."""
     found = {}
     for file in sorted((ROOT / folder).rglob("*.py")):
         parts = (package, *file.relative_to(ROOT / folder).with_suffix("").parts)
         if '__name__ == "__main__"' in file.read_text("utf-8") or parts[-1] == "__main__":
             name = ".".join(parts).removesuffix(".__main__")
-            found[name] = [sys.executable, "-m", name]
+            found[name] = ["-m", name]
     # the ubgen command: what it runs is named by the word behind it
     found.pop("ubgen_pipeline", None)
     return found
 
 
 _RUN = {
-    **{name: [sys.executable, "-m", "ubgen_pipeline", name] for name in _ENTRY_POINTS},
-    **{
-        file.name: [sys.executable, f"training/{file.name}"] for file in sorted((ROOT / "training").glob("train_*.py"))
-    },
+    **{name: ["-m", "ubgen_pipeline", name] for name in _ENTRY_POINTS},
+    **{file.name: [f"training/{file.name}"] for file in sorted((ROOT / "training").glob("train_*.py"))},
     **modules_of("benchmarks", "benchmarks"),
     **modules_of("ubgen_pipeline", "ubgen_pipeline"),
     **modules_of("training/ubgen_training", "ubgen_training"),
@@ -90,9 +89,17 @@ def name_of(document: Path) -> str:
 
 
 @cache
+def helps() -> dict[str, str]:
+    """What ``--help`` prints, for each of our commands that a document gives a flag."""
+    texts = [block.text for document in DOCUMENTS for block in blocks(document) if block.language == "bash"]
+    # settings named in text are looked up in the flags of this one
+    named = {"train_ubgen.py", *(command for text in texts for command, _ in named_flags(text))}
+    return help_texts({command: _RUN[command] for command in sorted(named)})
+
+
+@cache
 def known_flags(command: str) -> set[str]:
-    done = subprocess.run([*_RUN[command], "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
-    return set(re.findall(r"--[\w-]+", done.stdout))
+    return set(re.findall(r"--[\w-]+", helps()[command]))
 
 
 def named_flags(text: str) -> list[tuple[str, str]]:
