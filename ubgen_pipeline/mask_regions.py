@@ -11,7 +11,6 @@ from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import ndimage
 
 from .mask_settings import IGNORE_LABEL
 
@@ -44,6 +43,9 @@ def connected_regions(
         mask: ``(H, W)`` of whole numbers; pixels that touch at a side or a corner belong together.
         skip: values that are no object.
     """
+    # imported here: every command that reads objects imports this module, also for its --help
+    from scipy import ndimage
+
     for value in np.unique(mask):
         if value in skip:
             continue

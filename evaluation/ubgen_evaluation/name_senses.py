@@ -12,8 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import ArrayLike
-from scipy.spatial.distance import cdist
-from scipy.special import ndtr
 
 MIN_IMAGES = 8
 _NUM_STARTS = 4
@@ -53,6 +51,9 @@ def split_in_two(features: ArrayLike, *, num_null: int = 50, seed: int = 0) -> G
     Raises:
         ValueError: fewer than ``MIN_IMAGES`` images, or features that are not finite or zero.
     """
+    # imported where they are needed, like those below: `ubgen check-names --help` imports this module
+    from scipy.special import ndtr
+
     rows = np.asarray(features, dtype=np.float64)
     if rows.ndim != 2 or len(rows) < MIN_IMAGES:
         raise ValueError(f"features has shape {rows.shape}; give (n, F) with at least {MIN_IMAGES} images.")
@@ -163,6 +164,8 @@ def _silhouette(points: np.ndarray, groups: np.ndarray) -> float:
     """Mean of (b - a) / max(a, b): mean distance a within the own group, b to the other (Rousseeuw 1987)."""
     if groups.min() == groups.max():
         return 0.0
+    from scipy.spatial.distance import cdist
+
     distances = cdist(points, points)
     own = groups[:, None] == groups[None]
     sizes = own.sum(axis=1)

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 import yaml
-from trl.scripts.utils import TrlParser
 
 from .console import close_stdout, say, say_error
+from .library_internals import TrlParser
 from .library_log import library_log
 
 Settings = TypeVar("Settings")

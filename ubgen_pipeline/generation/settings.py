@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..commands.settings_parser import field_help
-from ..hub.access import check_repo_id
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
 from ..prompts.class_file import ClassFile
@@ -103,6 +102,8 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         if self.source is None and self.class_names is None and self.classes is None:
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
         if self.hub_dataset_id is not None:
+            from ..hub.access import check_repo_id
+
             check_repo_id("hub_dataset_id", self.hub_dataset_id)
         elif self.private or self.keep_local:
             name = "private" if self.private else "keep_local"

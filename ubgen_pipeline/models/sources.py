@@ -6,10 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import httpx2
 import yaml
-from huggingface_hub import HfApi
-from huggingface_hub.errors import HFValidationError, RevisionResolutionError
 
 if TYPE_CHECKING:
     from ubgen_hub_cards.dataset_card import Source
@@ -48,6 +45,11 @@ def hub_commit(source: str | None, revision: str | None = None) -> str | None:
     """
     if source is None or source == "mini" or Path(source).expanduser().exists():
         return None
+    # imported here, like the cards below: `--help` of most commands imports this module
+    import httpx2
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HFValidationError, RevisionResolutionError
+
     try:
         return str(HfApi().resolve_revision(source, revision=revision).resolved)
     except (httpx2.HTTPError, HFValidationError, RevisionResolutionError, OSError):
@@ -77,6 +79,9 @@ def model_source(source: str, commit: str | None) -> "Source":
         return Source(name, None, MINI_LICENCE)
     if commit is None:
         return Source(name, None, _local_licence(Path(source).expanduser()))
+    import httpx2
+    from huggingface_hub import HfApi
+
     try:
         card = HfApi().model_info(source, revision=commit).card_data
         stated = card.to_dict() if card is not None else {}

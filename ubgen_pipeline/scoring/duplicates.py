@@ -10,9 +10,6 @@ from itertools import pairwise
 
 import numpy as np
 from PIL import Image
-from scipy.fft import dctn
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 HASH_BITS = 64
 # different bits up to which two images are near-duplicates, where nothing else is said
@@ -34,6 +31,9 @@ def perceptual_hash(image: Image.Image) -> int:
     Args:
         image: of any size and mode.
     """
+    # imported where they are needed, like those below: `ubgen score --help` imports this module
+    from scipy.fft import dctn
+
     pixels = np.asarray(image.convert("L").resize((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS), np.float64)
     frequencies = np.asarray(dctn(pixels, type=2))[:_HASH_SIDE, :_HASH_SIDE]
     # in an image without structure these are rounding errors, which must not decide
@@ -112,6 +112,9 @@ def row_groups(indices: np.ndarray, hashes: np.ndarray, is_known: np.ndarray, ma
 
 def _merged(groups: np.ndarray, pairs: list[np.ndarray]) -> np.ndarray:
     """The groups ``(U,)``, each called after a member, once those that the pairs link are one."""
+    from scipy.sparse import coo_array
+    from scipy.sparse.csgraph import connected_components
+
     links = np.concatenate([np.stack([np.arange(len(groups)), groups], axis=1), *pairs])
     graph = coo_array((np.ones(len(links), bool), (links[:, 0], links[:, 1])), shape=(len(groups), len(groups)))
     _, numbers = connected_components(graph, directed=False)
