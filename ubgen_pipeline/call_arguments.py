@@ -65,10 +65,12 @@ class TextSettings:
     Attributes:
         weighted: word weights (``star++``) are read, and prompts may have any length.
         num_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest.
+        negative: they are what to guide away from, before which some families put no instruction.
     """
 
     weighted: bool = False
     num_chunks: int | None = None
+    negative: bool = False
 
 
 @dataclass(frozen=True)
@@ -172,7 +174,7 @@ def check_embeds(length: int, prompt_embeds: Any, negative_prompt_embeds: Any, *
     if not needs_negative:
         del given["negative_prompt_embeds"]
     missing = [argument for argument, value in given.items() if value is None]
-    if len(missing) == 1:
+    if 0 < len(missing) < len(given):
         raise ValueError(f"{missing[0]} is None; give prompt_embeds and negative_prompt_embeds, or neither.")
     for argument, value in given.items():
         if isinstance(value, torch.Tensor) and (value.ndim != 3 or len(value) != length):

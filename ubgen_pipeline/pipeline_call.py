@@ -223,7 +223,7 @@ class ClassNameCall(Family, _Pipeline):
             rows = self.encode([*entries.prompts, *entries.negative_prompts], text, lora_scale=lora_scale)
         else:
             rows = self.encode(entries.prompts, text, lora_scale=lora_scale)
-            rows += self.encode(entries.negative_prompts, text, lora_scale=lora_scale)
+            rows += self.encode(entries.negative_prompts, replace(text, negative=True), lora_scale=lora_scale)
         both = self.batch(rows)
         return both.rows(slice(num_entries)), both.rows(slice(num_entries, None))
 

@@ -7,7 +7,7 @@
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -38,22 +38,25 @@ class PromptCache:
 
     def __init__(self, num_chunks: int | None = None, max_prompts: int = MAX_PROMPTS):
         self._text, self._max_prompts = TextSettings(num_chunks is not None, num_chunks), max_prompts
-        self._encoded: OrderedDict[str, Conditioning] = OrderedDict()
+        self._encoded: OrderedDict[tuple[str, bool], Conditioning] = OrderedDict()
         self._lock = threading.Lock()
 
     @torch.no_grad()
-    def conditioning(self, pipeline: "UbGenPipeline", prompts: Sequence[str]) -> "Conditioning":
-        """B rows of B prompts, in the text encoder's dtype and on its device."""
+    def conditioning(
+        self, pipeline: "UbGenPipeline", prompts: Sequence[str], *, negative: bool = False
+    ) -> "Conditioning":
+        """B rows of B prompts, in the text encoder's dtype and on its device; ``negative``: guided away from."""
         with self._lock:
-            return pipeline.batch([self._of(pipeline, prompt) for prompt in prompts])
+            return pipeline.batch([self._of(pipeline, prompt, negative) for prompt in prompts])
 
-    def _of(self, pipeline: "UbGenPipeline", prompt: str) -> "Conditioning":
-        if prompt not in self._encoded:
-            (self._encoded[prompt],) = pipeline.encode([prompt], self._text)
+    def _of(self, pipeline: "UbGenPipeline", prompt: str, negative: bool) -> "Conditioning":
+        key = prompt, negative
+        if key not in self._encoded:
+            (self._encoded[key],) = pipeline.encode([prompt], replace(self._text, negative=negative))
             if len(self._encoded) > self._max_prompts:
                 self._encoded.popitem(last=False)
-        self._encoded.move_to_end(prompt)
-        return self._encoded[prompt]
+        self._encoded.move_to_end(key)
+        return self._encoded[key]
 
 
 @dataclass(frozen=True)
@@ -108,12 +111,13 @@ class ImageDrawer:
                 self._own.pipeline = with_own_scheduler(self._pipeline) if self._is_taken else self._pipeline
                 self._is_taken = True
         pipeline: UbGenPipeline = self._own.pipeline
-        negative = arguments.get("negative_prompt") or ""
+        if pipeline.guidance == "classifier-free":
+            negative = [arguments.get("negative_prompt") or ""] * len(prompts)
+            arguments["negative_prompt_embeds"] = self._cache.conditioning(pipeline, negative, negative=True)
         output = pipeline(
             class_names,
             prompts=prompts,
             prompt_embeds=self._cache.conditioning(pipeline, prompts),
-            negative_prompt_embeds=self._cache.conditioning(pipeline, [negative] * len(prompts)),
             weighted_prompts=self._num_chunks is not None,
             num_prompt_chunks=self._num_chunks,
             output_type="pt",

@@ -29,6 +29,7 @@ class RegisteredFamily:
 
 FAMILIES: dict[str, RegisteredFamily] = {
     "sd": RegisteredFamily("pipeline", "UbGenPipeline", ("StableDiffusionPipeline",)),
+    "sdxl": RegisteredFamily("pipeline_sdxl", "UbGenSDXLPipeline", ("StableDiffusionXLPipeline",)),
     "sd3": RegisteredFamily("pipeline_sd3", "UbGenStableDiffusion3Pipeline", ("StableDiffusion3Pipeline",)),
     "flux": RegisteredFamily("pipeline_flux", "UbGenFluxPipeline", ("FluxPipeline",)),
 }

@@ -1,0 +1,202 @@
+"""Stable Diffusion XL, with its distilled kinds (Turbo, Lightning, LCM), which differ in their configuration alone.
+
+The UNet reads two CLIP text encoders side by side, the second one's pooled text, and the image's size. diffusers'
+loader copies this file and the siblings that it names itself; see ``pipeline.py``.
+
+Shapes: B rows, L tokens, D width of both encoders' features, P width of the pooled text.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import StableDiffusionXLPipeline
+
+from .call_arguments import TextSettings, latent_shape
+from .conditioning import Conditioning
+from .family import Family
+from .mask_attention import UNetMaskAttention
+from .mask_settings import PAPER, MaskSettings
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_prompt_lengths
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .scheduler_noise import model_input  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class StableDiffusionXLParts(Family):
+    """What of Stable Diffusion XL the call is made of; the members are described in :class:`.Family`."""
+
+    denoiser_part = "unet"
+    text_encoder_parts = ("text_encoder", "text_encoder_2")
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    default_gpu_dtype = "float16"
+
+    unet: Any
+    text_encoder: Any
+    text_encoder_2: Any
+    tokenizer: Any
+    tokenizer_2: Any
+    encode_prompt: Any
+    maybe_convert_prompt: Any
+    get_guidance_scale_embedding: Any
+    _get_add_time_ids: Any
+
+    @property
+    def guidance(self) -> str:
+        """The UNet of LCM reads the number itself."""
+        return "classifier-free" if self.unet.config.time_cond_proj_dim is None else "embedded"
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether the model is made for a few steps: Turbo and Lightning come with trailing Euler timesteps."""
+        scheduler = self.scheduler
+        trailing = scheduler.config.get("timestep_spacing") == "trailing"
+        return self.guidance == "embedded" or (trailing and type(scheduler).__name__.startswith("Euler"))
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        return 4 if self.is_distilled else 50
+
+    @property
+    def default_guidance_scale(self) -> float:
+        if self.guidance == "embedded":
+            return 8.0
+        return 1.0 if self.is_distilled else 5.0
+
+    def family_misfit(self) -> str | None:
+        """Why the parts make no base model of SDXL, to follow the model's name; refiners have one text encoder."""
+        if self.text_encoder is None or self.text_encoder_2 is None:
+            return "which lacks a text encoder; give a base model of Stable Diffusion XL, no refiner"
+        width = sum(part.config.hidden_size for part in (self.text_encoder, self.text_encoder_2))
+        channels, unet = self.vae.config.latent_channels, self.unet.config
+        if unet.cross_attention_dim == width and unet.in_channels == channels:
+            return None
+        return (
+            f"whose UNet takes {unet.in_channels} channels and text features {unet.cross_attention_dim} wide beside a"
+            f" VAE of {channels} and text encoders of {width} together; give a text-to-image checkpoint of Stable"
+            " Diffusion XL"
+        )
+
+    def encode(
+        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
+    ) -> list[Conditioning]:
+        """``encoder_hidden_states (L, D)`` and ``text_embeds (P,)`` of each prompt.
+
+        To guide away from the empty prompt is to guide away from zeros, where the model's configuration says so
+        (``force_zeros_for_empty_prompt``), as the stock call does without a negative prompt.
+        """
+        text = text or TextSettings()
+        distinct = list(dict.fromkeys(prompts))
+        features, _, pooled, _ = self.encode_prompt(
+            distinct,
+            device=self._execution_device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=False,
+            lora_scale=lora_scale,
+        )
+        rows = {
+            prompt: Conditioning({"encoder_hidden_states": row, "text_embeds": one})
+            for prompt, row, one in zip(distinct, features, pooled)
+        }
+        if text.negative and "" in rows and self.config.force_zeros_for_empty_prompt:
+            rows[""] = rows[""].map(torch.zeros_like)
+        return [rows[prompt] for prompt in prompts]
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        text, pooled = conditioning["encoder_hidden_states"], conditioning["text_embeds"]
+        size = (latents.shape[2] * self.vae_scale_factor, latents.shape[3] * self.vae_scale_factor)
+        # the size asked for, nothing cropped
+        time_ids = self._get_add_time_ids(
+            size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=pooled.shape[-1]
+        )
+        embedded = None
+        if self.unet.config.time_cond_proj_dim is not None:
+            # LCM counts the scale from 0
+            embedded = self.get_guidance_scale_embedding(
+                conditioning["guidance"].cpu() - 1, embedding_dim=self.unet.config.time_cond_proj_dim
+            ).to(latents)
+        return (self.unet if network is None else network)(
+            latents,
+            timestep,
+            encoder_hidden_states=text,
+            timestep_cond=embedded,
+            cross_attention_kwargs=attention_kwargs,
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids.to(latents.device).repeat(len(latents), 1)},
+            return_dict=False,
+        )[0]
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        vae = self._wide_vae()
+        scale, mean = self._latent_statistics(latents)
+        decoded = vae.decode((latents * scale + mean).to(vae.dtype), return_dict=False)[0]
+        return (decoded * 0.5 + 0.5).to(latents.dtype)
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
+        vae = self._wide_vae()
+        latents = vae.encode((images * 2 - 1).to(self._execution_device, vae.dtype)).latent_dist.mode()
+        scale, mean = self._latent_statistics(latents)
+        return (latents - mean) / scale
+
+    def _wide_vae(self) -> Any:
+        """The VAE, in float32 from now on if its configuration says that it overflows in float16."""
+        if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae.to(torch.float32)
+        return self.vae
+
+    def _latent_statistics(self, latents: torch.Tensor) -> tuple[Any, Any]:
+        """What the loop's latents are multiplied by, and what is added, to become the VAE's."""
+        config = self.vae.config
+        if config.get("latents_mean") is None or config.get("latents_std") is None:
+            return 1 / config.scaling_factor, 0.0
+        mean, std = (latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
+        return std / config.scaling_factor, mean
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        config = self.unet.config
+        return latent_shape(config.in_channels, config.sample_size, self.vae_scale_factor, height, width)
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        for tokenizer in (self.tokenizer, self.tokenizer_2):
+            texts = [str(self.maybe_convert_prompt(prompt, tokenizer)) for prompt in prompts]
+            check_prompt_lengths(tokenizer, texts, prompts if class_names is None else class_names)
+
+    @property
+    def mask_attention(self) -> UNetMaskAttention:
+        return UNetMaskAttention(self)
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """The paper's, at the deepest of the levels that have attention, refined at the widest."""
+        levels = [level for level, kind in enumerate(config["down_block_types"]) if "CrossAttn" in kind]
+        return replace(PAPER, cross_levels=(max(levels),), self_level=min(levels))
+
+
+class UbGenSDXLPipeline(ClassNameCall, StableDiffusionXLParts, StableDiffusionXLPipeline):
+    """Draws labelled images from class names with any checkpoint of Stable Diffusion XL in diffusers layout."""
