@@ -92,13 +92,23 @@ def check_prompt_lengths(
 
     ``limit`` is the number of tokens that the model reads; None takes all that the tokenizer does.
     """
-    most = tokenizer.model_max_length if limit is None else limit
-    for name, text in zip(class_names, texts, strict=True):
-        length = len(tokenizer(text, verbose=False).input_ids)
-        if length > most:
+    counts = (len(tokenizer(text, verbose=False).input_ids) for text in texts)
+    check_token_counts(counts, tokenizer.model_max_length if limit is None else limit, class_names)
+
+
+def check_token_counts(counts: Iterable[int], limit: int, class_names: Sequence[str]) -> None:
+    """Raise ``ValueError`` naming the class of the first prompt with more tokens than the model takes.
+
+    Args:
+        counts: tokens of the prompts.
+        limit: tokens that the model takes.
+        class_names: of the prompts.
+    """
+    for name, count in zip(class_names, counts, strict=True):
+        if count > limit:
             raise ValueError(
-                f"class name {name!r} gives a prompt of {length} tokens, start and end included; the model's"
-                f" tokenizer takes {most}. Shorten the name or its prompt."
+                f"class name {name!r} gives a prompt of {count} tokens, start and end included; the model's"
+                f" tokenizer takes {limit}. Shorten the name or its prompt."
             )
 
 

@@ -32,6 +32,10 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "sdxl": RegisteredFamily("pipeline_sdxl", "UbGenSDXLPipeline", ("StableDiffusionXLPipeline",)),
     "sd3": RegisteredFamily("pipeline_sd3", "UbGenStableDiffusion3Pipeline", ("StableDiffusion3Pipeline",)),
     "flux": RegisteredFamily("pipeline_flux", "UbGenFluxPipeline", ("FluxPipeline",)),
+    "z-image": RegisteredFamily("pipeline_z_image", "UbGenZImagePipeline", ("ZImagePipeline",)),
+    "flux2-klein": RegisteredFamily("pipeline_flux2", "UbGenFlux2KleinPipeline", ("Flux2KleinPipeline",)),
+    "flux2-dev": RegisteredFamily("pipeline_flux2_dev", "UbGenFlux2Pipeline", ("Flux2Pipeline",)),
+    "qwen-image": RegisteredFamily("pipeline_qwen_image", "UbGenQwenImagePipeline", ("QwenImagePipeline",)),
 }
 
 

@@ -1,0 +1,71 @@
+"""FLUX.2 klein and klein-base: the pipeline, which diffusers loads as a ``custom_pipeline`` too."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from diffusers import Flux2KleinPipeline
+
+from .flux2_parts import Flux2Parts
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_token_counts
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .call_arguments import TextSettings  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .conditioning import Conditioning  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .family import Family  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_attention import JointMaskAttention  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .mask_settings import MaskSettings  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .scheduler_noise import model_input  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class Flux2KleinParts(Flux2Parts):
+    """What klein (distilled, without guidance) and klein-base have of their own."""
+
+    @property
+    def guidance(self) -> str:
+        return "none" if self.config.is_distilled else "classifier-free"
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        return 4 if self.config.is_distilled else 50
+
+    @property
+    def default_guidance_scale(self) -> float:
+        return 1.0 if self.config.is_distilled else 4.0
+
+    @property
+    def licence_note(self) -> str | None:
+        # the published ones differ in their text encoder
+        if self.text_encoder.config.hidden_size <= 2560:
+            return None
+        return "FLUX.2-klein-9B has a non-commercial licence; that of klein-4B is Apache 2.0"
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        def num_tokens(prompt: str) -> int:
+            message = {"role": "user", "content": prompt}
+            text = self.tokenizer.apply_chat_template(
+                [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+            return len(self.tokenizer(text, verbose=False).input_ids)
+
+        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+
+
+class UbGenFlux2KleinPipeline(ClassNameCall, Flux2KleinParts, Flux2KleinPipeline):
+    """Draws labelled images from class names with FLUX.2 klein or klein-base in diffusers layout."""

@@ -1,0 +1,62 @@
+"""FLUX.2-dev: its pipeline, which diffusers loads as a ``custom_pipeline`` too."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from diffusers import Flux2Pipeline
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
+
+from .flux2_parts import Flux2Parts
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_token_counts
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .call_arguments import TextSettings  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .conditioning import Conditioning  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .family import Family  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_attention import JointMaskAttention  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .mask_settings import MaskSettings  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .scheduler_noise import noise_levels  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class Flux2DevParts(Flux2Parts):
+    """What FLUX.2-dev has of its own: it reads the guidance, and a processor makes tokens of a prompt and of a
+    system message before it."""
+
+    default_num_inference_steps = 50
+    default_guidance_scale = 4.0
+    licence_note = "FLUX.2-dev has a non-commercial licence, and its outputs may not train competing models"
+
+    system_message: str
+
+    @property
+    def guidance(self) -> str:
+        return "embedded" if self.transformer.config.guidance_embeds else "none"
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        def num_tokens(prompt: str) -> int:
+            messages = format_input([prompt], self.system_message)
+            tokens: Any = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
+            return len(tokens["input_ids"][0])
+
+        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+
+
+class UbGenFlux2Pipeline(ClassNameCall, Flux2DevParts, Flux2Pipeline):
+    """Draws labelled images from class names with FLUX.2-dev in diffusers layout."""

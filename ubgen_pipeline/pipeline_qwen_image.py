@@ -1,0 +1,176 @@
+"""Qwen-Image: the family, and the pipeline that diffusers loads as a ``custom_pipeline`` too.
+
+Shapes: B samples, C x h x w latents, L tokens of a prompt. The network reads the latents as ``h/2 * w/2`` tokens, each
+of the 4 C numbers of a square of two by two latents.
+"""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from diffusers import QwenImagePipeline
+
+from .call_arguments import TextSettings, latent_shape
+from .conditioning import Conditioning
+from .family import Family
+from .latent_denoising import classifier_free_guidance
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_token_counts
+from .scheduler_noise import resolution_shift, set_flow_timesteps
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .mask_attention import JointMaskAttention  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .mask_settings import MaskSettings  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class QwenImageParts(Family):
+    """What of Qwen-Image the call is made of; the members are described in :class:`.Family`."""
+
+    denoiser_part = "transformer"
+    text_encoder_parts = ("text_encoder",)
+    default_num_inference_steps = 50
+    default_guidance_scale = 4.0
+    text_position = "first"
+
+    transformer: Any
+    text_encoder: Any
+    tokenizer: Any
+    tokenizer_max_length: int
+    default_sample_size: int
+    prompt_template_encode: str
+    prompt_template_encode_start_idx: int
+    encode_prompt: Any
+    _pack_latents: Any
+    _unpack_latents: Any
+
+    @property
+    def lora_targets(self) -> tuple[str, ...]:
+        # what the last block makes of the text is read by nothing behind it
+        not_last = range(self.transformer.config.num_layers - 1)
+        text = (f"{number}.attn.{name}" for number in not_last for name in ("add_q_proj", "to_add_out"))
+        return ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", *text)
+
+    def family_misfit(self) -> str | None:
+        width, channels = self.text_encoder.config.get_text_config().hidden_size, self.vae.config.z_dim
+        network = self.transformer.config
+        if (network.joint_attention_dim, network.in_channels) == (width, 4 * channels):
+            return None
+        return (
+            f"whose transformer takes {network.in_channels} channels and text features {network.joint_attention_dim}"
+            f" wide beside a VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of"
+            " Qwen-Image"
+        )
+
+    def encode(
+        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
+    ) -> list[Conditioning]:
+        """For each prompt ``encoder_hidden_states (L, D)`` and ``encoder_hidden_states_mask (L,)``, L being its own
+        length; see :meth:`.Family.encode`."""
+        encoded = {}
+        for prompt in dict.fromkeys(prompts):
+            # alone: the stock call fills prompts up to the longest beside them
+            (features,), _ = self.encode_prompt([prompt])
+            mask = torch.ones(len(features), dtype=torch.long, device=features.device)
+            encoded[prompt] = Conditioning({"encoder_hidden_states": features, "encoder_hidden_states_mask": mask})
+        return [encoded[prompt] for prompt in prompts]
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        def num_tokens(prompt: str) -> int:
+            text = self.prompt_template_encode.format(prompt)
+            return len(self.tokenizer(text, verbose=False).input_ids) - self.prompt_template_encode_start_idx
+
+        check_token_counts(map(num_tokens, prompts), self.tokenizer_max_length, class_names or prompts)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        channels, patch = self.transformer.config.in_channels // 4, self.transformer.config.patch_size
+        return latent_shape(channels, self.default_sample_size, self.vae_scale_factor, height, width, patch=patch)
+
+    def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        _, height, width = shape
+        return set_flow_timesteps(
+            self.scheduler,
+            num_steps,
+            self._execution_device,
+            sigmas=np.linspace(1.0, 1 / num_steps, num_steps).tolist(),
+            mu=resolution_shift(self.scheduler, (height // 2) * (width // 2)),
+        )
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        num_rows, _, height, width = latents.shape
+        read = latents.to(self.transformer.dtype)
+        mask = conditioning["encoder_hidden_states_mask"]
+        predicted = (self.transformer if network is None else network)(
+            self._tokens(read),
+            timestep=timestep.expand(num_rows).to(read.dtype) / 1000,
+            encoder_hidden_states=conditioning["encoder_hidden_states"],
+            # the fastest kernels of attention take no mask
+            encoder_hidden_states_mask=None if mask.all() else mask,
+            img_shapes=[[(1, height // 2, width // 2)]] * num_rows,
+            attention_kwargs=attention_kwargs,
+            return_dict=False,
+        )[0]
+        return self._grid(predicted, height, width).to(latents.dtype)
+
+    def guide(self, conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
+        """Classifier-free guidance ``(B, C, h, w)`` whose tokens keep the length of the conditional prediction's."""
+        tokens = self._tokens(conditional)
+        guided = classifier_free_guidance(tokens, self._tokens(unconditional), scale)
+        guided = guided * (tokens.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
+        return self._grid(guided, *conditional.shape[2:])
+
+    def _tokens(self, latents: torch.Tensor) -> torch.Tensor:
+        """``(B, h/2 * w/2, 4 C)`` of latents ``(B, C, h, w)``."""
+        return self._pack_latents(latents, *latents.shape)
+
+    def _grid(self, tokens: torch.Tensor, height: int, width: int) -> torch.Tensor:
+        """``(B, C, h, w)`` of :meth:`_tokens`."""
+        factor = self.vae_scale_factor
+        return self._unpack_latents(tokens, height * factor, width * factor, factor).squeeze(2)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = self._latent_statistics()
+        # the VAE is one of videos: (B, C, frames, h, w)
+        latents = latents.to(self.vae.dtype)[:, :, None] * std + mean
+        return self.vae.decode(latents, return_dict=False)[0][:, :, 0] * 0.5 + 0.5
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        mean, std = self._latent_statistics()
+        pixels = (images * 2 - 1).to(self._execution_device, self.vae.dtype)[:, :, None]
+        return ((self.vae.encode(pixels).latent_dist.mode() - mean) / std)[:, :, 0]
+
+    def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and standard deviation ``(1, C, 1, 1, 1)`` of the VAE's latents."""
+        config = self.vae.config
+        mean, std = (
+            torch.tensor(values, device=self._execution_device, dtype=self.vae.dtype).view(1, -1, 1, 1, 1)
+            for values in (config.latents_mean, config.latents_std)
+        )
+        return mean, std
+
+
+class UbGenQwenImagePipeline(ClassNameCall, QwenImageParts, QwenImagePipeline):
+    """Draws labelled images from class names with Qwen-Image in diffusers layout."""

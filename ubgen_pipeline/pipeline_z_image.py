@@ -1,0 +1,209 @@
+"""Z-Image and Z-Image-Turbo: the family, and the pipeline that diffusers loads as a ``custom_pipeline`` too.
+
+What the network takes differs from other families: time runs from 0 (noise) to 1 (image), it predicts the negative of
+the scheduler's velocity, and prompts come as a list, each of its own length. All that stays inside ``predict``.
+
+The stock pipeline counts the guidance scale from 0. Here, as everywhere in ubgen, it counts from 1: 5 is its 4.
+
+Shapes: B samples, C x h x w latents, L tokens of a prompt.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import ZImagePipeline
+from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
+
+from .call_arguments import TextSettings, latent_shape
+from .conditioning import Conditioning, listed_batch
+from .family import Family
+from .pipeline_call import ClassNameCall
+from .prompt_encoding import check_token_counts
+from .scheduler_noise import resolution_shift, set_flow_timesteps
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_attention import JointMaskAttention  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .mask_settings import MaskSettings  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class ZImageParts(Family):
+    """What of Z-Image the call is made of; the members are described in :class:`.Family`.
+
+    Attributes:
+        max_sequence_length: tokens of a prompt with its chat template, at most; the stock call's default.
+    """
+
+    denoiser_part = "transformer"
+    text_encoder_parts = ("text_encoder",)
+    lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
+    text_position = "last"
+    max_sequence_length = 512
+
+    transformer: Any
+    text_encoder: Any
+    tokenizer: Any
+    encode_prompt: Any
+    register_to_config: Any
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether this is Turbo: as it was loaded or saved with; where that says nothing, by the model's name, since
+        the configurations of the two are alike."""
+        if (stated := self.config.get("is_distilled")) is not None:
+            return stated
+        path = Path(str(self.config.get("_name_or_path")))
+        # the Hub's cache keeps the files of a model in models--OWNER--NAME/snapshots/COMMIT
+        name = path.parts[-3] if path.parent.name == "snapshots" else path.name
+        return "turbo" in name.lower()
+
+    @property
+    def guidance(self) -> str:
+        return "none" if self.is_distilled else "classifier-free"
+
+    @property
+    def default_num_inference_steps(self) -> int:
+        return 8 if self.is_distilled else 50
+
+    @property
+    def default_guidance_scale(self) -> float:
+        # the base model's card gives 4, counted from 0
+        return 1.0 if self.is_distilled else 5.0
+
+    @property
+    def latents_dtype(self) -> torch.dtype:
+        return torch.float32
+
+    def with_scheduler(self, scheduler: Any) -> Any:
+        return type(self)(**{**self.components, "scheduler": scheduler}, is_distilled=self.is_distilled)  # pyright: ignore
+
+    def family_misfit(self) -> str | None:
+        width, channels = self.text_encoder.config.hidden_size, self.vae.config.latent_channels
+        network = self.transformer.config
+        if (network.cap_feat_dim, network.in_channels) == (width, channels):
+            return None
+        return (
+            f"whose transformer takes {network.in_channels} channels and text features {network.cap_feat_dim} wide"
+            f" beside a VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of Z-Image"
+        )
+
+    def encode(
+        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
+    ) -> list[Conditioning]:
+        """One record of ``cap_feats (L, D)`` for each prompt, L being its own length; see :meth:`.Family.encode`."""
+        encoded = {}
+        for prompt in dict.fromkeys(prompts):
+            # a list of its own, since the chat template is written into it
+            (features,), _ = self.encode_prompt(
+                [prompt], do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
+            )
+            encoded[prompt] = Conditioning({"cap_feats": features})
+        return [encoded[prompt] for prompt in prompts]
+
+    def batch(self, rows: Sequence[Conditioning]) -> Conditioning:
+        return listed_batch(rows)
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        def num_tokens(prompt: str) -> int:
+            message = {"role": "user", "content": prompt}
+            text = self.tokenizer.apply_chat_template(
+                [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
+            )
+            return len(self.tokenizer(text, verbose=False).input_ids)
+
+        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+
+    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+        # the stock call's own size, which no configuration holds
+        own_size = 1024 // self.vae_scale_factor
+        return latent_shape(
+            self.transformer.config.in_channels, own_size, self.vae_scale_factor, height, width, patch=_PATCH
+        )
+
+    def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        _, height, width = shape
+        return set_flow_timesteps(
+            self.scheduler,
+            num_steps,
+            self._execution_device,
+            sigmas=get_default_z_image_sigmas(num_steps),
+            mu=resolution_shift(self.scheduler, (height // _PATCH) * (width // _PATCH)),
+        )
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        # (C, frames, h, w) each
+        rows = latents.to(self.transformer.dtype)[:, :, None].unbind()
+        time = (1000 - timestep.expand(len(latents))) / 1000
+        predicted = (self.transformer if network is None else network)(
+            list(rows),
+            time,
+            list(conditioning.tensors["cap_feats"]),
+            joint_attention_kwargs=attention_kwargs,
+            return_dict=False,
+        )[0]
+        return -torch.stack(list(predicted)).squeeze(2).to(latents.dtype)
+
+    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+        config = self.vae.config
+        latents = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor
+        return self.vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5
+
+    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
+        return (posterior.mode() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
+
+
+# latents a side of what the network reads as one token, where it is called as here
+_PATCH = 2
+
+
+class UbGenZImagePipeline(ClassNameCall, ZImageParts, ZImagePipeline):
+    """Draws labelled images from class names with Z-Image or Z-Image-Turbo in diffusers layout.
+
+    Args:
+        is_distilled: whether the model is Turbo, drawn in a few steps without guidance; None: see the property.
+    """
+
+    def __init__(
+        self,
+        scheduler: Any,
+        vae: Any,
+        text_encoder: Any,
+        tokenizer: Any,
+        transformer: Any,
+        is_distilled: bool | None = None,
+    ):
+        super().__init__(scheduler, vae, text_encoder, tokenizer, transformer)
+        if is_distilled is not None:
+            self.register_to_config(is_distilled=is_distilled)
+
+    def save_config(self, save_directory: str | Path, push_to_hub: bool = False, **kwargs: Any) -> None:
+        # the folder's name may not say it
+        if self.is_distilled:
+            self.register_to_config(is_distilled=True)
+        super().save_config(save_directory, push_to_hub, **kwargs)
