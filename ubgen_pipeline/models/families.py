@@ -36,6 +36,10 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "flux2-klein": RegisteredFamily("pipeline_flux2", "UbGenFlux2KleinPipeline", ("Flux2KleinPipeline",)),
     "flux2-dev": RegisteredFamily("pipeline_flux2_dev", "UbGenFlux2Pipeline", ("Flux2Pipeline",)),
     "qwen-image": RegisteredFamily("pipeline_qwen_image", "UbGenQwenImagePipeline", ("QwenImagePipeline",)),
+    "sana": RegisteredFamily("pipeline_sana", "UbGenSanaPipeline", ("SanaPipeline",)),
+    "pixart-sigma": RegisteredFamily("pipeline_pixart_sigma", "UbGenPixArtSigmaPipeline", ("PixArtSigmaPipeline",)),
+    "cogview4": RegisteredFamily("pipeline_cogview4", "UbGenCogView4Pipeline", ("CogView4Pipeline",)),
+    "lumina2": RegisteredFamily("pipeline_lumina2", "UbGenLumina2Pipeline", ("Lumina2Pipeline",)),
 }
 
 

@@ -57,12 +57,12 @@ def t5(width: int, length: int = 64) -> tuple[T5EncoderModel, T5TokenizerFast]:
     return T5EncoderModel(config), tokenizer
 
 
-def kl_autoencoder(channels: int, **settings: Any) -> AutoencoderKL:
-    """Two levels, so that a latent stands for 2 x 2 pixels."""
+def kl_autoencoder(channels: int, num_levels: int = 2, **settings: Any) -> AutoencoderKL:
+    """With two levels a latent stands for 2 x 2 pixels, with each more for twice as many a side."""
     return AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * 2,
-        up_block_types=("UpDecoderBlock2D",) * 2,
-        block_out_channels=(4, 8),
+        down_block_types=("DownEncoderBlock2D",) * num_levels,
+        up_block_types=("UpDecoderBlock2D",) * num_levels,
+        block_out_channels=(4,) * (num_levels - 1) + (8,),
         layers_per_block=1,
         latent_channels=channels,
         norm_num_groups=4,

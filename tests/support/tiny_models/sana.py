@@ -1,0 +1,54 @@
+"""A tiny Sana."""
+
+import torch
+from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
+
+from .gemma import gemma2
+
+
+def build(
+    *, num_layers: int = 2, head_dim: int = 8, text_width: int = 8, num_levels: int = 2, seed: int = 0
+) -> SanaPipeline:
+    """Random weights; ``2 ** (num_levels - 1)`` pixels a latent."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        text_encoder, tokenizer = gemma2(text_width)
+        transformer = SanaTransformer2DModel(
+            patch_size=1,
+            in_channels=4,
+            out_channels=4,
+            num_layers=num_layers,
+            num_attention_heads=2,
+            attention_head_dim=head_dim,
+            num_cross_attention_heads=2,
+            cross_attention_head_dim=head_dim,
+            cross_attention_dim=2 * head_dim,
+            caption_channels=text_width,
+            sample_size=16,
+        )
+        blocks = ("ResBlock",) * (num_levels - 1) + ("EfficientViTBlock",)
+        widths, scales, depths = (8,) * num_levels, ((),) * (num_levels - 1) + ((5,),), (1,) * num_levels
+        vae = AutoencoderDC(
+            latent_channels=4,
+            attention_head_dim=8,
+            encoder_block_types=blocks,
+            decoder_block_types=blocks,
+            encoder_block_out_channels=widths,
+            decoder_block_out_channels=widths,
+            encoder_qkv_multiscales=scales,
+            decoder_qkv_multiscales=scales,
+            encoder_layers_per_block=depths,
+            decoder_layers_per_block=depths,
+            downsample_block_type="conv",
+            upsample_block_type="interpolate",
+            decoder_norm_types="rms_norm",
+            decoder_act_fns="silu",
+            scaling_factor=0.41407,
+        )
+    return SanaPipeline(
+        tokenizer=tokenizer,
+        text_encoder=text_encoder,
+        vae=vae.eval(),
+        transformer=transformer.eval(),
+        scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
+    )
