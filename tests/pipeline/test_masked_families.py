@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from peft import LoraConfig, inject_adapter_in_model
+from peft import LoraConfig, PeftModel, get_peft_model_state_dict, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 
 from support import ROOT
@@ -19,6 +19,7 @@ from ubgen_pipeline.call_arguments import TextSettings
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.models.families import FAMILIES
+from ubgen_pipeline.models.loading import load_lora
 
 NAMES = ["circle", "star"]
 # of other lengths, on both sides of the 16 tokens that CogView4 counts in
@@ -36,9 +37,14 @@ class Case:
     stock_settings: dict[str, Any]
     unit: int = 8
 
+    @property
+    def module(self) -> Any:
+        """The fixture."""
+        return importlib.import_module(f"support.tiny_models.{self.name.replace('-', '_')}")
+
     def build(self) -> Any:
         """Diffusers' own pipeline, tiny."""
-        return importlib.import_module(f"support.tiny_models.{self.name.replace('-', '_')}").build()
+        return self.module.build()
 
 
 AS_ASKED = {"use_resolution_binning": False, "clean_caption": False}
@@ -209,6 +215,77 @@ def test_every_lora_matrix_gets_a_gradient(case):
     blocks = {name for name, module in pipeline.denoiser_network.named_modules() if name.endswith("to_q")}
     assert len(trained) == 2 * len(pipeline.lora_targets) * len(blocks)
     assert not [name for name, gradient in trained.items() if gradient is None or not gradient.norm() > 0]
+
+
+@pytest.fixture(scope="module")
+def saved_lora(case, tmp_path_factory):
+    """A pipeline with a LoRA, the folder it was written to, and what it draws."""
+    folder, pipeline = tmp_path_factory.mktemp("lora"), with_lora(case)
+    settings = pipeline.denoiser_network.peft_config["default"].to_dict()
+    type(pipeline).save_lora_weights(
+        folder,
+        transformer_lora_layers=get_peft_model_state_dict(pipeline.denoiser_network),
+        transformer_lora_adapter_metadata={
+            name: sorted(value) if isinstance(value, set) else value for name, value in settings.items()
+        },
+    )
+    return folder, pipeline(NAMES, **LORA_DRAWING).images
+
+
+LORA_DRAWING = {"height": 32, "width": 32, "num_inference_steps": 2, "output_type": "pt"}
+
+
+def test_a_lora_draws_the_same_in_plain_diffusers(case, pipeline, saved_lora):
+    folder, expected = saved_lora
+    stock = case.build()
+    stock.set_progress_bar_config(disable=True)
+    if case.name == "pixart-sigma":
+        # diffusers has no loader for this denoiser, so that peft reads its own file
+        stock.transformer = PeftModel.from_pretrained(stock.transformer, folder).base_model.model
+    else:
+        stock.load_lora_weights(folder)
+    seeds = pipeline(NAMES, **LORA_DRAWING).seeds
+    noise = draw_latents(seeds, pipeline.latent_shape(32, 32))
+    settings = {name: LORA_DRAWING[name] for name in ("height", "width", "num_inference_steps")}
+    drawn = stock_images(case, stock, NAMES, noise, **settings)
+    torch.testing.assert_close(drawn, expected, rtol=0, atol=TOLERANCE)
+
+
+def test_a_lora_is_loaded_scaled_fused_and_taken_off(case, pipeline, saved_lora):
+    folder, expected = saved_lora
+    again = ours_of(case, case.build())
+    plain = again(NAMES, **LORA_DRAWING).images
+    load_lora(again, folder)
+    torch.testing.assert_close(again(NAMES, **LORA_DRAWING).images, expected, rtol=0, atol=TOLERANCE)
+    assert (expected - plain).abs().max() > 100 * TOLERANCE
+
+    none = again(NAMES, **LORA_DRAWING, cross_attention_kwargs={"scale": 0.0}).images
+    torch.testing.assert_close(none, plain, rtol=0, atol=TOLERANCE)
+    half = again(NAMES, **LORA_DRAWING, cross_attention_kwargs={"scale": 0.5}).images
+    assert (half - plain).abs().max() > 10 * TOLERANCE < (half - expected).abs().max()
+    torch.testing.assert_close(again(NAMES, **LORA_DRAWING).images, expected, rtol=0, atol=TOLERANCE)
+
+    # half of it once and half of it twice is all of it
+    load_lora(again, folder)
+    names = again.get_list_adapters()["transformer"]
+    again.set_adapters(names, [0.5, 0.5])
+    torch.testing.assert_close(again(NAMES, **LORA_DRAWING).images, expected, rtol=0, atol=TOLERANCE)
+
+    again.fuse_lora()
+    again.unload_lora_weights()
+    assert not [module for module in again.transformer.modules() if isinstance(module, LoraLayer)]
+    torch.testing.assert_close(again(NAMES, **LORA_DRAWING).images, expected, rtol=0, atol=10 * TOLERANCE)
+
+
+def test_a_lora_of_a_wider_model_is_refused_and_changes_nothing(case, saved_lora):
+    folder, _ = saved_lora
+    width = "num_heads" if "num_heads" in inspect.signature(case.module.build).parameters else "head_dim"
+    wider = FAMILIES[case.name].pipeline_class()(
+        **case.module.build(**{width: 16 if width == "head_dim" else 4}).components
+    )
+    with pytest.raises(ValueError, match="does not fit the model: transformer"):
+        load_lora(wider, folder)
+    assert not [module for module in wider.transformer.modules() if isinstance(module, LoraLayer)]
 
 
 def test_encoded_images_are_what_decoding_undoes(case, stock, pipeline):
