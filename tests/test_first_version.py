@@ -22,6 +22,7 @@ from safetensors.torch import load_file
 
 from support import DATA, ROOT
 from ubgen_pipeline.commands.main import main
+from ubgen_training.ubgen.command import main as train_ubgen
 
 FIRST = DATA / "first_version"
 GENERATE = shlex.split(
@@ -138,9 +139,8 @@ def test_training_goes_on_from_the_checkpoint(tmp_path):
     assert apart <= 0.01 * moved
 
 
-def test_a_checkpoint_of_other_settings_is_refused_and_names_them(tmp_path):
+def test_a_checkpoint_of_other_settings_is_refused_and_names_them(tmp_path, monkeypatch, capsys):
     shutil.copytree(FIRST / "lora" / "checkpoint-1", tmp_path / "lora" / "checkpoint-1")
-    script = str(ROOT / "training" / "train_ubgen.py")
-    command = [sys.executable, script, *TRAIN, "--resume_from_checkpoint", "last", "--learning_rate", "0.5"]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 2 and "learning_rate was 2e-05 and is 0.5" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    assert train_ubgen([*TRAIN, "--resume_from_checkpoint", "last", "--learning_rate", "0.5"]) == 2
+    assert "learning_rate was 2e-05 and is 0.5" in capsys.readouterr().err

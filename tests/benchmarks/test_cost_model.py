@@ -1,8 +1,5 @@
 """The cost of a dataset: operations against a count of the real model, hours against arithmetic."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
@@ -16,7 +13,6 @@ from benchmarks.cost_model import (
     main,
     wall_hours,
 )
-from support import ROOT
 from ubgen_pipeline.models.loading import load_pipeline
 
 
@@ -77,10 +73,10 @@ def test_settings_out_of_range(settings, message):
 
 
 def test_the_command_prints_its_tables(capsys):
-    command = [sys.executable, "-m", "benchmarks.cost_model", "--model", "mini", "--rate", "5", "--tflops", "0.4"]
-    command += ["--images", "10000", "--workers", "2", "--size", "64", "--num-encoded", "2", "--presets", "dpm-20"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert "| 10,000 | rate given," in done.stdout and "| 5.00 | 0.6 | 0.3 |" in done.stdout
-    assert "| webp-lossless |" in done.stdout and "| dpm-20 |" in done.stdout
-    assert main([*command[3:], "--rate", "-1"]) == 2 and "rate is -1.0" in capsys.readouterr().err
+    flags = ["--model", "mini", "--rate", "5", "--tflops", "0.4", "--images", "10000", "--workers", "2"]
+    flags += ["--size", "64", "--num-encoded", "2", "--presets", "dpm-20"]
+    assert main(flags) == 0
+    printed = capsys.readouterr().out
+    assert "| 10,000 | rate given," in printed and "| 5.00 | 0.6 | 0.3 |" in printed
+    assert "| webp-lossless |" in printed and "| dpm-20 |" in printed
+    assert main([*flags, "--rate", "-1"]) == 2 and "rate is -1.0" in capsys.readouterr().err

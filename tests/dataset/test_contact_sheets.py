@@ -1,15 +1,12 @@
 """Contact sheets of an annotated dataset: what they show, and what they refuse."""
 
-import subprocess
-import sys
-
 import numpy as np
 import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from ubgen_pipeline.dataset.contact_sheets import ShowSettings, show_dataset
-from ubgen_pipeline.generation.generate import main
+from ubgen_pipeline.dataset.contact_sheets import ShowSettings, main, show_dataset
+from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.mask_settings import ANNOTATIONS
 
 SHORT = ["--num-inference-steps", "2", "--samples-per-class", "2", "--samples-per-shard", "2", "--batch-size", "2"]
@@ -19,22 +16,13 @@ SHORT = ["--num-inference-steps", "2", "--samples-per-class", "2", "--samples-pe
 def annotated(mini_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("annotated") / "d"
     arguments = ["--model", mini_model, "--class-names", "circle", "star", "--output-dir", str(folder), *SHORT]
-    assert main([*arguments, "--annotations", *ANNOTATIONS]) == 0
+    assert generate([*arguments, "--annotations", *ANNOTATIONS]) == 0
     return folder
 
 
-def test_sheets_show_what_is_annotated(annotated, tmp_path):
-    command = [
-        sys.executable,
-        "-m",
-        "ubgen_pipeline",
-        "show",
-        str(annotated),
-        "--output-dir",
-        str(tmp_path),
-    ]
-    done = subprocess.run(command, capture_output=True, text=True, check=True)
-    lines = done.stdout.splitlines()
+def test_sheets_show_what_is_annotated(annotated, tmp_path, capsys):
+    assert main([str(annotated), "--output-dir", str(tmp_path)]) == 0
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0].split() == ["class", "images", "shown", "in", "objects"]
     assert lines[1].split()[:3] == ["circle", "2", "2"] and lines[2].split()[:3] == ["star", "2", "2"]
     assert lines[3] == str(tmp_path / "sheet-000.png")
@@ -49,12 +37,10 @@ def test_sheets_show_what_is_annotated(annotated, tmp_path):
     assert not changed[~mask].any() and changed[mask].mean() > 0.9
 
 
-def test_bad_sheets(annotated, tmp_path):
+def test_bad_sheets(annotated, tmp_path, capsys):
     with pytest.raises(ValueError, match="holds no data/train"):
         show_dataset(tmp_path)
     with pytest.raises(ValueError, match="layers holds 'boxes'"):
         ShowSettings(layers=["boxes"])
-    done = subprocess.run(
-        [sys.executable, "-m", "ubgen_pipeline", "show"], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2 and "ubgen show DIR" in done.stderr and "Traceback" not in done.stderr
+    assert main([]) == 2
+    assert "ubgen show DIR" in (error := capsys.readouterr().err) and "Traceback" not in error

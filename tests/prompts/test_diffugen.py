@@ -2,8 +2,6 @@
 
 import itertools
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -101,8 +99,7 @@ def save_source(folder, *, attributes=True, masks=True, empty=()):
 
 def test_text_to_image_then_image_to_image_run_as_they_are(random_mini_model, project, capsys):
     config = write_config(project, random_mini_model)
-    command = [sys.executable, "-m", "ubgen_pipeline", "generate", "--classes", config]
-    subprocess.run([*command, "--model", random_mini_model, "--batch-size", "12"], check=True)
+    assert main(["--classes", config, "--model", random_mini_model, "--batch-size", "12"]) == 0
     first = load_dataset("out/shapes/txt2img", split="train")
     # 2 templates, 3 objects, 2 times
     assert len(first) == 12 and first.features["label"].names == NAMES

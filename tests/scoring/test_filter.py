@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -31,12 +29,10 @@ def source(tmp_path_factory):
     return write(tmp_path_factory.mktemp("source") / "d", made_up())
 
 
-def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_path):
+def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_path, capsys):
     before = files(source)
     flags = ["--min-clip-score", "0.1", "--zero-shot-correct", "--safe-only", "--max-per-duplicate-group", "3"]
-    command = [sys.executable, "-m", "ubgen_pipeline", "filter", str(source), *flags]
-    done = subprocess.run([*command, "--output-dir", str(tmp_path / "view")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    assert main([str(source), *flags, "--output-dir", str(tmp_path / "view")]) == 0
     assert files(source) == before
     report = json.loads((tmp_path / "view" / "filter_report.json").read_text())
     view = load_dataset(str(tmp_path / "view"), split="train")
@@ -47,7 +43,7 @@ def test_the_command_writes_a_view_and_leaves_the_source_as_it_is(source, tmp_pa
         assert row["seed"] == original["seed"] and np.asarray(row["image"])[0, 0, 0] == row["index"]
         assert row["clip_score"] >= 0.1 and not row["nsfw_content_detected"] and row["zero_shot_label"] == row["label"]
     counts = ", ".join(f"{item['name']} {item['num_left_out']}" for item in report["rules"])
-    assert f"{len(view)} of 60 rows; left out: {counts}" in done.stderr
+    assert f"{len(view)} of 60 rows; left out: {counts}" in capsys.readouterr().err
     assert export_dataset(tmp_path / "view", ExportSettings("imagefolder", str(tmp_path / "e"))) == len(view)
 
 

@@ -3,8 +3,6 @@
 import contextlib
 import io
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -133,11 +131,10 @@ def scored_scenes(tmp_path_factory):
     before = files(source)
     checker = save_safety_checker(folder / "checker", [row["image"] for row in rows_of(source)][:11])
     flags = ["--scores", "safety", "clip", "duplicates", "--clip-model", "mini", "--safety-checker", checker]
-    command = [sys.executable, "-m", "ubgen_pipeline", "score", str(source), *flags]
-    done = subprocess.run([*command, "--output-dir", str(folder / "s")], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    with contextlib.redirect_stderr(io.StringIO()) as said:
+        assert main([str(source), *flags, "--output-dir", str(folder / "s")]) == 0
     assert files(source) == before
-    return folder, done.stderr
+    return folder, said.getvalue()
 
 
 def test_near_duplicates_are_grouped_over_the_whole_dataset(scored_scenes):

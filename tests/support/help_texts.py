@@ -17,19 +17,20 @@ from pathlib import Path
 from . import ROOT
 
 
-def help_texts(commands: dict[str, list[str]]) -> dict[str, str]:
+def help_texts(commands: dict[str, list[str]], folder: Path = ROOT) -> dict[str, str]:
     """The text of each, by its name.
 
     Args:
-        commands: what stands behind ``python``: a script below the clone's root or ``-m`` and a module, and arguments.
+        commands: what stands behind ``python``: a script or ``-m`` and a module, and arguments.
+        folder: where they are started.
 
     Raises:
         AssertionError: one of them failed.
     """
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
+    path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
         [sys.executable, "-m", "support.help_texts", json.dumps(commands)],
-        cwd=ROOT,
+        cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,
         text=True,

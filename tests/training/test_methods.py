@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from support.help_texts import help_texts
 
 LIBRARY = ROOT / "training" / "ubgen_training"
 METHODS = sorted(file.parent.name for file in LIBRARY.glob("*/__main__.py"))
@@ -32,10 +33,11 @@ def run(folder: Path, *command: str) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_help_says_how_to_call_it(tmp_path, method):
-    shown = run(tmp_path, f"ubgen_training.{method}", "--help")
-    assert shown.startswith(f"usage: python -m ubgen_training.{method} ") and "--output_dir" in shown
+def test_help_says_how_to_call_it(tmp_path):
+    modules = [f"ubgen_training.{method}" for method in METHODS]
+    shown = help_texts({module: ["-m", module] for module in modules}, tmp_path)
+    for module in modules:
+        assert shown[module].startswith(f"usage: python -m {module} ") and "--output_dir" in shown[module]
 
 
 def test_accelerate_launches_a_module(tmp_path):

@@ -2,8 +2,6 @@
 
 import json
 import shutil
-import subprocess
-import sys
 
 import pytest
 import timm
@@ -77,13 +75,12 @@ def test_bad_settings(folder, tmp_path, settings, message):
         train(BackboneConfig(**{"dataset": str(folder), "output_dir": str(tmp_path / "out"), **SETTINGS, **settings}))
 
 
-def test_the_command(folder, tmp_path):
+def test_the_command(folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     flags = ["--config", "training/configs/mini_backbone.yaml", "--dataset", str(folder), "--image_size", "32"]
     flags += ["--max_steps", "1", "--per_device_train_batch_size", "4", "--use_cpu", "--max_rows", "8"]
-    command = [sys.executable, "training/train_backbone.py", *flags, "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "backbone saved in" in done.stdout and (tmp_path / "out" / "model.safetensors").is_file()
+    assert main([*flags, "--output_dir", str(tmp_path / "out")]) == 0
+    assert "backbone saved in" in capsys.readouterr().out and (tmp_path / "out" / "model.safetensors").is_file()
 
 
 def test_the_command_names_what_is_wrong(tmp_path, capsys):

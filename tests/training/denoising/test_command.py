@@ -1,8 +1,6 @@
 """Denoising training by the command: exact resume, models that load again, and what is refused."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -74,13 +72,12 @@ def test_bad_settings(random_mini_model, folder, tmp_path, settings, message):
         train(config(folder, tmp_path, random_mini_model, **settings))
 
 
-def test_the_command(random_mini_model, folder, tmp_path):
+def test_the_command(random_mini_model, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     flags = ["--config", "training/configs/mini_denoiser.yaml", "--model_name_or_path", random_mini_model]
     flags += ["--dataset", str(folder), "--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu"]
-    command = [sys.executable, "training/train_denoiser.py", *flags, "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "weights saved in" in done.stdout and (tmp_path / "out" / "model_index.json").is_file()
+    assert main([*flags, "--output_dir", str(tmp_path / "out")]) == 0
+    assert "weights saved in" in capsys.readouterr().out and (tmp_path / "out" / "model_index.json").is_file()
     assert not list((tmp_path / "out").rglob("*.bin"))
 
 

@@ -1,8 +1,6 @@
 """Distillation into a few steps: what is compared with what, what is trained, exact resume, and drawing with it."""
 
 import shutil
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from support.image_folders import save_class_folders
 from support.small_trainings import LORA_FILE, NAMES, SETTINGS
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.inference.presets import FEW_STEP_PRESETS
-from ubgen_training.few_steps.command import train
+from ubgen_training.few_steps.command import main, train
 from ubgen_training.few_steps.few_step_config import FewStepConfig
 
 
@@ -99,12 +97,11 @@ def test_bad_settings(random_mini_model, folder, tmp_path, settings, message):
         train(config(folder, tmp_path, random_mini_model, **settings))
 
 
-def test_the_command(random_mini_model, folder, tmp_path):
+def test_the_command(random_mini_model, folder, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
     flags = ["--config", "training/configs/mini_few_steps.yaml", "--model_name_or_path", random_mini_model]
     flags += ["--dataset", str(folder), "--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu"]
-    command = [sys.executable, "training/train_few_steps.py", *flags, "--output_dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "LoRA saved in" in done.stdout and (tmp_path / "out" / LORA_FILE).is_file()
-    done = subprocess.run([*command[:2], "--output_dir", str(tmp_path)], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 2 and "dataset is not given" in done.stderr
+    assert main([*flags, "--output_dir", str(tmp_path / "out")]) == 0
+    assert "LoRA saved in" in capsys.readouterr().out and (tmp_path / "out" / LORA_FILE).is_file()
+    assert main(["--output_dir", str(tmp_path)]) == 2
+    assert "dataset is not given" in capsys.readouterr().err

@@ -1,8 +1,6 @@
 """Training of segmenters by the command: exact resume, self-training, and what is refused."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,7 +8,6 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image
 from PIL import Image as PilImage
 
-from support import ROOT
 from ubgen_pipeline.models.segmenter import build_segmenter, load_segmenter
 from ubgen_training.segmenter.command import main, train
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
@@ -22,7 +19,7 @@ NAMES = ["sky", "circle", "star"]
 QUICK = ["--model", "mini", "--image_size", "32", "--per_device_train_batch_size", "4", "--use_cpu", "--seed", "3"]
 
 
-def test_command_results_and_exact_resume(tmp_path):
+def test_command_results_and_exact_resume(tmp_path, capsys):
     common = [
         "--dataset",
         "mini:12:1",
@@ -34,9 +31,8 @@ def test_command_results_and_exact_resume(tmp_path):
         "--logging_steps",
         "1",
     ]
-    command = [sys.executable, str(ROOT / "training/train_segmenter.py"), *common, "--max_steps", "4"]
-    done = subprocess.run([*command, "--output_dir", str(tmp_path / "a")], capture_output=True, text=True, check=True)
-    assert "round 0: mIoU" in done.stdout
+    assert main([*common, "--max_steps", "4", "--output_dir", str(tmp_path / "a")]) == 0
+    assert "round 0: mIoU" in capsys.readouterr().out
     (figures,) = json.loads((tmp_path / "a" / "results.json").read_text())
     assert set(figures["iou"]) >= {"background", "circle"} and 0 <= figures["mean_iou"] <= 1
     assert not [file for file in (tmp_path / "a").rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl")]

@@ -1,13 +1,9 @@
 """Textual inversion by the command: samples, exact resume, and what is refused."""
 
-import subprocess
-import sys
-
 import pytest
 import torch
 from PIL import Image
 
-from support import ROOT
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.models.text_embeddings import read_embedding
 from ubgen_training.textual_inversion.command import main
@@ -18,8 +14,7 @@ QUICK += ["--per_device_train_batch_size", "2", "--num_inference_steps", "2", "-
 
 def test_command_samples_and_exact_resume(random_mini_model, tmp_path):
     common = ["--model_name_or_path", random_mini_model, *QUICK, "--num_vectors", "2", "--save_steps", "2"]
-    command = [sys.executable, str(ROOT / "training/train_textual_inversion.py"), *common, "--max_steps", "4"]
-    subprocess.run([*command, "--num_samples", "2", "--output_dir", str(tmp_path / "a")], check=True)
+    assert main([*common, "--max_steps", "4", "--num_samples", "2", "--output_dir", str(tmp_path / "a")]) == 0
     assert Image.open(tmp_path / "a" / "samples.png").size == (128, 128)
     assert not [file for file in (tmp_path / "a").rglob("*") if file.suffix in (".bin", ".pt", ".pth", ".pkl")]
     resume = ["--resume_from_checkpoint", str(tmp_path / "a" / "checkpoint-2"), "--output_dir", str(tmp_path / "b")]
