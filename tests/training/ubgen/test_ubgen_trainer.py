@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shutil
 import subprocess
 import sys
@@ -141,49 +140,6 @@ def test_lora_of_another_rank_is_refused_on_resume(straight, random_mini_model):
         load_lora_into(sampler.denoiser_network, straight[0])
 
 
-@pytest.mark.parametrize(
-    "flags, named",
-    [
-        (["--model_name_or_path", "no/such/model/here"], "no/such/model/here"),
-        (["--num_gradient_steps", "9"], "num_gradient_steps is 9"),
-        (["--class_names", "circle"], "circle"),
-        (["--clip_model", "no/such/clip/here"], "no/such/clip/here"),
-        (["--reward_funcs", "beauty"], "beauty"),
-        (["--reward_weights", "1", "2", "3"], "reward_weights holds 3"),
-        (["--output_dir", "/dev/null/out"], "/dev/null/out"),
-        (["--resume_from_checkpoint", "last"], "holds no complete checkpoint"),
-        (["--lora_target_modules", "to_nothing"], "to_nothing"),
-        (["--num_samples", "1"], "num_samples"),
-    ],
-)
-def test_bad_settings_end_with_one_line_and_code_2(common, tmp_path, flags, named, monkeypatch, capsys):
-    code = _main([*common, "--output_dir", str(tmp_path), "--max_steps", "1", *flags])
-    message = capsys.readouterr().err
-    assert code == 2, message
-    assert named in message
-    assert re.search(r"^ubgen: error: ", message, flags=re.MULTILINE) and "Traceback" not in message
-
-
-def _main(argv):
-    from ubgen_training.ubgen.command import main
-
-    return main(argv)
-
-
-def test_no_class_names_and_unknown_yaml_key_end_with_code_2(common, tmp_path, capsys):
-    flags = [flag for flag in common if flag not in ("--class_names", *NAMES)]
-    assert _main([*flags, "--output_dir", str(tmp_path)]) == 2
-    assert "class_names is empty" in capsys.readouterr().err
-    (tmp_path / "bad.yaml").write_text("lora_rnk: 4\n")
-    assert _main(["--config", str(tmp_path / "bad.yaml")]) == 2
-    assert "lora_rank" in capsys.readouterr().err
-
-
-def test_the_script_itself_exits_with_2(tmp_path):
-    done = _run("--num_gradient_steps", 9, "--num_inference_steps", 3, check=False)
-    assert done.returncode == 2 and "num_gradient_steps is 9" in done.stderr
-
-
 def _trainer(model, folder, reward, **settings):
     config = UbGenConfig(
         output_dir=str(folder),
@@ -241,36 +197,6 @@ def test_noise_depends_on_the_rank(random_mini_model, tmp_path):
         finally:
             del trainer.args.__class__.process_index
     assert not torch.equal(*draws)
-
-
-def test_configs_parse_and_sd15_is_table_5():
-    from ubgen_pipeline.commands.settings_parser import parse_settings
-
-    folder = SCRIPT.parent / "configs"
-    mini = parse_settings(UbGenConfig, ["--config", str(folder / "mini.yaml")])
-    assert mini.model_name_or_path == "mini" and len(mini.class_names) == 10
-    # fp16 itself needs a GPU to be accepted
-    paper = parse_settings(UbGenConfig, ["--config", str(folder / "sd15_imagenet1k.yaml"), "--fp16", "false"])
-    expected = {
-        "learning_rate": 2e-5,
-        "lr_scheduler_type": "constant",
-        "warmup_steps": 0,
-        "adam_beta1": 0.9,
-        "adam_beta2": 0.999,
-        "max_grad_norm": 0.1,
-        "discriminator_learning_rate": 1e-5,
-        "discriminator_max_grad_norm": 1.0,
-        "reward_weights": [1.0, 0.1],
-        "num_gradient_steps": 5,
-        "num_inference_steps": 50,
-        "lora_rank": 128,
-        "guidance_scale": 2.0,
-        "height": 512,
-        "width": 512,
-        "num_train_epochs": 3,
-        "per_device_train_batch_size": 4,
-    }
-    assert {name: getattr(paper, name) for name in expected} == expected
 
 
 def test_find_checkpoint_takes_a_folder_only_if_complete(tmp_path):
