@@ -1,4 +1,4 @@
-"""What the call returns behaves as diffusers' outputs do: fields by name and by position, without those that are None."""
+"""What the call returns behaves as diffusers' outputs do: fields by name and by position, without those of None."""
 
 from diffusers.utils.outputs import BaseOutput
 
