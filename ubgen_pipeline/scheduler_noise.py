@@ -35,6 +35,9 @@ def noised_latents(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, tim
 
     A scheduler that was told where it begins, or that has taken a step, gives the noise of its own place whatever
     timestep it is asked for. A copy that was told nothing looks the timestep up.
+
+    Raises:
+        ValueError: a scheduler that knows no such noise.
     """
     if getattr(scheduler, "begin_index", None) is not None:
         scheduler = copy.copy(scheduler)
@@ -42,7 +45,11 @@ def noised_latents(scheduler: Any, clean: torch.Tensor, noise: torch.Tensor, tim
     timesteps = timestep.reshape(1)
     if hasattr(scheduler, "add_noise"):
         return scheduler.add_noise(clean, noise, timesteps)
-    return scheduler.scale_noise(clean, timesteps, noise)
+    if hasattr(scheduler, "scale_noise"):
+        return scheduler.scale_noise(clean, timesteps, noise)
+    raise ValueError(
+        f"the scheduler is {type(scheduler).__name__}, which adds no noise to an image; leave source_images out."
+    )
 
 
 def noise_levels(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:

@@ -37,6 +37,7 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "flux2-dev": RegisteredFamily("pipeline_flux2_dev", "UbGenFlux2Pipeline", ("Flux2Pipeline",)),
     "qwen-image": RegisteredFamily("pipeline_qwen_image", "UbGenQwenImagePipeline", ("QwenImagePipeline",)),
     "sana": RegisteredFamily("pipeline_sana", "UbGenSanaPipeline", ("SanaPipeline",)),
+    "sana-sprint": RegisteredFamily("pipeline_sana_sprint", "UbGenSanaSprintPipeline", ("SanaSprintPipeline",)),
     "pixart-sigma": RegisteredFamily("pipeline_pixart_sigma", "UbGenPixArtSigmaPipeline", ("PixArtSigmaPipeline",)),
     "cogview4": RegisteredFamily("pipeline_cogview4", "UbGenCogView4Pipeline", ("CogView4Pipeline",)),
     "lumina2": RegisteredFamily("pipeline_lumina2", "UbGenLumina2Pipeline", ("Lumina2Pipeline",)),

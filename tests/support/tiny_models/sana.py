@@ -1,15 +1,38 @@
 """A tiny Sana."""
 
+from typing import Any
+
 import torch
 from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, SanaTransformer2DModel
 
 from .gemma import gemma2
 
 
-def build(
-    *, num_layers: int = 2, head_dim: int = 8, text_width: int = 8, num_levels: int = 2, seed: int = 0
-) -> SanaPipeline:
-    """Random weights; ``2 ** (num_levels - 1)`` pixels a latent."""
+def build(**settings: Any) -> SanaPipeline:
+    """Equal arguments give equal weights; see :func:`sana_components`."""
+    scheduler = DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0)
+    return SanaPipeline(**sana_components(**settings), scheduler=scheduler)
+
+
+def sana_components(
+    *,
+    num_layers: int = 2,
+    head_dim: int = 8,
+    text_width: int = 8,
+    num_levels: int = 2,
+    seed: int = 0,
+    **transformer_settings: Any,
+) -> dict[str, Any]:
+    """All parts but the scheduler.
+
+    Args:
+        num_layers: blocks of the transformer.
+        head_dim: of its two heads.
+        text_width: of the text encoder.
+        num_levels: of the autoencoder, ``2 ** (num_levels - 1)`` pixels a latent.
+        seed: of the weights.
+        transformer_settings: more of the transformer's configuration.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         text_encoder, tokenizer = gemma2(text_width)
@@ -25,6 +48,7 @@ def build(
             cross_attention_dim=2 * head_dim,
             caption_channels=text_width,
             sample_size=16,
+            **transformer_settings,
         )
         blocks = ("ResBlock",) * (num_levels - 1) + ("EfficientViTBlock",)
         widths, scales, depths = (8,) * num_levels, ((),) * (num_levels - 1) + ((5,),), (1,) * num_levels
@@ -45,10 +69,4 @@ def build(
             decoder_act_fns="silu",
             scaling_factor=0.41407,
         )
-    return SanaPipeline(
-        tokenizer=tokenizer,
-        text_encoder=text_encoder,
-        vae=vae.eval(),
-        transformer=transformer.eval(),
-        scheduler=DPMSolverMultistepScheduler(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=3.0),
-    )
+    return {"tokenizer": tokenizer, "text_encoder": text_encoder, "vae": vae.eval(), "transformer": transformer.eval()}

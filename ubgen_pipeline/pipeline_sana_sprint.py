@@ -1,0 +1,84 @@
+"""Sana-Sprint, which draws in one to four steps: the family, and its pipeline.
+
+diffusers' loader copies this file and the siblings that it names itself, found by a regular expression over the text.
+So every helper is named here, flat, and no other module of the package is.
+"""
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+from diffusers import SanaSprintPipeline
+
+from .conditioning import Conditioning
+from .pipeline_call import ClassNameCall
+from .sana_parts import SanaParts
+
+if TYPE_CHECKING:
+    # helpers of those, named for the loader
+    from .annotations import attention_annotations  # noqa: F401
+    from .attention_maps import AttentionRecorder  # noqa: F401
+    from .attention_masks import heat_maps  # noqa: F401
+    from .call_arguments import TextSettings  # noqa: F401
+    from .class_tokens import class_texts  # noqa: F401
+    from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .family import Family  # noqa: F401
+    from .initial_latents import draw_latents  # noqa: F401
+    from .joint_attention import JointAttentionRecorder  # noqa: F401
+    from .latent_denoising import denoising_steps  # noqa: F401
+    from .mask_attention import JointMaskAttention  # noqa: F401
+    from .mask_regions import mask_objects  # noqa: F401
+    from .mask_settings import MaskSettings  # noqa: F401
+    from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_encoding import check_token_counts  # noqa: F401
+    from .prompt_weights import parse_weights  # noqa: F401
+    from .sample_seeds import sample_seed  # noqa: F401
+    from .sampling_features import SamplingFeature  # noqa: F401
+    from .saved_code import write_code  # noqa: F401
+    from .scheduler_noise import model_input  # noqa: F401
+    from .source_images import SourceImages  # noqa: F401
+
+
+class SanaSprintParts(SanaParts):
+    """What of Sana-Sprint the call is made of; the members are described in :class:`.Family`.
+
+    The scheduler walks along the angles of TrigFlow (Lu and Song 2025), x = cos(t) x0 + sin(t) noise, the denoiser
+    along a flow's times (Chen et al. 2025, section 3.1). The scheduler's data have deviation 1 here, as the loop's
+    latents do, instead of ``sigma_data``: the same walk, all of it divided by that number.
+    """
+
+    default_num_inference_steps = 2
+    guidance = "embedded"
+
+    def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
+        if self.scheduler.config.sigma_data != 1:
+            self.scheduler = type(self.scheduler).from_config(self.scheduler.config, sigma_data=1.0)
+        # the middle of the two steps that the stock call takes
+        middle = 1.3 if num_steps == 2 else None
+        self.scheduler.set_timesteps(num_steps, device=self._execution_device, intermediate_timesteps=middle)
+        # the last is where the walk ends
+        return self.scheduler.timesteps[:-1]
+
+    def predict(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        conditioning: Conditioning,
+        *,
+        attention_kwargs: dict[str, Any] | None = None,
+        network: Any | None = None,
+    ) -> torch.Tensor:
+        angle = timestep.expand(len(latents))
+        time = angle.sin() / (angle.cos() + angle.sin())
+        guidance = conditioning["guidance"].to(self.transformer.dtype) * self.transformer.config.guidance_embeds_scale
+        share = time.view(-1, 1, 1, 1)
+        length = (share**2 + (1 - share) ** 2).sqrt()
+        read = latents * length
+        velocity = self.velocity(read, time, conditioning, attention_kwargs, network, guidance=guidance)
+        return ((1 - 2 * share) * read + length**2 * velocity) / length
+
+
+class UbGenSanaSprintPipeline(ClassNameCall, SanaSprintParts, SanaSprintPipeline):
+    """Draws labelled images from class names with a Sana-Sprint checkpoint in diffusers layout.
+
+    Loading, LoRA, offloading and schedulers are those of ``SanaSprintPipeline``.
+    """
