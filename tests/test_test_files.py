@@ -24,7 +24,9 @@ FOLDERS = {
 ELSEWHERE = {
     # families that share the tests against the stock pipelines
     "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux",
-    "pipeline/test_masked_families.py": "pipeline_sana pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2",
+    "pipeline/test_masked_families.py": (
+        "pipeline_sana sana_parts pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2"
+    ),
     "pipeline/test_z_image_flux2_qwen_image.py": (
         "pipeline_z_image pipeline_flux2 pipeline_flux2_dev pipeline_qwen_image flux2_parts"
     ),
