@@ -99,3 +99,6 @@ def test_command_on_a_full_disk_leaves_nothing(dataset, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert f"{NUM_ROWS} images of 10 classes" in done.stderr and list((tmp_path / "o").glob("*.tar"))
+    written = [file for file in (tmp_path / "o").rglob("*") if file.is_file()]
+    header, figures = map(str.split, done.stdout.splitlines())
+    assert header == ["images", "files", "MB"] and figures[:2] == [str(NUM_ROWS), str(len(written))]

@@ -67,11 +67,14 @@ def trained(tmp_path_factory):
     return str(folder / "model")
 
 
-def test_a_segmenter_trained_here_labels_a_dataset(trained, tmp_path):
+def test_a_segmenter_trained_here_labels_a_dataset(trained, tmp_path, capsys):
     source = save_scenes(tmp_path / "d")
     flags = ["--output-dir", str(tmp_path / "out"), "--own-class-only", "--samples-per-shard", "5"]
     assert main([source, "--model", trained, *flags]) == 0
     rows, truth = load_dataset(str(tmp_path / "out"), split="train"), Dataset.load_from_disk(source)
+    header, figures = map(str.split, capsys.readouterr().out.splitlines())
+    assert header == ["images", "objects", "shards", "MB"]
+    assert figures[:3] == ["12", str(sum(len(row["objects"]["category"]) for row in rows)), "3"]
     found, expected = (np.stack([np.asarray(row["mask"]) for row in data]) for data in (rows, truth))
     assert rows["label"][:] == truth["label"][:] and set(rows["annotator"]) == {"model"}
     # an untrained one scores below 0.1; the rest of training is a matter of minutes, not of this test

@@ -131,21 +131,30 @@ def scored_scenes(tmp_path_factory):
     before = files(source)
     checker = save_safety_checker(folder / "checker", [row["image"] for row in rows_of(source)][:11])
     flags = ["--scores", "safety", "clip", "duplicates", "--clip-model", "mini", "--safety-checker", checker]
-    with contextlib.redirect_stderr(io.StringIO()) as said:
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
         assert main([str(source), *flags, "--output-dir", str(folder / "s")]) == 0
     assert files(source) == before
-    return folder, said.getvalue()
+    return folder, printed.getvalue()
 
 
 def test_near_duplicates_are_grouped_over_the_whole_dataset(scored_scenes):
-    folder, said = scored_scenes
+    folder, printed = scored_scenes
     rows = {row["index"]: row for row in rows_of(folder / "s")}
     assert {index for index, row in rows.items() if row["duplicate_group"] == 0} == {0, 20, 21}
     assert all(row["duplicate_group"] == index for index, row in rows.items() if index not in (0, 20, 21))
     assert rows[22]["perceptual_hash"] is None and rows[22]["clip_score"] is None
     flags = [row["nsfw_content_detected"] for row in rows.values()]
-    assert "; 1 black all over and without scores; " in said
-    assert f"1 groups of near-duplicates with 3 rows; {sum(flags)} flagged by a safety checker, and kept" in said
+    counts = dict(line.rsplit(maxsplit=1) for line in printed.splitlines()[1:])
+    scores = [row["clip_score"] for row in rows.values() if row["clip_score"] is not None]
+    right = [row["zero_shot_label"] == row["label"] for row in rows.values()]
+    assert {name.strip(): value for name, value in counts.items()} == {
+        "CLIP score, mean": f"{np.mean(scores):.3f}",
+        "zero-shot right": str(sum(right)),
+        "black all over, without scores": "1",
+        "groups of near-duplicates": "1",
+        "rows in these groups": "3",
+        "flagged by a safety checker, kept": str(sum(flags)),
+    }
     # flagged afterwards, so not black
     assert any(np.asarray(row["image"]).any() for row in rows.values() if row["nsfw_content_detected"])
     card = DatasetCard.load(folder / "s" / "README.md")

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from ..commands.console import table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
@@ -84,7 +85,7 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
                 f" generate it with --annotations {layer}."
             )
     names = dataset.features["label"].names
-    print(*class_counts(dataset, names), sep="\n")
+    print(class_counts(dataset, names))
     rows = _chosen(dataset["label"], settings.num_per_class)
     output = Path(settings.output_dir).expanduser() if settings.output_dir else folder / "sheets"
     output.mkdir(parents=True, exist_ok=True)
@@ -96,8 +97,8 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
     return written
 
 
-def class_counts(dataset: Any, names: Sequence[str]) -> list[str]:
-    """Lines of a table: for each class its images and, where they are annotated, its objects."""
+def class_counts(dataset: Any, names: Sequence[str]) -> str:
+    """A table: for each class its images and, where they are annotated, its objects."""
     images, shown, objects = Counter(dataset["label"]), Counter(), Counter()
     has_objects = OBJECTS_COLUMN in dataset.column_names
     has_shown = "classes" in dataset.column_names
@@ -109,10 +110,8 @@ def class_counts(dataset: Any, names: Sequence[str]) -> list[str]:
     columns |= {"shown in": shown} if has_shown else {}
     columns |= {"objects": objects} if has_objects else {}
     labels = [label for label in range(len(names)) if images[label] or shown[label]]
-    table = [["class", *columns]]
-    table += [[names[label], *(str(counts[label]) for counts in columns.values())] for label in labels]
-    widths = [max(map(len, cells)) for cells in zip(*table)]
-    return ["  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in table]
+    rows = [[names[label], *(str(counts[label]) for counts in columns.values())] for label in labels]
+    return table(("class", *columns), rows)
 
 
 def contact_sheet(rows: Sequence[Mapping[str, Any]], layers: Sequence[str], names: Sequence[str]) -> Any:

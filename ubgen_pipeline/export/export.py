@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..commands.console import Progress, say
+from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..files.whole_files import whole_folder
@@ -102,4 +102,7 @@ def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(
         ExportSettings, rest, prog="ubgen export DIR", description=(__doc__ or "").partition("\n")[0]
     )
-    export_dataset(dataset_dir, settings)
+    num_images = export_dataset(dataset_dir, settings)
+    files = [file for file in Path(settings.output_dir).expanduser().rglob("*") if file.is_file()]
+    size = sum(file.stat().st_size for file in files)
+    print(table(("images", "files", "MB"), [(str(num_images), str(len(files)), f"{size / 1e6:.1f}")]))

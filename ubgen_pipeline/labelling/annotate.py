@@ -6,9 +6,10 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..commands.console import Progress, say
+from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.columns import OBJECTS_COLUMN, objects_feature, objects_value
+from ..dataset.reader import shard_files, stored_column
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes
 from ..models.sources import public_name
@@ -67,6 +68,11 @@ def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=description)
     num_rows = annotate_dataset(folder, settings)
     say(f"{settings.output_dir}: {num_rows} rows labelled by {settings.model}")
+    files = shard_files(str(settings.output_dir))
+    num_objects = sum(len(objects["category"]) for objects in stored_column(files, OBJECTS_COLUMN))
+    size = sum(file.stat().st_size for file in files)
+    figures = [*map(str, (num_rows, num_objects, len(files))), f"{size / 1e6:.1f}"]
+    print(table(("images", "objects", "shards", "MB"), [figures]))
 
 
 def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..commands.console import Progress, say
+from ..commands.console import Progress, say, say_warning, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import FILTER_REPORT, card_of_copy
 from ..dataset.reader import StoredRows, check_elsewhere
@@ -69,11 +69,12 @@ def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(FilterSettings, argv, prog="ubgen filter DIR", description=description)
     filtered = filter_dataset(folder, settings)
     report = filtered.report
-    counts = ", ".join(f"{item['name']} {item['num_left_out']}" for item in report["rules"])
-    say(f"{settings.output_dir}: {report['num_kept']} of {report['num_rows']} rows; left out: {counts}")
+    say(f"{settings.output_dir}: {report['num_kept']} of {report['num_rows']} rows are kept")
     if empty := filtered.empty_classes:
         names = ", ".join(empty[:_MOST_NAMED]) + (" …" if len(empty) > _MOST_NAMED else "")
-        say(f"warning: no row is left of {len(empty)} classes: {names}")
+        say_warning(f"no row is left of {len(empty)} classes: {names}")
+    left_out = [[item["name"], str(item["num_left_out"])] for item in report["rules"]]
+    print(table(("rule", "rows left out"), left_out))
 
 
 def filter_dataset(folder: str | Path, settings: FilterSettings) -> Filtered:

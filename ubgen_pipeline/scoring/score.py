@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from ..commands.console import Progress, say
+from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
@@ -62,7 +62,8 @@ def _body(argv: Sequence[str]) -> None:
     description = (__doc__ or "").split("\n")[0]
     settings = parse_settings(ScoreCommandSettings, argv, prog="ubgen score DIR", description=description)
     scored = score_dataset(folder, settings)
-    say(f"{settings.output_dir}: {len(scored)} rows scored; {summary(scored)}")
+    say(f"{settings.output_dir}: {len(scored)} rows scored")
+    print(score_table(scored))
 
 
 def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredRows:
@@ -113,22 +114,22 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
     return StoredRows(output_dir)
 
 
-def summary(rows: StoredRows) -> str:
-    """What the columns of scores hold, in a line."""
-    parts = []
+def score_table(rows: StoredRows) -> str:
+    """What the columns of scores hold, as a table of counts of rows, and the mean CLIP score."""
+    lines = []
     if CLIP_COLUMNS[0] in rows.features:
         scores, label = rows.numbers(CLIP_COLUMNS[0]), rows.numbers("label")
-        num_right = int((rows.numbers(CLIP_COLUMNS[1]) == label).sum())
-        mean = "none" if np.isnan(scores).all() else f"{np.nanmean(scores):.3f} on average"
-        parts.append(f"CLIP score {mean}, {num_right} zero-shot right")
-        if num_black := int(np.isnan(scores).sum()):
-            parts.append(f"{num_black} black all over and without scores")
+        is_black = np.isnan(scores)
+        lines.append(("CLIP score, mean", "-" if is_black.all() else f"{np.nanmean(scores):.3f}"))
+        lines.append(("zero-shot right", str(int((rows.numbers(CLIP_COLUMNS[1]) == label).sum()))))
+        lines.append(("black all over, without scores", str(int(is_black.sum()))))
     if GROUP_COLUMN in rows.features:
         sizes = np.unique(rows.numbers(GROUP_COLUMN), return_counts=True)[1]
-        parts.append(f"{int((sizes > 1).sum())} groups of near-duplicates with {int(sizes[sizes > 1].sum())} rows")
+        lines.append(("groups of near-duplicates", str(int((sizes > 1).sum()))))
+        lines.append(("rows in these groups", str(int(sizes[sizes > 1].sum()))))
     if SAFETY_COLUMN in rows.features:
-        parts.append(f"{int(np.nansum(rows.numbers(SAFETY_COLUMN)))} flagged by a safety checker, and kept")
-    return "; ".join(parts)
+        lines.append(("flagged by a safety checker, kept", str(int(np.nansum(rows.numbers(SAFETY_COLUMN))))))
+    return table(("", "rows"), lines)
 
 
 def _duplicates(source: StoredRows, max_distance: int) -> tuple[list[str | None], list[int]]:
