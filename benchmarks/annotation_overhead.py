@@ -121,7 +121,7 @@ def _body(argv: Sequence[str]) -> None:
         OverheadSettings,
         argv,
         prog="python -m benchmarks.annotation_overhead",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     print(machine_line(settings.device))
     for layout in settings.layouts:

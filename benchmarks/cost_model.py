@@ -142,9 +142,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        CostSettings, argv, prog="python -m benchmarks.cost_model", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = parse_settings(CostSettings, argv, prog="python -m benchmarks.cost_model", description=__doc__)
     images, workers = settings.images or [1_300_000, 100_000_000], settings.workers or [8, 64]
     operations = Operations(settings.model)
     exact = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale)

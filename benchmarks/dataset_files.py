@@ -48,9 +48,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        BenchmarkSettings, argv, prog="python -m benchmarks.dataset_files", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = parse_settings(BenchmarkSettings, argv, prog="python -m benchmarks.dataset_files", description=__doc__)
     images = sample_images(settings.num_images, settings.size)
     print(machine_line("cpu"))
     print(f"limit: memory copy {copy_rate('cpu') / 1e9:.1f} GB/s; an image is {images[0].nbytes} bytes")

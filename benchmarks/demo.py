@@ -222,9 +222,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Parse and run; 2 for a bad setting, 1 when a command failed."""
 
     def body(argv: Sequence[str]) -> int:
-        settings = parse_settings(
-            DemoSettings, argv, prog="python -m benchmarks.demo", description=(__doc__ or "").partition("\n")[0]
-        )
+        settings = parse_settings(DemoSettings, argv, prog="python -m benchmarks.demo", description=__doc__)
         try:
             run_demo(settings)
         except CommandError as error:

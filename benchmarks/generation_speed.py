@@ -107,7 +107,7 @@ def _body(argv: Sequence[str]) -> None:
         BenchmarkSettings,
         argv,
         prog="python -m benchmarks.generation_speed",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     with tempfile.TemporaryDirectory() as scratch:
         compare(settings, Path(scratch))

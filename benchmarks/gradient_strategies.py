@@ -200,7 +200,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             BenchmarkSettings,
             argv,
             prog="python -m benchmarks.gradient_strategies",
-            description=(__doc__ or "").partition("\n")[0],
+            description=__doc__,
         )
         if settings.worker_folder is not None:
             measure(settings, (settings.strategies or ["full"])[0], Path(settings.worker_folder))

@@ -222,7 +222,7 @@ def _body(argv: Sequence[str]) -> None:
             PresetSettings,
             argv,
             prog="python -m benchmarks.lossy_presets",
-            description=(__doc__ or "").partition("\n")[0],
+            description=__doc__,
         )
     )
 

@@ -171,9 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        SweepSettings, argv, prog="python -m benchmarks.mask_sweep", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = parse_settings(SweepSettings, argv, prog="python -m benchmarks.mask_sweep", description=__doc__)
     pipeline = load_pipeline(settings.model)
     rendered = list(scenes(settings.num_scenes, bias=settings.bias, seed=settings.seed))
     truth = np.stack([scene.mask for scene in rendered])

@@ -185,9 +185,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> int:
-    settings = parse_settings(
-        BenchmarkSettings, argv, prog="python -m benchmarks.training_speed", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = parse_settings(BenchmarkSettings, argv, prog="python -m benchmarks.training_speed", description=__doc__)
     with tempfile.TemporaryDirectory() as scratch:
         if settings.worker is not None:
             work(settings, Path(scratch))

@@ -56,9 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        BenchmarkSettings, argv, prog="python -m benchmarks.writer_share", description=(__doc__ or "").split("\n")[0]
-    )
+    settings = parse_settings(BenchmarkSettings, argv, prog="python -m benchmarks.writer_share", description=__doc__)
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     with tempfile.TemporaryDirectory() as scratch:
         model = settings.model

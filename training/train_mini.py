@@ -28,7 +28,8 @@ from ubgen_training.checkpoints.folders import newest_checkpoint
 from ubgen_training.mini.autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
 from ubgen_training.mini.denoiser import assemble_pipeline, prompt_table, train_denoiser
 from ubgen_training.mini.judges import train_clip, train_factor_classifier, train_quality_scorer, zero_shot_accuracy
-from ubgen_training.mini.scene_batches import computes_in_bfloat16, render_set
+from ubgen_training.mini.library_internals import computes_in_bfloat16
+from ubgen_training.mini.scene_batches import render_set
 from ubgen_training.mini.tokenizer import build_tokenizer
 from ubgen_training.ubgen.command import train
 from ubgen_training.ubgen.ubgen_config import UbGenConfig

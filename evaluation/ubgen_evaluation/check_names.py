@@ -135,9 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     dataset_dir, rest = leading_folder(argv, "ubgen check-names DIR")
-    settings = parse_settings(
-        CheckNamesSettings, rest, prog="ubgen check-names DIR", description=(__doc__ or "").partition("\n")[0]
-    )
+    settings = parse_settings(CheckNamesSettings, rest, prog="ubgen check-names DIR", description=__doc__)
     result = check_names(dataset_dir, settings)
     found = [item for item in result if item["splits"]]
     for item in found:

@@ -71,8 +71,6 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    settings = parse_settings(
-        EvaluateSettings, argv, prog="ubgen evaluate", description=(__doc__ or "").partition("\n")[0]
-    )
+    settings = parse_settings(EvaluateSettings, argv, prog="ubgen evaluate", description=__doc__)
     evaluate(settings)
     print((Path(settings.output_dir) / "report.md").read_text(encoding="utf-8"))

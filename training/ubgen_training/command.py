@@ -19,7 +19,7 @@ def run_training(
     argv: Sequence[str] | None,
     *,
     prog: str,
-    description: str,
+    description: str | None,
     trained: str = "LoRA",
 ) -> int:
     """Parse ``argv`` and train; returns the exit code: 2 for a bad setting, 1 for a number that is not finite.
@@ -32,7 +32,7 @@ def run_training(
     """
 
     def body(argv: Sequence[str]) -> int:
-        config = parse_settings(config_class, argv, prog=prog, description=description.splitlines()[0])
+        config = parse_settings(config_class, argv, prog=prog, description=description)
         try:
             with writing_into(str(config.output_dir), int(os.environ.get("RANK", 0))):
                 print(f"{trained} saved in {train(config)}")

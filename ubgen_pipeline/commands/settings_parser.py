@@ -83,13 +83,14 @@ def parse_settings(
     Args:
         settings_type: dataclass, each field with ``metadata={"help": …}``.
         argv: the arguments after the command's name; None takes the process's own.
-        prog, description: for ``--help``.
+        prog: what ``--help`` calls the command.
+        description: a docstring, whose first line ``--help`` shows.
         defaults: values that stand in for the dataclass's own defaults.
 
     Raises:
         ValueError: an unknown flag or YAML key (with the nearest one that exists), or a value of the wrong type.
     """
-    parser = SettingsParser(settings_type, prog=prog, description=description)
+    parser = SettingsParser(settings_type, prog=prog, description=(description or "").partition("\n")[0])
     return parser.parse(sys.argv[1:] if argv is None else argv, defaults)
 
 

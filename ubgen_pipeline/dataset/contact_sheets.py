@@ -57,8 +57,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen show DIR")
-    description = (__doc__ or "").split("\n")[0]
-    settings = parse_settings(ShowSettings, argv, prog="ubgen show DIR", description=description)
+    settings = parse_settings(ShowSettings, argv, prog="ubgen show DIR", description=__doc__)
     for file in show_dataset(folder, settings):
         print(file)
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .library_internals import with_known_features
 from .reader import open_rows
 
 IMAGE_COLUMNS = ("image", "img", "picture")
@@ -62,8 +63,8 @@ def load_labelled_images(
     name = str(source) if isinstance(source, (str, Path)) else type(source).__name__
     if not isinstance(rows, (Dataset, IterableDataset)):
         raise ValueError(f"dataset is a {type(source).__name__}; give a folder, a Hub id or a datasets.Dataset.")
-    if isinstance(rows, IterableDataset) and rows.features is None:
-        rows = rows._resolve_features()
+    if isinstance(rows, IterableDataset):
+        rows = with_known_features(rows)
     features: dict[str, Any] = dict(rows.features or {})
     image_column = _column(name, features, image_column, IMAGE_COLUMNS, "image")
     label_column = _column(name, features, label_column, LABEL_COLUMNS, "label")

@@ -99,9 +99,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     dataset_dir, rest = leading_folder(argv, "ubgen export DIR --format … --output-dir …")
-    settings = parse_settings(
-        ExportSettings, rest, prog="ubgen export DIR", description=(__doc__ or "").partition("\n")[0]
-    )
+    settings = parse_settings(ExportSettings, rest, prog="ubgen export DIR", description=__doc__)
     num_images = export_dataset(dataset_dir, settings)
     files = [file for file in Path(settings.output_dir).expanduser().rglob("*") if file.is_file()]
     size = sum(file.stat().st_size for file in files)

@@ -95,9 +95,7 @@ def _body(argv: Sequence[str]) -> None:
 
 def _settings_and_samples(argv: Sequence[str]) -> tuple[GenerateSettings, Samples]:
     """The settings from the command line, on top of what the class file says of them, and the samples."""
-    parse = partial(
-        parse_settings, GenerateSettings, argv, prog="ubgen generate", description=(__doc__ or "").split("\n")[0]
-    )
+    parse = partial(parse_settings, GenerateSettings, argv, prog="ubgen generate", description=__doc__)
     settings = parse()
     class_file = None if settings.classes is None else read_class_file(settings.classes)
     prompt_file = None if class_file is None else read_prompt_file(class_file)

@@ -50,7 +50,7 @@ def _body(argv: Sequence[str]) -> int:
         RegenerateSettings,
         name_leading(argv, ["dataset"]),
         prog="ubgen regenerate",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     row = find_row(settings.dataset, settings.index)
     image = regenerate(

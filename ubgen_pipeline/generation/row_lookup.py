@@ -1,4 +1,8 @@
-"""A row of a generated dataset by its index, in a folder or on the Hub, and the rest of the batch it was drawn in."""
+"""A row of a generated dataset by its index, in a folder or on the Hub, and the rest of the batch it was drawn in.
+
+This is no view of ``dataset/reader.py``, which opens whole datasets: here a dataset may be unfinished, and of one on
+the Hub no more than the shard with the row is fetched.
+"""
 
 import io
 import json

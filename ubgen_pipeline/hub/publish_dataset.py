@@ -36,7 +36,7 @@ def _body(argv: Sequence[str]) -> None:
         PublishSettings,
         name_leading(argv, ["folder", "repo_id"]),
         prog="ubgen publish",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     publish_dataset(settings)
 

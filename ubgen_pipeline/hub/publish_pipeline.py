@@ -36,7 +36,7 @@ def _body(argv: Sequence[str]) -> None:
         PublishPipelineSettings,
         name_leading(argv, ["repo_id"]),
         prog="ubgen publish-pipeline",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     commit = publish_pipeline(settings)
     say(f"{settings.repo_id}: the pipeline is at commit {commit}")

@@ -64,7 +64,7 @@ def _body(argv: Sequence[str]) -> None:
         PublishSpaceSettings,
         name_leading(argv, ["repo_id"]),
         prog="ubgen publish-space",
-        description=(__doc__ or "").split("\n")[0],
+        description=__doc__,
     )
     commit = publish_space(settings)
     say(f"{settings.repo_id}: the Space is at commit {commit}")

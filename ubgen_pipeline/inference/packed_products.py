@@ -20,7 +20,7 @@ from .library_internals import (
 def pack_products(model: nn.Module) -> int:
     """Replace the float32 linear layers of ``model``'s attention blocks in place; it can no longer be trained.
 
-    The results round differently, by about as much as before: ``benchmarks/generation_speed.py`` measures it.
+    The results round differently, by about as much as before: ``benchmarks.generation_speed`` measures it.
 
     Args:
         model: on a CPU, its LoRA fused or none; not compiled.

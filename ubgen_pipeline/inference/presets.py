@@ -1,6 +1,6 @@
 """Shortcuts that draw faster and not the same images, by name; never taken unless asked for. No torch.
 
-Here stands what each of them does. How much faster it is, and what the images lose, ``benchmarks/lossy_presets.py``
+Here stands what each of them does. How much faster it is, and what the images lose, ``benchmarks.lossy_presets``
 measures.
 """
 

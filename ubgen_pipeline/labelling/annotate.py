@@ -64,8 +64,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen annotate DIR --model MODEL --output-dir OUT")
-    description = (__doc__ or "").split("\n")[0]
-    settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=description)
+    settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=__doc__)
     num_rows = annotate_dataset(folder, settings)
     say(f"{settings.output_dir}: {num_rows} rows labelled by {settings.model}")
     files = shard_files(str(settings.output_dir))

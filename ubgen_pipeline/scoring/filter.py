@@ -65,8 +65,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen filter DIR --min-clip-score X … --output-dir VIEW")
-    description = (__doc__ or "").split("\n")[0]
-    settings = parse_settings(FilterSettings, argv, prog="ubgen filter DIR", description=description)
+    settings = parse_settings(FilterSettings, argv, prog="ubgen filter DIR", description=__doc__)
     filtered = filter_dataset(folder, settings)
     report = filtered.report
     say(f"{settings.output_dir}: {report['num_kept']} of {report['num_rows']} rows are kept")

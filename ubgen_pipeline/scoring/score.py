@@ -59,8 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen score DIR --scores clip duplicates safety --output-dir OUT")
-    description = (__doc__ or "").split("\n")[0]
-    settings = parse_settings(ScoreCommandSettings, argv, prog="ubgen score DIR", description=description)
+    settings = parse_settings(ScoreCommandSettings, argv, prog="ubgen score DIR", description=__doc__)
     scored = score_dataset(folder, settings)
     say(f"{settings.output_dir}: {len(scored)} rows scored")
     print(score_table(scored))

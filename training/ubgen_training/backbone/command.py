@@ -50,6 +50,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         BackboneConfig,
         argv,
         prog=f"python -m {__package__}",
-        description=__doc__ or "",
+        description=__doc__,
         trained="backbone",
     )

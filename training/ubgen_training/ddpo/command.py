@@ -49,4 +49,4 @@ def card_method(config: DDPOConfig) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
-    return run_training(train, DDPOConfig, argv, prog=f"python -m {__package__}", description=__doc__ or "")
+    return run_training(train, DDPOConfig, argv, prog=f"python -m {__package__}", description=__doc__)

@@ -58,6 +58,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         DenoiserConfig,
         argv,
         prog=f"python -m {__package__}",
-        description=__doc__ or "",
+        description=__doc__,
         trained="weights",
     )

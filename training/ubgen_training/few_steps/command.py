@@ -65,4 +65,4 @@ def train(config: FewStepConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Parse and train; a bad setting prints one line and gives exit code 2, a number that is not finite 1."""
-    return run_training(train, FewStepConfig, argv, prog=f"python -m {__package__}", description=__doc__ or "")
+    return run_training(train, FewStepConfig, argv, prog=f"python -m {__package__}", description=__doc__)

@@ -11,6 +11,8 @@ import torch
 
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, SceneFactors, scenes
 
+from .library_internals import computes_in_bfloat16
+
 
 @dataclass(frozen=True)
 class SceneSet:
@@ -63,8 +65,3 @@ def index_batches(
 def mixed_precision() -> torch.autocast:
     """bfloat16 autocast where the CPU computes in it; elsewhere it is emulated, many times slower, so float32."""
     return torch.autocast("cpu", torch.bfloat16, enabled=computes_in_bfloat16())
-
-
-def computes_in_bfloat16() -> bool:
-    """Whether this CPU has instructions for bfloat16."""
-    return torch.ops.mkldnn._is_mkldnn_bf16_supported()

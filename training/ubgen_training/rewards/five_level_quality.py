@@ -157,7 +157,8 @@ class FiveLevelQuality(nn.Module):
         return bool((cached - whole).abs().max() <= PREFIX_TOLERANCE[next(self.model.parameters()).dtype])
 
     def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FiveLevelQuality":
-        # a moved or cast model needs its prefix anew
+        # a moved or cast model needs its prefix anew; torch has no public way to be told, and a test tells should this
+        # one change
         self._prefixes.clear()
         return super()._apply(fn, recurse)
 

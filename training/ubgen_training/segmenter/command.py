@@ -103,6 +103,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         SegmenterConfig,
         argv,
         prog=f"python -m {__package__}",
-        description=__doc__ or "",
+        description=__doc__,
         trained="segmenter",
     )

@@ -80,6 +80,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         TextualInversionConfig,
         argv,
         prog=f"python -m {__package__}",
-        description=__doc__ or "",
+        description=__doc__,
         trained="embedding",
     )
