@@ -27,7 +27,10 @@ from benchmarks.evidence.lanes import Lanes
 from benchmarks.evidence.page import figures_table, picture_file, write_page
 from benchmarks.evidence.stages import (
     ARMS,
+    DISTILLED_ARM,
+    LOGDET_ARM,
     STAGE_VERSIONS,
+    TUNED_ARMS,
     UNTUNED_ARMS,
     VARIETY_ARM,
     Recipe,
@@ -59,7 +62,8 @@ class EvidenceSettings:
 
     output_dir: str = field_help("folder of every stage and of results.json", "evidence")
     arms: list[str] = dataclasses.field(
-        default_factory=lambda: ["real", "base", "ubgen", VARIETY_ARM], metadata={"help": f"of {', '.join(ARMS)}"}
+        default_factory=lambda: [*UNTUNED_ARMS, "ubgen", VARIETY_ARM, LOGDET_ARM],
+        metadata={"help": f"of {', '.join(ARMS)}"},
     )
     seeds: list[int] | None = field_help("run seeds, paired between arms; 3 of the split's, if not given", None)
     split: str = field_help("test, which is reported, or validation, to choose settings on", "test")
@@ -73,6 +77,14 @@ class EvidenceSettings:
     set_variety: list[str] | None = field_help(
         "settings of train_ubgen.py that differ besides in the arms with class_variety, each name=value", None
     )
+    logdet_config: str = field_help(
+        "settings of train_ubgen.py in the arm ubgen_logdet and its ablations", str(CONFIGS / "mini_logdet.yaml")
+    )
+    set_logdet: list[str] | None = field_help("settings that differ from that file, each name=value", None)
+    distilling_config: str = field_help(
+        "settings of train_denoiser.py in the arm distilled", str(CONFIGS / "mini_distilled.yaml")
+    )
+    set_distilling: list[str] | None = field_help("settings that differ from that file, each name=value", None)
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
     num_inference_steps: int = field_help("denoising steps of the images", 10)
@@ -161,10 +173,11 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
         name: getattr(settings, name)
         for name in ("num_scenes", "transfer_images", "transfer_shares", "probe_seeds", "probe_trials")
     }
+    # tuned in 16 bits where images are drawn in 16 bits
+    precision = {"bf16": settings.image_dtype == "bfloat16"}
     recipe = Recipe(
         Path(settings.output_dir).resolve(),
-        # tuned in 16 bits where images are drawn in 16 bits
-        {"bf16": settings.image_dtype == "bfloat16"} | read_config(settings.training_config, settings.set or ()),
+        precision | read_config(settings.training_config, settings.set or ()),
         read_config(settings.backbone_config, settings.set_backbone or (), "set-backbone"),
         settings.samples_per_class,
         settings.num_inference_steps,
@@ -176,6 +189,12 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
         settings.threads,
         settings.variety_weight,
         read_overrides(settings.set_variety or (), "set-variety"),
+        # the seed is the run's, and nothing is sampled on the way
+        precision
+        | read_config(settings.logdet_config)
+        | {"sample_steps": 0}
+        | read_overrides(settings.set_logdet or (), "set-logdet"),
+        precision | read_config(settings.distilling_config, settings.set_distilling or (), "set-distilling"),
     )
     runs = [build_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)
@@ -216,10 +235,11 @@ def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
         clips |= {stage.name: _done(stage.folder)["figures"] for stage in run.stages if stage.kind == "clip"}
         figures = _done(run.measures.folder)["figures"]
         found.append({"arm": run.arm, "seed": run.seed, "figures": figures, "seconds": seconds})
-    places = ("output_dir", "results", "page", "workers", "stages_only", "training_config", "backbone_config")
+    places = ("output_dir", "results", "page", "workers", "stages_only")
+    files = [name for name in vars(settings) if name.endswith("_config")]
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
     kept |= {"dtype": settings.image_dtype, "asked_dtype": settings.dtype}
-    kept |= {"seeds": settings.run_seeds, "training_config": Path(settings.training_config).name}
+    kept |= {"seeds": settings.run_seeds} | {name: Path(getattr(settings, name)).name for name in files}
     return {"settings": kept, "clip": clips, "runs": found}
 
 
@@ -261,11 +281,14 @@ def _done(folder: Path) -> dict[str, Any]:
 def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     """Read the configurations as the training commands will, before hours are spent."""
     from ubgen_training.backbone.backbone_config import BackboneConfig
+    from ubgen_training.denoising.denoiser_config import DenoiserConfig
     from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
-    tuned = [arm for arm in arms if arm not in UNTUNED_ARMS]
-    asked = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]
+    tuned = [arm for arm in arms if arm in TUNED_ARMS]
+    asked: list[tuple[Any, dict[str, Any]]] = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]
     asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
+    if DISTILLED_ARM in arms:
+        asked.append((DenoiserConfig, dict(recipe.distilling) | {"dataset": "images"}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"
         for config_type, values in asked:

@@ -3,14 +3,24 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.evidence.stages import FULL_LOSS, VARIETY_ARM, ablation
+from benchmarks.evidence.stages import FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
 
+# the arms with a reward that is not the paper's: what tables and plots add to "ubgen", and the reward
+OWN_ARMS = {VARIETY_ARM: ("variety", VARIETY_REWARD), LOGDET_ARM: ("log-det", "logdet_variety")}
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
+    "unbiased": "no generator: rendered scenes in which backgrounds and textures are independent of the class, the "
+    "ceiling",
     "base": "the generator as it is",
+    "prompted": "the generator as it is, with every background and texture of the world named in the prompts",
+    "distilled": "a LoRA trained on the prompted images that CLIP recognises, under the bare class names",
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
     "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
+    "ubgen_logdet": "**not the paper's**: tuned with its alignment and quality and with ubgen's own `logdet_variety` "
+    "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en",
+    "with_en": "tuned with L_en, the adversarial term, added",
+    "no_variety": "tuned without the reward for variety",
     "no_en": "tuned without L_en, the adversarial term",
     "no_in": "tuned without L_in, the alignment with the class's own text",
     "no_q": "tuned without L_q, the quality",
@@ -48,6 +58,7 @@ IMAGE_FIGURES = [
     Figure("own texture", "own texture", -1),
     Figure("background entropy", "background entropy, bits", 1, False),
     Figure("texture entropy", "texture entropy, bits", 1, False),
+    Figure("hue entropy", "hue entropy, bits", 1, False),
     Figure("pairwise distance", "pairwise CLIP distance", 1, False),
     Figure("FID", "FID to unbiased scenes", -1, False),
     Figure("precision", "precision", 1),
@@ -79,15 +90,17 @@ def values_of(results: Mapping[str, Any], arm: str, key: str) -> dict[int, float
 
 def arm_label(arm: str) -> str:
     """What tables and plots call an arm."""
-    if arm == VARIETY_ARM:
-        return "ubgen + variety"
-    return f"{ablation(arm)} + variety" if FULL_LOSS.get(arm) == VARIETY_ARM else arm
+    full = FULL_LOSS.get(arm, arm)
+    if full not in OWN_ARMS:
+        return arm
+    return f"{'ubgen' if arm == full else ablation(arm)} + {OWN_ARMS[full][0]}"
 
 
 def arm_meaning(arm: str) -> str:
     """What the arm is, in Markdown."""
-    if FULL_LOSS.get(arm) == VARIETY_ARM:
-        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `class_variety`"
+    full = FULL_LOSS.get(arm)
+    if full in OWN_ARMS:
+        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `{OWN_ARMS[full][1]}`"
     return ARM_MEANINGS[arm]
 
 

@@ -12,7 +12,15 @@ from typing import TextIO
 from benchmarks.evidence.stages import Stage
 
 # seconds that a stage of default size takes, until one of its kind was timed
-_GUESSED_SECONDS = {"clip": 120.0, "lora": 500.0, "images": 600.0, "backbone": 180.0, "measures": 90.0}
+_GUESSED_SECONDS = {
+    "clip": 120.0,
+    "lora": 500.0,
+    "images": 600.0,
+    "kept": 30.0,
+    "distilled": 300.0,
+    "backbone": 180.0,
+    "measures": 90.0,
+}
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 10.0
 

@@ -15,6 +15,7 @@ from typing import Any
 from benchmarks.evidence.figures import (
     BACKBONE_FIGURES,
     IMAGE_FIGURES,
+    OWN_ARMS,
     Figure,
     ablations_of,
     all_figures,
@@ -26,11 +27,16 @@ from benchmarks.evidence.figures import (
 )
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
-from benchmarks.evidence.stages import VARIETY_ARM
+from benchmarks.evidence.stages import LOGDET_ARM, VARIETY_ARM
 from ubgen_pipeline.commands.console import say_error
 
 BEGIN, END = "<!-- evidence: begin, written by the command -->", "<!-- evidence: end -->"
 SIGNIFICANT = 0.05
+# what each arm of ubgen's own is compared with
+COMPARED_WITH = {
+    VARIETY_ARM: ("base", "ubgen"),
+    LOGDET_ARM: ("base", "ubgen", VARIETY_ARM, "prompted", "distilled", "unbiased"),
+}
 
 
 def compare(results: Mapping[str, Any], first: str, second: str, key: str) -> PairedTest | None:
@@ -97,11 +103,11 @@ def verdicts(results: Mapping[str, Any]) -> list[str]:
     return _verdicts(results, claims)
 
 
-def variety_verdicts(results: Mapping[str, Any]) -> list[str]:
-    """As :func:`verdicts`, of the reward that is not the paper's: against the base generator and the other losses."""
-    figures = [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0], *IMAGE_FIGURES[:5]]
-    claims = [(VARIETY_ARM, other, figures) for other in ("base", "ubgen")]
-    claims += [(VARIETY_ARM, arm, transfer_figures(results)[:1]) for arm in ablations_of(results, VARIETY_ARM)]
+def own_verdicts(results: Mapping[str, Any], arm: str) -> list[str]:
+    """As :func:`verdicts`, of an arm of :data:`OWN_ARMS`: against the base generator and the other losses."""
+    figures = [*transfer_figures(results), *_bias_figures(), BACKBONE_FIGURES[0], *IMAGE_FIGURES[:6]]
+    claims = [(arm, other, figures) for other in COMPARED_WITH[arm]]
+    claims += [(arm, less, transfer_figures(results)[:1]) for less in ablations_of(results, arm)]
     return _verdicts(results, claims)
 
 
@@ -129,7 +135,8 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
     ]
     if VARIETY_ARM in arms:
         parts.append(f"Weight of `class_variety` in ubgen + variety: {settings['variety_weight']:g}.")
-    for name, where in (("set", ""), ("set_variety", " in the arms with variety")):
+    changed = {"set": "", "set_variety": " in the arms with variety", "set_logdet": " in the arms with log-det"}
+    for name, where in changed.items():
         if settings.get(name):
             listed = ", ".join(f"`{one}`" for one in settings[name])
             parts.append(f"Training settings that differ from the file{where}: {listed}.")
@@ -144,17 +151,19 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
             "### ubgen against base, paired by seed",
             tests_table(results, "ubgen", "base", all_figures(results)),
         ]
-    for other in ("base", "ubgen"):
-        if {VARIETY_ARM, other} <= {*arms}:
-            parts += [
-                f"### ubgen + variety (not the paper's) against {other}, paired by seed",
-                tests_table(results, VARIETY_ARM, other, all_figures(results)),
-            ]
-    for full, name in (("ubgen", "the full loss"), (VARIETY_ARM, "ubgen + variety")):
+    for own_arm, others in COMPARED_WITH.items():
+        for other in others:
+            if {own_arm, other} <= {*arms}:
+                parts += [
+                    f"### {arm_label(own_arm)} (not the paper's) against {arm_label(other)}, paired by seed",
+                    tests_table(results, own_arm, other, all_figures(results)),
+                ]
+    for full in ("ubgen", *OWN_ARMS):
         if ablations_of(results, full) and full in arms:
+            name = "the full loss" if full == "ubgen" else arm_label(full)
             parts += [f"### Each ablation against {name}, paired by seed", ablations_tables(results, full)]
-    found, own = verdicts(results), variety_verdicts(results)
-    if found or own:
+    found, own = verdicts(results), {arm: own_verdicts(results, arm) for arm in OWN_ARMS}
+    if found or any(own.values()):
         note = (
             f"A claim holds here if its difference has the right sign and p < {SIGNIFICANT:g} in the two-sided "
             f"paired t-test; no correction for the number of claims. With {len(seeds)} seeds the signed-rank test "
@@ -163,9 +172,12 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
         parts += ["### Which claims show here", note]
     if found:
         parts.append("\n".join(f"- {sentence}" for sentence in found))
-    if own:
-        parts.append("Of ubgen + variety, by the same rule; no claim of the paper's, whose loss has no such term:")
-        parts.append("\n".join(f"- {sentence}" for sentence in own))
+    for arm, sentences in own.items():
+        if sentences:
+            parts.append(
+                f"Of {arm_label(arm)}, by the same rule; no claim of the paper's, whose loss has no such term:"
+            )
+            parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     return "\n\n".join(parts)
 
 

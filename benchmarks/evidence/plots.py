@@ -6,19 +6,25 @@ from typing import Any
 
 from benchmarks.evidence.figures import arm_label, arms_of, transfer_key, values_of
 from benchmarks.evidence.paired_tests import mean_error
-from benchmarks.evidence.stages import FULL_LOSS, VARIETY_ARM, ablation
+from benchmarks.evidence.stages import FULL_LOSS, LOGDET_ARM, VARIETY_ARM, ablation
 
 # Okabe and Ito's colours, which colour-blind readers can tell apart
 COLOURS = {
     "real": "#000000",
+    "unbiased": "#7F7F7F",
     "base": "#D55E00",
+    "prompted": "#A6761D",
+    "distilled": "#E7298A",
     "ubgen": "#0072B2",
     # not one of that palette; darker than all but black
     "ubgen_variety": "#6A3D9A",
+    "ubgen_logdet": "#117733",
     "no_en": "#E69F00",
     "no_in": "#009E73",
     "no_q": "#CC79A7",
     "weak_clip": "#56B4E9",
+    "with_en": "#8C510A",
+    "no_variety": "#882255",
 }
 _BIAS = (
     ("texture inclination", "texture inclination, %\n(lower is better)", 100.0),
@@ -29,6 +35,7 @@ _IMAGES = (
     ("own background", "own background, %\n(lower is better)", 100.0),
     ("own texture", "own texture, %\n(lower is better)", 100.0),
     ("background entropy", "background entropy, bits\n(higher is better)", 1.0),
+    ("hue entropy", "hue entropy, bits\n(higher is better)", 1.0),
     ("pairwise distance", "pairwise CLIP distance\n(higher is better)", 1.0),
 )
 _STYLE = {
@@ -133,12 +140,12 @@ def _draw_panels(results: Mapping[str, Any], panels, file: Path) -> None:
 
 
 def _colour(arm: str) -> str:
-    """An ablation of ubgen + variety has the colour of the same ablation of the paper's loss, and dashed lines."""
+    """An ablation of an arm of ubgen's own has the colour of the same ablation of the paper's loss."""
     return COLOURS[ablation(arm) or arm]
 
 
 def _line(arm: str) -> str:
-    return "--" if FULL_LOSS.get(arm) == VARIETY_ARM else "-"
+    return {VARIETY_ARM: "--", LOGDET_ARM: ":"}.get(FULL_LOSS.get(arm, ""), "-")
 
 
 def _values(results: Mapping[str, Any], arm: str, key: str) -> list[float]:

@@ -98,13 +98,17 @@ def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, 
 
     lora = None
     if "lora" in inputs:
-        step = settings["lora_step"]
+        step = settings.get("lora_step")
         lora = inputs["lora"] / "lora" / (f"checkpoint-{step}" if step is not None else "")
         if not (lora / LORA_FILE).is_file():
             raise StageError(f"{lora} holds no {LORA_FILE}; choose a lora_step at which a checkpoint was saved")
     torch.set_num_threads(settings["threads"])
+    classes: Any = list(CLASS_NAMES)
+    if "templates" in settings:
+        classes = folder / "classes.yaml"
+        classes.write_text(yaml.safe_dump({"classes": list(CLASS_NAMES), **settings["templates"]}), encoding="utf-8")
     generate_dataset(
-        list(CLASS_NAMES),
+        classes,
         folder / "dataset",
         lora=str(lora) if lora else None,
         samples_per_class=settings["samples_per_class"],
@@ -134,6 +138,32 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
     shutil.rmtree(folder, ignore_errors=True)
     (folder / "data").mkdir(parents=True)
     Dataset.from_dict(rows, features=features).to_parquet(folder / "data" / "train-00000-of-00001.parquet")
+
+
+def keep_recognised(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
+    """The images that the mini CLIP takes for their class: ``ubgen score``, then ``ubgen filter``."""
+    from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset
+    from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
+
+    scored = folder / "scored"
+    asked = ScoreCommandSettings(output_dir=str(scored), scores=["clip"], clip_model="mini", device="cpu")
+    score_dataset(inputs["images"] / "dataset", asked)
+    rules = FilterSettings(output_dir=str(folder / "dataset"), zero_shot_correct=True)
+    report = filter_dataset(scored, rules).report
+    return {"kept": report["num_kept"] / report["num_rows"]}
+
+
+def train_on_kept(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
+    """``train_denoiser.py`` on the kept images under the bare class names, resumed from its last checkpoint."""
+    from ubgen_training.denoising.command import main
+
+    file, output = folder / "config.yaml", folder / "lora"
+    file.write_text(yaml.safe_dump(settings["config"]), encoding="utf-8")
+    argv = ["--config", str(file), "--dataset", str(inputs["kept"] / "dataset"), "--output_dir", str(output)]
+    argv += ["--use_cpu", "true"]
+    if any(output.glob("checkpoint-*/trainer_state.json")):
+        argv += ["--resume_from_checkpoint", "last"]
+    _check(main(argv))
 
 
 def train_backbone(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
@@ -186,6 +216,8 @@ STAGES = {
     "clip": train_weak_clip,
     "lora": train_lora,
     "images": make_images,
+    "kept": keep_recognised,
+    "distilled": train_on_kept,
     "backbone": train_backbone,
     "measures": measure,
 }

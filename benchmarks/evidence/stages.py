@@ -1,6 +1,7 @@
 """The stages of the evidence and what each depends on; a stage's folder is named by a hash of all that goes into it.
 
     clip -> lora -> images -> backbone -> measures
+    images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
 
 The hash holds the stage's settings, the hashes of the stages it reads, and the weights of the models it loads. So two
 arms, or two commands, that ask for the same thing share it, and what is asked for with other settings is made anew.
@@ -18,22 +19,39 @@ import yaml
 
 from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, TEXTURE_NAMES
 
 # to be raised when a stage does something else than before with the same settings
-STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "backbone": 1, "measures": 1}
-UNTUNED_ARMS = ("real", "base")
-VARIETY_ARM = "ubgen_variety"
+STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "kept": 1, "distilled": 1, "backbone": 1, "measures": 2}
+# rendered scenes, and the bias that they have; None is the setting real_bias
+RENDERED_ARMS = {"real": None, "unbiased": 0.0}
+PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
+UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
+VARIETY_ARM, LOGDET_ARM = "ubgen_variety", "ubgen_logdet"
 _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
-_VARIETY_PREFIX = "variety_"
+# an arm with a full loss, how the names of its ablations begin, and what they leave out
+_ABLATIONS_OF = {
+    "ubgen": ("", _ABLATIONS),
+    VARIETY_ARM: ("variety_", _ABLATIONS),
+    # its loss has no L_en to leave out, so that one is added instead
+    LOGDET_ARM: ("logdet_", ("with_en", "no_in", "no_q", "no_variety", "weak_clip")),
+}
 # every ablation, and the arm with the full loss that it leaves something out of
-FULL_LOSS = dict.fromkeys(_ABLATIONS, "ubgen") | {_VARIETY_PREFIX + arm: VARIETY_ARM for arm in _ABLATIONS}
-TUNED_ARMS = ("ubgen", VARIETY_ARM, *FULL_LOSS)
-ARMS = UNTUNED_ARMS + TUNED_ARMS
+FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
+TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, *FULL_LOSS)
+ARMS = (*UNTUNED_ARMS, DISTILLED_ARM, *TUNED_ARMS)
 # the reward whose weight an ablation sets to 0
-_WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality"}
+_WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality", "no_variety": "logdet_variety"}
+# the weight of L_en where an ablation adds it
+_ADDED_EN_WEIGHT = 0.3
 VARIETY_REWARD = "class_variety"
 # a placeholder in the configuration for the folder of the stage `clip`, which is known only when the stage runs
 CLIP_FOLDER = "{clip}"
+# what a sceptic would do without any training: name every texture and background in the prompt
+PROMPT_TEMPLATES = {
+    "templates": ["a photo of a {texture} {name} on {background}"],
+    "attributes": {"texture": list(TEXTURE_NAMES), "background": list(BACKGROUND_NAMES)},
+}
 # one CLIP for all run seeds, as the paper has one smaller CLIP
 WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
@@ -102,6 +120,8 @@ class Recipe:
     threads: int
     variety_weight: float
     variety_training: Mapping[str, Any]
+    logdet: Mapping[str, Any]
+    distilling: Mapping[str, Any]
 
 
 def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
@@ -111,48 +131,66 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
         ValueError: an ablation that leaves out a reward which the training settings do not have.
     """
     name, common = f"{arm}/{seed}", {"threads": recipe.threads}
-    images: dict[str, Any] = {"samples_per_class": recipe.samples_per_class, "seed": seed}
     inputs = {}
-    if arm == "real":
-        images |= {"bias": recipe.real_bias}
-    else:
-        images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
-        images |= {"dtype": recipe.dtype}
     if arm in TUNED_ARMS:
         config = training_settings(recipe, arm) | {"seed": seed}
         clip = {}
         if ablation(arm) == "weak_clip":
             clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
         inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, clip)
-        images |= {"lora_step": recipe.lora_step}
-    dataset = Stage("images", name, recipe.root, images | common, inputs)
+    if arm == DISTILLED_ARM:
+        prompted = _images(recipe, PROMPTED_ARM, seed, {})
+        kept = Stage("kept", name, recipe.root, dict(common), {"images": prompted})
+        config = {"config": dict(recipe.distilling) | {"seed": seed}}
+        inputs["lora"] = Stage("distilled", name, recipe.root, config | common, {"kept": kept})
+    dataset = _images(recipe, arm, seed, inputs)
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
     backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
     both = {"images": dataset, "backbone": backbone}
     return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
 
 
+def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:
+    """The dataset of an arm, from the LoRA in ``inputs`` where it has one."""
+    images: dict[str, Any] = {"samples_per_class": recipe.samples_per_class, "seed": seed}
+    if arm in RENDERED_ARMS:
+        bias = RENDERED_ARMS[arm]
+        images |= {"bias": recipe.real_bias if bias is None else bias}
+    else:
+        images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
+        images |= {"dtype": recipe.dtype}
+    if arm == PROMPTED_ARM:
+        images |= {"templates": PROMPT_TEMPLATES}
+    if arm in TUNED_ARMS:
+        images |= {"lora_step": recipe.lora_step}
+    return Stage("images", f"{arm}/{seed}", recipe.root, images | {"threads": recipe.threads}, inputs)
+
+
 def ablation(arm: str) -> str | None:
     """What the arm leaves out of its full loss, by the name that the paper's ablation of it has; None: nothing."""
-    return arm.removeprefix(_VARIETY_PREFIX) if arm in FULL_LOSS else None
+    return arm.removeprefix(_ABLATIONS_OF[FULL_LOSS[arm]][0]) if arm in FULL_LOSS else None
 
 
 def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     """The settings of ``train_ubgen.py`` for an arm.
 
     ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
-    ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds a reward to the full loss that is not the paper's,
-    and ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
+    ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds ``class_variety`` to the full loss, and
+    ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
+    ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety`` and no adversarial term.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
-    config, left_out = dict(recipe.training), ablation(arm)
+    left_out = ablation(arm)
+    config = dict(recipe.logdet if LOGDET_ARM in (arm, FULL_LOSS.get(arm)) else recipe.training)
     has_variety = VARIETY_ARM in (arm, FULL_LOSS.get(arm))
     if has_variety:
         config |= recipe.variety_training
     if left_out == "no_en":
         config["adversarial_weight"] = 0.0
+    if left_out == "with_en":
+        config["adversarial_weight"] = _ADDED_EN_WEIGHT
     if left_out == "weak_clip":
         config["clip_model"] = f"mini:{CLIP_FOLDER}"
     names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
@@ -213,6 +251,8 @@ def model_hashes(kind: str) -> tuple[str, ...]:
         "clip": [],
         "lora": [model, clip, _CLASSIFIER],
         "images": [model],
+        "kept": [clip],
+        "distilled": [model],
         "backbone": [],
         "measures": [clip, _CLASSIFIER],
     }

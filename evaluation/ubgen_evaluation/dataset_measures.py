@@ -15,6 +15,7 @@ from .factor_statistics import class_accuracy, factor_entropy, own_share
 from .feature_extraction import extract_features, open_image
 from .fidelity import fidelity
 from .intervals import Interval, bootstrap_interval
+from .object_hue import NUM_HUES, object_hue
 
 
 def measure_dataset(
@@ -102,6 +103,7 @@ def _mini_factors(images: LabelledImages, labels: np.ndarray, settings: Evaluate
         # without intervals: resampled entropies are lower than the sample's, so theirs would not hold it
         "background entropy": _plain(factor_entropy(judged["background"], len(BACKGROUND_NAMES), world, number).mean),
         "texture entropy": _plain(factor_entropy(judged["texture"], len(TEXTURE_NAMES), world, number).mean),
+        "hue entropy": _plain(factor_entropy(object_hue(pixels), NUM_HUES + 1, world, number).mean),
     }
 
 

@@ -26,6 +26,7 @@ DIRECTIONS = {
     "own texture": -1,
     "background entropy": 1,
     "texture entropy": 1,
+    "hue entropy": 1,
     "class accuracy": 1,
     "pairwise distance": 1,
     "background similarity gap": -1,

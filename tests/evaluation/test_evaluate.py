@@ -65,6 +65,8 @@ def test_the_command(backbone, worlds, tmp_path):
     assert biased["own background"]["low"] > unbiased["own background"]["high"]
     for figure in ("background entropy", "texture entropy", "pairwise distance"):
         assert biased[figure]["value"] < unbiased[figure]["value"], figure
+    # colours are tied to no class in either world
+    assert biased["hue entropy"]["value"] > 2 and unbiased["hue entropy"]["value"] > 2
     assert biased["background similarity gap"]["value"] > unbiased["background similarity gap"]["value"] + 0.2
     assert unbiased["FID"]["value"] == pytest.approx(0, abs=1e-3) and biased["FID"]["value"] > 1e-3
     markdown = (tmp_path / "out" / "report.md").read_text()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
+from safetensors.torch import save_file
 from transformers import TrainerCallback
 
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
@@ -25,6 +26,7 @@ from ubgen_training.ddpo.ddpo_config import DDPOConfig
 from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
 from ubgen_training.ddpo.policy_sampler import PolicySampler
 from ubgen_training.lora.adapter import LoraSettings
+from ubgen_training.rewards.logdet_variety import LogDetVarietyReward
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
@@ -106,9 +108,21 @@ def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kin
     return trainer_type(sampler, config, NAMES, reward or BrightnessReward(), encoder, callbacks=callbacks)
 
 
-def run(model, output_dir, clip=None, resume=None, kill_inside_step=None, kill_at_checkpoint=None, **settings):
-    """One training run; ``kill_…`` names the update that it does not survive. Returns the trainer."""
-    reward = BrightnessReward()
+def run(
+    model,
+    output_dir,
+    clip=None,
+    resume=None,
+    kill_inside_step=None,
+    kill_at_checkpoint=None,
+    variety=False,
+    **settings,
+):
+    """One training run; ``kill_…`` names the update that it does not survive. Returns the trainer.
+
+    With ``variety`` the reward is the one that remembers images and compares those of all processes.
+    """
+    reward = LogDetVarietyReward(load_clip_encoder("mini"), NAMES, memory=3) if variety else BrightnessReward()
     callbacks = [] if kill_inside_step is None else [KillInsideAccumulation(kill_inside_step)]
     trainer = build_trainer(model, output_dir, clip, reward, callbacks, **settings)
     commit = trainer_checkpoints.commit_checkpoint
@@ -122,8 +136,16 @@ def run(model, output_dir, clip=None, resume=None, kill_inside_step=None, kill_a
         trainer_checkpoints.commit_checkpoint = commit_or_die
     trainer.train(resume_from_checkpoint=resume)
     rank = trainer.args.process_index
-    Path(output_dir, f"seen_{rank}.json").write_text(json.dumps(reward.seen))
+    if isinstance(reward, BrightnessReward):
+        Path(output_dir, f"seen_{rank}.json").write_text(json.dumps(reward.seen))
+    else:
+        save_file(tensors_of(reward.state_dict()), Path(output_dir, f"remembered_{rank}.safetensors"))
     return trainer
+
+
+def tensors_of(state):
+    """What a :class:`LogDetVarietyReward` has noted, as tensors by name."""
+    return {"centre": state["centre"]} | {f"class {label}": rows for label, rows in state["remembered"].items()}
 
 
 def main(file):

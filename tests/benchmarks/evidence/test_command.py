@@ -6,6 +6,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +16,8 @@ import yaml
 from benchmarks.evidence import command, figures, lanes, page, stage_work, stages
 from support import ROOT
 from ubgen_evaluation import mini_sets
+from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 TINY_TRAINING = [
     *("max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "num_inference_steps=3", "num_gradient_steps=1"),
@@ -69,6 +72,8 @@ def keys(folder: Path, **settings) -> dict[str, str]:
         # of another arm
         ({"variety_weight": 0.5}, set()),
         ({"set_variety": ["max_steps=3"]}, set()),
+        ({"set_logdet": ["max_steps=3"]}, set()),
+        ({"set_distilling": ["max_steps=3"]}, set()),
         ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
         ({"num_scenes": 101}, {"measures"}),
         ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
@@ -94,7 +99,7 @@ def test_both_commands_share_the_stages_they_have_in_common(tmp_path):
 
 
 def test_each_ablation_reaches_the_training_settings(tmp_path):
-    runs = command.list_runs(tiny(tmp_path, arms=["real", "base", *stages.TUNED_ARMS]))
+    runs = command.list_runs(tiny(tmp_path, arms=[*stages.UNTUNED_ARMS, *stages.TUNED_ARMS]))
     configs = {run.arm: stage.settings["config"] for run in runs for stage in run.stages if stage.kind == "lora"}
     assert configs.keys() == set(stages.TUNED_ARMS)
     full = configs["ubgen"]
@@ -104,6 +109,18 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     alignment, quality = full["reward_weights"]
     assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0
     with_variety = {"reward_funcs": ["clip_alignment", "quality", "class_variety"]}
+    logdet = {arm: differing.pop(arm) for arm in list(differing) if "logdet" in arm}
+    own = logdet.pop("ubgen_logdet")
+    assert own["reward_funcs"] == ["clip_alignment", "quality", "logdet_variety"] and own["adversarial_weight"] == 0.0
+    fit, good, varied = own["reward_weights"]
+    assert {arm: {k: v for k, v in changes.items() if v != own.get(k)} for arm, changes in logdet.items()} == {
+        "logdet_with_en": {},
+        "logdet_no_in": {"reward_weights": [0.0, good, varied]},
+        "logdet_no_q": {"reward_weights": [fit, 0.0, varied]},
+        "logdet_no_variety": {"reward_weights": [fit, good, 0.0]},
+        "logdet_weak_clip": {"clip_model": "mini:{clip}"},
+    }
+    assert configs["logdet_with_en"] == configs["ubgen_logdet"] | {"adversarial_weight": full["adversarial_weight"]}
     assert differing == {
         "ubgen": {},
         "ubgen_variety": with_variety | {"reward_weights": [alignment, quality, 0.5]},
@@ -119,10 +136,41 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     other = command.list_runs(tiny(tmp_path, arms=list(stages.TUNED_ARMS), set_variety=["max_steps=3"]))
     changed = {run.arm: s.settings["config"] for run in other for s in run.stages if s.kind == "lora"}
     for arm, config in configs.items():
-        assert changed[arm] == (config | {"max_steps": 3} if "variety" in arm else config)
+        has_changed = arm == "ubgen_variety" or arm.startswith("variety_")
+        assert changed[arm] == (config | {"max_steps": 3} if has_changed else config)
     # the arms of a seed start from the same noise
     images = [stage.settings["seed"] for run in runs for stage in run.stages if stage.kind == "images"]
     assert images == [0] * len(runs)
+
+
+def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
+    runs = command.list_runs(tiny(tmp_path, arms=["real", "unbiased", "base", "prompted", "distilled"]))
+    kinds = {run.arm: [stage.kind for stage in run.stages] for run in runs}
+    assert kinds["prompted"] == kinds["base"] == ["images", "backbone", "measures"]
+    # the LoRA of `distilled` is trained on the very images of `prompted`
+    assert kinds["distilled"] == ["images", "kept", "distilled", "images", "backbone", "measures"]
+    stage = {run.arm: run.stages for run in runs}
+    assert stage["distilled"][0].key == stage["prompted"][0].key
+    assert stage["real"][0].settings["bias"] == command.REAL_BIAS and stage["unbiased"][0].settings["bias"] == 0
+    assert "templates" not in stage["distilled"][3].settings
+
+
+def test_prompted_images_are_distilled(tmp_path):
+    distilling = ["max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "lora_rank=2"]
+    settings = tiny(tmp_path, arms=["distilled"], set_distilling=distilling, samples_per_class=4)
+    # what comes after is the same for every arm
+    assert command.run_evidence(replace(settings, stages_only=["images", "kept", "distilled"])) == 0
+    (distilled,) = command.list_runs(settings)
+    rows = load_labelled_images(str(distilled.stages[0].folder / "dataset")).rows
+    prompts = rows["prompt"]
+    assert all(prompt.startswith("a photo of a ") and " on " in prompt for prompt in prompts)
+    assert len(set(prompts)) == len(prompts) == 40
+    kept = distilled.stages[1]
+    share = json.loads((kept.folder / "done.json").read_text("utf-8"))["figures"]["kept"]
+    assert len(load_labelled_images(str(kept.folder / "dataset")).rows) == round(share * 40) > 0
+    drawn = load_labelled_images(str(distilled.stages[3].folder / "dataset")).rows
+    assert set(drawn["prompt"]) == set(CLASS_NAMES)
+    assert (distilled.stages[2].folder / "lora" / stage_work.LORA_FILE).is_file()
 
 
 def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed():
@@ -295,6 +343,20 @@ def test_what_is_not_the_papers_is_said_to_be_ours(results):
         assert [line[: line.index("|", 1) + 1] for line in section.splitlines() if "no_en" in line] == rows
     assert "- **ubgen + variety**: **not the paper's**" in text and "in ubgen + variety: 0.25." in text
     assert "drawn in float32, each stage ran on 1 thread; bfloat16 was asked for" in text
+
+
+def test_the_arm_with_log_det_has_tables_and_verdicts_of_its_own(results):
+    with_arm = results | {"settings": results["settings"] | {"arms": ["base", "ubgen_variety", "ubgen_logdet"]}}
+    with_arm["runs"] = list(results["runs"])
+    for seed in range(5):
+        values = {figure.key: 0.5 + 0.01 * seed for figure in figures.all_figures(results)}
+        values["hue entropy"] += 0.3 + 0.01 * seed
+        with_arm["runs"].append({"arm": "ubgen_logdet", "seed": seed, "figures": values, "seconds": {}})
+    text = page.page_text(with_arm)
+    for other in ("base", "ubgen + variety"):
+        assert f"### ubgen + log-det (not the paper's) against {other}, paired by seed" in text
+        assert f"- **Holds.** hue entropy, bits: ubgen + log-det is 0.320 higher than {other}, p < 0.001." in text
+    assert "- **ubgen + log-det**: **not the paper's**" in text and "against unbiased" not in text
 
 
 def test_an_arm_with_fewer_seeds_says_so_and_is_compared_on_those(results):

@@ -16,6 +16,7 @@ from support.training_worker import NAMES as TRAINED_NAMES
 from support.training_worker import build_trainer
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_training.checkpoints.state import load_state
+from ubgen_training.reward_training.build_rewards import probe_rewards
 from ubgen_training.rewards.class_variety import ClassVarietyReward
 from ubgen_training.rewards.logdet_variety import LogDetVarietyReward
 
@@ -263,3 +264,34 @@ def test_the_commands_train_with_it_by_name(script, random_mini_model, tmp_path)
     assert done.returncode == 0, done.stderr[-3000:]
     state = load_state(tmp_path / "out" / "checkpoint-1" / "extra_state.safetensors")["rewards"]["logdet_variety"]
     assert state["num_batches"] == 1 and all(len(rows) == 2 for rows in state["remembered"].values())
+
+
+def test_two_classes_with_one_text_are_warned_about_by_name():
+    class _SameTexts(_Encoder):
+        def encode_texts(self, texts):
+            features = self.texts[: len(texts)].clone()
+            # longer, and of the same direction
+            features[2] = 3 * features[0]
+            return features
+
+    with pytest.warns(UserWarning, match="classes 'circle' and 'ring' have the same text features in clip_model"):
+        LogDetVarietyReward(_SameTexts(), NAMES)
+
+
+def test_a_memory_that_the_run_never_fills_is_warned_about(random_mini_model, tmp_path):
+    reward = LogDetVarietyReward(load_clip_encoder("mini"), TRAINED_NAMES, memory=50)
+    settings = {"class_repeats": 4, "images_per_class_in_batch": 2, "per_device_train_batch_size": 4, "max_steps": 6}
+    settings["gradient_accumulation_steps"] = 1
+    shown = f"{6 * 4 / len(TRAINED_NAMES):.1f}"
+    with pytest.warns(UserWarning, match=f"variety_memory is 50, but the run shows only about {shown} images"):
+        build_trainer(random_mini_model, tmp_path, reward=reward, **settings)
+
+
+def test_an_encoder_with_constant_features_is_refused():
+    class _Constant(_Encoder):
+        def encode_images(self, images):
+            return images.flatten(1)[:, :WIDTH] * 0 + 1
+
+    with pytest.raises(ValueError, match="clip_model gives different images of noise the same features"):
+        probe_rewards([_reward()], NAMES, height=16, width=16, encoder=_Constant())
+    probe_rewards([_reward()], NAMES, height=16, width=16, encoder=_Encoder())

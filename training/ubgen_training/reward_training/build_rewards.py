@@ -29,6 +29,8 @@ from .config import SamplerConfig
 PYIQA_PREFIX = "pyiqa:"
 # values of the images of noise: inside (0, 1), since some rewards have no gradient on a black image
 PROBE_RANGE = (0.2, 0.8)
+# of the features' size, by which those of different images must differ; rounding alone stays below
+_LEAST_SPREAD = 1e-5
 # those that read the features of clip_model
 CLIP_REWARDS = frozenset({"clip_alignment", "class_variety", "logdet_variety"})
 
@@ -117,7 +119,8 @@ def probe_rewards(
         differentiable: whether the rewards must have a gradient.
 
     Raises:
-        ValueError: a reward answers with a wrong shape or, where one is needed, without gradient.
+        ValueError: a reward answers with a wrong shape or, where one is needed, without gradient; or the encoder
+            gives different images the same features.
         FloatingPointError: a value is not finite.
     """
     low, high = PROBE_RANGE
@@ -132,12 +135,23 @@ def probe_rewards(
         seeds = tuple(range(len(labels)))
         with torch.set_grad_enabled(differentiable):
             features = encoder.encode_images(images) if encoder is not None else None
+            if features is not None:
+                _check_features(features)
             for reward in probed:
                 if differentiable:
                     check_differentiable(reward)
                 values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=seeds)
                 if differentiable:
                     _check_gradient(reward_name(reward), values, images)
+
+
+def _check_features(features: torch.Tensor) -> None:
+    spread, size = (features - features[:1]).detach().abs().max(), features.detach().abs().max()
+    if spread <= _LEAST_SPREAD * size:
+        raise ValueError(
+            "clip_model gives different images of noise the same features, so no reward can compare images by them; "
+            "check its weights, or name another clip_model."
+        )
 
 
 def _check_gradient(name: str, values: torch.Tensor, images: torch.Tensor) -> None:

@@ -1,25 +1,44 @@
 """The reward of individual image alignment: how well an image fits its own class's description (paper Eq. 6)."""
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch.nn.functional import cosine_similarity
+from torch.nn.functional import cosine_similarity, normalize
 
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 PAIRINGS = ("matching", "all")
 
+# cosine above which two texts are one to the encoder; rounding keeps equal ones from 1
+_SAME_TEXT = 1 - 1e-5
+
 
 def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt: str) -> torch.Tensor:
     """Features ``(N, F)`` of ``prompt`` with each of the N names in the place of ``{name}``.
+
+    Warns where two classes have one text to the encoder, which then cannot tell their images apart.
 
     Raises:
         ValueError: a ``prompt`` without ``{name}``.
     """
     if "{name}" not in prompt:
         raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
-    return encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
+    features = encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
+    units = normalize(features.detach().float(), dim=-1)
+    for label in range(1, len(units)):
+        # one row at a time: a class list may hold many thousand names
+        alike = (units[:label] @ units[label]) > _SAME_TEXT
+        if alike.any():
+            first, second = class_names[int(alike.nonzero()[0])], class_names[label]
+            warnings.warn(
+                f"classes {first!r} and {second!r} have the same text features in clip_model, so no reward of it can "
+                "tell their images apart; give them other names, or another clip_prompt.",
+                stacklevel=3,
+            )
+            break
+    return features
 
 
 class ClipAlignmentReward:

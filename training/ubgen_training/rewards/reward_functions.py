@@ -157,3 +157,15 @@ def check_partners(
         raise ValueError(f"{facts} no batch holds two; {advice}.")
     if share < _LEAST_SHARE:
         warnings.warn(f"{facts} only {share:.0%} of the images have another of their class; {advice}.", stacklevel=3)
+
+
+def check_memory(rewards: Sequence[Any], images_per_class: float) -> None:
+    """Warn where a reward's ``memory`` of a class's images is larger than what a run shows of a class."""
+    for reward in rewards:
+        memory = getattr(reward, "memory", 0)
+        if memory > images_per_class:
+            warnings.warn(
+                f"variety_memory is {memory}, but the run shows only about {images_per_class:.1f} images of each "
+                f"class, so reward {reward_name(reward)!r} never remembers that many; train for longer, or lower it.",
+                stacklevel=3,
+            )

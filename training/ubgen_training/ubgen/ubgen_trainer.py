@@ -15,7 +15,7 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.micro_steps import MicroSteps
 from ..reward_training.trainer import SamplerTrainer, choose_seeds
-from ..rewards.reward_functions import RewardFunction, check_finite, check_partners
+from ..rewards.reward_functions import RewardFunction, check_finite, check_memory, check_partners
 from ..sampler.sampler_model import SamplerModel
 from .adversarial_term import AdversarialSettings, AdversarialTerm
 from .ubgen_config import UbGenConfig
@@ -57,6 +57,10 @@ class UbGenTrainer(SamplerTrainer):
         size = args.images_per_class_in_batch
         sizes = (len(self.class_names), args.class_repeats, args.per_device_train_batch_size, size)
         check_partners(self.reward_funcs, *sizes)
+        images = args.class_repeats * args.num_train_epochs
+        if args.max_steps > 0:
+            images = args.max_steps * args.images_per_update / len(self.class_names)
+        check_memory(self.reward_funcs, images)
         if size > 1:
             # a row stands for a group of images, so that whatever shuffles, shards and resumes keeps them together
             labels = list(range(len(self.class_names))) * (args.class_repeats // size)

@@ -1,0 +1,182 @@
+"""The search for a reward of variety that holds in every seed, on validation seeds and scenes alone.
+
+    python -m benchmarks.variety_search                     # goes on from what is there
+    python -m benchmarks.variety_search --arms "300 updates" --seeds 1000
+
+``variety_search.yaml`` says what each arm changes. Every stage is one of :mod:`benchmarks.evidence` and is kept under
+a hash of its settings, so arms that train alike share the training, and the command can be stopped and started again.
+"""
+
+import json
+import signal
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import yaml
+
+from benchmarks.evidence.command import CONFIGS, EvidenceSettings, list_runs
+from benchmarks.evidence.lanes import Lanes
+from benchmarks.evidence.stages import STAGE_VERSIONS, Run
+from ubgen_pipeline.commands.console import say_error
+from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.files.whole_files import write_whole_text
+
+ARMS_FILE = Path(__file__).with_suffix(".yaml")
+# (key of the figure, heading, printed as percent)
+COLUMNS = (
+    ("transfer novel silhouettes", "transfer, 1,000", True),
+    ("transfer novel silhouettes 10%", "100 images", True),
+    ("accuracy", "accuracy", True),
+    ("texture inclination", "inclination", True),
+    ("background gap", "gap", True),
+    ("class accuracy", "recognised", True),
+    ("own background", "own background", True),
+    ("background entropy", "background, bits", False),
+    ("texture entropy", "texture, bits", False),
+    ("hue entropy", "hue, bits", False),
+)
+
+
+class SearchArm(NamedTuple):
+    """What is trained: ``changes`` are settings of train_ubgen.py; ``lora_step`` takes the LoRA after so many."""
+
+    name: str
+    changes: Mapping[str, Any]
+    lora_step: int | None
+    seeds: Sequence[int]
+
+
+class SearchRun(NamedTuple):
+    """An arm with one seed."""
+
+    arm: SearchArm
+    run: Run
+
+
+@dataclass(frozen=True)
+class SearchSettings:
+    """Settings of the search."""
+
+    output_dir: str = field_help("folder of every stage", "variety_search")
+    arms_file: str = field_help("YAML file of the arms", str(ARMS_FILE))
+    arms: list[str] | None = field_help("names of arms; all of the file, if not given", None)
+    seeds: list[int] | None = field_help("validation seeds; those of the file, if not given", None)
+    page: str = field_help("file of the table", "results/variety_search.md")
+    workers: int | None = field_help("stages at the same time; as many as there are cores, if not given", None)
+    stages_only: list[str] | None = field(
+        default=None, metadata={"help": f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}"}
+    )
+
+
+def read_arms(settings: SearchSettings) -> list[SearchArm]:
+    """The arms that are asked for.
+
+    Raises:
+        ValueError: a file that cannot be read, an arm without a name or with one given twice, or one asked for that
+            is not there.
+    """
+    try:
+        read = yaml.safe_load(Path(settings.arms_file).read_text(encoding="utf-8"))
+        found = [
+            SearchArm(
+                str(arm["name"]),
+                dict(read.get("common") or {}) | dict(arm.get("set") or {}),
+                arm.get("lora_step"),
+                settings.seeds or arm.get("seeds") or read["seeds"],
+            )
+            for arm in read["arms"]
+        ]
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"arms_file {settings.arms_file!r} could not be read ({error!r}); write seeds, and arms with a name each, "
+            f"as {ARMS_FILE.name} has them."
+        ) from error
+    names = [arm.name for arm in found]
+    if len({*names}) != len(names):
+        raise ValueError(f"arms_file {settings.arms_file!r} has the arms {names}; name each once.")
+    unknown = [name for name in settings.arms or () if name not in names]
+    if unknown:
+        raise ValueError(f"arms holds {unknown[0]!r}; {settings.arms_file} has {', '.join(names)}.")
+    return [arm for arm in found if settings.arms is None or arm.name in settings.arms]
+
+
+def list_search_runs(settings: SearchSettings) -> list[SearchRun]:
+    """Every arm and seed, an arm's seeds one after the other.
+
+    Raises:
+        ValueError: a setting that cannot work, or a seed of the test split.
+    """
+    runs = []
+    for arm in read_arms(settings):
+        changes = [f"{name}={json.dumps(value)}" for name, value in arm.changes.items()]
+        asked = EvidenceSettings(
+            output_dir=settings.output_dir,
+            arms=["ubgen"],
+            seeds=list(arm.seeds),
+            split="validation",
+            training_config=str(CONFIGS / "mini_evidence.yaml"),
+            set=changes,
+            lora_step=arm.lora_step,
+            workers=settings.workers,
+        )
+        runs += [SearchRun(arm, run) for run in list_runs(asked)]
+    return runs
+
+
+def search_table(runs: Sequence[SearchRun]) -> str:
+    """A row for every run that is done, in Markdown."""
+    lines = [f"| arm | seed | {' | '.join(heading for _, heading, _ in COLUMNS)} |"]
+    lines.append(f"|---|---:|{'---:|' * len(COLUMNS)}")
+    for arm, run in runs:
+        if run.measures.is_done:
+            figures = json.loads((run.measures.folder / "done.json").read_text(encoding="utf-8"))["figures"]
+            values = [_figure_text(figures.get(key), is_share) for key, _, is_share in COLUMNS]
+            lines.append(f"| {arm.name} | {run.seed} | {' | '.join(values)} |")
+    return "\n".join(lines)
+
+
+def _figure_text(value: float | None, is_share: bool) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.1%}" if is_share else f"{value:.2f}"
+
+
+def run_search(settings: SearchSettings) -> int:
+    """Run what is not done and write the table of what is; the number of failed stages."""
+    runs = list_search_runs(settings)
+    wanted = settings.stages_only or list(STAGE_VERSIONS)
+    stages = {stage.key: stage for found in runs for stage in found.run.stages if stage.kind in wanted}
+    # SIGTERM stops the stages, too, as an interrupt at the keyboard does
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    num_threads = 1
+    failed = Lanes(EvidenceSettings(workers=settings.workers).num_lanes, num_threads).run(list(stages.values()))
+    table = search_table(runs)
+    print(f"\n{table}\n\ntable: {settings.page}")
+    write_whole_text(Path(settings.page), f"# Search for variety\n\n{_ABOUT}\n\n{table}\n")
+    for stage in failed:
+        say_error(f"{stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}")
+    return len(failed)
+
+
+_ABOUT = (
+    "One row per arm and seed, on the validation split: `python -m benchmarks.variety_search` makes what is missing "
+    "and writes this page. `benchmarks/variety_search.yaml` says what each arm changes."
+)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Parse and run; 2 for a bad setting, 1 when a stage failed, 130 after an interrupt."""
+
+    def body(argv: Sequence[str]) -> int:
+        about = (__doc__ or "").partition("\n")[0]
+        asked = parse_settings(SearchSettings, argv, prog="python -m benchmarks.variety_search", description=about)
+        return 1 if run_search(asked) else 0
+
+    return run_command(body, argv)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

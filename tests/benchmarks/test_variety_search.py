@@ -1,0 +1,98 @@
+"""The search for variety: what its arms change, that they share trainings, and its table."""
+
+import json
+
+import pytest
+import yaml
+
+from benchmarks import variety_search
+from benchmarks.evidence.command import FIRST_VALIDATION_SEED
+from benchmarks.variety_search import SearchSettings, list_search_runs, read_arms, search_table
+
+
+def arms_file(folder, **content):
+    file = folder / "arms.yaml"
+    file.write_text(yaml.safe_dump({"seeds": [1000], "arms": [{"name": "one"}]} | content), encoding="utf-8")
+    return str(file)
+
+
+def lora(found):
+    (stage,) = (stage for stage in found.run.stages if stage.kind == "lora")
+    return stage
+
+
+def test_the_shipped_arms_are_on_validation_seeds_and_share_trainings(tmp_path):
+    runs = list_search_runs(SearchSettings(output_dir=str(tmp_path)))
+    assert runs and all(found.run.seed >= FIRST_VALIDATION_SEED for found in runs)
+    by_settings = {}
+    for found in runs:
+        trained = json.dumps(lora(found).settings, sort_keys=True)
+        by_settings.setdefault(trained, set()).add(lora(found).key)
+        assert lora(found).settings["config"] | dict(found.arm.changes) == lora(found).settings["config"]
+    assert all(len(keys) == 1 for keys in by_settings.values())
+    assert len(by_settings) < len(runs)
+
+
+def test_an_arms_changes_and_seeds_are_its_own(tmp_path):
+    file = arms_file(
+        tmp_path,
+        common={"max_steps": 4},
+        arms=[{"name": "one"}, {"name": "two", "set": {"max_steps": 8}, "seeds": [1001, 1002], "lora_step": 4}],
+    )
+    runs = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))
+    assert [(found.arm.name, found.run.seed) for found in runs] == [("one", 1000), ("two", 1001), ("two", 1002)]
+    assert [lora(found).settings["config"]["max_steps"] for found in runs] == [4, 8, 8]
+    asked = SearchSettings(output_dir=str(tmp_path), arms_file=file, arms=["two"], seeds=[1003])
+    assert [(arm.name, arm.seeds) for arm in read_arms(asked)] == [("two", [1003])]
+
+
+def test_the_table_has_a_row_for_each_run_that_is_done(tmp_path):
+    file = arms_file(tmp_path, arms=[{"name": "one"}, {"name": "two", "set": {"max_steps": 8}}])
+    runs = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))
+    figures = {"transfer novel silhouettes": 0.654, "hue entropy": 3.2, "accuracy": 0.5}
+    folder = runs[1].run.measures.folder
+    folder.mkdir(parents=True)
+    (folder / "done.json").write_text(json.dumps({"seconds": 1, "figures": figures}), encoding="utf-8")
+    head, _, row = search_table(runs).splitlines()
+    cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert cells["arm"] == "two" and cells["transfer, 1,000"] == "65.4%" and cells["hue, bits"] == "3.20"
+    assert cells["recognised"] == "-"
+
+
+def test_the_command_stops_at_the_training_where_asked(tmp_path, monkeypatch):
+    changes = {
+        "max_steps": 1,
+        "save_steps": 1,
+        "per_device_train_batch_size": 4,
+        "images_per_class_in_batch": 2,
+        "class_repeats": 2,
+        "num_inference_steps": 2,
+        "num_gradient_steps": 1,
+        "lora_rank": 2,
+        "heldout_steps": 0,
+        "discriminator_warmup_steps": 1,
+        "reward_funcs": ["clip_alignment", "quality", "logdet_variety"],
+        "reward_weights": [1.0, 0.1, 0.5],
+    }
+    file, page = arms_file(tmp_path, common=changes), tmp_path / "page.md"
+    flags = ["--output_dir", str(tmp_path / "out"), "--arms_file", file, "--page", str(page), "--workers", "1"]
+    assert variety_search.main([*flags, "--stages_only", "lora"]) == 0
+    (found,) = list_search_runs(SearchSettings(output_dir=str(tmp_path / "out"), arms_file=file))
+    assert lora(found).is_done and not found.run.measures.is_done
+    assert "benchmarks.variety_search" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("content", "settings", "message"),
+    [
+        ({"arms": [{"name": "one"}, {"name": "one"}]}, {}, "name each once"),
+        ({"arms": [{"set": {}}]}, {}, "with a name each"),
+        ({"arms": 3}, {}, "could not be read"),
+        ({}, {"arms": ["other"]}, "arms holds 'other'"),
+        ({}, {"seeds": [3]}, "seeds are"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, content, settings, message):
+    asked = SearchSettings(output_dir=str(tmp_path), arms_file=arms_file(tmp_path, **content), **settings)
+    with pytest.raises(ValueError, match=message):
+        list_search_runs(asked)
