@@ -16,7 +16,7 @@ import yaml
 from benchmarks.evidence import command, figures, lanes, page, stage_work, stages
 from support import ROOT
 from ubgen_evaluation import mini_sets
-from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 TINY_TRAINING = [
@@ -161,15 +161,14 @@ def test_prompted_images_are_distilled(tmp_path):
     # what comes after is the same for every arm
     assert command.run_evidence(replace(settings, stages_only=["images", "kept", "distilled"])) == 0
     (distilled,) = command.list_runs(settings)
-    rows = load_labelled_images(str(distilled.stages[0].folder / "dataset")).rows
-    prompts = rows["prompt"]
+    prompts = StoredRows(distilled.stages[0].folder / "dataset").column("prompt")
     assert all(prompt.startswith("a photo of a ") and " on " in prompt for prompt in prompts)
     assert len(set(prompts)) == len(prompts) == 40
     kept = distilled.stages[1]
     share = json.loads((kept.folder / "done.json").read_text("utf-8"))["figures"]["kept"]
-    assert len(load_labelled_images(str(kept.folder / "dataset")).rows) == round(share * 40) > 0
-    drawn = load_labelled_images(str(distilled.stages[3].folder / "dataset")).rows
-    assert set(drawn["prompt"]) == set(CLASS_NAMES)
+    assert len(StoredRows(kept.folder / "dataset")) == round(share * 40) > 0
+    drawn = StoredRows(distilled.stages[3].folder / "dataset")
+    assert set(drawn.column("prompt")) == set(CLASS_NAMES)
     assert (distilled.stages[2].folder / "lora" / stage_work.LORA_FILE).is_file()
 
 
