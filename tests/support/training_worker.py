@@ -122,7 +122,7 @@ def run(
 
     With ``variety`` the reward is the one that remembers images and compares those of all processes.
     """
-    reward = LogDetVarietyReward(load_clip_encoder("mini"), NAMES, memory=3) if variety else BrightnessReward()
+    reward = LogDetVarietyReward(load_clip_encoder("mini"), NAMES, memory=4) if variety else BrightnessReward()
     callbacks = [] if kill_inside_step is None else [KillInsideAccumulation(kill_inside_step)]
     trainer = build_trainer(model, output_dir, clip, reward, callbacks, **settings)
     commit = trainer_checkpoints.commit_checkpoint
