@@ -115,7 +115,7 @@ def test_equal_rewards_have_no_advantage():
 
 @pytest.mark.parametrize("window, min_count", [(0, 0), (4, 0), (4, 5)])
 def test_counts_that_cannot_work_are_refused(window, min_count):
-    with pytest.raises(ValueError, match=f"statistics_min_count is {min_count}"):
+    with pytest.raises(ValueError, match=f"^min_count is {min_count} and window is {window}"):
         ClassStatistics(window, min_count)
 
 

@@ -132,7 +132,7 @@ def test_a_figure_added_on_resume_waits_for_a_full_window():
     assert len(messages) == 1
 
 
-@pytest.mark.parametrize("settings, named", [({"window": 3}, "alarm_window is 3"), ({"tolerance": -1}, "alarm_tol")])
+@pytest.mark.parametrize("settings, named", [({"window": 3}, "^window is 3"), ({"tolerance": -1}, "^tolerance is -1")])
 def test_bad_settings_are_named(settings, named):
     with pytest.raises(ValueError, match=named):
         RewardAlarm(**settings)

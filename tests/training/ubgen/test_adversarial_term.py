@@ -125,11 +125,11 @@ def test_state_of_other_widths_is_refused():
 
 
 def test_one_class_and_unknown_switches_are_named():
-    with pytest.raises(ValueError, match="holds 1 class"):
+    with pytest.raises(ValueError, match="text_features holds 1 class"):
         _term(num_classes=1)
-    with pytest.raises(ValueError, match="adversarial_form is 'hinge'"):
+    with pytest.raises(ValueError, match="form is 'hinge'"):
         _term(form="hinge")
-    with pytest.raises(ValueError, match="adversarial_text is 'any'"):
+    with pytest.raises(ValueError, match="text_choice is 'any'"):
         _term(text_choice="any")
 
 
@@ -202,10 +202,10 @@ def test_a_resumed_term_goes_on_with_its_noise(tmp_path):
 @pytest.mark.parametrize(
     "setting, named",
     [
-        ({"noise": -1.0}, "discriminator_noise is -1.0"),
-        ({"noise_steps": 0}, "discriminator_noise_steps is 0"),
-        ({"r1": -1.0}, "discriminator_r1 is -1.0"),
-        ({"discriminator_form": "mine"}, "discriminator_form is 'mine'"),
+        ({"noise": -1.0}, "^noise is -1.0"),
+        ({"noise_steps": 0}, "^noise_steps is 0"),
+        ({"r1": -1.0}, "^r1 is -1.0"),
+        ({"discriminator_form": "mine"}, "form is 'mine'"),
     ],
 )
 def test_options_out_of_range_are_named(setting, named):

@@ -56,9 +56,9 @@ def test_the_penalty_reaches_the_weights_alone():
 @pytest.mark.parametrize(
     "arguments, named",
     [
-        ((6, 0), "hidden_dim is 0"),
+        ((6, 0), "^hidden_dim is 0"),
         ((6, 3, "tanh"), "'tanh'"),
-        ((6, 3, "relu", "mine"), "discriminator_form is 'mine'"),
+        ((6, 3, "relu", "mine"), "^form is 'mine'"),
     ],
 )
 def test_bad_settings_are_named(arguments, named):

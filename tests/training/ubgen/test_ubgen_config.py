@@ -54,6 +54,10 @@ def test_configs_parse_and_sd15_is_table_5():
         ({"images_per_class_in_batch": 3}, "images_per_class_in_batch is 3, per_device_train_batch_size 4"),
         ({"images_per_class_in_batch": 2, "class_repeats": 3}, "images_per_class_in_batch is 2, class_repeats 3"),
         ({"reference_weight": 0.1, "train_method": "full"}, "reference_weight is 0.1, but train_method is 'full'"),
+        ({"adversarial_form": "hinge"}, "adversarial_form is 'hinge'; choose one of minimax, non_saturating"),
+        ({"adversarial_text": "any"}, "adversarial_text is 'any'; choose one of other_class, batch_permutation"),
+        ({"discriminator_form": "mine"}, "discriminator_form is 'mine'; choose one of paper, released"),
+        ({"discriminator_activation": "tanh"}, "discriminator_activation is 'tanh'; choose one of relu, leaky_relu"),
         ({"num_gradient_steps": 51}, "num_gradient_steps is 51"),
     ],
 )

@@ -8,7 +8,7 @@ import math
 from dataclasses import dataclass, field
 
 from ..reward_training.config import SamplerConfig
-from .objective import ClassStatistics
+from .objective import check_statistics
 from .step_log_probability import REDUCTIONS
 
 ADVANTAGES = ("class_statistics", "group")
@@ -138,8 +138,7 @@ class DDPOConfig(SamplerConfig):
             raise ValueError(f"log_probability is {self.log_probability!r}; choose {' or '.join(REDUCTIONS)}.")
         if self.advantages not in ADVANTAGES:
             raise ValueError(f"advantages is {self.advantages!r}; choose {' or '.join(ADVANTAGES)}.")
-        # its constructor checks both
-        ClassStatistics(self.statistics_window, self.statistics_min_count)
+        check_statistics(self.statistics_window, self.statistics_min_count, "statistics_")
 
     def _check_divisions(self) -> None:
         size, batch = self.rollout_size, self.per_device_train_batch_size

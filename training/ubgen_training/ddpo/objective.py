@@ -33,11 +33,7 @@ class ClassStatistics:
     """
 
     def __init__(self, window: int = 32, min_count: int = 16):
-        if not 1 <= min_count <= window:
-            raise ValueError(
-                f"statistics_min_count is {min_count} and statistics_window is {window}; choose a count from 1 to the"
-                " window."
-            )
+        check_statistics(window, min_count, "")
         self.window, self.min_count = window, min_count
         self._rewards: dict[int, list[float]] = {}
 
@@ -63,6 +59,14 @@ class ClassStatistics:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`state_dict` gave."""
         self._rewards = {int(label): list(rewards)[-self.window :] for label, rewards in state["rewards"].items()}
+
+
+def check_statistics(window: int, min_count: int, prefix: str) -> None:
+    """Raise ``ValueError`` unless 1 <= ``min_count`` <= ``window``; the settings' names begin with ``prefix``."""
+    if not 1 <= min_count <= window:
+        raise ValueError(
+            f"{prefix}min_count is {min_count} and {prefix}window is {window}; choose a count from 1 to the window."
+        )
 
 
 def group_advantages(rewards: Sequence[float], group_size: int) -> np.ndarray:

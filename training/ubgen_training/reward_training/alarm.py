@@ -63,7 +63,7 @@ class RewardAlarm:
     """
 
     def __init__(self, window: int = 5, tolerance: float = 0.05):
-        check_alarm_settings(window, tolerance)
+        check_alarm_settings(window, tolerance, "")
         self.window = window
         self.tolerance = tolerance
         self.history: list[Evaluation] = []
@@ -99,9 +99,9 @@ class RewardAlarm:
         return {name: fit_trend(steps, [figures[name] for figures in series]) for name in names}
 
 
-def check_alarm_settings(window: int, tolerance: float) -> None:
-    """Raise ``ValueError`` for a window below 4 or a negative tolerance."""
+def check_alarm_settings(window: int, tolerance: float, prefix: str) -> None:
+    """Raise ``ValueError`` for a window below 4 or a negative tolerance; the settings' names begin with ``prefix``."""
     if window < 4:
-        raise ValueError(f"alarm_window is {window}; choose 4 evaluations or more: a line fits fewer by chance.")
+        raise ValueError(f"{prefix}window is {window}; choose 4 evaluations or more: a line fits fewer by chance.")
     if tolerance < 0:
-        raise ValueError(f"alarm_tolerance is {tolerance}; choose 0 or more, as a share of the held-out reward.")
+        raise ValueError(f"{prefix}tolerance is {tolerance}; choose 0 or more, as a share of the held-out reward.")

@@ -191,7 +191,7 @@ class SamplerConfig(ResumableConfig):
         for name in ("sample_steps", "heldout_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
-        check_alarm_settings(self.alarm_window, self.alarm_tolerance)
+        check_alarm_settings(self.alarm_window, self.alarm_tolerance, "alarm_")
         check_average_decay(self.lora_average_decay, "lora_average_decay")
         check_heldout_names(self.reward_funcs, self.heldout_reward_funcs)
         if not 0 <= self.seed < 2**32:

@@ -86,18 +86,18 @@ class AdversarialTerm:
         settings = settings or AdversarialSettings()
         if len(text_features) < 2:
             raise ValueError(
-                f"class_names holds {len(text_features)} class; the adversarial term sets an image against a name of "
-                "another class: give two or more classes, or set adversarial_weight to 0."
+                f"text_features holds {len(text_features)} class; an image is set against the name of another class: "
+                "give two or more, or train without the adversarial term."
             )
         if settings.form not in ADVERSARIAL_FORMS:
-            raise ValueError(f"adversarial_form is {settings.form!r}; choose one of {', '.join(ADVERSARIAL_FORMS)}.")
+            raise ValueError(f"form is {settings.form!r}; choose one of {', '.join(ADVERSARIAL_FORMS)}.")
         if settings.text_choice not in TEXT_CHOICES:
-            raise ValueError(f"adversarial_text is {settings.text_choice!r}; choose one of {', '.join(TEXT_CHOICES)}.")
-        for name, value in (("discriminator_noise", settings.noise), ("discriminator_r1", settings.r1)):
+            raise ValueError(f"text_choice is {settings.text_choice!r}; choose one of {', '.join(TEXT_CHOICES)}.")
+        for name, value in (("noise", settings.noise), ("r1", settings.r1)):
             if value < 0:
                 raise ValueError(f"{name} is {value}; choose 0 or more.")
         if settings.noise_steps is not None and settings.noise_steps < 1:
-            raise ValueError(f"discriminator_noise_steps is {settings.noise_steps}; choose 1 or more.")
+            raise ValueError(f"noise_steps is {settings.noise_steps}; choose 1 or more.")
         self.text_features = text_features.detach().float()
         self.settings = settings
         self.average = average

@@ -38,13 +38,13 @@ class Discriminator(nn.Module):
     ):
         super().__init__()
         if form not in DISCRIMINATOR_FORMS:
-            raise ValueError(f"discriminator_form is {form!r}; choose one of {', '.join(DISCRIMINATOR_FORMS)}.")
+            raise ValueError(f"form is {form!r}; choose one of {', '.join(DISCRIMINATOR_FORMS)}.")
         hidden_dim = DISCRIMINATOR_FORMS[form].hidden_dim if hidden_dim is None else hidden_dim
         activation = DISCRIMINATOR_FORMS[form].activation if activation is None else activation
         if hidden_dim < 1:
-            raise ValueError(f"discriminator_hidden_dim is {hidden_dim}; choose 1 or more.")
+            raise ValueError(f"hidden_dim is {hidden_dim}; choose 1 or more.")
         if activation not in ACTIVATIONS:
-            raise ValueError(f"discriminator_activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
+            raise ValueError(f"activation is {activation!r}; choose one of {', '.join(ACTIVATIONS)}.")
         self.layers = nn.Sequential(
             nn.Linear(feature_dim, hidden_dim), ACTIVATIONS[activation](), nn.Linear(hidden_dim, 1)
         )

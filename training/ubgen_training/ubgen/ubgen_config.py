@@ -8,6 +8,8 @@ from ubgen_pipeline.inference.settings import COMPILE_CHOICES, compile_pays
 
 from ..reward_training.config import SamplerConfig
 from ..sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, gradient_strategy
+from .adversarial_term import ADVERSARIAL_FORMS, TEXT_CHOICES
+from .discriminator import ACTIVATIONS, DISCRIMINATOR_FORMS
 
 
 @dataclass
@@ -123,10 +125,16 @@ class UbGenConfig(SamplerConfig):
                     f"images_per_class_in_batch is {size}, {name} {value}; choose 1 or more for the first, and a "
                     "multiple of it for the other."
                 )
-        if self.compile_rollout not in COMPILE_CHOICES:
-            raise ValueError(
-                f"compile_rollout is {self.compile_rollout!r}; choose one of {', '.join(COMPILE_CHOICES)}."
-            )
+        for name, choices in (
+            ("compile_rollout", COMPILE_CHOICES),
+            ("adversarial_form", ADVERSARIAL_FORMS),
+            ("adversarial_text", TEXT_CHOICES),
+            ("discriminator_form", tuple(DISCRIMINATOR_FORMS)),
+            ("discriminator_activation", (None, *ACTIVATIONS)),
+        ):
+            if getattr(self, name) not in choices:
+                listed = ", ".join(choice for choice in choices if choice is not None)
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose one of {listed}.")
         if self.reference_weight > 0 and self.train_method != "lora":
             raise ValueError(
                 f"reference_weight is {self.reference_weight}, but train_method is {self.train_method!r}, which "
