@@ -23,14 +23,13 @@ FOLDERS = {
 # modules whose tests stand in another file, by that file
 ELSEWHERE = {
     # families that share the tests against the stock pipelines
-    "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux",
+    "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux mask_attention",
     "pipeline/test_masked_families.py": (
         "pipeline_sana sana_parts pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2"
     ),
     "pipeline/test_z_image_flux2_qwen_image.py": (
         "pipeline_z_image pipeline_flux2 pipeline_flux2_dev pipeline_qwen_image flux2_parts"
     ),
-    "pipeline/test_joint_attention.py": "mask_attention",
     # parts of one thing, which is tested as a whole
     "mini/test_scenes.py": "mini/silhouettes mini/surfaces",
     "mini/test_mini_model.py": "mini/clip mini/judges mini/networks mini/weights",

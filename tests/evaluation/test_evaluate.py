@@ -1,8 +1,6 @@
 """``ubgen evaluate`` end to end: a trained backbone and datasets on the mini world and on folders of real layouts."""
 
 import json
-import subprocess
-import sys
 import xml.etree.ElementTree as ElementTree
 from pathlib import Path
 
@@ -48,12 +46,11 @@ def worlds(tmp_path_factory):
     return {bias: save_scenes(folder / f"bias{int(100 * bias)}", bias) for bias in (0.95, 0.0)}
 
 
-def test_the_command(backbone, worlds, tmp_path):
+def test_the_command(backbone, worlds, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
     flags = ["--backbones", backbone, "mini", "--datasets", *worlds.values(), "--mini-world", "--num-scenes", "60"]
     flags += ["--reference", worlds[0.0], "--probe-trials", "2", "--probe-seeds", "2", "--num-resamples", "20"]
-    command = [sys.executable, "-m", "ubgen_pipeline", "evaluate", *flags, "--output-dir", str(tmp_path / "out")]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main([*flags, "--output-dir", str(tmp_path / "out")]) == 0
     report = json.loads((tmp_path / "out" / "report.json").read_text())
     backbones, datasets = report["tables"]["Backbones"], report["tables"]["Datasets"]
     assert set(backbones["mini"]) == {"transfer novel silhouettes"}
@@ -70,7 +67,7 @@ def test_the_command(backbone, worlds, tmp_path):
     assert biased["background similarity gap"]["value"] > unbiased["background similarity gap"]["value"] + 0.2
     assert unbiased["FID"]["value"] == pytest.approx(0, abs=1e-3) and biased["FID"]["value"] > 1e-3
     markdown = (tmp_path / "out" / "report.md").read_text()
-    assert done.stdout.strip() == markdown.strip() and "| background gap ↓ |" in markdown
+    assert capsys.readouterr().out.strip() == markdown.strip() and "| background gap ↓ |" in markdown
     for name in ("backbones.png", "datasets.png"):
         with Pillow.open(tmp_path / "out" / name) as plot:
             assert plot.width > 800 and len(plot.getcolors(1 << 20) or range(9)) > 8
@@ -183,16 +180,15 @@ def test_what_a_user_can_put_right_is_one_line_and_code_2(flags, message, backbo
     assert not (tmp_path / "out" / "report.json").exists()
 
 
-def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, capsys):
+def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, monkeypatch, capsys):
     from ubgen_pipeline import generate_dataset
 
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "drawn"
     generate_dataset(list(CLASS_NAMES), folder, samples_per_class=2, num_inference_steps=2, threads=1)
     card = (folder / "README.md").read_text()
     flags = ["--mini-world", "--num-resamples", "10", "--output-dir", str(tmp_path / "out"), "--write-bias-report"]
-    command = [sys.executable, "-m", "ubgen_pipeline", "evaluate", "--datasets", str(folder), *flags]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-3000:]
+    assert main(["--datasets", str(folder), *flags]) == 0
     report = (folder / "bias_report.txt").read_text()
     figures = json.loads((tmp_path / "out" / "report.json").read_text())["tables"]["Datasets"][str(folder)]
     assert f"own background ↓ {figures['own background']['value']:.3f} [" in " ".join(report.split())

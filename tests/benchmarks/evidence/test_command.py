@@ -390,8 +390,6 @@ def test_the_page_keeps_what_was_written_by_hand(results, tmp_path):
     assert file.read_text("utf-8") == "# Mine\n"
 
 
-def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path):
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    argv = [sys.executable, "-m", "benchmarks.evidence", "--arms", "all", "--output_dir", str(tmp_path / "e")]
-    done = subprocess.run(argv, capture_output=True, text=True, env=environment)
-    assert done.returncode == 2 and "arms is ['all']" in done.stderr and not (tmp_path / "e").exists()
+def test_the_command_says_what_is_wrong_and_exits_with_2(tmp_path, capsys):
+    assert command.main(["--arms", "all", "--output_dir", str(tmp_path / "e")]) == 2
+    assert "arms is ['all']" in capsys.readouterr().err and not (tmp_path / "e").exists()

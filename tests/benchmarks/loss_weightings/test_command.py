@@ -3,8 +3,6 @@
 import json
 import math
 import re
-import subprocess
-import sys
 from types import SimpleNamespace
 
 import pytest
@@ -18,7 +16,6 @@ from benchmarks.loss_weightings.fidelity import sample, sampling_scheduler
 from benchmarks.loss_weightings.jobs import WeightingSettings, list_jobs
 from benchmarks.loss_weightings.report import END, START, Results, findings, plot_results, update_page
 from benchmarks.loss_weightings.training import Run, TrainingSettings, World, average_file, load_average, train_run
-from support import ROOT
 from ubgen_training.mini.denoiser import NOISE_SCHEDULE
 
 TINY = {"batch_size": 4, "learning_rate": 1e-3, "width": 16}
@@ -194,10 +191,9 @@ def test_the_command_goes_on_where_it_was(tmp_path, capsys):
     flags += ["--batch-size", "2", "--num-scenes", "10", "--num-reference", "10", "--num-images", "5", "--width", "16"]
     flags += ["--num-inference-steps", "1", "--samplers", "ddim", "--sampler-steps", "1", "2", "--workers", "1"]
     flags += ["--work-dir", str(tmp_path / "work"), "--page", str(tmp_path / "page.md"), "--images", str(tmp_path)]
-    command = [sys.executable, "-m", "benchmarks.loss_weightings", *flags]
-    done = subprocess.run([*command, "--num-seeds", "1"], cwd=ROOT, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr[-2000:]
-    assert "job 3 of 3 done" in done.stdout and "updates/s" in done.stdout
+    assert main([*flags, "--num-seeds", "1"]) == 0
+    printed = capsys.readouterr().out
+    assert "job 3 of 3 done" in printed and "updates/s" in printed
     written = {file: file.stat().st_mtime_ns for file in (tmp_path / "work").rglob("fidelity-*.json")}
     assert len(written) == 2 * 2 + 2 and START in (tmp_path / "page.md").read_text()
     figures = json.loads((tmp_path / "work" / "results.json").read_text())["figures"]
