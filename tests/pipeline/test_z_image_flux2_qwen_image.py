@@ -1,11 +1,15 @@
 """Z-Image, FLUX.2 and Qwen-Image against diffusers' own calls, and their promises about batches, LoRA and images."""
 
 import copy
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from peft import LoraConfig
@@ -421,3 +425,46 @@ def test_parts_of_another_model_are_refused(name, stock_pipelines):
     case = CASES[name]
     assert _ours(name, stock).family_misfit() is None
     assert "whose transformer takes" in case.pipeline_class(**{**stock.components, **part}).family_misfit()
+
+
+LOADED_BY_DIFFUSERS = """
+import sys
+sys.modules["ubgen_pipeline"] = None  # importing it fails
+import numpy as np
+from diffusers import DiffusionPipeline
+
+model, output, *custom = sys.argv[1:]
+settings = {"custom_pipeline": custom[0]} if custom else {}
+pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
+assert type(pipeline).__module__.startswith("diffusers_modules."), type(pipeline)
+pipeline.max_sequence_length = 256
+drawn = pipeline(["circle", "star"], seed=3, num_inference_steps=2, height=32, width=32, output_type="np")
+assert drawn.labels == [0, 1]
+np.save(output, drawn.images)
+if custom:
+    pipeline.save_pretrained(output + ".model")
+"""
+
+
+@pytest.mark.parametrize("name", ["z_image", "klein", "dev", "qwen_image"])
+def test_diffusers_loads_the_file_as_a_custom_pipeline_where_ubgen_is_not(name, stock_pipelines, tmp_path):
+    pipeline = _ours(name, stock_pipelines[name])
+    stock_pipelines[name].save_pretrained(tmp_path / "model")
+    expected = pipeline(
+        ["circle", "star"], seed=3, num_inference_steps=2, height=32, width=32, output_type="np"
+    ).images
+    (tmp_path / "draw.py").write_text(LOADED_BY_DIFFUSERS)
+    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    environment.pop("PYTHONPATH", None)
+    output = tmp_path / "images.npy"
+
+    def draw(*arguments):
+        command = [sys.executable, "draw.py", *map(str, arguments)]
+        done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr
+        np.testing.assert_allclose(np.load(output), expected, rtol=0, atol=STOCK_TOLERANCE)
+
+    draw(tmp_path / "model", output, sys.modules[type(pipeline).__module__].__file__)
+    if name == "z_image":
+        # what that class saved brings its code along
+        draw(tmp_path / "images.npy.model", output)
