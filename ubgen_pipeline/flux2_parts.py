@@ -7,7 +7,7 @@ is four times the VAE's channels.
 """
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -17,7 +17,11 @@ from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
+from .prompt_encoding import check_token_counts
 from .scheduler_noise import set_flow_timesteps
+from .templated_prompts import TemplatedTokenizer
 
 
 class Flux2Parts(Family):
@@ -88,6 +92,34 @@ class Flux2Parts(Family):
             )
             encoded[prompt] = Conditioning({"encoder_hidden_states": features})
         return [encoded[prompt] for prompt in prompts]
+
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        """Tokenizes a prompt in the chat template that the text encoder reads it in."""
+        raise NotImplementedError
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.max_sequence_length - self.prompt_tokenizer.count("")
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        counts = map(self.prompt_tokenizer.count, prompts)
+        check_token_counts(counts, self.max_sequence_length, class_names or prompts)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
+        return JointMaskAttention(
+            self,
+            [block.attn for block in blocks],
+            latents_per_token=1,
+            readers=[(self.prompt_tokenizer, self.max_sequence_length)],
+        )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Of the blocks of two streams those as deep as in FLUX.1; which are best was not measured."""
+        return joint_mask_settings(config["num_layers"])
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         channels, own_size = self.transformer.config.in_channels, self.default_sample_size // 2

@@ -95,6 +95,7 @@ class JointMaskAttention:
         latents_per_token: latents a side of an image token.
         readers: (tokenizer, tokens) of each text encoder whose tokens the denoiser reads, in the order in which they
             stand in the sequence.
+        image_tokens_unit: the image's tokens are filled up to a multiple of this.
     """
 
     def __init__(
@@ -104,9 +105,11 @@ class JointMaskAttention:
         *,
         latents_per_token: int,
         readers: Sequence[tuple[Any, int]],
+        image_tokens_unit: int = 1,
     ):
         self._pipeline, self._layers = pipeline, layers
         self._latents_per_token, self._readers = latents_per_token, readers
+        self._image_tokens_unit = image_tokens_unit
 
     def check(self, settings: MaskSettings) -> None:
         if settings.class_prompt:
@@ -126,15 +129,18 @@ class JointMaskAttention:
     def recorder(
         self, texts: Sequence[torch.Tensor], latent_size: tuple[int, int], settings: MaskSettings, num_steps: int
     ) -> JointAttentionRecorder:
-        height, width = latent_size
+        height, width = (side // self._latents_per_token for side in latent_size)
         most = max(len(weights) for weights in texts)
         # samples of fewer classes get empty ones at the end
-        weights = [nn.functional.pad(weights, (0, 0, 0, most - len(weights))) for weights in texts]
+        weights = torch.stack([nn.functional.pad(weights, (0, 0, 0, most - len(weights))) for weights in texts])
+        # a prompt's sequence may end behind its own text, and what fills the image up lies before text that is last
+        num_read = int(weights.any(dim=(0, 1)).nonzero().max()) + 1
+        filling = -(height * width) % self._image_tokens_unit if self._pipeline.text_position == "last" else 0
         return JointAttentionRecorder(
             self._pipeline.denoiser_network,
             self._layers,
-            torch.stack(weights),
-            (height // self._latents_per_token, width // self._latents_per_token),
+            nn.functional.pad(weights[..., :num_read], (filling, 0)),
+            (height, width),
             text_position=self._pipeline.text_position,
             class_layers=settings.cross_levels,
             refining_layer=settings.self_level,

@@ -89,6 +89,13 @@ def default_mask_settings(num_blocks: int) -> MaskSettings:
     return PAPER if num_blocks > max(*PAPER.cross_levels, PAPER.self_level) else SMALL
 
 
+def joint_mask_settings(num_blocks: int) -> MaskSettings:
+    """Settings for joint attention of text and image: the last four of 19 blocks, as ConceptAttention has them for
+    FLUX.1 (arXiv 2502.04320), or those at their depth."""
+    blocks = tuple(range(num_blocks * 15 // 19, num_blocks))
+    return MaskSettings(class_prompt=False, cross_levels=blocks, self_level=blocks[-1])
+
+
 def check_annotations(annotations: object) -> tuple[str, ...]:
     """The asked annotations, each once, in the order of :data:`ANNOTATIONS`; ``ValueError`` names an unknown one."""
     if isinstance(annotations, str) or not isinstance(annotations, (list, tuple)):

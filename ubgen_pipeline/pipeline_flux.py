@@ -19,7 +19,7 @@ from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
-from .mask_settings import MaskSettings
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths
 from .scheduler_noise import resolution_shift, set_flow_timesteps
@@ -195,11 +195,8 @@ class FluxParts(Family):
 
     @classmethod
     def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
-        """The last four of the 19 blocks with weights of their own for text and image (ConceptAttention, arXiv
-        2502.04320), or those at their depth."""
-        num_blocks = config["num_layers"]
-        blocks = tuple(range(num_blocks * 15 // 19, num_blocks))
-        return MaskSettings(class_prompt=False, cross_levels=blocks, self_level=blocks[-1])
+        """Of the blocks with weights of their own for text and image."""
+        return joint_mask_settings(config["num_layers"])
 
 
 class UbGenFluxPipeline(ClassNameCall, FluxParts, FluxPipeline):

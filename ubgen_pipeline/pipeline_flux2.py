@@ -1,13 +1,12 @@
 """FLUX.2 klein and klein-base: the pipeline, which diffusers loads as a ``custom_pipeline`` too."""
 
-from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from diffusers import Flux2KleinPipeline
 
 from .flux2_parts import Flux2Parts
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_token_counts
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
     # helpers of those, named for the loader
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from .mask_regions import mask_objects  # noqa: F401
     from .mask_settings import MaskSettings  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_encoding import check_token_counts  # noqa: F401
     from .prompt_weights import parse_weights  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
     from .sampling_features import SamplingFeature  # noqa: F401
@@ -56,15 +56,15 @@ class Flux2KleinParts(Flux2Parts):
             return None
         return "FLUX.2-klein-9B has a non-commercial licence; that of klein-4B is Apache 2.0"
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        def num_tokens(prompt: str) -> int:
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        def template(prompt: str) -> str:
             message = {"role": "user", "content": prompt}
-            text = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 [message], tokenize=False, add_generation_prompt=True, enable_thinking=False
             )
-            return len(self.tokenizer(text, verbose=False).input_ids)
 
-        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+        return TemplatedTokenizer(self.tokenizer, template, length=self.max_sequence_length)
 
 
 class UbGenFlux2KleinPipeline(ClassNameCall, Flux2KleinParts, Flux2KleinPipeline):

@@ -1,14 +1,13 @@
 """FLUX.2-dev: its pipeline, which diffusers loads as a ``custom_pipeline`` too."""
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from diffusers import Flux2Pipeline
 from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 
 from .flux2_parts import Flux2Parts
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_token_counts
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
     # helpers of those, named for the loader
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
     from .mask_regions import mask_objects  # noqa: F401
     from .mask_settings import MaskSettings  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
+    from .prompt_encoding import check_token_counts  # noqa: F401
     from .prompt_weights import parse_weights  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
     from .sampling_features import SamplingFeature  # noqa: F401
@@ -49,13 +49,14 @@ class Flux2DevParts(Flux2Parts):
     def guidance(self) -> str:
         return "embedded" if self.transformer.config.guidance_embeds else "none"
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        def num_tokens(prompt: str) -> int:
-            messages = format_input([prompt], self.system_message)
-            tokens: Any = self.tokenizer.apply_chat_template(messages, tokenize=True, return_dict=True)
-            return len(tokens["input_ids"][0])
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        def template(prompt: str) -> str:
+            (text,) = self.tokenizer.apply_chat_template(format_input([prompt], self.system_message), tokenize=False)
+            return text
 
-        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+        # of the processor of texts and images
+        return TemplatedTokenizer(self.tokenizer.tokenizer, template, length=self.max_sequence_length)
 
 
 class UbGenFlux2Pipeline(ClassNameCall, Flux2DevParts, Flux2Pipeline):

@@ -4,7 +4,7 @@ Shapes: B samples, C x h x w latents, L tokens of a prompt. The network reads th
 of the 4 C numbers of a square of two by two latents.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,9 +15,12 @@ from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning
 from .family import Family
 from .latent_denoising import classifier_free_guidance
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_token_counts
 from .scheduler_noise import resolution_shift, set_flow_timesteps
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
     # helpers of those, named for the loader
@@ -28,9 +31,7 @@ if TYPE_CHECKING:
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
     from .mask_regions import mask_objects  # noqa: F401
-    from .mask_settings import MaskSettings  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
     from .prompt_weights import parse_weights  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
@@ -90,12 +91,34 @@ class QwenImageParts(Family):
             encoded[prompt] = Conditioning({"encoder_hidden_states": features, "encoder_hidden_states_mask": mask})
         return [encoded[prompt] for prompt in prompts]
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        def num_tokens(prompt: str) -> int:
-            text = self.prompt_template_encode.format(prompt)
-            return len(self.tokenizer(text, verbose=False).input_ids) - self.prompt_template_encode_start_idx
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        """Tokenizes a prompt in the template that the text encoder reads it in."""
+        return TemplatedTokenizer(
+            self.tokenizer, self.prompt_template_encode.format, num_dropped=self.prompt_template_encode_start_idx
+        )
 
-        check_token_counts(map(num_tokens, prompts), self.tokenizer_max_length, class_names or prompts)
+    @property
+    def prompt_tokens(self) -> int:
+        return self.tokenizer_max_length + self.prompt_template_encode_start_idx - self.prompt_tokenizer.count("")
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        counts = (self.prompt_tokenizer.count(prompt) - self.prompt_template_encode_start_idx for prompt in prompts)
+        check_token_counts(counts, self.tokenizer_max_length, class_names or prompts)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        return JointMaskAttention(
+            self,
+            [block.attn for block in self.transformer.transformer_blocks],
+            latents_per_token=self.transformer.config.patch_size,
+            readers=[(self.prompt_tokenizer, self.tokenizer_max_length)],
+        )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
+        return joint_mask_settings(config["num_layers"])
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         channels, patch = self.transformer.config.in_channels // 4, self.transformer.config.patch_size

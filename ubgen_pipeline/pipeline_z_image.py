@@ -8,20 +8,24 @@ The stock pipeline counts the guidance scale from 0. Here, as everywhere in ubge
 Shapes: B samples, C x h x w latents, L tokens of a prompt.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import ZImagePipeline
+from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning, listed_batch
 from .family import Family
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_token_counts
 from .scheduler_noise import resolution_shift, set_flow_timesteps
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
     # helpers of those, named for the loader
@@ -33,9 +37,7 @@ if TYPE_CHECKING:
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttentionRecorder  # noqa: F401
     from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
     from .mask_regions import mask_objects  # noqa: F401
-    from .mask_settings import MaskSettings  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
     from .prompt_weights import parse_weights  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
@@ -120,15 +122,40 @@ class ZImageParts(Family):
     def batch(self, rows: Sequence[Conditioning]) -> Conditioning:
         return listed_batch(rows)
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        def num_tokens(prompt: str) -> int:
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        """Tokenizes a prompt in the chat template that the text encoder reads it in."""
+
+        def template(prompt: str) -> str:
             message = {"role": "user", "content": prompt}
-            text = self.tokenizer.apply_chat_template(
+            return self.tokenizer.apply_chat_template(
                 [message], tokenize=False, add_generation_prompt=True, enable_thinking=True
             )
-            return len(self.tokenizer(text, verbose=False).input_ids)
 
-        check_token_counts(map(num_tokens, prompts), self.max_sequence_length, class_names or prompts)
+        return TemplatedTokenizer(self.tokenizer, template)
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.max_sequence_length - self.prompt_tokenizer.count("")
+
+    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
+        counts = map(self.prompt_tokenizer.count, prompts)
+        check_token_counts(counts, self.max_sequence_length, class_names or prompts)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        return JointMaskAttention(
+            self,
+            [block.attention for block in self.transformer.layers],
+            latents_per_token=_PATCH,
+            readers=[(self.prompt_tokenizer, self.max_sequence_length)],
+            image_tokens_unit=SEQ_MULTI_OF,
+        )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
+        return joint_mask_settings(config["n_layers"])
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         # the stock call's own size, which no configuration holds

@@ -5,15 +5,17 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from diffusers.pipelines.flux2.pipeline_flux2 import format_input
 from peft import LoraConfig
 from peft.utils import get_peft_model_state_dict
+from torch.overrides import TorchFunctionMode
 
 from support.tiny_models import flux2, qwen_image, z_image
 from ubgen_pipeline.flux2_parts import Flux2Parts
@@ -468,3 +470,89 @@ def test_diffusers_loads_the_file_as_a_custom_pipeline_where_ubgen_is_not(name, 
     if name == "z_image":
         # what that class saved brings its code along
         draw(tmp_path / "images.npy.model", output)
+
+
+class Attentions(TorchFunctionMode):
+    """Keeps query and key of every attention of as many tokens."""
+
+    def __init__(self, is_wanted):
+        super().__init__()
+        self.is_wanted, self.seen = is_wanted, []
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            given = {**dict(zip(("query", "key", "value", "attn_mask"), args)), **kwargs}
+            if self.is_wanted(given["key"].shape[-2]):
+                self.seen.append(given)
+        return func(*args, **kwargs)
+
+
+# 8 x 12 or 6 x 12 tokens of the image, which Z-Image fills up to multiples of 32
+@pytest.mark.parametrize("size", [(32, 48), (24, 48)])
+def test_class_maps_are_the_attention_to_the_words_of_the_prompt(name, pipeline, size):
+    prompts, words = ["a red star at sea", "a small circle"], ["star", "circle"]
+    token_size = pipeline.latent_shape(*size)[1:]
+    if name in ("z_image", "qwen_image"):
+        token_size = token_size[0] // 2, token_size[1] // 2
+    num_image = token_size[0] * token_size[1]
+    settings = pipeline.default_mask_settings()
+    settings = replace(settings, cross_levels=(0,), self_level=0, self_power=0)
+    attention = pipeline.mask_attention
+    attention.check(settings)
+    texts = [attention.texts(prompt, [word], settings) for prompt, word in zip(prompts, words)]
+    conditioning, _ = pipeline.with_guidance(pipeline.batch(pipeline.encode(prompts)), 3.0)
+    latents = draw_latents([1, 2], pipeline.latent_shape(*size))
+    recorder = attention.recorder(texts, pipeline.latent_shape(*size)[1:], settings, 1)
+    with torch.no_grad(), Attentions(lambda num_tokens: num_tokens > num_image + 30) as attentions, recorder:
+        pipeline.predict(latents, torch.tensor(500.0), conditioning)
+    (maps,) = recorder.result().cross_maps.values()
+    # the first block with text and image; refiners of Z-Image see one of the two
+    seen = attentions.seen[0]
+    ids = _ids_of_features(name, pipeline, prompts)
+    for row, word in enumerate(words):
+        letters = pipeline.tokenizer(word, add_special_tokens=False).input_ids if name != "dev" else None
+        letters = letters or pipeline.tokenizer.tokenizer(word, add_special_tokens=False).input_ids
+        (first,) = [p for p in range(len(ids[row])) if ids[row][p : p + len(letters)] == letters]
+        places = torch.arange(first, first + len(letters))
+        if name == "z_image":
+            places += num_image + -num_image % 32
+        scores = seen["query"][row] @ seen["key"][row].mT / seen["query"].shape[-1] ** 0.5
+        if seen.get("attn_mask") is not None:
+            scores = scores.masked_fill(~seen["attn_mask"][row], float("-inf"))
+        image = slice(num_image) if name == "z_image" else slice(-num_image, None)
+        expected = scores.softmax(-1)[:, image, places].mean(dim=(0, 2))
+        torch.testing.assert_close(maps[row, 0].flatten(), expected, rtol=1e-4, atol=1e-7)
+
+
+def _ids_of_features(name, pipeline, prompts):
+    """The token of each of the text features, as the stock pipelines make them."""
+    ids = []
+    for prompt in prompts:
+        if name == "dev":
+            messages = format_input([prompt], pipeline.system_message)
+            tokens = pipeline.tokenizer.apply_chat_template(
+                messages, tokenize=True, return_dict=True, padding="max_length", max_length=LENGTH
+            )
+            ids.append(tokens["input_ids"][0].tolist())
+        elif name == "qwen_image":
+            text = pipeline.prompt_template_encode.format(prompt)
+            ids.append(pipeline.tokenizer(text).input_ids[pipeline.prompt_template_encode_start_idx :])
+        else:
+            message = {"role": "user", "content": prompt}
+            text = pipeline.tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
+            filled = {"padding": "max_length", "max_length": LENGTH} if name != "z_image" else {}
+            ids.append(pipeline.tokenizer(text, **filled).input_ids)
+    return ids
+
+
+def test_annotations_change_no_image(name, pipeline):
+    noise = draw_latents([1, 2], pipeline.latent_shape(32, 48))
+    settings = {"seeds": [1, 2], "height": 32, "width": 48, "num_inference_steps": 2, "output_type": "pt"}
+    settings |= {"prompts": ["a red star", "one circle at sea"], "latents": noise, **_scale(name, 2.0)}
+    plain = pipeline(["star", "circle"], **settings)
+    drawn = pipeline(["star", "circle"], annotations=["mask", "heatmap"], **settings)
+    # class words are appended to a prompt that does not end with them
+    again = pipeline(["star", "circle"], **{**settings, "prompts": drawn.prompts})
+    assert torch.equal(drawn.images, again.images) and drawn.prompts[1] != plain.prompts[1]
+    assert drawn.masks[0].shape == (32, 48) and set(np.unique(drawn.masks[0])) <= {0, 1, 255}
