@@ -36,6 +36,7 @@ class Family:
             predictions are combined. ``embedded``: the denoiser reads the number, as ``conditioning["guidance"]``.
             ``none``: of a distilled model, it has no effect.
         has_word_weights: whether ``encode`` reads word weights (``star++``).
+        has_textual_inversion: whether its text encoder can learn words (textual inversion).
         has_kept_features: whether deep layers of the denoiser can be left out at some steps.
         text_position: where text lies among the tokens of joint attention, ``first`` or ``last``; None where text has
             attention of its own, or where no masks are made of this family's attention.
@@ -50,11 +51,14 @@ class Family:
     default_gpu_dtype: str = "bfloat16"
     guidance: str = "classifier-free"
     has_word_weights: bool = False
+    has_textual_inversion: bool = False
     has_kept_features: bool = False
     text_position: str | None = None
     licence_note: str | None = None
 
     # of diffusers' pipeline
+    safety_checker: Any = None
+    tokenizer: Any
     scheduler: Any
     vae: Any
     vae_scale_factor: int
@@ -194,6 +198,11 @@ class Family:
         """Latents ``(B, C, h, w)``, scaled as the loop takes them, of ``images (B, 3, H, W)`` in [0, 1]: nothing is
         drawn at random."""
         raise NotImplementedError
+
+    @property
+    def prompt_tokens(self) -> int:
+        """Tokens that the model reads of a prompt, start and end included."""
+        return getattr(self, "max_sequence_length", None) or self.tokenizer.model_max_length
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""

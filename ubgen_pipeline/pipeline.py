@@ -51,6 +51,7 @@ class StableDiffusionParts(Family):
     default_guidance_scale = 2.0
     default_gpu_dtype = "float16"
     has_word_weights = True
+    has_textual_inversion = True
     has_kept_features = True
 
     unet: Any

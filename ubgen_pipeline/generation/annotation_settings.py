@@ -1,13 +1,12 @@
 """What to annotate images with, and how masks are made. No torch."""
 
 import dataclasses
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from ..commands.settings_parser import field_help
-from ..mask_settings import PAPER, MaskSettings, check_annotations, default_mask_settings
+from ..mask_settings import MaskSettings, check_annotations
 
 _PREFIX = "mask_"
 
@@ -45,20 +44,20 @@ class AnnotationSettings:
         return wanted
 
     def mask_settings(self, model_folder: str | Path) -> MaskSettings:
-        """The settings given on top of the model's defaults.
+        """The settings given on top of the defaults of the model's family.
 
         Args:
-            model_folder: a folder in diffusers layout; a Hub id takes the paper's.
+            model_folder: a folder in diffusers layout, or a Hub id.
 
         Raises:
-            ValueError: a setting out of range.
+            ValueError: a setting out of range, or a family of whose attention no masks are made.
         """
-        config = Path(model_folder).expanduser() / "unet" / "config.json"
-        defaults = PAPER
-        if config.is_file():
-            blocks = json.loads(config.read_text(encoding="utf-8")).get("down_block_types", ())
-            defaults = default_mask_settings(len(blocks))
-        return dataclasses.replace(defaults, **self._given())
+        # these load torch
+        from ..models.families import denoiser_config
+        from ..models.loading import load_family
+
+        family = load_family(model_folder)
+        return dataclasses.replace(family.mask_settings_of(denoiser_config(str(model_folder))), **self._given())
 
     def _given(self) -> dict[str, Any]:
         names = [field.name for field in dataclasses.fields(MaskSettings)]

@@ -1,8 +1,9 @@
 """One run that draws a dataset, or what is missing of it: alone, as one of several ranks, or as a cluster's worker."""
 
+import dataclasses
 import os
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
 from ..dataset.card import DatasetCardMaker, num_flagged
@@ -60,7 +61,9 @@ class DatasetRun:
         if self._begun is None and settings.hub_dataset_id is not None:
             self._begun = published_settings(settings.hub_dataset_id)
         if self._begun is not None:
-            self._settle(Inference.resumed(settings, self._begun))
+            # what was left to the model's family is in the manifest now
+            self._complete(self._begun)
+            self._settle(Inference.resumed(self.settings, self._begun))
         self.shards.check()
         self.card = DatasetCardMaker(
             self.shards,
@@ -102,22 +105,36 @@ class DatasetRun:
             return
         import torch
 
+        from ..family import check_effects
         from ..inference.choice import choose_inference, use_threads, wanted_dtype
+        from ..models.loading import load_family
         from .dataset_rows import DatasetRows, check_prompts
         from .row_drawer import RowDrawer
 
-        settings, samples, device = self.settings, self.samples, self.device
+        samples, device = self.samples, self.device
         if device == "cuda" and "LOCAL_RANK" in os.environ:
             device = f"cuda:{os.environ['LOCAL_RANK']}"
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
-        records_attention = bool(settings.wanted_annotations())
-        dtype = wanted_dtype(settings, self._begun, device)
-        if settings.preset is not None and self.rank == 0:
-            say(describe(settings.preset))
+        given = self.settings
+        records_attention = bool(given.wanted_annotations())
+        family = load_family(given.model, revision=self.source.model_revision or given.revision)
+        dtype = wanted_dtype(given, self._begun, device, family.default_gpu_dtype)
+        if given.preset is not None and self.rank == 0:
+            say(describe(given.preset))
         # the model loads before the folder is made, so that a model that cannot be loaded leaves nothing behind
-        row_settings = self._row_settings()
-        pipeline = row_settings.load(device, dtype)
+        pipeline = self._row_settings().load(device, dtype)
+        if self._begun is None:
+            check_effects(
+                pipeline,
+                guidance_scale=given.guidance_scale,
+                negative_prompt=given.negative_prompt,
+                **given.shortcuts(),
+            )
+            defaults = ("num_inference_steps", "guidance_scale")
+            self._complete({name: getattr(pipeline, f"default_{name}") for name in defaults})
+        settings, row_settings = self.settings, self._row_settings()
+        assert settings.num_inference_steps is not None and settings.guidance_scale is not None
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
         num_chunks = check_prompts(settings, samples, pipeline)
         if self._begun is None and self.rank > 0 and self._hub is None:
@@ -131,7 +148,8 @@ class DatasetRun:
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
         row_settings.prepare(pipeline, dtype)
         self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks))
-        num_calls = settings.num_inference_steps * (2 if settings.guidance_scale > 1 else 1)
+        is_doubled = settings.guidance_scale > 1 and pipeline.guidance == "classifier-free"
+        num_calls = settings.num_inference_steps * (2 if is_doubled else 1)
         inference = choose_inference(
             settings,
             self._begun,
@@ -228,6 +246,12 @@ class DatasetRun:
             # on a cluster it is a worker that settles the manifest: read it
             self.shards.settle(self.shards.begun_with() or {})
         self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
+
+    def _complete(self, values: Mapping[str, Any]) -> None:
+        """Fill in what was left to the model's family."""
+        open_settings = ("num_inference_steps", "guidance_scale")
+        found = {name: values[name] for name in open_settings if getattr(self.settings, name) is None}
+        self.settings = dataclasses.replace(self.settings, **found)
 
     def _row_settings(self) -> "RowSettings":
         from .row_drawer import RowSettings

@@ -32,8 +32,7 @@ class RowSettings:
     Attributes:
         source: model and LoRAs, and their commits on the Hub.
         scheduler: its short name; None for the model's own.
-        num_inference_steps: denoising steps.
-        guidance_scale: of classifier-free guidance; 1 or less means none.
+        num_inference_steps, guidance_scale: as the pipeline's call takes them; None for the family's own.
         negative_prompt: text to guide away from.
         height, width: of the images in pixels; None for the model's own.
         preset: name of the lossy shortcut; None where there is none.
@@ -45,8 +44,8 @@ class RowSettings:
 
     source: GeneratorSource
     scheduler: str | None
-    num_inference_steps: int
-    guidance_scale: float
+    num_inference_steps: int | None
+    guidance_scale: float | None
     negative_prompt: str | None
     height: int | None
     width: int | None
@@ -161,5 +160,5 @@ def drawn_prompt(pipeline: "UbGenPipeline", item: ClassPrompt, masks: MaskSettin
     if masks is not None and masks.append_class_names:
         text = append_class_words(text, item.shown_words)
     if item.is_cut_to_fit:
-        text = fit_prompt(pipeline.tokenizer, text, item.shown_words, pipeline.tokenizer.model_max_length)
+        text = fit_prompt(pipeline.tokenizer, text, item.shown_words, pipeline.prompt_tokens)
     return text

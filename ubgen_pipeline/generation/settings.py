@@ -44,10 +44,18 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
     max_prompts: int | None = field_help("different prompts of each class, chosen by the seed; all if not given", None)
     negative_prompt: str | None = field_help("text to guide away from", None)
-    num_inference_steps: int = field_help("denoising steps", 50)
-    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
+    num_inference_steps: int | None = field_help(
+        "denoising steps; the model family's own if not given: 50 for Stable Diffusion", None
+    )
+    guidance_scale: float | None = field_help(
+        "classifier-free guidance, where 1 or less means none, or the number that the model reads; the model family's"
+        " own if not given: 2 for Stable Diffusion",
+        None,
+    )
     scheduler: str | None = field_help(
-        "ddpm, ddim, pndm, dpm++, unipc, or of presets lcm, ddim-trailing; the model's own if not given", None
+        "ddpm, ddim, pndm, dpm++, unipc, or of presets lcm, ddim-trailing; for flow matching flow-euler, flow-heun,"
+        " flow-lcm, flow-dpm++, flow-unipc; the model's own if not given",
+        None,
     )
     height: int | None = field_help("image height in pixels; the model's own if not given", None)
     width: int | None = field_help("image width in pixels; the model's own if not given", None)
@@ -79,13 +87,12 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
-        counts = ("num_inference_steps", "samples_per_shard", "samples_per_source", "shards_per_commit")
-        for name in counts:
+        for name in ("samples_per_shard", "samples_per_source", "shards_per_commit"):
             _check_count(name, getattr(self, name))
-        for name in ("samples_per_class", "max_prompts", "num_workers", "height", "width"):
+        for name in ("num_inference_steps", "samples_per_class", "max_prompts", "num_workers", "height", "width"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
-        if not 0 <= self.guidance_scale < float("inf"):
+        if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
         self.check_inference()

@@ -21,16 +21,19 @@ _CPU_LATENT_PIXELS = 2048
 _MOST_ON_GPU = 32
 
 
-def wanted_dtype(settings: InferenceSettings, begun: Mapping[str, Any] | None, device: str) -> str:
+def wanted_dtype(
+    settings: InferenceSettings, begun: Mapping[str, Any] | None, device: str, gpu_dtype: str = "float16"
+) -> str:
     """Precision of the weights, needed before they load: what the settings say, else the manifest, else the device.
 
     Args:
         settings: of this run.
         begun: settings in the dataset's manifest; None for a new one.
         device: ``cpu``, ``cuda:0``, ….
+        gpu_dtype: what the model's family takes on a GPU.
     """
     recorded = (begun or {}).get("dtype")
-    return settings.dtype or recorded or ("float16" if device.startswith("cuda") else "float32")
+    return settings.dtype or recorded or (gpu_dtype if device.startswith("cuda") else "float32")
 
 
 def use_threads(

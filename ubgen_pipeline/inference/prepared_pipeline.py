@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import FusedAttnProcessor2_0
 
 from .library_internals import undo_compile
@@ -38,12 +39,14 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
     elif lora_weights == "beside":
         # peft keeps a LoRA in float32, so that each of its products would cast its input and its output
         network.to(network.dtype)
-    if lora_weights != "beside" and not records_attention:
+    is_unet = issubclass(type(network), UNet2DConditionModel)
+    if lora_weights != "beside" and not records_attention and is_unet:
         network.fuse_qkv_projections()
         network.set_attn_processor(FusedAttnProcessor2_0())
     # on a CPU this order gains little and doubles the rounding error
-    if pipeline.device.type != "cpu":
+    if pipeline.device.type != "cpu" and is_unet:
         network.to(memory_format=torch.channels_last)
+    if pipeline.device.type != "cpu" and issubclass(type(pipeline.vae), AutoencoderKL):
         pipeline.vae.to(memory_format=torch.channels_last)
 
 

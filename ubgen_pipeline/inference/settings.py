@@ -33,7 +33,9 @@ class InferenceSettings:
         None,
     )
     dtype: str | None = field_help(
-        f"precision of the model, {', '.join(DTYPES)}; float16 on a GPU and float32 elsewhere, if not given", None
+        f"precision of the model, {', '.join(DTYPES)}; if not given, the model's own on a GPU (float16 for UNets,"
+        " bfloat16 for transformers) and float32 elsewhere",
+        None,
     )
     compile: str = field_help(
         "torch.compile: on, off, or auto, which compiles where the job is long enough to make up for it", "auto"

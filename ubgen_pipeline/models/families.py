@@ -3,9 +3,14 @@
 Each family is one file ``pipeline….py`` at the root of ``ubgen_pipeline`` and one line here.
 """
 
+import json
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import Any
+
+# the page that says how a family is added
+HOW_TO_ADD = "docs/extend.md"
 
 
 @dataclass(frozen=True)
@@ -45,8 +50,55 @@ FAMILIES: dict[str, RegisteredFamily] = {
 
 
 def family_of(class_name: str) -> str | None:
-    """The registry's name of the family of a pipeline class, diffusers' own or ours; None where it has none."""
+    """The registry's name of the family of a pipeline class, diffusers' own or ours; None where it has none.
+
+    Pipelines that start from an image have the same parts, and models were saved under their names, too.
+    """
+    class_name = class_name.replace("Img2ImgPipeline", "Pipeline")
     for name, family in FAMILIES.items():
         if class_name in (family.class_name, *family.stock_names):
             return name
     return None
+
+
+def family_of_model(source: str, revision: str | None = None) -> str:
+    """The registry's name of a model's family, by the class that its ``model_index.json`` names; no weights are read.
+
+    Args:
+        source: a folder in diffusers layout, or a Hub id.
+        revision: of the model on the Hub.
+
+    Raises:
+        ValueError: a family that is not in the registry; the text follows the model's name.
+        OSError: no such model, or one that cannot be read.
+    """
+    named = _part_config(source, None, revision).get("_class_name")
+    # a model saved with our code names the file, too
+    class_name = str(named[-1] if isinstance(named, list) and named else named)
+    family = family_of(class_name)
+    if family is None:
+        known = ", ".join(f"{name} ({line.stock_names[0]})" for name, line in FAMILIES.items())
+        raise ValueError(
+            f"whose model_index.json names the class {class_name}; known are the families {known}. {HOW_TO_ADD} says"
+            " how another one is added"
+        )
+    return family
+
+
+def denoiser_config(source: str, revision: str | None = None) -> dict[str, Any]:
+    """The configuration of a model's denoiser; raises as :func:`family_of_model`."""
+    pipeline_class = FAMILIES[family_of_model(source, revision)].pipeline_class()
+    return _part_config(source, pipeline_class.denoiser_part, revision)
+
+
+def _part_config(source: str, part: str | None, revision: str | None) -> dict[str, Any]:
+    """The index of a model, or the configuration of a part of it."""
+    name = "model_index.json" if part is None else f"{part}/config.json"
+    folder = Path(source).expanduser()
+    if folder.is_dir():
+        file = folder / name
+    else:
+        from huggingface_hub import hf_hub_download
+
+        file = Path(hf_hub_download(source, name, revision=revision))
+    return json.loads(file.read_text(encoding="utf-8"))

@@ -11,6 +11,9 @@ from diffusers import (
     DDIMScheduler,
     DDPMScheduler,
     DPMSolverMultistepScheduler,
+    FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    FlowMatchLCMScheduler,
     LCMScheduler,
     PNDMScheduler,
     UniPCMultistepScheduler,
@@ -19,8 +22,10 @@ from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert
 from safetensors import SafetensorError
 
 from ..commands.library_log import hushed
+from ..family import Family
 from ..mini import mini_model_path
-from ..pipeline import UbGenPipeline
+from ..scheduler_noise import is_flow_scheduler
+from .families import FAMILIES, family_of_model
 from .text_embeddings import load_embedding, split_embedding
 
 SCHEDULERS: dict[str, type[Any]] = {
@@ -32,6 +37,14 @@ SCHEDULERS: dict[str, type[Any]] = {
     "lcm": LCMScheduler,
     "ddim-trailing": DDIMScheduler,
 }
+# for models of flow matching, which walk along velocities
+FLOW_SCHEDULERS: dict[str, type[Any]] = {
+    "flow-euler": FlowMatchEulerDiscreteScheduler,
+    "flow-heun": FlowMatchHeunDiscreteScheduler,
+    "flow-lcm": FlowMatchLCMScheduler,
+    "flow-dpm++": DPMSolverMultistepScheduler,
+    "flow-unipc": UniPCMultistepScheduler,
+}
 # DDPM and DDIM clip their samples to the range of images by default, which is wrong for latents. PNDM by default
 # starts with Runge-Kutta steps, each of which calls the denoiser several times; Stable Diffusion's own configuration
 # skips them. A run of few steps must begin at pure noise, which trailing timesteps do (Lin et al. 2024).
@@ -41,6 +54,8 @@ _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "pndm": {"skip_prk_steps": True},
     "lcm": {"clip_sample": False},
     "ddim-trailing": {"clip_sample": False, "timestep_spacing": "trailing"},
+    "flow-dpm++": {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
+    "flow-unipc": {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
 }
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
@@ -83,14 +98,15 @@ def load_pipeline(
     embeddings: Sequence[str] = (),
     device: str | torch.device | None = None,
     argument: str = "model",
-) -> UbGenPipeline:
-    """Load a pipeline, safetensors only and running no code from the model's folder.
+) -> Any:
+    """Load a pipeline of the model's family, safetensors only and running no code from the model's folder.
 
     Args:
         model: ``mini``, a folder in diffusers layout, or a Hub id.
         lora: folder, file or Hub id of a LoRA in diffusers format.
         few_step_lora: of a second LoRA, distilled for a few steps, to be added to the first.
-        scheduler: a key of :data:`SCHEDULERS`; None keeps the model's own.
+        scheduler: a key of :data:`SCHEDULERS`, or of :data:`FLOW_SCHEDULERS` for a model of flow matching; None keeps
+            the model's own.
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
         lora_revision: of the LoRA on the Hub.
@@ -100,23 +116,23 @@ def load_pipeline(
         argument: what the caller's user calls ``model``, for errors.
 
     Raises:
-        ValueError: an unknown model or scheduler, or a LoRA or an embedding that is missing or does not
+        ValueError: an unknown model, family or scheduler, or a LoRA or an embedding that is missing or does not
             fit the model.
     """
-    if scheduler is not None and scheduler not in SCHEDULERS:
-        raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join(SCHEDULERS)}.")
+    if scheduler is not None and scheduler not in (*SCHEDULERS, *FLOW_SCHEDULERS):
+        raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join((*SCHEDULERS, *FLOW_SCHEDULERS))}.")
+    pipeline_class = load_family(model, revision=revision, argument=argument)
     source = resolve_model(model, argument)
     try:
-        pipeline = UbGenPipeline.from_pretrained(
+        pipeline = pipeline_class.from_pretrained(
             source, dtype=torch_dtype or torch.float32, revision=revision, use_safetensors=True
         )
     # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
     except (OSError, ValueError) as error:
-        raise ValueError(
-            f"{argument} is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or"
-            f" the id of a public Hub model (owner/name). {_first_line(error)}"
-        ) from error
-    _check_family(pipeline, model, argument)
+        raise _not_loaded(model, argument, error) from error
+    # parts of the same names may be those of another family, and would fail at the denoiser's first call
+    if misfit := pipeline.family_misfit():
+        raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     if lora is not None:
@@ -125,26 +141,57 @@ def load_pipeline(
         load_lora(pipeline, few_step_lora, revision=few_step_lora_revision, argument="few_step_lora")
         # loading the second LoRA leaves only one of the two switched on
         pipeline.set_adapters(sorted({name for names in pipeline.get_list_adapters().values() for name in names}))
+    if embeddings and not pipeline.has_textual_inversion:
+        raise ValueError(
+            f"embeddings is {list(embeddings)}, and {type(pipeline).__name__} takes no textual inversions; leave it"
+            " out."
+        )
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
 
 
-def _check_family(pipeline: UbGenPipeline, model: str | Path, argument: str) -> None:
-    """Models of other families may load under the same part names, then fail at the denoiser's first call."""
-    if misfit := pipeline.family_misfit():
-        raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
+def load_family(model: str | Path, *, revision: str | None = None, argument: str = "model") -> type[Any]:
+    """Our pipeline class for a model, by the class that its ``model_index.json`` names; no weights are read.
+
+    Raises:
+        ValueError: no model there, or one of a family that is not known.
+    """
+    source = resolve_model(model, argument)
+    try:
+        return FAMILIES[family_of_model(source, revision)].pipeline_class()
+    except OSError as error:
+        raise _not_loaded(model, argument, error) from error
+    except ValueError as error:
+        raise ValueError(f"{argument} is {str(model)!r}, {error}.") from error
 
 
-def set_scheduler(pipeline: UbGenPipeline, name: str) -> None:
-    """Replace the scheduler by the one of that short name, with the model's own noise schedule."""
-    settings = _SCHEDULER_SETTINGS.get(name, {})
-    pipeline.scheduler = SCHEDULERS[name].from_config(pipeline.scheduler.config, **settings)
+def _not_loaded(model: str | Path, argument: str, error: Exception) -> ValueError:
+    return ValueError(
+        f"{argument} is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or"
+        f" the id of a public Hub model (owner/name). {_first_line(error)}"
+    )
 
 
-def load_lora(
-    pipeline: UbGenPipeline, lora: str | Path, *, revision: str | None = None, argument: str = "lora"
-) -> None:
+def set_scheduler(pipeline: Family, name: str) -> None:
+    """Replace the scheduler by the one of that short name, with the model's own noise schedule.
+
+    Raises:
+        ValueError: a scheduler of the other kind: predicted noise and velocities are walked along in different ways.
+    """
+    known = FLOW_SCHEDULERS if is_flow_scheduler(pipeline.scheduler) else SCHEDULERS
+    if name not in known:
+        kind = "velocities (flow matching)" if known is FLOW_SCHEDULERS else "noise"
+        raise ValueError(
+            f"scheduler is {name!r}, and {type(pipeline).__name__} predicts {kind}; choose one of {', '.join(known)}."
+        )
+    settings = dict(_SCHEDULER_SETTINGS.get(name, {}))
+    if settings.get("use_flow_sigmas"):
+        settings["flow_shift"] = pipeline.scheduler.config.get("shift", 1.0)
+    pipeline.scheduler = known[name].from_config(pipeline.scheduler.config, **settings)
+
+
+def load_lora(pipeline: Any, lora: str | Path, *, revision: str | None = None, argument: str = "lora") -> None:
     """Load a LoRA into the pipeline after checking every key and shape, so that a misfit leaves it untouched.
 
     Raises:
@@ -171,7 +218,7 @@ def load_lora(
         pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
 
 
-def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str | None:
+def _misfit(pipeline: Any, state_dict: dict[str, torch.Tensor]) -> str | None:
     """Why the LoRA does not fit, or None; keys are ``<part>.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
     denoiser = pipeline.denoiser_part
     parts = {denoiser: pipeline.denoiser_network, **pipeline.text_networks}
@@ -188,7 +235,10 @@ def _misfit(pipeline: UbGenPipeline, state_dict: dict[str, torch.Tensor]) -> str
         }
         if not own:
             continue
-        own = convert_unet_state_dict_to_peft(own) if prefix == denoiser else convert_state_dict_to_peft(own)
+        if prefix != denoiser:
+            own = convert_state_dict_to_peft(own)
+        elif prefix == "unet":
+            own = convert_unet_state_dict_to_peft(own)
         modules = dict(part.named_modules())
         for key, value in own.items():
             module_name, _, side = key.removesuffix(".weight").rpartition(".")
