@@ -8,11 +8,14 @@ from ubgen_pipeline.generation.annotation_settings import AnnotationSettings
 from ubgen_pipeline.mask_settings import ANNOTATIONS, PAPER, SMALL
 
 
-def test_there_is_a_field_for_every_mask_setting(mini_model):
+def test_there_is_a_field_for_every_mask_setting(mini_model, tmp_path):
+    (tmp_path / "unet").mkdir()
+    (tmp_path / "model_index.json").write_text('{"_class_name": "StableDiffusionPipeline"}')
+    (tmp_path / "unet" / "config.json").write_text('{"down_block_types": ["A", "B", "C", "D"]}')
     names = {field.name for field in dataclasses.fields(AnnotationSettings)} - {"annotations"}
     assert names == {f"mask_{field.name}" for field in dataclasses.fields(PAPER)}
     settings = AnnotationSettings(["mask"], mask_threshold=0.9, mask_class_prompt=False, mask_cross_levels=[0, 1])
-    assert settings.mask_settings("owner/a-hub-model") == dataclasses.replace(
+    assert settings.mask_settings(tmp_path) == dataclasses.replace(
         PAPER, threshold=0.9, class_prompt=False, cross_levels=(0, 1)
     )
     assert AnnotationSettings(["mask"]).mask_settings(mini_model) == SMALL

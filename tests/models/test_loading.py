@@ -12,9 +12,10 @@ from diffusers import StableDiffusionPipeline
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from support.tiny_models import sd3
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.mini import mini_model_path
-from ubgen_pipeline.models.loading import SCHEDULERS, load_lora, resolve_model
+from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, SCHEDULERS, load_lora, resolve_model
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
 LORA_FILE = "pytorch_lora_weights.safetensors"
@@ -87,6 +88,29 @@ def test_schedulers_keep_the_models_noise_schedule(mini_model, name):
 def test_unknown_scheduler_is_named(mini_model):
     with pytest.raises(ValueError, match=r"scheduler is 'euler'.*dpm\+\+"):
         load_pipeline(mini_model, scheduler="euler")
+
+
+def test_a_scheduler_of_the_other_kind_is_refused_by_name(mini_model, tmp_path):
+    with pytest.raises(ValueError, match=r"scheduler is 'flow-euler', and UbGenPipeline predicts noise"):
+        load_pipeline(mini_model, scheduler="flow-euler")
+    sd3.build().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"scheduler is 'ddim', .* predicts velocities \(flow matching\)"):
+        load_pipeline(tmp_path, scheduler="ddim")
+    own = load_pipeline(tmp_path).scheduler.config.shift
+    for name, kind in FLOW_SCHEDULERS.items():
+        pipeline = load_pipeline(tmp_path, scheduler=name)
+        assert type(pipeline.scheduler) is kind and own in (
+            pipeline.scheduler.config.get("shift"),
+            pipeline.scheduler.config.get("flow_shift"),
+        )
+        drawn = pipeline(["star"], num_inference_steps=3, output_type="np", height=32, width=32).images
+        assert np.isfinite(drawn).all()
+
+
+def test_textual_inversions_are_for_families_that_learn_words(tmp_path):
+    sd3.build().save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match=r"embeddings is \['frame.safetensors'\], and UbGenStableDiffusion3Pipeline"):
+        load_pipeline(tmp_path, embeddings=["frame.safetensors"])
 
 
 def test_dtype_is_that_asked_for(mini_model):
