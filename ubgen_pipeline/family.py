@@ -89,6 +89,11 @@ class Family:
         own = {name: value for name, value in self.config.items() if name in accepted}
         return type(self)(**{**own, **self.components, "scheduler": scheduler})
 
+    @classmethod
+    def licence_note_of(cls, config: Mapping[str, Any]) -> str | None:
+        """:attr:`licence_note`, for a family whose checkpoints differ by their denoiser's configuration."""
+        return cls.licence_note
+
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded are not of this family, to follow the model's name; None where they are."""
         raise NotImplementedError

@@ -1,6 +1,7 @@
 """FLUX.2 klein and klein-base: the pipeline, which diffusers loads as a ``custom_pipeline`` too."""
 
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from diffusers import Flux2KleinPipeline
 
@@ -49,12 +50,12 @@ class Flux2KleinParts(Flux2Parts):
     def default_guidance_scale(self) -> float:
         return 1.0 if self.config.is_distilled else 4.0
 
-    @property
-    def licence_note(self) -> str | None:
-        # the published ones differ in their text encoder
-        if self.text_encoder.config.hidden_size <= 2560:
+    @classmethod
+    def licence_note_of(cls, config: Mapping[str, Any]) -> str | None:
+        # the published ones differ in their text encoder, of which features of three layers are read
+        if config["joint_attention_dim"] <= 3 * 2560:
             return None
-        return "FLUX.2-klein-9B has a non-commercial licence; that of klein-4B is Apache 2.0"
+        return "FLUX.2-klein-9B has a non-commercial licence; that of klein-4B is Apache 2.0."
 
     @property
     def prompt_tokenizer(self) -> TemplatedTokenizer:

@@ -41,7 +41,7 @@ class Flux2DevParts(Flux2Parts):
 
     default_num_inference_steps = 50
     default_guidance_scale = 4.0
-    licence_note = "FLUX.2-dev has a non-commercial licence, and its outputs may not train competing models"
+    licence_note = "FLUX.2-dev has a non-commercial licence, and its outputs may not train competing models."
 
     system_message: str
 

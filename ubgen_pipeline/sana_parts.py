@@ -23,6 +23,10 @@ class SanaParts(Family):
     text_encoder_parts = ("text_encoder",)
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_guidance_scale = 4.5
+    licence_note = (
+        "Sana's weights are under a licence of NVIDIA's, for which see each checkpoint's page: of several it allows"
+        " non-commercial use only. Its text encoder is under Gemma's terms of use."
+    )
     # tokens of a prompt, as the stock call takes them
     max_sequence_length = 300
 

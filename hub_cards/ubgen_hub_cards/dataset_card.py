@@ -21,6 +21,8 @@ TEMPLATE = "dataset_card.md.jinja"
 # the Hub's own categories, by the largest count of rows that each takes
 _SIZES = {1_000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", 1_000_000: "100K<n<1M", 10_000_000: "1M<n<10M"}
 _REPORT_HEADING, _NEXT_HEADING = "## Bias report", "## Classes"
+# what stands before the note on the licence, by which it is found again
+LICENCE_NOTE_MARK = "**Before these images train other models:** "
 _LICENCE = re.compile(r"[a-z0-9][a-z0-9.-]{1,60}")
 
 COLUMN_NOTES = {
@@ -70,11 +72,16 @@ COLUMN_NOTES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model or LoRA: ``mini``, a Hub id with its commit, or the last part of a local path; its licence if known."""
+    """A model or LoRA: ``mini``, a Hub id with its commit, or the last part of a local path; its licence if known.
+
+    Attributes:
+        licence_note: what to know of it before the images train other models, as plain text of one line.
+    """
 
     name: str
     revision: str | None = None
     licence: Mapping[str, str] = field(default_factory=dict)
+    licence_note: str | None = None
 
 
 @dataclass(frozen=True)
@@ -179,6 +186,7 @@ def render_dataset_card(facts: DatasetFacts) -> str:
         place=facts.repo_id if facts.repo_id is not None else "FOLDER",
         generator_is_on_hub=is_hub_id(facts.generator.name),
         licence=facts.generator.licence.get("license"),
+        licence_note_mark=LICENCE_NOTE_MARK,
         settings={
             name: public_source(value) if isinstance(value, str) else value
             for name, value in facts.settings.items()
@@ -188,6 +196,14 @@ def render_dataset_card(facts: DatasetFacts) -> str:
     )
     # not the metadata: there the class names must be those of the rows
     return f"---\n{dataset_metadata(facts).to_yaml()}\n---\n\n{without_tokens(body)}"
+
+
+def licence_note_of(card: str) -> str | None:
+    """The note on the generator's licence in a card of :func:`render_dataset_card`; None where it has none."""
+    for line in card.split("\n"):
+        if line.startswith(LICENCE_NOTE_MARK):
+            return line.removeprefix(LICENCE_NOTE_MARK)
+    return None
 
 
 def with_bias_report(card: str, report: str) -> str:

@@ -5,11 +5,13 @@ Prompts are of other lengths, so that what a batch is made of would show in the 
 
 import hashlib
 import importlib
+import io
 import shutil
 import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stderr
 
 import numpy as np
 import pytest
@@ -17,10 +19,14 @@ import torch
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 
+from ubgen_hub_cards.dataset_card import licence_note_of
+from ubgen_pipeline.dataset.card import stored_card_maker
+from ubgen_pipeline.dataset.shards import open_dataset
 from ubgen_pipeline.generation.generate import main
 from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 from ubgen_pipeline.models.families import FAMILIES
+from ubgen_pipeline.models.loading import _said_notes, load_pipeline
 
 NAMES = ["circle", "a big star in the evening"]
 FAMILY_NAMES = ("sana", "sana-sprint", "pixart-sigma", "cogview4", "lumina2")
@@ -50,10 +56,31 @@ def hashes(folder):
 
 
 @pytest.fixture(scope="module")
-def dataset(model, tmp_path_factory):
-    folder = tmp_path_factory.mktemp("dataset") / "d"
-    assert main(arguments(model, folder)) == 0
-    return folder
+def drawn(model, tmp_path_factory):
+    """A dataset's folder, and what the command said while it drew it."""
+    folder, said = tmp_path_factory.mktemp("dataset") / "d", io.StringIO()
+    _said_notes.clear()
+    with redirect_stderr(said):
+        assert main(arguments(model, folder)) == 0
+        # a second load in the process
+        load_pipeline(str(model))
+    return folder, said.getvalue()
+
+
+@pytest.fixture(scope="module")
+def dataset(drawn):
+    return drawn[0]
+
+
+def test_what_to_know_of_the_licence_is_said_once_and_in_the_card(family, drawn):
+    folder, said = drawn
+    note = FAMILIES[family].pipeline_class().licence_note
+    card = (folder / "README.md").read_text()
+    assert licence_note_of(card) == note and said.count("before images of this model train others") == (
+        note is not None
+    )
+    shards = open_dataset(folder)
+    assert stored_card_maker(shards, card)(shards.shards, shards.num_bytes()) == card
 
 
 def test_a_killed_run_goes_on_to_the_same_files(model, dataset, tmp_path):

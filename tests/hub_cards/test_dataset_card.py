@@ -10,7 +10,14 @@ from huggingface_hub import DatasetCard
 from markdown_it import MarkdownIt
 
 from support.hostile_text import HOSTILE
-from ubgen_hub_cards.dataset_card import COLUMN_NOTES, DatasetFacts, Source, render_dataset_card, with_bias_report
+from ubgen_hub_cards.dataset_card import (
+    COLUMN_NOTES,
+    DatasetFacts,
+    Source,
+    licence_note_of,
+    render_dataset_card,
+    with_bias_report,
+)
 from ubgen_pipeline.dataset.card import class_counts
 from ubgen_pipeline.dataset.columns import GROUP_COLUMN, score_features, score_notes
 from ubgen_pipeline.dataset.shards import Shard
@@ -49,6 +56,15 @@ def test_metadata_is_read_back():
     info = DatasetInfosDict.from_dataset_card_data(partial.data)["default"]
     assert info.features == facts().features and not info.splits
     assert "Not finished" in partial.text and f"{len(HOSTILE)} of {2 * len(HOSTILE)}" in partial.text
+
+
+def test_the_note_on_the_licence_is_shown_and_found_again():
+    noted = Source("org/m", "f" * 40, {"license": "other"}, "not for training: see its page.")
+    card = render_dataset_card(facts(generator=noted))
+    assert licence_note_of(card) == noted.licence_note
+    licence = card.split("## Licence")[1].split("## ")[0]
+    assert "not for training: see its page." in licence
+    assert licence_note_of(render_dataset_card(facts())) is None
 
 
 def test_user_text_stays_text():

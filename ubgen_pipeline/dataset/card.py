@@ -46,6 +46,7 @@ class DatasetCardMaker:
         turns: row i has label ``turns[i % len(turns)]``.
         repo_id: its name on the Hub, if it is there.
         licence: of the generator, where it is known without asking: keys ``license``, ``license_name`` and so on.
+        licence_note: with it, what the dataset's card says to know before the images train other models.
         counts_flags: whether the card says how many rows the safety checker flagged. It reads them for that, so that
             of a dataset whose shards do not stay here it must not.
     """
@@ -59,10 +60,12 @@ class DatasetCardMaker:
         repo_id: str | None = None,
         *,
         licence: Mapping[str, str] | None = None,
+        licence_note: str | None = None,
         counts_flags: bool = True,
     ):
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
         self.turns, self.licence, self.counts_flags = turns, licence, counts_flags
+        self.licence_note = licence_note
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
         """The card for the shards ``present``, whose files have ``num_bytes`` in all; one of them must be here."""
@@ -121,7 +124,7 @@ class DatasetCardMaker:
         if self.licence is None:
             return model_source(generator.model, generator.model_revision), lora
         name = public_name(generator.model) or generator.model
-        return Source(name, generator.model_revision, self.licence), lora
+        return Source(name, generator.model_revision, self.licence, self.licence_note), lora
 
 
 def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = None) -> DatasetCardMaker:
@@ -140,8 +143,16 @@ def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = No
     generator = GeneratorSource(
         first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision")
     )
+    from ubgen_hub_cards.dataset_card import licence_note_of
+
     return DatasetCardMaker(
-        shards, label_names(classes), generator, stored_column(files, "label"), repo_id, licence=licence_of(card)
+        shards,
+        label_names(classes),
+        generator,
+        stored_column(files, "label"),
+        repo_id,
+        licence=licence_of(card),
+        licence_note=licence_note_of(card),
     )
 
 

@@ -1,5 +1,6 @@
 """Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
 
+import os
 import re
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from diffusers import (
 from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from safetensors import SafetensorError
 
+from ..commands.console import say
 from ..commands.library_log import hushed
 from ..family import Family
 from ..mini import mini_model_path
@@ -57,6 +59,7 @@ _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "flow-dpm++": {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
     "flow-unipc": {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
 }
+_said_notes: set[str] = set()
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
@@ -133,6 +136,7 @@ def load_pipeline(
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
+    _say_licence_note(pipeline)
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     if lora is not None:
@@ -149,6 +153,15 @@ def load_pipeline(
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
+
+
+def _say_licence_note(pipeline: Family) -> None:
+    """What the family says of the licence, the first time in this process, and of several processes in one."""
+    note = pipeline.licence_note_of(pipeline.denoiser_network.config)
+    if note is None or note in _said_notes or os.environ.get("LOCAL_RANK", "0") != "0":
+        return
+    _said_notes.add(note)
+    say(f"before images of this model train others: {note}")
 
 
 def load_family(model: str | Path, *, revision: str | None = None, argument: str = "model") -> type[Any]:

@@ -70,7 +70,8 @@ def fingerprint(source: str | None) -> str | None:
 
 
 def model_source(source: str, commit: str | None) -> "Source":
-    """Public name, commit and licence; the licence as the model's own card states it, if it can be read."""
+    """Public name, commit and licence: as the model's own card states it, if it can be read, and what is to know of
+    it before the images train other models."""
     # imported here: a dry run imports this module, and should not wait for the libraries behind the cards
     from ubgen_hub_cards.dataset_card import Source
 
@@ -78,7 +79,7 @@ def model_source(source: str, commit: str | None) -> "Source":
     if source == "mini":
         return Source(name, None, MINI_LICENCE)
     if commit is None:
-        return Source(name, None, _local_licence(Path(source).expanduser()))
+        return Source(name, None, _local_licence(Path(source).expanduser()), licence_note(source))
     import httpx2
     from huggingface_hub import HfApi
 
@@ -87,7 +88,19 @@ def model_source(source: str, commit: str | None) -> "Source":
         stated = card.to_dict() if card is not None else {}
     except (httpx2.HTTPError, OSError):
         stated = {}
-    return Source(name, commit, _licence(stated))
+    return Source(name, commit, _licence(stated), licence_note(source, commit))
+
+
+def licence_note(source: str, commit: str | None = None) -> str | None:
+    """What the model's family says of the licence of its checkpoints; None where it says nothing, or is not known."""
+    # imported here, since a family's file loads diffusers
+    from .families import FAMILIES, denoiser_config, family_of_model
+
+    try:
+        family = FAMILIES[family_of_model(source, commit)]
+        return family.pipeline_class().licence_note_of(denoiser_config(source, commit))
+    except (OSError, ValueError):
+        return None
 
 
 def _local_licence(folder: Path) -> dict[str, str]:
