@@ -6,7 +6,6 @@ the class's own text is left out, so that no image gains by fitting its class le
 """
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.nn.functional import normalize
@@ -14,12 +13,13 @@ from torch.nn.functional import normalize
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from .clip_alignment import encode_class_texts
+from .clip_reward import ClipReward
 
 # features nearer to their class's text than half a degree count less than fully, or their gradient would explode
 _LEAST_LENGTH = 0.01
 
 
-class ClassVarietyReward:
+class ClassVarietyReward(ClipReward):
     """Mean distance of an image to the other images of its class in the batch, in CLIP's features.
 
     With the feature f_i of image i, the unit text feature t of its class, and P = I - t tᵀ, the reward is the mean
@@ -45,22 +45,9 @@ class ClassVarietyReward:
         self.encoder = encoder
         self.directions = normalize(encode_class_texts(encoder, class_names, prompt).float(), dim=-1)
 
-    def __call__(
-        self,
-        images: torch.Tensor,
-        class_names: Sequence[str],
-        labels: torch.Tensor,
-        *,
-        image_features: torch.Tensor | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
-        """Distances ``(B,)`` in [0, 2] of ``images (B, 3, H, W)`` nominally in [0, 1] with ``labels (B,)``.
-
-        ``image_features (B, F)``, where given, are this encoder's features of the images, to save encoding twice.
-        """
-        if image_features is None:
-            image_features = self.encoder.encode_images(images)
-        features, labels = image_features.float(), labels.to(image_features.device)
+    def values(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Distances ``(B,)`` in [0, 2]."""
+        features = features.float()
         along = self.directions.to(features.device)[labels]
         # a length of its own does not count, so the features are made comparable before their length is bounded below
         features = normalize(features, dim=-1)

@@ -2,12 +2,13 @@
 
 import warnings
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch.nn.functional import cosine_similarity, normalize
 
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
+
+from .clip_reward import ClipReward
 
 PAIRINGS = ("matching", "all")
 
@@ -41,7 +42,7 @@ def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt:
     return features
 
 
-class ClipAlignmentReward:
+class ClipAlignmentReward(ClipReward):
     """cos(image feature of image i, text feature of "photo of c_i"); L_in is one minus it.
 
     Args:
@@ -74,22 +75,9 @@ class ClipAlignmentReward:
         self.reads_whole_batch = pairing == "all"
         self.text_features = encode_class_texts(encoder, class_names, prompt)
 
-    def __call__(
-        self,
-        images: torch.Tensor,
-        class_names: Sequence[str],
-        labels: torch.Tensor,
-        *,
-        image_features: torch.Tensor | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
-        """Similarities ``(B,)`` in [-1, 1] of ``images (B, 3, H, W)`` nominally in [0, 1] with ``labels (B,)``.
-
-        ``image_features (B, F)``, where given, are this encoder's features of the images, to save encoding twice.
-        """
-        if image_features is None:
-            image_features = self.encoder.encode_images(images)
-        text_features = self.text_features.to(image_features.device)[labels]
+    def values(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Similarities ``(B,)`` in [-1, 1]."""
+        text_features = self.text_features.to(features.device)[labels]
         if self.pairing == "matching":
-            return cosine_similarity(image_features, text_features, dim=-1)
-        return cosine_similarity(image_features[:, None], text_features[None], dim=-1).mean(dim=1)
+            return cosine_similarity(features, text_features, dim=-1)
+        return cosine_similarity(features[:, None], text_features[None], dim=-1).mean(dim=1)

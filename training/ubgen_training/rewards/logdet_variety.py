@@ -23,13 +23,14 @@ from torch.nn.functional import normalize
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from .clip_alignment import encode_class_texts
+from .clip_reward import ClipReward
 
 # features that are left nearer to the centre than this count less than fully, or their gradient would explode
 _LEAST_LENGTH = 0.01
 Gather = Callable[[torch.Tensor], torch.Tensor]
 
 
-class LogDetVarietyReward:
+class LogDetVarietyReward(ClipReward):
     """How much an image's class gains in volume by the images of the batch, plus ``across`` times the same over all.
 
     With the units u of a class's n images, those of the batch and the M remembered ones, and α = F / (n ε²), the
@@ -99,23 +100,9 @@ class LogDetVarietyReward:
         """
         self._gather, self._rank = gather, rank
 
-    def __call__(
-        self,
-        images: torch.Tensor,
-        class_names: Sequence[str],
-        labels: torch.Tensor,
-        *,
-        image_features: torch.Tensor | None = None,
-        **_: Any,
-    ) -> torch.Tensor:
-        """Gains ``(B,)`` of ``images (B, 3, H, W)`` nominally in [0, 1] with ``labels (B,)``.
-
-        ``image_features (B, F)``, where given, are this encoder's features of the images, to save encoding twice.
-        """
-        if image_features is None:
-            image_features = self.encoder.encode_images(images)
-        labels = labels.to(image_features.device)
-        rest, all_labels, is_own = self._whole_batch(self._rest(image_features, labels), labels)
+    def values(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Gains ``(B,)``."""
+        rest, all_labels, is_own = self._whole_batch(self._rest(features, labels), labels)
         self._seen = rest.detach(), all_labels
         centre = rest.detach().mean(dim=0) if self._num_batches == 0 else self._centre.to(rest.device)
         units = normalize(rest - centre, dim=-1, eps=_LEAST_LENGTH)
