@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import pytest
+import yaml
 from test_imports import PACKAGES, PIPELINE_ROOMS, TRAINING_ROOMS
 
 from support import ROOT
@@ -182,11 +183,15 @@ def test_the_readme_opens_with_ten_lines_that_run():
 @pytest.mark.parametrize("document", DOCUMENTS, ids=name_of)
 def test_blocks_are_well_formed(document):
     for block in blocks(document):
-        assert block.language in ("python", "bash", "text"), block
+        assert block.language in ("python", "bash", "yaml", "text"), block
         if block.language == "python":
             ast.parse(block.text)
         elif block.language == "bash":
             subprocess.run(["bash", "-n", "-c", block.text], check=True)
+        elif block.language == "yaml":
+            # settings of the trainings
+            for name in yaml.safe_load(block.text):
+                assert f"--{name}" in known_flags("train_ubgen.py"), name
     assert document.read_text("utf-8").count("```") == 2 * len(blocks(document))
 
 
