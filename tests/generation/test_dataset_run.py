@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from datasets import load_dataset
+from transformers import CLIPTextModel
 
 from ubgen_pipeline.generation.dataset_rows import DatasetRows
 from ubgen_pipeline.generation.generate import generate_dataset, main
+from ubgen_pipeline.inference import choice
 
 NAMES = ["circle", "star", "heart"]
 
@@ -53,6 +55,22 @@ def test_a_resume_takes_what_was_chosen(random_mini_model, tmp_path, capsys):
         _generate(random_mini_model, tmp_path / "d", batch_size=4)
     with pytest.raises(ValueError, match="codec was 'png' there and is 'jpeg' now"):
         _generate(random_mini_model, tmp_path / "d", codec="jpeg")
+
+
+def test_text_encoders_that_wait_encode_all_prompts_before_and_change_no_byte(
+    random_mini_model, tmp_path, monkeypatch
+):
+    _generate(random_mini_model, tmp_path / "plain", batch_size=2)
+    moves = []
+    move = torch.nn.Module.to
+    monkeypatch.setattr(CLIPTextModel, "to", lambda encoder, *where: moves.append(where) or move(encoder, *where))
+    # the CPU stands in for a GPU that is not here
+    monkeypatch.setattr(choice, "wanted_offload", lambda *_: "text")
+    _generate(random_mini_model, tmp_path / "waiting", batch_size=2)
+    assert _hashes(tmp_path / "waiting") == _hashes(tmp_path / "plain")
+    visits = [where for where in moves if where == ("cpu",)]
+    # there and back: for the three prompts, and for the empty one that all are guided away from
+    assert len(visits) == 4 + 1
 
 
 def test_too_little_memory_lowers_the_batch(random_mini_model, tmp_path, monkeypatch):

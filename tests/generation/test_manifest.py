@@ -46,7 +46,8 @@ def test_what_changes_bytes_changes_it(settings):
 
 def test_how_it_is_drawn_on_the_machine_counts():
     assert manifest_of(device="cuda") != manifest_of()
-    for other in (Inference(5, 1, "float32", "off", "none"), Inference(4, 1, "float32", "off", "none", "flash")):
+    others = [Inference(5, 1, "float32", "off", "none"), Inference(4, 1, "float32", "off", "none", "flash")]
+    for other in (*others, Inference(4, 1, "float32", "off", "none", offload="text")):
         assert manifest_of(inference=other) != manifest_of()
     assert manifest_of(revision="abc")["model_revision"] == "abc"
 
@@ -58,6 +59,7 @@ def test_how_it_is_drawn_on_the_machine_counts():
         {"hub_dataset_id": "org/d", "private": True, "keep_local": True, "shards_per_commit": 3},
         {"engine": "ray", "num_workers": 3},
         {"dry_run": True},
+        {"prompt_features": "kept"},
     ],
 )
 def test_where_it_goes_and_who_draws_do_not_count(settings):

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from ubgen_pipeline.inference.choice import choose_inference, use_threads, wanted_dtype
+from ubgen_pipeline.inference.choice import choose_inference, use_threads, wanted_dtype, wanted_offload
 from ubgen_pipeline.inference.packed_products import PackedLinear
 from ubgen_pipeline.inference.settings import Inference, InferenceSettings
 from ubgen_pipeline.models.loading import load_pipeline
@@ -21,6 +21,19 @@ from ubgen_pipeline.models.loading import load_pipeline
 )
 def test_precision(given, begun, device, expected):
     assert wanted_dtype(InferenceSettings(dtype=given), begun, device) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "begun", "expected"), [(None, None, "none"), (None, {"offload": "text"}, "text"), ("group", {}, "group")]
+)
+def test_what_waits_on_the_cpu(given, begun, expected):
+    assert wanted_offload(InferenceSettings(offload=given), begun, "cuda:1") == expected
+
+
+def test_nothing_waits_for_the_cpu_on_itself():
+    assert wanted_offload(InferenceSettings(), None, "cpu") == "none"
+    with pytest.raises(ValueError, match="offload is 'text', and the device is the CPU"):
+        wanted_offload(InferenceSettings(), {"offload": "text"}, "cpu")
 
 
 @pytest.mark.parametrize(

@@ -1,12 +1,11 @@
-"""Prompts in, images out: text encoded once, 8 bits rounded, batches filled up, threads that do not meet."""
+"""Prompts in, images out: 8 bits rounded, batches filled up, threads that do not meet."""
 
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-import torch
 
-from ubgen_pipeline.inference.image_drawer import ImageDrawer, PromptCache
+from ubgen_pipeline.inference.image_drawer import ImageDrawer
 from ubgen_pipeline.models.loading import load_pipeline
 
 NAMES = ["circle", "star", "heart"]
@@ -18,23 +17,6 @@ def pipeline(random_mini_model):
     pipeline = load_pipeline(random_mini_model, scheduler="pndm")
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
-
-
-def test_prompts_are_encoded_once_and_alone(random_mini_model, monkeypatch):
-    pipeline = load_pipeline(random_mini_model)
-    calls = []
-    encode = pipeline.encode
-    monkeypatch.setattr(pipeline, "encode", lambda prompts, text: calls.append(prompts) or encode(prompts, text))
-    cache = PromptCache(max_prompts=2)
-    features = cache.conditioning(pipeline, ["star", "heart", "star"])["encoder_hidden_states"]
-    torch.testing.assert_close(features, pipeline.encode_prompts(["star", "heart", "star"]), rtol=1e-5, atol=1e-5)
-    assert calls == [["star"], ["heart"]]
-    cache.conditioning(pipeline, ["circle"])
-    cache.conditioning(pipeline, ["star"])
-    # of two that are remembered, the one unused the longest went
-    assert calls == [["star"], ["heart"], ["circle"]]
-    cache.conditioning(pipeline, ["heart"])
-    assert calls[-1] == ["heart"]
 
 
 def test_images_are_the_pipelines_in_8_bits(pipeline):
@@ -62,10 +44,3 @@ def test_threads_have_schedulers_of_their_own(pipeline):
     with ThreadPoolExecutor(3) as threads:
         together = list(threads.map(lambda _: drawer(NAMES, NAMES, **CALL).images(), range(6)))
     assert all(np.array_equal(images, alone) for images in together)
-
-
-def test_a_chunked_prompt_is_read_with_its_weights(pipeline):
-    cache, weighted = PromptCache(), PromptCache(num_chunks=2)
-    plain, chunked = (item.conditioning(pipeline, ["a star++"])["encoder_hidden_states"] for item in (cache, weighted))
-    assert chunked.shape[1] == 2 * plain.shape[1]
-    torch.testing.assert_close(chunked, pipeline.encode_weighted_prompts(["a star++"], num_chunks=2))

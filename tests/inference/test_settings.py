@@ -19,6 +19,14 @@ def test_the_choice_is_kept_where_it_is_none_of_torchs_own():
     assert "attention" not in own.facts() and Inference.resumed(InferenceSettings(), own.facts()) == own
 
 
+def test_what_waits_on_the_cpu_is_kept_where_anything_does():
+    chosen = Inference(8, 1, "bfloat16", "off", "none", offload="text")
+    assert chosen.facts()["offload"] == "text" and Inference.resumed(InferenceSettings(), chosen.facts()) == chosen
+    assert Inference.resumed(InferenceSettings(offload="model"), chosen.facts()).offload == "model"
+    # datasets begun by earlier versions say nothing of it
+    assert "offload" not in Inference(8, 1, "float32", "off", "none").facts()
+
+
 def test_a_lora_is_fused_in_float32_only():
     assert [lora_weights(lora, dtype) for lora, dtype in ((None, "float32"), ("x", "float32"), ("x", "bfloat16"))] == [
         "none", "fused", "beside"
@@ -33,6 +41,8 @@ def test_a_lora_is_fused_in_float32_only():
         ({"dtype": "int8"}, "dtype is 'int8'; choose one of float32, float16, bfloat16"),
         ({"compile": "yes"}, "compile is 'yes'; choose one of auto, on, off"),
         ({"codec": "gif"}, "codec is 'gif'"),
+        ({"offload": "disk"}, "offload is 'disk'; choose one of none, text, model, group"),
+        ({"offload": "group", "compile": "on"}, "offload is 'group' and compile on"),
     ],
 )
 def test_values_that_no_dataset_can_have(settings, message):

@@ -1,7 +1,7 @@
 """The rows of a generated dataset: from a range of samples to images, annotations, scores and where they come from."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
@@ -66,9 +66,14 @@ class DatasetRows:
                 [item.name for item in samples.classes],
                 generator=settings.model,
                 own_checker=drawer.pipeline.safety_checker is not None,
-                device=str(drawer.pipeline.device),
+                device=str(drawer.pipeline._execution_device),
             )
         self.is_compiled = False
+
+    def texts(self, indices: Iterable[int]) -> list[str]:
+        """What the model reads for the samples with these indices, in their order."""
+        pipeline = self._drawer.pipeline
+        return [drawn_prompt(pipeline, self._samples.sample(index).prompt, self._masks) for index in indices]
 
     def trial(self, batch_size: int) -> object:
         """Draw a batch of one step, to see whether it fits, or to compile."""

@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
@@ -12,7 +13,7 @@ from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
-from ..models.sources import GeneratorSource, hub_commit
+from ..models.sources import GeneratorSource, fingerprint, hub_commit
 from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
 from .manifest import manifest
@@ -20,6 +21,7 @@ from .settings import GenerateSettings
 from .shard_writer import write_shards
 
 if TYPE_CHECKING:
+    from ..inference.prompt_cache import PromptCache
     from ..pipeline import UbGenPipeline
     from .row_drawer import RowSettings
 
@@ -106,7 +108,8 @@ class DatasetRun:
         import torch
 
         from ..family import check_effects
-        from ..inference.choice import choose_inference, use_threads, wanted_dtype
+        from ..inference.choice import choose_inference, use_threads, wanted_dtype, wanted_offload
+        from ..inference.placement import place_networks
         from ..models.loading import load_family
         from .dataset_rows import DatasetRows, check_prompts
         from .row_drawer import RowDrawer
@@ -117,13 +120,14 @@ class DatasetRun:
         if device.startswith("cuda:"):
             torch.cuda.set_device(device)
         given = self.settings
+        offload = wanted_offload(given, self._begun, device)
         records_attention = bool(given.wanted_annotations())
         family = load_family(given.model, revision=self.source.model_revision or given.revision)
         dtype = wanted_dtype(given, self._begun, device, family.default_gpu_dtype)
         if given.preset is not None and self.rank == 0:
             say(describe(given.preset))
         # the model loads before the folder is made, so that a model that cannot be loaded leaves nothing behind
-        pipeline = self._row_settings().load(device, dtype)
+        pipeline = self._row_settings().load(device if offload == "none" else "cpu", dtype)
         if self._begun is None:
             check_effects(
                 pipeline,
@@ -147,7 +151,10 @@ class DatasetRun:
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
         row_settings.prepare(pipeline, dtype)
-        self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks))
+        if offload != "none":
+            place_networks(pipeline, device, offload)
+        self._prompts = self._prompt_cache(num_chunks, dtype, device, offload)
+        self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks, self._prompts))
         is_doubled = settings.guidance_scale > 1 and pipeline.guidance == "classifier-free"
         num_calls = settings.num_inference_steps * (2 if is_doubled else 1)
         inference = choose_inference(
@@ -158,7 +165,9 @@ class DatasetRun:
             lora=settings.any_lora(),
             latent_pixels=height * width,
             num_denoiser_samples=len(samples) * num_calls // self.world_size,
-            is_compilable=not records_attention and not settings.reuses_features(),
+            is_compilable=not records_attention
+            and not settings.reuses_features()
+            and offload not in ("model", "group"),
         )
         self.rows.is_compiled = inference.compile == "on"
         self.batch_size, self.attention = inference.batch_size, inference.attention
@@ -183,6 +192,11 @@ class DatasetRun:
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
         progress = Progress(num_images, "images")
+        if self._prompts.moves_encoders:
+            shards = (self.shards.shards[number] for number in numbers)
+            self._prompts.expect(
+                self.rows.texts(index for shard in shards for index in range(shard.start, shard.stop))
+            )
         with attention_order(self.attention):
             write_shards(
                 self.shards,
@@ -252,6 +266,34 @@ class DatasetRun:
         open_settings = ("num_inference_steps", "guidance_scale")
         found = {name: values[name] for name in open_settings if getattr(self.settings, name) is None}
         self.settings = dataclasses.replace(self.settings, **found)
+
+    def _prompt_cache(self, num_chunks: int | None, dtype: str, device: str, offload: str) -> "PromptCache":
+        from ..inference.prompt_cache import PromptCache, PromptFolder
+
+        folder = None
+        if self.settings.prompt_features is not None:
+            folder = PromptFolder(self.settings.prompt_features, self._made_by(dtype, device))
+        return PromptCache(num_chunks, text_device=device if offload == "text" else None, folder=folder)
+
+    def _made_by(self, dtype: str, device: str) -> dict[str, Any]:
+        """All that the conditioning of a prompt depends on."""
+        import torch
+
+        from ..models.loading import resolve_model
+        from ..models.text_embeddings import split_embedding
+
+        embeddings = map(split_embedding, self.settings.embeddings or ())
+        return {
+            "model": fingerprint(resolve_model(self.settings.model)),
+            "model_revision": self.source.model_revision,
+            # a LoRA may change the text encoder, too
+            "lora": [fingerprint(self.settings.lora), self.source.lora_revision],
+            "few_step_lora": [fingerprint(self.settings.few_step_lora), self.source.few_step_lora_revision],
+            "embeddings": [[fingerprint(file), token] for file, token in embeddings],
+            "dtype": dtype,
+            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+            "versions": {name: version(name) for name in ("torch", "transformers", "diffusers")},
+        }
 
     def _row_settings(self) -> "RowSettings":
         from .row_drawer import RowSettings

@@ -65,5 +65,6 @@ def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     """The settings that count as they were given; those that :func:`manifest` gives in another form are left out."""
     groups = (PresetSettings, ScoreSettings, AnnotationSettings)
     others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
-    others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS}
+    # what waits where stands among the facts of the inference, where anything does
+    others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload"}
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}

@@ -15,6 +15,7 @@ import torch
 from ..class_tokens import append_class_words, fit_prompt
 from ..inference.image_drawer import DrawnImages, ImageDrawer
 from ..inference.prepared_pipeline import prepare_pipeline
+from ..inference.prompt_cache import PromptCache
 from ..inference.settings import lora_weights
 from ..mask_settings import MaskSettings
 from ..models.loading import load_pipeline
@@ -120,14 +121,21 @@ class RowDrawer:
         pipeline: loaded and prepared by the settings.
         settings: of the rows.
         num_chunks: tokenizer lengths of every prompt, where word weights are read; None where they are not.
+        cache: of the prompts, for that number; None makes one.
     """
 
-    def __init__(self, pipeline: "UbGenPipeline", settings: RowSettings, num_chunks: int | None):
+    def __init__(
+        self,
+        pipeline: "UbGenPipeline",
+        settings: RowSettings,
+        num_chunks: int | None,
+        cache: PromptCache | None = None,
+    ):
         self.pipeline, self.settings, self.num_chunks = pipeline, settings, num_chunks
-        self._draw = ImageDrawer(pipeline, num_chunks=num_chunks)
+        self._draw = ImageDrawer(pipeline, num_chunks=num_chunks, cache=cache)
         # On a GPU one batch is drawn after the other. Threads that start at the same time would only interleave their
         # kernels and gain nothing.
-        self._device = Lock() if pipeline.device.type != "cpu" else nullcontext()
+        self._device = Lock() if pipeline._execution_device.type != "cpu" else nullcontext()
 
     def draw(self, class_names: Sequence[str], texts: Sequence[str], seeds: Sequence[int], **more: Any) -> DrawnImages:
         """Draw B rows as one batch.

@@ -16,7 +16,7 @@ from ..scoring.settings import ScoreSettings
 from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
-RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers")
+RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers", "prompt_features")
 # settings that say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 

@@ -1,6 +1,7 @@
 """How a dataset is drawn on this machine, chosen once; a resume takes the same from the manifest."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -34,6 +35,23 @@ def wanted_dtype(
     """
     recorded = (begun or {}).get("dtype")
     return settings.dtype or recorded or (gpu_dtype if device.startswith("cuda") else "float32")
+
+
+def wanted_offload(settings: InferenceSettings, begun: Mapping[str, Any] | None, device: str) -> str:
+    """What waits on the CPU, needed before the networks are placed: what the settings say, else the manifest.
+
+    Args:
+        settings: of this run.
+        begun: settings in the dataset's manifest; None for a new one.
+        device: ``cpu``, ``cuda:0``, ….
+
+    Raises:
+        ValueError: the device is the CPU itself.
+    """
+    offload = settings.offload or (begun or {}).get("offload", "none")
+    if offload != "none" and torch.device(device).type == "cpu":
+        raise ValueError(f"offload is {offload!r}, and the device is the CPU, where nothing can wait; give none.")
+    return offload
 
 
 def use_threads(
@@ -77,7 +95,7 @@ def choose_inference(
     Args:
         settings: of this run.
         begun: settings in the dataset's manifest; None for a new one.
-        pipeline: prepared, on its device.
+        pipeline: prepared, its networks placed.
         trial: draws a batch of that size with one step.
         lora: None where there is none.
         latent_pixels: h x w of a sample's latents.
@@ -89,7 +107,7 @@ def choose_inference(
     """
     attention = OWN_ORDER
     network = pipeline.denoiser_network
-    device, dtype = pipeline.device, str(network.dtype).removeprefix("torch.")
+    device, dtype = pipeline._execution_device, str(network.dtype).removeprefix("torch.")
     if begun is not None:
         inference = Inference.resumed(settings, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
         size, attention = inference.batch_size, inference.attention
@@ -104,7 +122,10 @@ def choose_inference(
         if device.type == "cuda":
             attention = fastest_attention(attention_calls(network, lambda: trial(size)), network.dtype, device)
             say(f"attention {attention} is the fastest")
-        inference = Inference(size, torch.get_num_threads(), dtype, settings.compile, lora_weights(lora, dtype))
+        weights = lora_weights(lora, dtype)
+        inference = Inference(
+            size, torch.get_num_threads(), dtype, settings.compile, weights, offload=settings.offload or "none"
+        )
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)
     if is_compiled:
@@ -122,4 +143,4 @@ def choose_inference(
         # only here, since the compiler cannot see into packed products
         pack_products(network)
     compiling = "on" if is_compiled else "off"
-    return Inference(size, inference.threads, dtype, compiling, inference.lora_weights, attention)
+    return replace(inference, dtype=dtype, compile=compiling, attention=attention)

@@ -1,62 +1,22 @@
 """Prompts in, 8-bit images out: the pipeline called batch by batch from several threads.
 
-:class:`PromptCache` remembers the text features of prompts, :class:`ImageDrawer` calls the pipeline, and
-:class:`DrawnImages` are its images on their way from the device.
+:class:`ImageDrawer` calls the pipeline, and :class:`DrawnImages` are its images on their way from the device.
 """
 
 import threading
-from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 
-from ..call_arguments import TextSettings
 from .prepared_pipeline import with_own_scheduler
+from .prompt_cache import PromptCache
 
 if TYPE_CHECKING:
-    from ..conditioning import Conditioning
     from ..pipeline import UbGenPipeline
     from ..pipeline_output import UbGenOutput
-
-# what bounds the memory of the cache
-MAX_PROMPTS = 2000
-
-
-class PromptCache:
-    """Encoded prompts. The prompt that was not used for the longest time is forgotten first.
-
-    Several threads may share a cache. A prompt is encoded alone: in a batch of another size or content it would round
-    differently, and an image would depend on which prompts came before it.
-
-    Args:
-        num_chunks: tokenizer lengths of every prompt, where word weights are read; None where they are not.
-        max_prompts: prompts that are remembered.
-    """
-
-    def __init__(self, num_chunks: int | None = None, max_prompts: int = MAX_PROMPTS):
-        self._text, self._max_prompts = TextSettings(num_chunks is not None, num_chunks), max_prompts
-        self._encoded: OrderedDict[tuple[str, bool], Conditioning] = OrderedDict()
-        self._lock = threading.Lock()
-
-    @torch.no_grad()
-    def conditioning(
-        self, pipeline: "UbGenPipeline", prompts: Sequence[str], *, negative: bool = False
-    ) -> "Conditioning":
-        """B rows of B prompts, in the text encoder's dtype and on its device; ``negative``: guided away from."""
-        with self._lock:
-            return pipeline.batch([self._of(pipeline, prompt, negative) for prompt in prompts])
-
-    def _of(self, pipeline: "UbGenPipeline", prompt: str, negative: bool) -> "Conditioning":
-        key = prompt, negative
-        if key not in self._encoded:
-            (self._encoded[key],) = pipeline.encode([prompt], replace(self._text, negative=negative))
-            if len(self._encoded) > self._max_prompts:
-                self._encoded.popitem(last=False)
-        self._encoded.move_to_end(key)
-        return self._encoded[key]
 
 
 @dataclass(frozen=True)
@@ -86,11 +46,12 @@ class ImageDrawer:
     Args:
         pipeline: prepared; the first thread that draws takes it as it is.
         num_chunks: tokenizer lengths of prompts with word weights; None where there are none.
+        cache: of the prompts, for that number; None makes one.
     """
 
-    def __init__(self, pipeline: "UbGenPipeline", *, num_chunks: int | None = None):
+    def __init__(self, pipeline: "UbGenPipeline", *, num_chunks: int | None = None, cache: PromptCache | None = None):
         self._pipeline, self._num_chunks = pipeline, num_chunks
-        self._cache = PromptCache(num_chunks)
+        self._cache = cache or PromptCache(num_chunks)
         self._own = threading.local()
         self._lock = threading.Lock()
         self._is_taken = False

@@ -15,6 +15,7 @@ from ..files.image_codecs import CODECS, check_codec
 
 COMPILE_CHOICES = ("auto", "on", "off")
 DTYPES = ("float32", "float16", "bfloat16")
+OFFLOADS = ("none", "text", "model", "group")
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,15 @@ class InferenceSettings:
     compile: str = field_help(
         "torch.compile: on, off, or auto, which compiles where the job is long enough to make up for it", "auto"
     )
+    offload: str | None = field_help(
+        "what waits in the CPU's memory where the GPU's is too small: none; text, the text encoders, which encode all"
+        " prompts before; model, each network until its turn; or group, each block of a network. none if not given,"
+        " and kept by a resume",
+        None,
+    )
+    prompt_features: str | None = field_help(
+        "folder that keeps what the text encoders make of prompts, so that later runs need not encode them again", None
+    )
     codec: str = field_help(f"of the image column: {', '.join(CODECS)} (which loses a little)", "png")
 
     def check_inference(self) -> None:
@@ -50,6 +60,10 @@ class InferenceSettings:
                 raise ValueError(f"{name} is {value!r}; give an integer of at least 1.")
         if self.dtype is not None and self.dtype not in DTYPES:
             raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
+        if self.offload is not None and self.offload not in OFFLOADS:
+            raise ValueError(f"offload is {self.offload!r}; choose one of {', '.join(OFFLOADS)}.")
+        if self.offload in ("model", "group") and self.compile == "on":
+            raise ValueError(f"offload is {self.offload!r} and compile on; give compile off, or offload text.")
         if self.compile not in COMPILE_CHOICES:
             raise ValueError(f"compile is {self.compile!r}; choose one of {', '.join(COMPILE_CHOICES)}.")
         check_codec(self.codec)
@@ -67,6 +81,7 @@ class Inference:
         lora_weights: ``fused`` into the model's in float32, ``beside`` them in 16 bits, where fusing would lose small
             updates to rounding, or ``none``.
         attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_kernels`.
+        offload: one of :data:`OFFLOADS`: see :func:`.placement.place_networks`.
     """
 
     batch_size: int
@@ -75,11 +90,12 @@ class Inference:
     compile: str
     lora_weights: str
     attention: str = "auto"
+    offload: str = "none"
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest, from which torch's own order of attention kernels is left out."""
+        """For the manifest, from which torch's own order of attention kernels is left out, and that nothing waits."""
         facts = dataclasses.asdict(self)
-        return {name: value for name, value in facts.items() if (name, value) != ("attention", "auto")}
+        return {name: value for name, value in facts.items() if _LEFT_OUT.get(name) != value}
 
     @classmethod
     def resumed(cls, settings: InferenceSettings, manifest: Mapping[str, Any]) -> "Inference":
@@ -89,14 +105,17 @@ class Inference:
             settings: of this run.
             manifest: settings of the dataset's manifest.
         """
-        defaults = {"attention": "auto"}
         values: dict[str, Any] = {
-            item.name: manifest.get(item.name, defaults.get(item.name)) for item in dataclasses.fields(cls)
+            item.name: manifest.get(item.name, _LEFT_OUT.get(item.name)) for item in dataclasses.fields(cls)
         }
         for name in values:
             if getattr(settings, name, None) not in (None, "auto"):
                 values[name] = getattr(settings, name)
         return cls(**values)
+
+
+# what a manifest does not say
+_LEFT_OUT = {"attention": "auto", "offload": "none"}
 
 
 def lora_weights(lora: str | None, dtype: str) -> str:

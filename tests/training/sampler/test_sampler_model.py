@@ -143,3 +143,10 @@ def test_decoding_in_micro_batches_keeps_no_activations(sampler, random_mini_mod
 def test_a_decode_batch_size_below_one_is_refused(random_mini_model):
     with pytest.raises(ValueError, match="decode_batch_size is 0"):
         build(random_mini_model, decode_batch_size=0)
+
+
+def test_text_encoders_stay_where_they_encoded(random_mini_model):
+    sampler = build(random_mini_model)
+    sampler.to(torch.float64)
+    assert sampler.pipeline.vae.dtype == sampler.denoiser_network.dtype == torch.float64
+    assert sampler.pipeline.text_encoder.dtype == torch.float32

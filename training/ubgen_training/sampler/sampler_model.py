@@ -223,8 +223,8 @@ class SamplerModel(ModuleWithFrozenParts):
         self.activation_checkpointing_enable(**kwargs)
 
     def frozen_parts(self) -> tuple[nn.Module, ...]:
-        """The VAE and the text encoders."""
-        return (self.pipeline.vae, *self.pipeline.text_networks.values())
+        """The VAE: prompts are encoded once, before any move, and the text encoders stay in the CPU's memory."""
+        return (self.pipeline.vae,)
 
     def move_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """The prompts' features move with the model."""
