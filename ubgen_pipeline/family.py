@@ -205,8 +205,13 @@ class Family:
         raise NotImplementedError
 
     @property
+    def prompt_tokenizer(self) -> Any:
+        """The tokenizer of the text encoder that reads the most of a prompt."""
+        return self.tokenizer
+
+    @property
     def prompt_tokens(self) -> int:
-        """Tokens that the model reads of a prompt, start and end included."""
+        """Its tokens that the model reads of a prompt, start and end included."""
         return getattr(self, "max_sequence_length", None) or self.tokenizer.model_max_length
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:

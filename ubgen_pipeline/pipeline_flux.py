@@ -130,11 +130,15 @@ class FluxParts(Family):
             rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
         return [rows[prompt] for prompt in prompts]
 
+    @property
+    def prompt_tokenizer(self) -> Any:
+        return self.tokenizer_2
+
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the T5 would not read whole."""
-        texts = [str(self.maybe_convert_prompt(prompt, self.tokenizer_2)) for prompt in prompts]
+        texts = [str(self.maybe_convert_prompt(prompt, self.prompt_tokenizer)) for prompt in prompts]
         names = prompts if class_names is None else class_names
-        check_prompt_lengths(self.tokenizer_2, texts, names, limit=self.max_sequence_length)
+        check_prompt_lengths(self.prompt_tokenizer, texts, names, limit=self.prompt_tokens)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         channels = self.transformer.config.in_channels // PATCH**2

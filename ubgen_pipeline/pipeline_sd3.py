@@ -124,16 +124,21 @@ class StableDiffusion3Parts(Family):
             rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
         return [rows[prompt] for prompt in prompts]
 
+    @property
+    def prompt_tokenizer(self) -> Any:
+        return self.tokenizer if self.text_encoder_3 is None else self.tokenizer_3
+
+    @property
+    def prompt_tokens(self) -> int:
+        return self.tokenizer_max_length if self.text_encoder_3 is None else self.max_sequence_length
+
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that no text encoder reads whole.
 
         The T5 reads more than the CLIPs. Where it is there, a prompt may be longer than those take, as in diffusers.
         """
         names = prompts if class_names is None else class_names
-        if self.text_encoder_3 is None:
-            check_prompt_lengths(self.tokenizer, prompts, names)
-        else:
-            check_prompt_lengths(self.tokenizer_3, prompts, names, limit=self.max_sequence_length)
+        check_prompt_lengths(self.prompt_tokenizer, prompts, names, limit=self.prompt_tokens)
 
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
@@ -207,5 +212,9 @@ class UbGenStableDiffusion3Pipeline(ClassNameCall, StableDiffusion3Parts, Stable
     Loading, LoRA, offloading and schedulers are those of ``StableDiffusion3Pipeline``.
     """
 
-    # a folder that was saved without its T5 loads as it is
-    _optional_components = [*StableDiffusion3Pipeline._optional_components, "text_encoder_3", "tokenizer_3"]  # noqa: RUF012
+    # a folder that was saved without its T5 loads as it is, and one without a CLIP is refused by name
+    _optional_components = [  # noqa: RUF012
+        *StableDiffusion3Pipeline._optional_components,
+        *StableDiffusion3Parts.text_encoder_parts,
+        "tokenizer_3",
+    ]

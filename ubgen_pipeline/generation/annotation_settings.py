@@ -20,8 +20,12 @@ class AnnotationSettings:
     )
     mask_class_prompt: bool | None = field_help("cross-attention keys from the class words alone", None)
     mask_append_class_names: bool | None = field_help("append the class words to prompts without them", None)
-    mask_cross_levels: list[int] | None = field_help("halvings of the latents where cross-attention is recorded", None)
-    mask_self_level: int | None = field_help("halvings of the latents where self-attention is recorded", None)
+    mask_cross_levels: list[int] | None = field_help(
+        "halvings of the latents where cross-attention is recorded, or blocks of joint attention", None
+    )
+    mask_self_level: int | None = field_help(
+        "halvings of the latents where self-attention is recorded, or the block", None
+    )
     mask_self_power: int | None = field_help("exponent of the self-attention map; 0 leaves it out", None)
     mask_invert: bool | None = field_help("objects are where attention to the class is low", None)
     mask_threshold: float | None = field_help("least score of a class's pixel, above 0 and at most 1", None)

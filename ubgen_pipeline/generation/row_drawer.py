@@ -168,5 +168,5 @@ def drawn_prompt(pipeline: "UbGenPipeline", item: ClassPrompt, masks: MaskSettin
     if masks is not None and masks.append_class_names:
         text = append_class_words(text, item.shown_words)
     if item.is_cut_to_fit:
-        text = fit_prompt(pipeline.tokenizer, text, item.shown_words, pipeline.prompt_tokens)
+        text = fit_prompt(pipeline.prompt_tokenizer, text, item.shown_words, pipeline.prompt_tokens)
     return text
