@@ -13,6 +13,7 @@ import pytest
 from datasets import load_dataset
 from peft import LoraConfig, get_peft_model_state_dict
 
+from support import DATA
 from support.tiny_models import flux, sd3
 from ubgen_pipeline.generation.generate import main
 from ubgen_pipeline.generation.regenerate import main as regenerate
@@ -95,6 +96,15 @@ def test_what_is_left_out_is_the_familys_and_what_has_no_effect_is_refused(model
         assert main(arguments(model, tmp_path / "none", *flags)) == 2
         assert message in capsys.readouterr().err
         assert not (tmp_path / "none").exists()
+
+
+def test_word_weights_are_refused_by_name(model, tmp_path, capsys):
+    command = ["--model", str(model), "--classes", str(DATA / "diffugen_config.json"), "--output-dir"]
+    assert main([*command, str(tmp_path / "none"), *SIZE]) == 2
+    log = capsys.readouterr().err
+    # the configuration's negative prompt is one more that FLUX.1 does not read
+    assert ("negative_prompt is" if "flux" in model.name else "prompts may hold word weights") in log
+    assert not (tmp_path / "none").exists()
 
 
 def test_a_missing_text_encoder_is_refused_by_name(model, tmp_path, capsys):

@@ -25,10 +25,16 @@ def check_prompts(settings: GenerateSettings, samples: Samples, pipeline: "UbGen
     That is a number for the whole run, so that an image does not depend on the others of its batch.
 
     Raises:
-        ValueError: a prompt that is too long; a class word that is not where the masks need it, or a level of the mask
-            settings where the model has no attention.
+        ValueError: a prompt that is too long, or may hold word weights that the model does not read; a class word
+            that is not where the masks need it, or a level of the mask settings where the model has no attention.
     """
     items, masks = list(samples.prompts()), _mask_settings(settings)
+    if samples.allows_long_prompts and not pipeline.has_word_weights:
+        raise ValueError(
+            f"classes is {settings.classes!r}, a DiffuGen configuration, whose prompts may hold word weights and have"
+            f" any length; {type(pipeline).__name__} reads neither. Give a model of Stable Diffusion 1.x or 2.x, or a"
+            " file of templates."
+        )
     if masks is not None and samples.allows_long_prompts and not masks.class_prompt:
         raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
     texts = [drawn_prompt(pipeline, item, masks) for item in items]
