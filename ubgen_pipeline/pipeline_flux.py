@@ -62,10 +62,6 @@ class FluxParts(Family):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
     text_position = "first"
-    licence_note = (
-        "FLUX.1 schnell is under Apache 2.0. The licence of FLUX.1 dev forbids training a model that competes with it"
-        " on its images: read it before you do."
-    )
     max_sequence_length = 512
 
     transformer: Any
@@ -91,6 +87,13 @@ class FluxParts(Family):
     @property
     def default_guidance_scale(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
         return 3.5 if self.guidance == "embedded" else 1.0
+
+    @classmethod
+    def licence_note_of(cls, config: Mapping[str, Any]) -> str | None:
+        # schnell is under Apache 2.0
+        if not config["guidance_embeds"]:
+            return None
+        return "FLUX.1 dev is under a licence that forbids training a model that competes with it on its images."
 
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded make no FLUX.1, to follow the model's name; or None."""
