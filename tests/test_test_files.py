@@ -23,7 +23,7 @@ FOLDERS = {
 # modules whose tests stand in another file, by that file
 ELSEWHERE = {
     # families that share the tests against the stock pipelines
-    "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux mask_attention",
+    "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux",
     "pipeline/test_masked_families.py": (
         "pipeline_sana sana_parts pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2"
     ),

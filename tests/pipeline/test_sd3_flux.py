@@ -1,12 +1,8 @@
-"""Stable Diffusion 3 and FLUX.1 against diffusers' own pipelines; what they promise of batches, sizes and masks."""
+"""Stable Diffusion 3 and FLUX.1 against diffusers' own pipelines; what they promise of batches, sizes and LoRAs."""
 
-import dataclasses
 import os
 import subprocess
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,44 +12,14 @@ from peft import LoraConfig, get_peft_model_state_dict
 from peft.tuners.lora import LoraLayer
 
 from support import ROOT
+from support.sd3_flux import CASES, NAMES, PROMPTS, seeded, stock_images
 from support.tiny_models import flux, sd3
 from ubgen_pipeline.conditioning import Conditioning
-from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.models.families import FAMILIES
 
-NAMES = ["circle", "star"]
-PROMPTS = ["a circle", "a photo of a red star on a blue field"]
 # equal arithmetic, but for what a kernel may choose per call
 TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True)
-class Case:
-    """A family, how its tiny model is built, and the guidance scales that it knows."""
-
-    family: str
-    build: Callable[..., Any]
-    options: dict[str, Any]
-    scales: tuple[float | None, ...]
-
-    def ours(self, stock: Any) -> Any:
-        pipeline = FAMILIES[self.family].pipeline_class()(**stock.components)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-    def stock(self) -> Any:
-        pipeline = self.build(**self.options)
-        pipeline.set_progress_bar_config(disable=True)
-        return pipeline
-
-
-CASES = {
-    "sd3": Case("sd3", sd3.build, {}, (1.0, 4.0)),
-    "sd3_without_t5": Case("sd3", sd3.build, {"with_t5": False, "dynamic_shifting": True}, (1.0, 4.0)),
-    "flux_dev": Case("flux", flux.build, {}, (1.0, 3.5)),
-    "flux_schnell": Case("flux", flux.build, {"guidance_embeds": False}, (None,)),
-}
 
 
 @pytest.fixture(scope="module", params=CASES)
@@ -69,19 +35,6 @@ def stock(case):
 @pytest.fixture(scope="module")
 def pipeline(case, stock):
     return case.ours(stock)
-
-
-def stock_images(stock, prompts, noise, **settings):
-    if hasattr(stock, "_pack_latents"):
-        noise = stock._pack_latents(noise, *noise.shape)
-    return stock(list(prompts), latents=noise.clone(), output_type="pt", **settings).images
-
-
-def seeded(pipeline, height=32, width=32, seeds=(1, 2)):
-    return draw_latents(seeds, pipeline.latent_shape(height, width))
-
-
-# ---------------------------------------------------------------------------------------------------- images
 
 
 @pytest.mark.parametrize("size", [(32, 32), (24, 40), (40, 16)])
@@ -177,9 +130,6 @@ def test_source_images_and_regions(pipeline):
     torch.testing.assert_close(
         pipeline(NAMES, strength=0.8, regions=regions, batch_size=1, **settings).images, inside, rtol=0, atol=1e-4
     )
-
-
-# ---------------------------------------------------------------------------------------------------- gradient, LoRA
 
 
 def sample(pipeline, noise, num_steps, gradient_steps=None, scale=2.0):
@@ -291,8 +241,6 @@ def test_a_lora_goes_through_plain_diffusers_and_back(case, tmp_path):
     assert (scaled - with_lora).abs().max() > 1e-3
 
 
-# ---------------------------------------------------------------------------------------------------- loading
-
 DRAW = """
 import sys
 import numpy as np
@@ -305,8 +253,6 @@ assert type(pipeline).__module__.startswith("diffusers_modules."), type(pipeline
 assert "ubgen_pipeline" not in sys.modules
 drawn = pipeline(["circle", "star"], seed=3, num_inference_steps=2, height=32, width=32, output_type="np")
 np.save(output, drawn.images)
-if custom:
-    pipeline.save_pretrained(output + ".model")
 """
 
 
@@ -322,25 +268,20 @@ def draw_elsewhere(folder, model, *custom):
     return np.load(output)
 
 
-def test_loaded_by_path_where_ubgen_is_not_and_again_from_what_that_saved(case, stock, pipeline, tmp_path):
-    stock.save_pretrained(tmp_path / "stock")
+@pytest.mark.parametrize("name", ["sd3_without_t5", "flux_dev"])
+def test_loaded_where_ubgen_is_not_by_path_and_from_what_was_saved(name, tmp_path):
+    case = CASES[name]
+    stock = case.stock()
+    pipeline, saved = case.ours(stock), tmp_path / "saved"
     drawn = pipeline(NAMES, seed=3, num_inference_steps=2, height=32, width=32, output_type="np").images
-    module = FAMILIES[case.family].module
-    if stock.config.get("text_encoder_3", (None, "there"))[1] is not None:
-        images = draw_elsewhere(tmp_path, tmp_path / "stock", str(ROOT / "ubgen_pipeline" / f"{module}.py"))
+    stock.save_pretrained(tmp_path / "stock")
+    if name == "flux_dev":
+        code = ROOT / "ubgen_pipeline" / f"{FAMILIES[case.family].module}.py"
+        images = draw_elsewhere(tmp_path, tmp_path / "stock", str(code))
         np.testing.assert_allclose(images, drawn, rtol=0, atol=TOLERANCE)
-        saved = tmp_path / "images.npy.model"
-    else:
-        # diffusers' loader wants to be told what is missing, which our class knows
-        saved = tmp_path / "saved"
-        type(pipeline).from_pretrained(tmp_path / "stock").save_pretrained(saved)
-    assert {file.stem for file in saved.glob("pipeline_*.py")} >= {module}
-    again = draw_elsewhere(tmp_path, saved)
-    np.testing.assert_allclose(again, drawn, rtol=0, atol=TOLERANCE)
-    reloaded = type(pipeline).from_pretrained(saved)
-    reloaded.set_progress_bar_config(disable=True)
-    images = reloaded(NAMES, seed=3, num_inference_steps=2, height=32, width=32, output_type="np").images
-    np.testing.assert_allclose(images, drawn, rtol=0, atol=TOLERANCE)
+    # diffusers' own class wants to be told what a folder lacks, which ours knows
+    type(pipeline).from_pretrained(tmp_path / "stock").save_pretrained(saved)
+    np.testing.assert_allclose(draw_elsewhere(tmp_path, saved), drawn, rtol=0, atol=TOLERANCE)
 
 
 def test_a_missing_text_encoder_is_named(case, stock):
@@ -363,9 +304,6 @@ def test_parts_of_other_widths_are_named():
     other = flux.build()
     other.transformer = type(other.transformer).from_config({**other.transformer.config, "joint_attention_dim": 24})
     assert "text features 24 wide" in str(CASES["flux_dev"].ours(other).family_misfit())
-
-
-# ---------------------------------------------------------------------------------------------------- bad input
 
 
 @pytest.mark.parametrize(
@@ -409,69 +347,6 @@ def test_a_prompt_longer_than_any_text_encoder_reads_is_named(case, pipeline):
     pipeline.check_prompt_lengths([fits])
     with pytest.raises(ValueError, match=r"class name 'star' gives a prompt of \d+ tokens"):
         pipeline(["star"], prompts=[fits + "a a a a"], height=32, width=32, num_inference_steps=1)
-
-
-# ---------------------------------------------------------------------------------------------------- masks
-
-
-def test_annotations_leave_images_as_they_are_and_do_not_depend_on_the_batch(pipeline):
-    settings = {"height": 24, "width": 32, "num_inference_steps": 3, "output_type": "np"}
-    plain = pipeline(NAMES, prompts=PROMPTS, **settings)
-    # the words are appended, as the default settings have it; a random model's maps lose their contrast at power 4
-    masks = dataclasses.replace(pipeline.default_mask_settings(), self_power=1)
-    wanted = {"annotations": ["mask", "heatmap", "box"], "shown_classes": [["circle"], ["red", "star"]]}
-    wanted |= {"shown_labels": [[0], [5, 1]], "mask_settings": masks}
-    together = pipeline(NAMES, prompts=PROMPTS, **wanted, **settings)
-    assert together.prompts == ["a circle", f"{PROMPTS[1]}; red star"]
-    np.testing.assert_array_equal(together.images[0], plain.images[0])
-    again = pipeline(NAMES, prompts=together.prompts, **settings)
-    np.testing.assert_array_equal(together.images, again.images)
-    alone = pipeline(NAMES, prompts=PROMPTS, batch_size=1, **wanted, **settings)
-    first, second = together.annotations
-    assert first.labels == [0] and first.heat_maps.shape == (1, 24, 32) and first.mask.shape == (24, 32)
-    assert second.labels == [5, 1] and second.heat_maps.shape == (2, 24, 32)
-    assert set(np.unique(second.mask)) <= {0, 6, 2, 255} and second.heat_maps.max() == 1
-    assert np.abs(second.heat_maps[0] - second.heat_maps[1]).max() > 1e-3
-    for one, other in zip(together.annotations, alone.annotations):
-        np.testing.assert_allclose(one.heat_maps, other.heat_maps, rtol=0, atol=1e-2)
-
-
-def test_the_words_are_found_where_the_text_encoders_read_them(case, pipeline):
-    weights = pipeline.mask_attention.texts("a red star", ["star", "red"], pipeline.default_mask_settings())
-    torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
-    readers = {"sd3": [(77, 1)], "flux": []}[case.family]
-    if pipeline.text_networks.keys() & {"text_encoder_3"} or case.family == "flux":
-        readers = [*readers, (pipeline.max_sequence_length, 0)]
-    assert weights.shape == (2, sum(length for length, _ in readers))
-    # the T5's word begins with a mark of its own, the CLIPs' sentence with one
-    first = 0
-    for length, num_marks in readers:
-        part = weights[:, first : first + length]
-        assert (part[0] > 0).sum() >= 4 and (part[1] > 0).sum() >= 3
-        assert not (part[0] * part[1]).any() and not part[:, :num_marks].any()
-        torch.testing.assert_close(part.sum(dim=1), torch.full((2,), 1 / len(readers)))
-        first += length
-
-
-def test_mask_settings_of_the_model_and_those_that_do_not_go(case, pipeline):
-    settings = pipeline.default_mask_settings()
-    assert not settings.class_prompt and settings == pipeline.mask_settings_of(pipeline.transformer.config)
-    deep = pipeline.mask_settings_of({"num_layers": {"sd3": 24, "flux": 19}[case.family]})
-    assert deep.cross_levels == {"sd3": (9,), "flux": (15, 16, 17, 18)}[case.family]
-    call = {"height": 32, "width": 32, "num_inference_steps": 1, "annotations": ["mask"]}
-    with pytest.raises(ValueError, match=r"mask_settings\.class_prompt is True, but this model reads text and image"):
-        pipeline(NAMES, mask_settings=type(settings)(), **call)
-    with pytest.raises(ValueError, match="cross_levels of the mask settings holds 99"):
-        pipeline(NAMES, mask_settings=type(settings)(class_prompt=False, cross_levels=(99,)), **call)
-    with pytest.raises(ValueError, match="class word 'star' does not stand in the prompt"):
-        pipeline(
-            ["star"],
-            prompts=["a ring"],
-            mask_settings=type(settings)(
-                class_prompt=False, append_class_names=False, cross_levels=(0,), self_level=0
-            ),
-            **call,
-        )
 
 
 def test_given_conditioning_is_a_record(pipeline):
