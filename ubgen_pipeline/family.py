@@ -30,6 +30,7 @@ class Family:
         denoiser_part: name of the network that predicts, in diffusers' layout.
         text_encoder_parts: names of the text encoders; a model may come without some of them.
         lora_targets: the layers of the denoiser that a LoRA is attached to.
+        lora_file: what a LoRA is saved as; another name than diffusers' own where diffusers loads none for the family.
         default_num_inference_steps, default_guidance_scale: of a call that says nothing of them.
         default_gpu_dtype: precision of the weights on a GPU, by torch's name; elsewhere it is float32.
         guidance: how the guidance scale takes part, one of :data:`GUIDANCE_KINDS`. ``classifier-free``: two
@@ -46,6 +47,7 @@ class Family:
     denoiser_part: str
     text_encoder_parts: tuple[str, ...]
     lora_targets: tuple[str, ...]
+    lora_file: str = "pytorch_lora_weights.safetensors"
     default_num_inference_steps: int
     default_guidance_scale: float
     default_gpu_dtype: str = "bfloat16"
@@ -189,6 +191,11 @@ class Family:
             return conditioning, 1.0
         numbers = torch.full((conditioning.num_rows,), float(scale), device=self._execution_device)
         return conditioning.with_tensor("guidance", numbers), 1.0
+
+    @classmethod
+    def stock_guidance(cls, scale: float) -> dict[str, Any]:
+        """Arguments that diffusers' own call of this family takes for guidance of that scale, which counts from 1."""
+        return {"guidance_scale": scale}
 
     def guide(self, conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
         """The guided prediction ``(B, C, h, w)`` of the two that the loop asks for where ``scale`` is above 1."""

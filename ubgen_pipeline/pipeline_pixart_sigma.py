@@ -59,6 +59,7 @@ class PeftFileLora:
     """The members of diffusers' LoRA mixins, for a denoiser called ``transformer`` that has none of its own."""
 
     transformer: Any
+    lora_file = LORA_FILE
 
     @classmethod
     def lora_state_dict(

@@ -158,6 +158,11 @@ class QwenImageParts(Family):
         )[0]
         return self._grid(predicted, height, width).to(latents.dtype)
 
+    @classmethod
+    def stock_guidance(cls, scale: float) -> dict[str, Any]:
+        # its guidance_scale is another number; any negative prompt switches this one on
+        return {"true_cfg_scale": scale, "negative_prompt": ""}
+
     def guide(self, conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
         """Classifier-free guidance ``(B, C, h, w)`` whose tokens keep the length of the conditional prediction's."""
         tokens = self._tokens(conditional)

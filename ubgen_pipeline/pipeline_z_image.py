@@ -195,6 +195,11 @@ class ZImageParts(Family):
         )[0]
         return -torch.stack(list(predicted)).squeeze(2).to(latents.dtype)
 
+    @classmethod
+    def stock_guidance(cls, scale: float) -> dict[str, Any]:
+        # its call counts from 0
+        return {"guidance_scale": scale - 1}
+
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         config = self.vae.config
         latents = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor

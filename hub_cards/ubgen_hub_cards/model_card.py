@@ -38,6 +38,25 @@ class Curve:
 
 
 @dataclass(frozen=True)
+class HowToLoad:
+    """How plain diffusers draws with the trained weights.
+
+    Args:
+        pipeline_class: diffusers' own, of the base model's family.
+        denoiser_class: of the network that was trained.
+        denoiser_part: its name in the pipeline.
+        has_lora_loader: whether that pipeline loads a LoRA; where not, the LoRA is a file of peft's own layout.
+        guidance: arguments of the pipeline's call for the guidance that was trained under.
+    """
+
+    pipeline_class: str = "StableDiffusionPipeline"
+    denoiser_class: str = "UNet2DConditionModel"
+    denoiser_part: str = "unet"
+    has_lora_loader: bool = True
+    guidance: Mapping[str, object] | None = None
+
+
+@dataclass(frozen=True)
 class ModelFacts:
     """What was run.
 
@@ -58,6 +77,8 @@ class ModelFacts:
         versions: of the libraries.
         device: what it ran on, in words.
         tags: beside those of every card.
+        how_to_load: in plain diffusers.
+        licence_note: what to know of the base model's licence before its images train other models, as plain text.
     """
 
     base_model: str
@@ -78,6 +99,8 @@ class ModelFacts:
     versions: Mapping[str, str] = field(default_factory=dict)
     device: str = "CPU"
     tags: Sequence[str] = ()
+    how_to_load: HowToLoad = HowToLoad()
+    licence_note: str | None = None
 
 
 def curve_of(name: str, values: Sequence[float]) -> Curve:
@@ -122,6 +145,10 @@ def render_model_card(facts: ModelFacts) -> str:
         is_on_hub=is_hub_id(facts.base_model),
         settings={name: _setting(value) for name, value in facts.settings.items() if value is not None},
         names=facts.class_names[:MOST_NAMES],
+        how=facts.how_to_load,
+        guidance={"guidance_scale": facts.guidance_scale}
+        if facts.how_to_load.guidance is None
+        else facts.how_to_load.guidance,
     )
     card = without_tokens(card)
     # the Hub's own reader must find the metadata again

@@ -10,7 +10,7 @@ import yaml
 from huggingface_hub import ModelCard
 
 from ubgen_hub_cards.card_text import LOCAL_SOURCE, public_source
-from ubgen_hub_cards.model_card import Evaluation, ModelFacts, curve_of, render_model_card
+from ubgen_hub_cards.model_card import Evaluation, HowToLoad, ModelFacts, curve_of, render_model_card
 
 # made in parts, so that no scanner takes it for a real one
 TOKEN = "hf_" + "aB3" * 11 + "x"
@@ -67,6 +67,38 @@ def test_metadata_is_read_by_the_hubs_own_reader():
     assert data.license == "other" and data.license_link.endswith(FACTS.base_model)
     assert data.base_model_relation == "adapter"
     assert data.tags == ["ubgen", "text-to-image", "synthetic-data", "lora"]
+
+
+def code_of(card: str) -> str:
+    """The card's Python, which must be Python."""
+    code = card.split("```python\n")[1].split("```")[0]
+    ast.parse(code)
+    return code
+
+
+def test_the_code_is_that_of_the_models_family():
+    how = HowToLoad("SanaPipeline", "SanaTransformer2DModel", "transformer", guidance={"guidance_scale": 4.5})
+    lora = code_of(render_model_card(replace(FACTS, how_to_load=how)))
+    assert "from diffusers import SanaPipeline\n" in lora and "pipeline.load_lora_weights(trained)" in lora
+    assert "guidance_scale=4.5" in lora and "StableDiffusion" not in lora
+    full = code_of(render_model_card(replace(FACTS, how_to_load=how, train_method="full")))
+    assert 'transformer = SanaTransformer2DModel.from_pretrained(trained, subfolder="transformer")' in full
+    assert "SanaPipeline.from_pretrained(base, transformer=transformer)" in full
+    other = replace(how, guidance={"true_cfg_scale": 4.0, "negative_prompt": ""})
+    assert "true_cfg_scale=4.0, negative_prompt=''" in code_of(render_model_card(replace(FACTS, how_to_load=other)))
+
+
+def test_a_lora_in_pefts_files_is_said_to_be_one():
+    how = HowToLoad("PixArtSigmaPipeline", "PixArtTransformer2DModel", "transformer", has_lora_loader=False)
+    code = code_of(render_model_card(replace(FACTS, how_to_load=how)))
+    assert "from peft import PeftModel" in code and "in peft's own files" in code
+    assert "PeftModel.from_pretrained(pipeline.transformer, trained)" in code and "load_lora_weights" not in code
+
+
+def test_the_note_on_the_base_models_licence_stands_in_the_card():
+    card = render_model_card(replace(FACTS, licence_note="not for training: see its page."))
+    assert "not for training: see its page." in card.split("## Licence")[1]
+    assert "Before its images" not in render_model_card(FACTS)
 
 
 def test_facts_stand_in_the_card():

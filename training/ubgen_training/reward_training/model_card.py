@@ -8,8 +8,10 @@ from typing import Any
 
 import torch
 
-from ubgen_hub_cards.model_card import CARD_FILE, Evaluation, ModelFacts, curve_of, render_model_card
+from ubgen_hub_cards.model_card import CARD_FILE, Evaluation, HowToLoad, ModelFacts, curve_of, render_model_card
+from ubgen_pipeline.family import Family
 from ubgen_pipeline.files.whole_files import write_whole_text
+from ubgen_pipeline.models.families import FAMILIES, family_of
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 
 from .trainer import SamplerTrainer
@@ -63,6 +65,21 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         versions=library_versions(),
         device=_device(args),
         tags=[tag for tag in trainer.tags if tag != "lora" or args.train_method == "lora"],
+        how_to_load=how_to_load(trainer.pipeline, args.guidance_scale),
+        licence_note=trainer.pipeline.licence_note_of(trainer.pipeline.denoiser_network.config),
+    )
+
+
+def how_to_load(pipeline: Family, guidance_scale: float) -> HowToLoad:
+    """How plain diffusers draws with weights of that pipeline's denoiser, trained under guidance of that scale."""
+    family = FAMILIES[family_of(type(pipeline).__name__) or "sd"]
+    return HowToLoad(
+        pipeline_class=family.stock_names[0],
+        # FSDP puts its own name before a class's
+        denoiser_class=type(pipeline.denoiser_network).__name__.removeprefix("FSDP"),
+        denoiser_part=pipeline.denoiser_part,
+        has_lora_loader=pipeline.lora_file == Family.lora_file,
+        guidance=pipeline.stock_guidance(guidance_scale),
     )
 
 

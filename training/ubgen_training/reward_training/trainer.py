@@ -225,6 +225,11 @@ class SamplerTrainer(CheckpointingTrainer):
         load_trained_weights(sampler.denoiser_network, sampler.train_method, folder)
 
     @property
+    def pipeline(self) -> Any:
+        """What is trained, as it draws."""
+        return self._sampler.pipeline
+
+    @property
     def _sampler(self) -> SamplerModel:
         return self.accelerator.unwrap_model(self.model)
 
