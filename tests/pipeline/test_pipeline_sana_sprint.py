@@ -8,6 +8,7 @@ from diffusers import SanaPipeline, SanaSprintPipeline
 
 from support.tiny_models import sana_sprint
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
+from ubgen_pipeline.models.loading import set_scheduler
 from ubgen_pipeline.pipeline_sana_sprint import UbGenSanaSprintPipeline
 
 NAMES = ["circle", "star"]
@@ -108,6 +109,14 @@ def test_gradient_of_a_weight_equals_finite_differences():
 def test_a_source_image_is_refused_by_name(pipeline):
     with pytest.raises(ValueError, match=r"SCMScheduler.*no noise to an image"):
         pipeline(NAMES, source_images=torch.rand(2, 3, 32, 32), **DRAWING)
+
+
+@pytest.mark.parametrize("scheduler", ["ddpm", "flow-euler"])
+def test_a_scheduler_of_another_kind_is_refused(pipeline, scheduler):
+    with pytest.raises(
+        ValueError, match=f"scheduler is '{scheduler}', and UbGenSanaSprintPipeline has steps of its own"
+    ):
+        set_scheduler(pipeline, scheduler)
 
 
 def test_a_saved_model_reloads_and_its_parts_draw_the_same_in_plain_diffusers(stock, pipeline, tmp_path):

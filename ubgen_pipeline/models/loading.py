@@ -192,6 +192,11 @@ def set_scheduler(pipeline: Family, name: str) -> None:
     Raises:
         ValueError: a scheduler of the other kind: predicted noise and velocities are walked along in different ways.
     """
+    if pipeline.scheduler.config.get("prediction_type") == "trigflow":
+        raise ValueError(
+            f"scheduler is {name!r}, and {type(pipeline).__name__} has steps of its own kind"
+            f" ({type(pipeline.scheduler).__name__}); leave it out."
+        )
     known = FLOW_SCHEDULERS if is_flow_scheduler(pipeline.scheduler) else SCHEDULERS
     if name not in known:
         kind = "velocities (flow matching)" if known is FLOW_SCHEDULERS else "noise"

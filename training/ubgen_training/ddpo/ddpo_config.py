@@ -28,7 +28,9 @@ class DDPOConfig(SamplerConfig):
     output_dir: str | None = field(
         default="ddpo-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
     )
-    scheduler: str = field(default="ddpm", metadata={"help": "Sampling schedule: ddpm, or ddim with eta above 0."})
+    scheduler: str | None = field(
+        default="ddpm", metadata={"help": "Sampling schedule: ddpm, or ddim with eta above 0."}
+    )
     eta: float = field(default=1.0, metadata={"help": "DDIM's noise share in (0, 1]; ddpm ignores it."})
     num_trained_steps: int | None = field(
         default=None,

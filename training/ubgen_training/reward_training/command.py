@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
-from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, load_class_names
 
 from ..checkpoints.folders import find_checkpoint
@@ -23,6 +23,8 @@ from .hub_push import HubModel, TrainingPush, open_hub_model
 from .model_card import write_training_card
 from .trainer import SamplerTrainer
 
+# what schedulers call the prediction of a model that does not walk along velocities
+NOISE_PREDICTIONS = ("epsilon", "v_prediction", "sample")
 Sampler = TypeVar("Sampler", bound=SamplerModel)
 
 
@@ -78,7 +80,8 @@ def build_sampler(
         settings: handed to ``sampler_type``.
 
     Raises:
-        ValueError: a model that cannot be loaded, a prompt that is too long, or a LoRA that does not fit.
+        ValueError: a model that cannot be loaded, a scheduler of another kind, a prompt that is too long, or a LoRA
+            that does not fit.
     """
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
@@ -88,6 +91,10 @@ def build_sampler(
         torch_dtype=dtype,
         argument="model_name_or_path",
     )
+    if config.scheduler is None and pipeline.scheduler.config.get("prediction_type") in NOISE_PREDICTIONS:
+        # the paper's; a checkpoint's settings name it
+        config.scheduler = "ddpm"
+        set_scheduler(pipeline, config.scheduler)
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
     return sampler_type(

@@ -68,7 +68,13 @@ class SamplerConfig(ResumableConfig):
         default=1, metadata={"help": "How often an epoch shows each class; more than 1 for short class lists."}
     )
 
-    scheduler: str = field(default="ddpm", metadata={"help": "Sampling schedule: ddpm, ddim, pndm, dpm++ or unipc."})
+    scheduler: str | None = field(
+        default=None,
+        metadata={
+            "help": "Sampling schedule: ddpm, ddim, pndm, dpm++ or unipc, for flow matching flow-euler and so on;"
+            " default: ddpm for a model that predicts noise, else the model's own."
+        },
+    )
     num_inference_steps: int = field(default=50, metadata={"help": "Sampling steps."})
     guidance_scale: float = field(default=2.0, metadata={"help": "Classifier-free guidance while sampling."})
     height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
