@@ -85,7 +85,8 @@ def counted_operations(pipeline: UbGenPipeline, settings: OverheadSettings) -> f
     noise = noise.to(pipeline.unet.device, pipeline.unet.dtype)
     text = noise.new_zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
     counts = []
-    for call in (lambda: pipeline.denoiser(noise, torch.tensor(1), text), lambda: pipeline.decode_latents(noise)):
+    given = pipeline.given_conditioning(text)
+    for call in (lambda: pipeline.predict(noise, torch.tensor(1), given), lambda: pipeline.decode(noise)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()
         counts.append(counter.get_total_flops())

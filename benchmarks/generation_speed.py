@@ -282,7 +282,7 @@ def _flops_of_an_image(run: DatasetRun, settings: BenchmarkSettings) -> float:
     noise = torch.zeros(1, channels, height, width)
     text = torch.zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
     counts = []
-    for call in (lambda: pipeline.unet(noise, torch.tensor(1), text), lambda: pipeline.decode_latents(noise)):
+    for call in (lambda: pipeline.unet(noise, torch.tensor(1), text), lambda: pipeline.decode(noise)):
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             call()
         counts.append(counter.get_total_flops())

@@ -92,11 +92,11 @@ def record_quarters(
     for recorder in recorders.values():
         recorder.__enter__()
     for _ in denoising_steps(
-        pipeline.denoiser,
+        pipeline.predict,
         pipeline.scheduler,
         latents,
-        pipeline.encode_prompts(prompts),
-        negative=pipeline.encode_prompts([""] * len(names)),
+        pipeline.batch(pipeline.encode(prompts)),
+        negative=pipeline.batch(pipeline.encode([""] * len(names))),
         guidance_scale=settings.guidance_scale,
         timesteps=timesteps,
     ):

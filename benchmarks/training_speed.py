@@ -98,7 +98,7 @@ def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
     latents = torch.zeros(1, *sampler.latent_shape, device=device)
     with torch.no_grad(), adapters_disabled(sampler.denoiser_network):
         with FlopCounterMode(display=False) as unet:
-            sampler.predict(latents, torch.tensor(1, device=device), sampler.prompt_embeds[:1])
+            sampler.predict(latents, torch.tensor(1, device=device), sampler.conditioning.rows(slice(1)))
         with FlopCounterMode(display=False) as rest:
             images = sampler.decode(latents)
             for reward, _ in arms.rewards:

@@ -80,6 +80,10 @@ class Conditioning:
         """Every tensor changed, for example moved to a device or to another precision."""
         return self._each(lambda value: [change(row) for row in value] if isinstance(value, list) else change(value))
 
+    def floats(self, change: Callable[[torch.Tensor], torch.Tensor]) -> "Conditioning":
+        """Every tensor of floating point changed, for example to another precision; masks and positions stay."""
+        return self.map(lambda value: change(value) if value.is_floating_point() else value)
+
     def _each(self, change: Callable[[Tensors], Tensors]) -> "Conditioning":
         return Conditioning({name: change(value) for name, value in self.tensors.items()})
 

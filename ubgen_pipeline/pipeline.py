@@ -91,22 +91,16 @@ class StableDiffusionParts(Family):
         if text.weighted:
             features = self.encode_weighted_prompts(prompts, num_chunks=text.num_chunks, lora_scale=lora_scale)
         else:
-            features = self.encode_prompts(prompts, lora_scale=lora_scale)
+            # each distinct prompt once
+            distinct = list(dict.fromkeys(prompts))
+            features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
+            features = features[[distinct.index(prompt) for prompt in prompts]]
         return [Conditioning({"encoder_hidden_states": row}) for row in features]
 
     def given_conditioning(self, prompt_embeds: Any) -> Conditioning:
         if isinstance(prompt_embeds, torch.Tensor):
             return Conditioning({"encoder_hidden_states": prompt_embeds})
         return super().given_conditioning(prompt_embeds)
-
-    def encode_prompts(self, prompts: Sequence[str], *, lora_scale: float | None = None) -> torch.Tensor:
-        """Text features ``(B, L, D)`` of B prompts, in the text encoder's dtype; each distinct prompt is encoded once.
-
-        Differentiable in the text encoder's weights unless the caller switched gradients off.
-        """
-        distinct = list(dict.fromkeys(prompts))
-        features, _ = self.encode_prompt(distinct, self._execution_device, 1, False, lora_scale=lora_scale)
-        return features[[distinct.index(prompt) for prompt in prompts]]
 
     def encode_weighted_prompts(
         self, prompts: Sequence[str], *, num_chunks: int | None = None, lora_scale: float | None = None
@@ -153,17 +147,9 @@ class StableDiffusionParts(Family):
             return_dict=False,
         )[0]
 
-    def denoiser(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """:meth:`predict` with bare text features ``(B, L, D)``."""
-        return self.predict(latents, timestep, self.given_conditioning(prompt_embeds))
-
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
         return decoded * 0.5 + 0.5
-
-    def decode_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        """:meth:`decode`, under diffusers' older name."""
-        return self.decode(latents)
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""

@@ -67,7 +67,7 @@ def prepare_world(file: Path, num_scenes: int, bias: float, num_workers: int) ->
         scenes = render_set(num_scenes, bias=bias, seed=SCENE_SEED, num_workers=num_workers)
         pipeline = load_pipeline("mini")
         with torch.no_grad():
-            prompt_embeds = pipeline.encode_prompts(list(CLASS_NAMES)).float()
+            prompt_embeds = pipeline.batch(pipeline.encode(list(CLASS_NAMES)))["encoder_hidden_states"].float()
         save_whole(
             {
                 "latents": encode_latents(pipeline.vae, scenes.images).half(),

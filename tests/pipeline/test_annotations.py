@@ -47,14 +47,14 @@ def test_masks_lie_on_the_objects_of_rendered_scenes(pipeline):
     clean = pipeline.vae.encode(images).latent_dist.mean * pipeline.vae.config.scaling_factor
     pipeline.scheduler.set_timesteps(12)
     timesteps = pipeline.scheduler.timesteps[6:]
-    embeds = pipeline.encode_prompts(names)
+    given = pipeline.batch(pipeline.encode(names))
     texts = joined_texts([class_texts(pipeline, name, [name], True) for name in names])
     recorder = AttentionRecorder(
         pipeline.unet, texts, (16, 16), cross_levels=SMALL.cross_levels, self_level=0, steps=SMALL.recorded_steps(6)
     )
     latents = pipeline.scheduler.add_noise(clean, draw_latents(range(8), (4, 16, 16)), timesteps[:1])
     with recorder:
-        list(denoising_steps(pipeline.denoiser, pipeline.scheduler, latents, embeds, timesteps=timesteps))
+        list(denoising_steps(pipeline.predict, pipeline.scheduler, latents, given, timesteps=timesteps))
 
     def mean_iou(settings):
         found = annotate(recorder.result(), settings, (64, 64), [[0]] * 8)

@@ -1,28 +1,20 @@
-"""What every family of the registry must do, on its tiny model: a new family adds its fixture to the table here."""
+"""What every family of the registry must do, on its tiny model: see ``support/family_models.py``."""
 
 import json
 import os
 import subprocess
 import sys
-from functools import cache
-from importlib import import_module
-from pathlib import Path
 
 import numpy as np
 import pytest
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from support import ROOT
+from support.family_models import FAMILY_NAMES, QUICK, TinyModels
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import load_pipeline
-
-# families whose tiny model is no module of the family's name with `build()`
-FIXTURES = {"flux2-klein": ("flux2", "klein-base"), "flux2-dev": ("flux2", "dev")}
-SETTINGS = {"num_inference_steps": 2, "height": 32, "width": 32}
-# the mini model's own tests cover it
-NAMES = [name for name in FAMILIES if name != "sd"]
 
 DRAW = """
 import sys
@@ -41,30 +33,21 @@ if custom:
 """
 
 
-@pytest.fixture(params=NAMES)
+@pytest.fixture(params=FAMILY_NAMES)
 def name(request):
     return request.param
 
 
-@pytest.fixture(scope="session")
-def folder_of(tmp_path_factory):
-    """The folder of a family's tiny model, as diffusers' own pipeline saves it."""
-
-    @cache
-    def folder(name: str) -> Path:
-        module, *arguments = FIXTURES.get(name, (name.replace("-", "_"),))
-        saved = tmp_path_factory.mktemp(module)
-        import_module(f"support.tiny_models.{module}").build(*arguments).save_pretrained(saved)
-        return saved
-
-    return folder
+@pytest.fixture(scope="module")
+def models(tmp_path_factory):
+    return TinyModels(tmp_path_factory.mktemp("models"))
 
 
-def test_a_folder_that_diffusers_saved_is_enough(name, folder_of, tmp_path):
-    pipeline = load_pipeline(folder_of(name))
+def test_a_folder_that_diffusers_saved_is_enough(name, models, tmp_path):
+    pipeline = load_pipeline(models.folder(name))
     pipeline.set_progress_bar_config(disable=True)
     assert type(pipeline).__name__ == FAMILIES[name].class_name
-    images = pipeline(["circle"], seed=3, output_type="np", **SETTINGS).images
+    images = pipeline(["circle"], seed=3, output_type="np", **QUICK).images
     assert images.shape == (1, 32, 32, 3) and images.std() > 0.01
     # saved with its code, it is of the same family
     pipeline.save_pretrained(tmp_path)
@@ -80,11 +63,11 @@ def test_a_folder_that_diffusers_saved_is_enough(name, folder_of, tmp_path):
     }
     again = load_pipeline(tmp_path)
     again.set_progress_bar_config(disable=True)
-    np.testing.assert_array_equal(again(["circle"], seed=3, output_type="np", **SETTINGS).images, images)
+    np.testing.assert_array_equal(again(["circle"], seed=3, output_type="np", **QUICK).images, images)
 
 
-def test_a_dataset_is_resumed_and_drawn_again(name, folder_of, tmp_path):
-    model, dataset = folder_of(name), tmp_path / "dataset"
+def test_a_dataset_is_resumed_and_drawn_again(name, models, tmp_path):
+    model, dataset = models.folder(name), tmp_path / "dataset"
     arguments = ["--class-names", "circle", "star", "--samples-per-class", "2", "--model", str(model), "--batch-size"]
     arguments += ["2", "--num-inference-steps", "2", "--height", "32", "--width", "32", "--samples-per-shard", "2"]
     assert generate([*arguments, "--output-dir", str(dataset)]) == 0
@@ -99,17 +82,17 @@ def test_a_dataset_is_resumed_and_drawn_again(name, folder_of, tmp_path):
 
 
 @pytest.mark.parametrize("name", ["sdxl", "sd3"], indirect=True)
-def test_the_file_alone_is_a_custom_pipeline_where_ubgen_is_not_there(name, folder_of, tmp_path):
-    pipeline = load_pipeline(folder_of(name))
+def test_the_file_alone_is_a_custom_pipeline_where_ubgen_is_not_there(name, models, tmp_path):
+    pipeline = load_pipeline(models.folder(name))
     pipeline.set_progress_bar_config(disable=True)
-    expected = pipeline(["circle"], seed=3, output_type="np", **SETTINGS).images
+    expected = pipeline(["circle"], seed=3, output_type="np", **QUICK).images
     script, output = tmp_path / "draw.py", tmp_path / "images.npy"
     script.write_text(DRAW)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
     code = str(ROOT / "ubgen_pipeline" / f"{FAMILIES[name].module}.py")
     # the second call loads what the first has saved, with the code beside it
-    for arguments in ([str(folder_of(name)), str(output), code], [f"{output}.model", str(output)]):
+    for arguments in ([str(models.folder(name)), str(output), code], [f"{output}.model", str(output)]):
         done = subprocess.run(
             [sys.executable, str(script), *arguments],
             cwd=tmp_path,

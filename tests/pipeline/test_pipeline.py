@@ -136,7 +136,7 @@ def test_output_types_show_the_same_image(pipeline):
     np.testing.assert_array_equal(tensor[0].permute(1, 2, 0).numpy(), array[0])
     np.testing.assert_array_equal(np.asarray(picture), (array[0] * 255).round().astype(np.uint8))
     with torch.no_grad():
-        np.testing.assert_array_equal(pipeline.decode_latents(latents).clamp(0, 1).numpy(), tensor.numpy())
+        np.testing.assert_array_equal(pipeline.decode(latents).clamp(0, 1).numpy(), tensor.numpy())
 
 
 def test_given_latents_replace_the_seeds_noise(pipeline):
@@ -147,7 +147,7 @@ def test_given_latents_replace_the_seeds_noise(pipeline):
 
 def test_decoding_is_differentiable_and_unclamped(pipeline):
     latents = (20 * draw_latents([1], (4, 16, 16))).requires_grad_()
-    images = pipeline.decode_latents(latents)
+    images = pipeline.decode(latents)
     # a trained decoder holds its range better than a random one, but nothing may cut it off
     plain = pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
     torch.testing.assert_close(images, plain)

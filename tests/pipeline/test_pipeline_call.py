@@ -7,6 +7,7 @@ import torch
 
 from ubgen_pipeline import UbGenPipeline
 from ubgen_pipeline.initial_latents import draw_latents
+from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 QUICK = {"num_inference_steps": 3, "output_type": "latent"}
@@ -47,7 +48,7 @@ def test_what_is_not_given_is_the_familys_own(pipeline, monkeypatch):
 def test_given_embeddings_are_used_and_nothing_is_encoded(pipeline, monkeypatch):
     expected = pipeline(NAMES, negative_prompt="dull", **QUICK).images
     with torch.no_grad():
-        embeds, negative = (pipeline.encode_prompts(texts) for texts in (NAMES, ["dull"] * 3))
+        embeds, negative = (text_features(pipeline, texts) for texts in (NAMES, ["dull"] * 3))
     monkeypatch.setattr(pipeline.text_encoder, "forward", lambda *_, **__: pytest.fail("a prompt was encoded"))
     given = pipeline(NAMES, prompt_embeds=embeds, negative_prompt_embeds=negative, **QUICK).images
     torch.testing.assert_close(given, expected, rtol=0, atol=1e-5)

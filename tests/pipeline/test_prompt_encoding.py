@@ -1,5 +1,6 @@
 """Text features of weighted and long prompts against a computation by hand, and prompts that are too long."""
 
+from support.text_features import text_features
 import pytest
 import torch
 
@@ -35,7 +36,7 @@ def test_features_equal_those_by_hand(pipeline):
 @torch.no_grad()
 def test_without_weights_it_is_the_plain_encoding(pipeline):
     texts = ["a star on sand", "", "ring"]
-    plain = pipeline.encode_prompts(texts)
+    plain = text_features(pipeline, texts)
     torch.testing.assert_close(pipeline.encode_weighted_prompts(texts), plain, atol=1e-5, rtol=1e-5)
 
 
@@ -46,7 +47,7 @@ def test_long_prompts_are_encoded_in_chunks(pipeline):
     features = pipeline.encode_weighted_prompts([long, "ring"])
     assert features.shape[1] == 2 * (room + 2) and pipeline.count_prompt_chunks([long, "ring"]) == 2
     whole, rest, empty = (
-        pipeline.encode_prompts([text])[0] for text in (" ".join(["star"] * room), "ring ring ring", "")
+        text_features(pipeline, [text])[0] for text in (" ".join(["star"] * room), "ring ring ring", "")
     )
     torch.testing.assert_close(features[0], torch.cat([whole, rest]), atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(features[1, room + 2 :], empty, atol=1e-5, rtol=1e-5)

@@ -51,7 +51,7 @@ def test_image_to_image_equals_diffusers(pipeline, rendered, scheduler, monkeypa
 
 def test_more_strength_leaves_less_of_the_source(pipeline, rendered):
     set_scheduler(pipeline, "ddim")
-    decoded = pipeline.decode_latents(pipeline.encode_images(rendered[0])).clamp(0, 1)
+    decoded = pipeline.decode(pipeline.encode_images(rendered[0])).clamp(0, 1)
     distance = [(draw(pipeline, rendered[0], strength=s) - decoded).abs().mean() for s in (0.2, 0.6, 1.0)]
     assert distance[0] < distance[1] < distance[2]
 

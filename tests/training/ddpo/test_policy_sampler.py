@@ -10,6 +10,7 @@ from ubgen_training.ddpo.policy_sampler import PolicySampler, Transitions
 from ubgen_training.lora.adapter import LoraSettings, adapters_disabled
 from ubgen_training.sampler.gradient_steps import GradientSteps
 from ubgen_training.sampler.sampler_model import SamplingSettings
+from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS, NUM_STEPS = torch.tensor([0, 2]), [11, 12], 4
@@ -78,8 +79,8 @@ def test_densities_are_torchs_around_diffusers_own_step(random_mini_model, reduc
         for position in range(NUM_STEPS - 1):
             step = steps_of(drawn, position)
             log_probs, _ = policy(LABELS, transitions=step)
-            prompts = policy.pipeline.encode_prompts([NAMES[label] for label in LABELS])
-            nothing = policy.pipeline.encode_prompts(["", ""])
+            prompts = text_features(policy.pipeline, [NAMES[label] for label in LABELS])
+            nothing = text_features(policy.pipeline, ["", ""])
             own.set_timesteps(NUM_STEPS)
             timestep = own.timesteps[position]
             without, with_text = (

@@ -11,6 +11,7 @@ from ubgen_training.denoising.denoiser_model import DenoiserModel
 from ubgen_training.denoising.denoising_loss import DenoisingLoss
 from ubgen_training.denoising.pixel_rows import PixelRows, collate_pixels
 from ubgen_training.lora.adapter import LoraSettings
+from support.text_features import text_features
 
 
 @pytest.fixture(scope="module")
@@ -46,10 +47,10 @@ def test_the_loss_of_a_batch_is_the_loss_of_its_unet_calls(random_mini_model, fo
     loss = DenoisingLoss(model.loss.alphas_cumprod, "p2", "velocity")
     torch.testing.assert_close(seen["noisy"], loss.add_noise(clean, noise, seen["timesteps"]))
     with torch.no_grad():
-        prediction = model.predict(seen["noisy"], seen["timesteps"], seen["embeds"])
+        prediction = model.predict(seen["noisy"], seen["timesteps"], model.pipeline.given_conditioning(seen["embeds"]))
     torch.testing.assert_close(losses, loss(prediction, clean, noise, seen["timesteps"]))
-    empty = model.pipeline.encode_prompts([""])[0]
-    own = model.pipeline.encode_prompts(list(NAMES))
+    empty = text_features(model.pipeline, [""])[0]
+    own = text_features(model.pipeline, list(NAMES))
     is_empty = [torch.allclose(row, empty, atol=1e-5) for row in seen["embeds"]]
     assert any(is_empty) and not all(is_empty)
     for row, label, without in zip(seen["embeds"], batch["labels"], is_empty):

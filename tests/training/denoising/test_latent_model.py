@@ -7,6 +7,7 @@ from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistep
 from support.small_trainings import NAMES
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.latent_model import LatentModel, stratified, training_schedule
+from support.text_features import text_features
 
 
 @pytest.fixture
@@ -24,11 +25,12 @@ def test_latents_are_those_of_the_pipeline_and_nothing_random_takes_part(model):
 
 def test_the_prompts_and_last_the_empty_one_are_encoded(model):
     with torch.no_grad():
-        expected = model.pipeline.encode_prompts([*NAMES, ""])
+        expected = text_features(model.pipeline, [*NAMES, ""])
+        text = model.conditioning["encoder_hidden_states"]
         latents, timesteps = torch.randn(3, 4, 16, 16), torch.tensor([1, 500, 900])
-        predicted = model.predict(latents, timesteps, model.prompt_embeds)
-        assert torch.equal(predicted, model.denoiser_network(latents, timesteps, model.prompt_embeds).sample)
-    assert torch.equal(model.prompt_embeds, expected)
+        predicted = model.predict(latents, timesteps, model.conditioning)
+        assert torch.equal(predicted, model.denoiser_network(latents, timesteps, text).sample)
+    assert torch.allclose(text, expected, atol=1e-5) and model.conditioning.num_rows == len(NAMES) + 1
 
 
 def test_only_the_denoiser_is_in_the_state_and_the_vae_goes_along(model):

@@ -16,6 +16,7 @@ from ubgen_training.few_steps.few_step_config import LAYERS
 from ubgen_training.few_steps.few_step_model import FewStepModel
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.lora.lora_files import save_lora
+from support.text_features import text_features
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +64,7 @@ def test_the_loss_against_diffusers_own_sampler(random_mini_model, folder, num_s
     steps = [1 + int((i + offset) / 4 * 20) for i, offset in enumerate(torch.rand(4, generator=generator))]
     assert len(set(steps)) == 4
     scheduler = DDIMScheduler.from_config(teacher.scheduler.config, timestep_spacing="trailing", clip_sample=False)
-    prompts, empty = teacher.encode_prompts(list(NAMES)), teacher.encode_prompts([""])
+    prompts, empty = text_features(teacher, list(NAMES)), text_features(teacher, [""])
 
     def walk(prediction, noisy, start, end):
         """One step of diffusers' from ``start`` to ``end``, of the 1,000 timesteps."""
@@ -95,11 +96,11 @@ def test_only_the_new_lora_learns_and_the_teacher_stands_still(random_mini_model
     assert trained and all("lora" in name for name in trained)
     kinds = {name.partition(".lora")[0].rpartition(".")[2] for name in trained}
     assert {"conv1", "proj_in", "to_q", "time_emb_proj"} <= kinds
-    noisy, time, text = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.prompt_embeds[:1]
+    noisy, time, given = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.conditioning.rows(slice(1))
     with torch.no_grad():
-        before = model._teacher(noisy, time, text)
+        before = model._teacher(noisy, time, given)
         shake(model.denoiser_network)
-        after, student = model._teacher(noisy, time, text), model.denoiser_network(noisy, time, text).sample
+        after, student = model._teacher(noisy, time, given), model.predict(noisy, time, given)
     assert torch.equal(before, after) and not torch.allclose(after, student, atol=1e-3)
     model(*batch_of(folder), torch.Generator().manual_seed(0)).mean().backward()
     assert all((value.grad is not None) == value.requires_grad for value in model.denoiser_network.parameters())
@@ -109,9 +110,9 @@ def test_the_file_holds_every_kind_of_layer(random_mini_model, tmp_path):
     """diffusers would load half of a file in which attention has its own names and the rest has peft's."""
     model = FewStepModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2, None, LAYERS))
     shake(model.denoiser_network)
-    save_lora(model.denoiser_network, tmp_path)
+    save_lora(model.pipeline, tmp_path)
     loaded = load_pipeline(random_mini_model, lora=tmp_path)
-    inputs = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.prompt_embeds[:1]
+    inputs = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.conditioning["encoder_hidden_states"][:1]
     with torch.no_grad():
         own = model.denoiser_network(*inputs).sample
         torch.testing.assert_close(loaded.unet(*inputs).sample, own)

@@ -7,56 +7,59 @@ from diffusers import UNet2DConditionModel
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings, add_lora, train_all_weights
 from ubgen_training.lora.lora_files import LORA_FILE
-from ubgen_training.lora.trained_weights import UNET_FILE, UNET_FOLDER, load_trained_weights, save_trained_weights
+from ubgen_training.lora.trained_weights import DENOISER_FILE, load_trained_weights, save_trained_weights
 
 
-def network(model, method):
-    unet = load_pipeline(model).denoiser_network
+def ready(model, method):
+    pipeline = load_pipeline(model)
     if method == "lora":
-        add_lora(unet, LoraSettings(rank=2), seed=1)
+        add_lora(pipeline.denoiser_network, LoraSettings(rank=2), seed=1)
     else:
-        train_all_weights(unet)
-    return unet
+        train_all_weights(pipeline.denoiser_network)
+    return pipeline
 
 
-def weights(unet):
-    return {name: weight.detach().clone() for name, weight in unet.named_parameters() if weight.requires_grad}
+def weights(pipeline):
+    named = pipeline.denoiser_network.named_parameters()
+    return {name: weight.detach().clone() for name, weight in named if weight.requires_grad}
 
 
 @pytest.mark.parametrize(
-    "method, files", [("lora", [LORA_FILE]), ("full", [f"{UNET_FOLDER}/config.json", f"{UNET_FOLDER}/{UNET_FILE}"])]
+    "method, files", [("lora", [LORA_FILE]), ("full", ["unet/config.json", f"unet/{DENOISER_FILE}"])]
 )
 def test_they_come_back_to_the_last_bit_from_files_of_the_same_names_as_ever(
     random_mini_model, tmp_path, method, files
 ):
-    unet = network(random_mini_model, method)
+    pipeline = ready(random_mini_model, method)
     with torch.no_grad():
-        for weight in unet.parameters():
+        for weight in pipeline.denoiser_network.parameters():
             weight.add_(0.5 if weight.requires_grad else 0)
-    save_trained_weights(unet, method, tmp_path, write=False)
+    save_trained_weights(pipeline, method, tmp_path, write=False)
     assert not list(tmp_path.iterdir())
-    save_trained_weights(unet, method, tmp_path)
+    save_trained_weights(pipeline, method, tmp_path)
     assert sorted(str(file.relative_to(tmp_path)) for file in tmp_path.rglob("*") if file.is_file()) == sorted(files)
-    other = network(random_mini_model, method)
+    other = ready(random_mini_model, method)
     before = weights(other)
     load_trained_weights(other, method, tmp_path)
-    after, expected = weights(other), weights(unet)
+    after, expected = weights(other), weights(pipeline)
     assert all(torch.equal(after[name], expected[name]) for name in expected)
     assert not any(torch.equal(after[name], before[name]) for name in expected)
 
 
 def test_plain_diffusers_reads_a_whole_denoiser(random_mini_model, tmp_path):
-    unet = network(random_mini_model, "full")
-    save_trained_weights(unet, "full", tmp_path)
+    pipeline = ready(random_mini_model, "full")
+    save_trained_weights(pipeline, "full", tmp_path)
     plain = UNet2DConditionModel.from_pretrained(tmp_path, subfolder="unet")
-    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), unet.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(plain.parameters(), pipeline.unet.parameters(), strict=True))
 
 
 def test_weights_that_are_not_there_or_of_another_layout_are_refused(random_mini_model, tmp_path):
-    unet = network(random_mini_model, "full")
-    with pytest.raises(ValueError, match=rf"unet holds no {UNET_FILE}; resume with the train_method"):
-        load_trained_weights(unet, "full", tmp_path)
-    config = {**unet.config, "block_out_channels": (16, 32), "norm_num_groups": 8}
-    save_trained_weights(UNet2DConditionModel.from_config(config), "full", tmp_path)
+    pipeline = ready(random_mini_model, "full")
+    with pytest.raises(ValueError, match=rf"unet holds no {DENOISER_FILE}; resume with the train_method"):
+        load_trained_weights(pipeline, "full", tmp_path)
+    other = ready(random_mini_model, "full")
+    config = {**other.unet.config, "block_out_channels": (16, 32), "norm_num_groups": 8}
+    other.unet = UNet2DConditionModel.from_config(config)
+    save_trained_weights(other, "full", tmp_path)
     with pytest.raises(ValueError, match=r"does not fit the model configured: .* weights differ, first '"):
-        load_trained_weights(unet, "full", tmp_path)
+        load_trained_weights(pipeline, "full", tmp_path)

@@ -177,9 +177,11 @@ def test_the_mini_unets_reference_is_the_model_before_training(random_mini_model
     from ubgen_training.sampler.sampler_model import SamplerModel
 
     pipeline = load_pipeline(random_mini_model)
-    inputs = (torch.randn(2, 4, 16, 16), torch.tensor(500), pipeline.encode_prompts(["circle", "star"]).detach())
     with torch.no_grad():
-        before = pipeline.denoiser(*inputs)
+        given = pipeline.batch(pipeline.encode(["circle", "star"]))
+    inputs = (torch.randn(2, 4, 16, 16), torch.tensor(500), given)
+    with torch.no_grad():
+        before = pipeline.predict(*inputs)
     sampler = SamplerModel(pipeline, ["circle", "star"], LoraSettings(2))
     with torch.no_grad():
         for name, weight in sampler.denoiser_network.named_parameters():
@@ -188,12 +190,12 @@ def test_the_mini_unets_reference_is_the_model_before_training(random_mini_model
     # block checkpointing runs the blocks again in the backward pass, which must find the adapters on
     sampler.activation_checkpointing_enable()
     sampler.denoiser_network.train()
-    distance = ReferenceDistance(pipeline.denoiser, sampler.denoiser_network, 1.0)
+    distance = ReferenceDistance(pipeline.predict, sampler.denoiser_network, 1.0)
     after = distance(*inputs)
     expected = (after - before).square().mean(dim=(1, 2, 3))
     assert torch.allclose(distance.mean(), expected, rtol=1e-4)
     trained = [weight for weight in sampler.denoiser_network.parameters() if weight.requires_grad]
     own = torch.autograd.grad(distance.mean().sum(), trained)
-    other = torch.autograd.grad((pipeline.denoiser(*inputs) - before).square().mean(dim=(1, 2, 3)).sum(), trained)
+    other = torch.autograd.grad((pipeline.predict(*inputs) - before).square().mean(dim=(1, 2, 3)).sum(), trained)
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-6) for x, y in zip(own, other))
     assert min(gradient.norm() for gradient in own) > 0

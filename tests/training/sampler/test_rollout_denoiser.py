@@ -39,12 +39,12 @@ def sampler(random_mini_model):
 
 def inputs(sampler, rows=2):
     latents = torch.randn(rows, *sampler.latent_shape, generator=torch.Generator().manual_seed(5))
-    return latents, torch.tensor(300), sampler.prompt_embeds[torch.arange(rows) % 3]
+    return latents, torch.tensor(300), sampler.conditioning.rows([row % 3 for row in range(rows)])
 
 
 def predictions(sampler):
     """Of the trained UNet, and of the other."""
-    rollout = RolloutDenoiser(sampler.denoiser_network)
+    rollout = RolloutDenoiser(sampler.pipeline)
     assert rollout.refresh()
     with torch.no_grad():
         return sampler.predict(*inputs(sampler)), rollout(*inputs(sampler))
@@ -95,7 +95,7 @@ def test_only_the_steps_without_gradient_leave_the_trained_unet(random_mini_mode
 
 def test_every_rollout_takes_the_weights_as_they_are(random_mini_model):
     sampler = build(random_mini_model)
-    rollout = RolloutDenoiser(sampler.denoiser_network)
+    rollout = RolloutDenoiser(sampler.pipeline)
     rollout.refresh()
     before = rollout(*inputs(sampler))
     with torch.no_grad():
@@ -111,7 +111,7 @@ def test_every_rollout_takes_the_weights_as_they_are(random_mini_model):
 
 
 def test_refreshing_many_times_adds_no_rounding(sampler):
-    rollout = RolloutDenoiser(sampler.denoiser_network)
+    rollout = RolloutDenoiser(sampler.pipeline)
     rollout.refresh()
     first = rollout(*inputs(sampler))
     for _ in range(20):
@@ -149,7 +149,7 @@ def test_a_whole_unet_in_training_shares_every_weight(random_mini_model):
 
 def test_products_on_a_cpu_are_packed_and_those_of_compiled_code_are_not(sampler):
     def num_packed(**settings):
-        rollout = RolloutDenoiser(sampler.denoiser_network, **settings)
+        rollout = RolloutDenoiser(sampler.pipeline, **settings)
         rollout.refresh()
         rollout.refresh()
         return sum(isinstance(module, PackedLinear) for module in rollout._twin.modules())
@@ -165,7 +165,7 @@ def test_products_on_a_cpu_are_packed_and_those_of_compiled_code_are_not(sampler
 
 def test_weights_that_were_replaced_are_found(random_mini_model):
     sampler = build(random_mini_model)
-    rollout = RolloutDenoiser(sampler.denoiser_network)
+    rollout = RolloutDenoiser(sampler.pipeline)
     rollout.refresh()
     sampler.denoiser_network.conv_in.weight = nn.Parameter(
         sampler.denoiser_network.conv_in.weight * 2, requires_grad=False
@@ -237,7 +237,7 @@ def test_a_16_bit_gradient_is_float32_and_near_the_exact_one(random_mini_model, 
 
 
 def test_float32_weights_under_autocast_are_not_fused(sampler):
-    rollout = RolloutDenoiser(sampler.denoiser_network)
+    rollout = RolloutDenoiser(sampler.pipeline)
     with torch.autocast("cpu", torch.bfloat16):
         assert not rollout.refresh()
 
@@ -245,7 +245,7 @@ def test_float32_weights_under_autocast_are_not_fused(sampler):
 def test_compiled_predictions_are_equal_to_rounding_and_follow_updates(random_mini_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
     sampler = build(random_mini_model)
-    compiled = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
+    compiled = RolloutDenoiser(sampler.pipeline, compiled_rows=2)
     # the captured graph as it is: the C++ compiler takes half a minute
     monkeypatch.setattr(compiled, "_compile", lambda twin: torch.compile(twin, dynamic=False, backend="eager"))
     with warnings.catch_warnings():
@@ -271,7 +271,7 @@ def test_where_compiling_fails_a_warning_says_so_and_sampling_goes_on(sampler, m
         calls.append(0)
         raise RuntimeError("InvalidCxxCompiler: no working C++ compiler found")
 
-    rollout = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
+    rollout = RolloutDenoiser(sampler.pipeline, compiled_rows=2)
     monkeypatch.setattr(rollout, "_compile", lambda twin: broken)
     rollout.refresh()
     with pytest.warns(UserWarning, match="torch.compile does not work here .InvalidCxxCompiler.*compile_rollout off"):
@@ -286,7 +286,7 @@ def test_no_memory_left_is_not_taken_for_a_broken_compiler(sampler, monkeypatch)
     def full(*_, **__):
         raise torch.OutOfMemoryError("no memory")
 
-    rollout = RolloutDenoiser(sampler.denoiser_network, compiled_rows=2)
+    rollout = RolloutDenoiser(sampler.pipeline, compiled_rows=2)
     monkeypatch.setattr(rollout, "_compile", lambda twin: full)
     rollout.refresh()
     with pytest.raises(torch.OutOfMemoryError):

@@ -9,6 +9,7 @@ from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
+from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS = torch.tensor([0, 2]), [11, 12]
@@ -43,8 +44,8 @@ def reference_images(sampler, gradient_steps):
     pipeline, scheduler = sampler.pipeline, sampler.pipeline.scheduler
     scheduler.set_timesteps(NUM_STEPS)
     latents, generators = draw_latents(SEEDS, sampler.latent_shape), step_generators(SEEDS)
-    prompts = pipeline.encode_prompts([NAMES[label] for label in LABELS])
-    nothing = pipeline.encode_prompts(["", ""])
+    prompts = text_features(pipeline, [NAMES[label] for label in LABELS])
+    nothing = text_features(pipeline, ["", ""])
     for index, timestep in enumerate(scheduler.timesteps):
         read = latents.detach() if gradient_steps.detach_inputs else latents
         unconditional = pipeline.unet(read, timestep, nothing).sample

@@ -6,6 +6,7 @@ import torch
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.textual_inversion.example_images import read_images
 from ubgen_training.textual_inversion.token_model import TokenModel, encode_images
+from support.text_features import text_features
 
 
 @pytest.fixture
@@ -40,8 +41,8 @@ def test_the_loss_is_the_schedulers_own_target(model):
     alpha = pipeline.scheduler.alphas_cumprod[400].sqrt()
     sigma = (1 - alpha**2).sqrt()
     with torch.no_grad():
-        prompt_embeds = pipeline.text_encoder(model.prompt_ids[:1])[0]
-        predicted = pipeline.denoiser(alpha * latents + sigma * noise, timesteps, prompt_embeds)
+        given = pipeline.given_conditioning(pipeline.text_encoder(model.prompt_ids[:1])[0])
+        predicted = pipeline.predict(alpha * latents + sigma * noise, timesteps, given)
         expected = (predicted - (alpha * noise - sigma * latents)).square().mean()
         assert model(latents, noise, timesteps, templates).item() == pytest.approx(expected.item(), rel=1e-4)
 
@@ -49,9 +50,9 @@ def test_the_loss_is_the_schedulers_own_target(model):
 def test_installed_vectors_draw_what_was_trained(model):
     with torch.no_grad():
         model.vectors.add_(0.5)
-        hooked = model.pipeline.encode_prompts(["a <frame>"])
+        hooked = text_features(model.pipeline, ["a <frame>"])
         model.install()
-        assert torch.equal(model.pipeline.encode_prompts(["a <frame>"]), hooked)
+        assert torch.equal(text_features(model.pipeline, ["a <frame>"]), hooked)
 
 
 def test_latents_are_the_pipelines_whatever_the_batch(model):

@@ -126,7 +126,7 @@ def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_min
     sampler = SamplerModel(
         load_pipeline(random_mini_model, scheduler="ddpm"), NAMES, LoraSettings(4), SamplingSettings(4, 2.0)
     )
-    load_lora_into(sampler.denoiser_network, folder)
+    load_lora_into(sampler.pipeline, folder)
     with torch.no_grad():
         seen = sampler(torch.tensor([1, 2]), [5, 6]).clamp(0, 1)
     base, tuned = _plain_images(random_mini_model), _plain_images(random_mini_model, folder)
@@ -137,7 +137,7 @@ def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_min
 def test_lora_of_another_rank_is_refused_on_resume(straight, random_mini_model):
     sampler = SamplerModel(load_pipeline(random_mini_model), NAMES, LoraSettings(8))
     with pytest.raises(ValueError, match="does not fit the model configured"):
-        load_lora_into(sampler.denoiser_network, straight[0])
+        load_lora_into(sampler.pipeline, straight[0])
 
 
 def _trainer(model, folder, reward, **settings):

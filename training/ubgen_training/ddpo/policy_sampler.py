@@ -13,6 +13,7 @@ import torch
 
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import guided_prediction
+from ubgen_pipeline.scheduler_noise import initial_scale
 
 from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientSteps
@@ -53,7 +54,7 @@ class PolicySampler(SamplerModel):
     def __init__(self, *arguments: Any, log_probability: str = "mean", **settings: Any):
         super().__init__(*arguments, **settings)
         self.reduction = log_probability
-        self.pipeline.scheduler.set_timesteps(self.sampling.num_inference_steps)
+        self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
         self.coefficients = step_coefficients(self.pipeline.scheduler, self.sampling.eta)
 
     def forward(
@@ -80,9 +81,7 @@ class PolicySampler(SamplerModel):
 
     def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int]) -> Trajectories:
         scheduler = self.pipeline.scheduler
-        latents = [
-            draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device) * scheduler.init_noise_sigma
-        ]
+        latents = [draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device) * initial_scale(scheduler)]
         log_probs = []
         trainable = set(self.coefficients.stochastic_steps)
         for step in self.denoise(labels, seeds):
@@ -110,15 +109,12 @@ class PolicySampler(SamplerModel):
         return log_probs, gaussian_kl(mean, reference_mean, deviation, self.reduction)
 
     def _predict(self, labels: torch.Tensor, index: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
-        scheduler, scale = self.pipeline.scheduler, self.sampling.guidance_scale
-        scheduler.set_timesteps(self.sampling.num_inference_steps, device=latents.device)
-        prompt_embeds = self.prompt_embeds[labels.to(self.prompt_embeds.device)]
-        if scale > 1:
-            negative = self.negative_prompt_embeds.expand(len(labels), -1, -1)
-            prompt_embeds = torch.cat([negative, prompt_embeds])
+        timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
+        conditioning, negative = self.conditioning_of(labels)
+        given = conditioning if negative is None else conditioning.guided(negative)
         # DDPM and DDIM do not scale the latents that a model reads
-        timesteps = scheduler.timesteps[index.to(latents.device)]
-        return guided_prediction(self.predict, latents, timesteps, prompt_embeds, scale)
+        timesteps = timesteps.to(latents.device)[index.to(latents.device)]
+        return guided_prediction(self.predict, latents, timesteps, given, self.guidance_scale, self.pipeline.guide)
 
     def _log_probs(
         self, index: torch.Tensor, latents: torch.Tensor, next_latents: torch.Tensor, prediction: torch.Tensor

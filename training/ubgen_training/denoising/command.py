@@ -15,7 +15,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
-from ..lora.adapter import LoraSettings
+from ..lora.adapter import LoraSettings, lora_targets
 from .denoiser_config import DenoiserConfig
 from .denoiser_model import DenoiserModel
 from .denoiser_trainer import DenoiserTrainer
@@ -44,7 +44,7 @@ def train(config: DenoiserConfig) -> Path:
         train_method=config.train_method,
         weighting=config.weighting,
         target=config.target,
-        lora=LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
+        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
         empty_prompt_share=config.empty_prompt_share,
         seed=config.seed,
     )

@@ -34,9 +34,9 @@ class LatentTrainingConfig(ImageTrainingConfig):
 
     lora_rank: int = field(default=128, metadata={"help": "Rank of the LoRA."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Alpha of the LoRA; default: its rank."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
-        metadata={"help": "Names of the denoiser's layers that get a LoRA."},
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the denoiser's layers that get a LoRA; default: those of the model's family."},
     )
     average_decay: float = field(
         default=0.999, metadata={"help": "Decay of the moving average of the trained weights; 0: none."}

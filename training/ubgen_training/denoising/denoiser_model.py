@@ -5,13 +5,14 @@ Shapes: B samples, N prompts, H x W pixels.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
-from ubgen_pipeline.pipeline import UbGenPipeline
+from ubgen_pipeline.family import Family
 
 from ..lora.adapter import LoraSettings, add_lora, train_all_weights
-from .denoising_loss import PREDICTION_TYPES, DenoisingLoss, target_of
+from .denoising_loss import PREDICTION_TYPES, DenoisingLoss, check_noise_scheduler, target_of
 from .latent_model import LatentModel, stratified, training_schedule
 
 
@@ -36,7 +37,7 @@ class DenoiserModel(LatentModel):
 
     def __init__(
         self,
-        pipeline: UbGenPipeline,
+        pipeline: Family,
         prompts: Sequence[str],
         *,
         train_method: str = "lora",
@@ -46,6 +47,7 @@ class DenoiserModel(LatentModel):
         empty_prompt_share: float = 0.1,
         seed: int = 0,
     ):
+        check_noise_scheduler(pipeline.scheduler)
         own_target = target_of(pipeline.scheduler.config.prediction_type)
         target = target or own_target
         if target != own_target and train_method != "scratch":
@@ -60,15 +62,16 @@ class DenoiserModel(LatentModel):
             with torch.random.fork_rng(devices=[]):
                 torch.manual_seed(seed)
                 trained = pipeline.denoiser_network
-                pipeline.register_modules(**{pipeline.denoiser_part: type(trained).from_config(trained.config)})
-            pipeline.register_modules(
+                parts: Any = pipeline
+                parts.register_modules(**{pipeline.denoiser_part: type(trained).from_config(trained.config)})
+            parts.register_modules(
                 scheduler=type(pipeline.scheduler).from_config(
                     pipeline.scheduler.config, prediction_type=PREDICTION_TYPES[target]
                 )
             )
             self.denoiser_network = pipeline.denoiser_network
         if train_method == "lora":
-            add_lora(self.denoiser_network, lora or LoraSettings(), seed)
+            add_lora(self.denoiser_network, lora or LoraSettings(), seed, pipeline.lora_targets)
         else:
             train_all_weights(self.denoiser_network)
 
@@ -82,7 +85,7 @@ class DenoiserModel(LatentModel):
         noise = torch.randn(latents.shape, generator=generator).to(latents)
         timesteps = stratified(len(latents), len(self.loss.alphas_cumprod), generator).to(latents.device)
         is_empty = torch.rand(len(latents), generator=generator) < self.empty_prompt_share
-        rows = torch.where(is_empty, len(self.prompt_embeds) - 1, labels.cpu())
-        prompt_embeds = self.prompt_embeds.cpu()[rows].to(latents)
+        rows = torch.where(is_empty, self.conditioning.num_rows - 1, labels.cpu())
+        given = self.conditioning_of(rows, latents)
         noisy = self.loss.add_noise(latents, noise, timesteps)
-        return self.loss(self.predict(noisy, timesteps, prompt_embeds), latents, noise, timesteps)
+        return self.loss(self.predict(noisy, timesteps, given), latents, noise, timesteps)

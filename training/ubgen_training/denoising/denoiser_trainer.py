@@ -65,12 +65,12 @@ class DenoiserTrainer(ImageTrainer):
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         """Write the LoRA, or the whole denoiser."""
         model = self._latent_model
-        save_trained_weights(model.denoiser_network, model.train_method, folder, write=write)
+        save_trained_weights(model.pipeline, model.train_method, folder, write=write)
 
     def load_weights(self, folder: Path) -> None:
         """Read what :meth:`save_weights` wrote."""
         model = self._latent_model
-        load_trained_weights(model.denoiser_network, model.train_method, folder)
+        load_trained_weights(model.pipeline, model.train_method, folder)
 
     def save_beside_weights(self, folder: Path) -> None:
         """Write the whole pipeline around a denoiser that was trained as a whole."""

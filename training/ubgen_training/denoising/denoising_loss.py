@@ -15,6 +15,7 @@ Shapes: B samples, T training timesteps.
 """
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 
@@ -39,6 +40,15 @@ ERROR_FACTORS: dict[str, Callable[[torch.Tensor], torch.Tensor]] = {
 PREDICTION_TYPES = {"noise": "epsilon", "x0": "sample", "velocity": "v_prediction"}
 # where SNR is 0 or infinite a weight is the limit, taken here; float32 squares of both are still finite
 _LEAST_SNR, _LARGEST_SNR = 1e-12, 1e12
+
+
+def check_noise_scheduler(scheduler: Any) -> None:
+    """Raise ``ValueError`` for a scheduler of flow matching, whose velocities these losses do not know."""
+    if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("prediction_type") == "flow_prediction":
+        raise ValueError(
+            f"the model's scheduler is {type(scheduler).__name__}, of flow matching, which these losses do not know;"
+            " train it from rewards (train_ubgen.py), or give a model that predicts noise, x0 or velocity."
+        )
 
 
 def loss_weights(alphas_cumprod: torch.Tensor, weighting: str, target: str) -> torch.Tensor:

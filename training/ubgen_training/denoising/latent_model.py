@@ -1,7 +1,7 @@
 """A denoiser in training on labelled images: what every loss in latent space shares.
 
 The VAE and the prompts' features are frozen and stay out of the state dict.
-Shapes: B samples, N prompts, L tokens, D text width, H x W pixels, h x w latents, T timesteps.
+Shapes: B samples, N prompts, H x W pixels, C x h x w latents, T timesteps.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,7 +11,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from ubgen_pipeline.pipeline import UbGenPipeline
+from ubgen_pipeline.call_arguments import TextSettings
+from ubgen_pipeline.conditioning import Conditioning
+from ubgen_pipeline.family import Family
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 
@@ -29,28 +31,31 @@ class LatentModel(ModuleWithFrozenParts):
 
     train_method: str
 
-    def __init__(self, pipeline: UbGenPipeline, prompts: Sequence[str]):
+    def __init__(self, pipeline: Family, prompts: Sequence[str]):
         super().__init__()
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
-        self.pipeline = pipeline
+        self.pipeline: Any = pipeline
         for network in (pipeline.vae, *pipeline.text_networks.values()):
             network.requires_grad_(False)
         with torch.no_grad():
-            self.prompt_embeds = pipeline.encode_prompts([*prompts, ""]).float()
+            rows = [*pipeline.encode(prompts), *pipeline.encode([""], TextSettings(negative=True))]
+            conditioning, _ = pipeline.with_guidance(pipeline.batch(rows), pipeline.default_guidance_scale)
+        self.conditioning = conditioning.floats(lambda value: value.float())
         self.denoiser_network = pipeline.denoiser_network
 
     @torch.no_grad()
     def encode(self, pixels: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, 4, h, w)`` in float32; the mode, so that nothing random takes part."""
-        vae = self.pipeline.vae
-        moments = vae.encode(pixels.to(vae.device, vae.dtype)).latent_dist
-        return moments.mode().float() * vae.config.scaling_factor
+        """Scaled latents ``(B, C, h, w)`` in float32; nothing random takes part."""
+        return self.pipeline.encode_images(pixels * 0.5 + 0.5).float()
 
-    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The denoiser's prediction ``(B, 4, h, w)`` at ``latents (B, 4, h, w)`` and ``timesteps (B,)``, with text
-        features ``(B, L, D)``."""
-        return self.pipeline.denoiser(latents, timesteps, prompt_embeds)
+    def predict(self, latents: torch.Tensor, timesteps: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The denoiser's prediction ``(B, C, h, w)`` at ``latents (B, C, h, w)`` and ``timesteps (B,)``, of B rows."""
+        return self.pipeline.predict(latents, timesteps, conditioning)
+
+    def conditioning_of(self, rows: torch.Tensor, like: torch.Tensor) -> Conditioning:
+        """The prompts at ``rows (B,)``, on the device of ``like``; the last one is the empty prompt."""
+        return self.conditioning.rows(rows.tolist()).map(lambda value: value.to(like.device))
 
     def activation_checkpointing_enable(self, **kwargs: Any) -> None:
         """Recompute the denoiser's activations in the backward pass; ``transformers`` calls it, by either name."""

@@ -18,7 +18,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
 from ..denoising.pixel_rows import load_images
-from ..lora.adapter import LoraSettings
+from ..lora.adapter import LoraSettings, lora_targets
 from ..lora.lora_files import load_lora_into
 from .few_step_config import FewStepConfig
 from .few_step_model import FewStepModel, FewStepTrainer
@@ -51,7 +51,7 @@ def train(config: FewStepConfig) -> Path:
     model = FewStepModel(
         pipeline,
         prompts,
-        lora=LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
+        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
         guidance_scale=config.guidance_scale,
         num_segments=config.num_segments,
         num_teacher_steps=config.num_teacher_steps,
@@ -59,7 +59,7 @@ def train(config: FewStepConfig) -> Path:
         seed=config.seed,
     )
     if config.initial_lora is not None:
-        load_lora_into(model.denoiser_network, config.initial_lora, argument="initial_lora")
+        load_lora_into(model.pipeline, config.initial_lora, argument="initial_lora")
     return FewStepTrainer(model, config, images).train_and_save(checkpoint)
 
 

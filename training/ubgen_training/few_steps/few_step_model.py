@@ -8,10 +8,11 @@ from collections.abc import Sequence
 
 import torch
 
-from ubgen_pipeline.pipeline import UbGenPipeline
+from ubgen_pipeline.conditioning import Conditioning
+from ubgen_pipeline.family import Family
 
 from ..denoising.denoiser_trainer import DenoiserTrainer
-from ..denoising.denoising_loss import signal_and_spread, target_of
+from ..denoising.denoising_loss import check_noise_scheduler, signal_and_spread, target_of
 from ..denoising.latent_model import LatentModel, stratified, training_schedule
 from ..lora.adapter import LoraSettings, adapters_disabled, add_lora
 from .consistency_loss import ddim_jump, pseudo_huber, segment_start, teacher_timesteps
@@ -39,7 +40,7 @@ class FewStepModel(LatentModel):
 
     def __init__(
         self,
-        pipeline: UbGenPipeline,
+        pipeline: Family,
         prompts: Sequence[str],
         *,
         lora: LoraSettings,
@@ -50,6 +51,7 @@ class FewStepModel(LatentModel):
         seed: int = 0,
     ):
         super().__init__(pipeline, prompts)
+        check_noise_scheduler(pipeline.scheduler)
         self.target = target_of(pipeline.scheduler.config.prediction_type)
         self.alphas_cumprod = training_schedule(pipeline.scheduler)
         if self.target == "noise" and self.alphas_cumprod[-1] == 0:
@@ -62,7 +64,7 @@ class FewStepModel(LatentModel):
         self.num_segments = num_segments
         self.guidance_scale = guidance_scale
         self.huber_scale = huber_scale
-        add_lora(self.denoiser_network, lora, seed)
+        add_lora(self.denoiser_network, lora, seed, pipeline.lora_targets)
 
     def forward(self, pixels: torch.Tensor, labels: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """Loss ``(B,)`` of ``pixels (B, 3, H, W)`` in [-1, 1] with the prompts of ``labels (B,)``.
@@ -76,22 +78,22 @@ class FewStepModel(LatentModel):
         steps = 1 + stratified(len(latents), num_steps, generator)
         ends = self.timesteps[segment_start(steps, num_steps, self.num_segments)].to(latents.device)
         start, middle = (self.timesteps[index].to(latents.device) for index in (steps, steps - 1))
-        prompt_embeds = self.prompt_embeds.cpu()[labels.cpu()].to(latents)
+        given = self.conditioning_of(labels, latents)
         signal, spread = signal_and_spread(start, self.alphas_cumprod, latents)
         noisy = signal * latents + spread * noise
         with torch.no_grad():
-            nearer = self._jump(noisy, self._teacher(noisy, start, prompt_embeds), start, middle)
-            wanted = self._jump(nearer, self.predict(nearer, middle, prompt_embeds), middle, ends)
-        reached = self._jump(noisy, self.predict(noisy, start, prompt_embeds), start, ends)
+            nearer = self._jump(noisy, self._teacher(noisy, start, given), start, middle)
+            wanted = self._jump(nearer, self.predict(nearer, middle, given), middle, ends)
+        reached = self._jump(noisy, self.predict(noisy, start, given), start, ends)
         return pseudo_huber(reached, wanted, self.huber_scale)
 
-    def _teacher(self, noisy: torch.Tensor, timesteps: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
+    def _teacher(self, noisy: torch.Tensor, timesteps: torch.Tensor, given: Conditioning) -> torch.Tensor:
         """Its guided prediction ``(B, 4, h, w)``."""
         with adapters_disabled(self.denoiser_network):
             if self.guidance_scale == 1:
-                return self.predict(noisy, timesteps, prompt_embeds)
-            empty = self.prompt_embeds[-1:].expand_as(prompt_embeds).to(prompt_embeds)
-            both = self.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), torch.cat([empty, prompt_embeds]))
+                return self.predict(noisy, timesteps, given)
+            empty = self.conditioning_of(torch.full((len(noisy),), self.conditioning.num_rows - 1), noisy)
+            both = self.predict(torch.cat([noisy] * 2), torch.cat([timesteps] * 2), given.guided(empty))
         without, prompted = both.chunk(2)
         return self.pipeline.guide(prompted, without, self.guidance_scale)
 

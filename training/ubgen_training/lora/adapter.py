@@ -4,14 +4,14 @@ All functions take the denoiser's network (diffusers' ``UNet2DConditionModel`` o
 adapters), in which every LoRA layer is one of peft's.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig
+from peft import LoraConfig, inject_adapter_in_model
 from peft.tuners.lora import LoraLayer
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
@@ -19,22 +19,33 @@ from torch import nn
 from ..checkpoints.library_internals import set_adapters_disabled
 
 TRAIN_METHODS = ("lora", "full")
+# projections of attention, as diffusers names them
+ATTENTION = ("to_q", "to_k", "to_v", "to_out.0")
 
 
 @dataclass(frozen=True)
 class LoraSettings:
-    """LoRA on the denoiser's attention; the defaults are the paper's (Table 5). ``alpha`` None means ``rank``."""
+    """LoRA on the denoiser; the defaults are the paper's (Table 5).
+
+    ``alpha`` None means ``rank``, ``target_modules`` None those of the model's family.
+    """
 
     rank: int = 128
     alpha: float | None = None
-    target_modules: tuple[str, ...] = ("to_q", "to_k", "to_v", "to_out.0")
+    target_modules: tuple[str, ...] | None = None
 
 
-def add_lora(network: Any, lora: LoraSettings, seed: int) -> None:
+def lora_targets(names: Sequence[str] | None) -> tuple[str, ...] | None:
+    """What a setting names; none is what the model's family says."""
+    return tuple(names) if names else None
+
+
+def add_lora(network: Any, lora: LoraSettings, seed: int, family_targets: Sequence[str] = ATTENTION) -> None:
     """Freeze ``network`` and add a LoRA to it, whose weights alone are trained, in float32.
 
     Args:
         seed: of its initial weights; torch's own random state stays as it is.
+        family_targets: the layers that get one where ``lora`` names none, a family's ``lora_targets``.
 
     Raises:
         ValueError: a rank below 1, or target modules that the network does not have.
@@ -46,12 +57,16 @@ def add_lora(network: Any, lora: LoraSettings, seed: int) -> None:
         # peft takes a fraction, too, whatever its annotation says
         lora_alpha=lora.rank if lora.alpha is None else lora.alpha,  # pyright: ignore[reportArgumentType]
         init_lora_weights="gaussian",
-        target_modules=list(lora.target_modules),
+        target_modules=list(lora.target_modules or family_targets),
     )
     network.requires_grad_(False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        network.add_adapter(config)
+        if hasattr(network, "add_adapter"):
+            network.add_adapter(config)
+        else:
+            # PixArt's transformer has no adapters of diffusers' own
+            inject_adapter_in_model(config, network)
     multiply_in_activation_dtype(network)
     train_in_float32(network)
 

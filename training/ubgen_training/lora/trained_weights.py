@@ -1,12 +1,13 @@
-"""The weights that training changes, written for plain diffusers and read back: a LoRA, or the whole UNet.
+"""The weights that training changes, written for plain diffusers and read back: a LoRA, or the whole denoiser.
 
-A whole UNet is saved as ``UNet2DConditionModel.from_pretrained(folder, subfolder="unet")`` reads it.
+A whole denoiser is saved in a folder of its part's name, as ``from_pretrained(folder, subfolder="unet")`` of its class
+reads it.
 """
 
 from pathlib import Path
+from typing import Any
 
 import torch
-from diffusers import UNet2DConditionModel
 from safetensors.torch import load_file
 
 from ubgen_pipeline.files.tensor_files import save_tensors
@@ -14,64 +15,63 @@ from ubgen_pipeline.files.tensor_files import save_tensors
 from ..checkpoints.state import shard_like, whole_state
 from .lora_files import load_lora_into, save_lora
 
-UNET_FOLDER = "unet"
-UNET_FILE = "diffusion_pytorch_model.safetensors"
+DENOISER_FILE = "diffusion_pytorch_model.safetensors"
 
 
-def save_trained_weights(
-    unet: UNet2DConditionModel, train_method: str, folder: str | Path, *, write: bool = True
-) -> None:
-    """Write what ``train_method`` trains of ``unet``, its LoRA where that is ``lora``, else all of it.
+def save_trained_weights(pipeline: Any, train_method: str, folder: str | Path, *, write: bool = True) -> None:
+    """Write what ``train_method`` trains of the pipeline's denoiser, its LoRA where that is ``lora``, else all of it.
 
     Every rank must call it, all but one with ``write=False``.
     """
     if train_method == "lora":
-        save_lora(unet, folder, write=write)
+        save_lora(pipeline, folder, write=write)
     else:
-        save_unet(unet, Path(folder) / UNET_FOLDER, write=write)
+        save_denoiser(pipeline.denoiser_network, Path(folder) / pipeline.denoiser_part, write=write)
 
 
-def load_trained_weights(unet: UNet2DConditionModel, train_method: str, folder: str | Path) -> None:
-    """Put what :func:`save_trained_weights` wrote into ``unet``, so that training goes on with it.
+def load_trained_weights(pipeline: Any, train_method: str, folder: str | Path) -> None:
+    """Put what :func:`save_trained_weights` wrote into the pipeline's denoiser, so that training goes on with it.
 
     Raises:
         ValueError: there are no such weights in the folder, or they are of another model or ``train_method``.
     """
     if train_method == "lora":
-        load_lora_into(unet, folder)
+        load_lora_into(pipeline, folder)
     else:
-        load_unet_into(unet, Path(folder) / UNET_FOLDER)
+        load_denoiser_into(pipeline.denoiser_network, Path(folder) / pipeline.denoiser_part)
 
 
-def save_unet(unet: UNet2DConditionModel, folder: Path, *, write: bool = True) -> None:
-    """Write the UNet in float32 in diffusers' layout, gathering it where it is sharded."""
+def save_denoiser(network: Any, folder: Path, *, write: bool = True) -> None:
+    """Write the network in float32 in diffusers' layout, gathering it where it is sharded."""
     weights = {}
-    for name, value in unet.state_dict().items():
+    for name, value in network.state_dict().items():
         # gathered one at a time, and kept by the writing rank only, to save memory
         whole = whole_state(value)
         if write:
             weights[name] = whole.detach().cpu().contiguous()
     if write:
         folder.mkdir(parents=True, exist_ok=True)
-        unet.save_config(folder)
-        save_tensors(weights, folder / UNET_FILE, metadata={"format": "pt"})
+        network.save_config(folder)
+        save_tensors(weights, folder / DENOISER_FILE, metadata={"format": "pt"})
 
 
 @torch.no_grad()
-def load_unet_into(unet: UNet2DConditionModel, folder: Path) -> None:
-    """Copy saved weights into ``unet``.
+def load_denoiser_into(network: Any, folder: Path) -> None:
+    """Copy saved weights into ``network``.
 
     Raises:
-        ValueError: there is no UNet in the folder, or it is of another architecture.
+        ValueError: there is no denoiser in the folder, or it is of another architecture.
     """
-    file = folder / UNET_FILE
+    file = folder / DENOISER_FILE
     if not file.is_file():
-        raise ValueError(f"{folder} holds no {UNET_FILE}; resume with the train_method the checkpoint was made with.")
-    saved, own = load_file(file), unet.state_dict()
+        raise ValueError(
+            f"{folder} holds no {DENOISER_FILE}; resume with the train_method the checkpoint was made with."
+        )
+    saved, own = load_file(file), network.state_dict()
     misfits = sorted(set(own) ^ set(saved)) or [n for n, value in own.items() if value.shape != saved[n].shape]
     if misfits:
         raise ValueError(
-            f"the UNet in {folder} does not fit the model configured: {len(misfits)} weights differ, first "
+            f"the denoiser in {folder} does not fit the model configured: {len(misfits)} weights differ, first "
             f"{misfits[0]!r}; resume with the model it was trained with."
         )
     for name, value in own.items():

@@ -15,7 +15,7 @@ from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, loa
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable
-from ..lora.adapter import LoraSettings
+from ..lora.adapter import LoraSettings, lora_targets
 from ..rewards.reward_functions import check_reward_weights
 from ..sampler.sampler_model import SamplerModel, SamplingSettings
 from .config import SamplerConfig
@@ -100,7 +100,7 @@ def build_sampler(
     return sampler_type(
         pipeline,
         texts,
-        LoraSettings(config.lora_rank, config.lora_alpha, tuple(config.lora_target_modules)),
+        LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
         sampling,
         seed=config.seed,
         train_method=config.train_method,

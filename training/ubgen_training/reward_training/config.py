@@ -85,9 +85,9 @@ class SamplerConfig(ResumableConfig):
     )
     lora_rank: int = field(default=128, metadata={"help": "Rank of the LoRA."})
     lora_alpha: float | None = field(default=None, metadata={"help": "Alpha of the LoRA; default: its rank."})
-    lora_target_modules: list[str] = field(
-        default_factory=lambda: ["to_q", "to_k", "to_v", "to_out.0"],
-        metadata={"help": "Names of the UNet's layers that get a LoRA."},
+    lora_target_modules: list[str] | None = field(
+        default=None,
+        metadata={"help": "Names of the denoiser's layers that get a LoRA; default: those of the model's family."},
     )
 
     reward_funcs: list[str] = field(

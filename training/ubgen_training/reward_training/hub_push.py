@@ -19,15 +19,18 @@ from ubgen_hub_cards.model_card import render_model_card
 from ubgen_pipeline.hub.access import check_may_write, check_repo_id, open_repository, retried
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 
-from ..lora.lora_files import LORA_FILE
-from ..lora.trained_weights import UNET_FILE, UNET_FOLDER
+from ..lora.lora_files import LORA_FILE, PEFT_FILES
+from ..lora.trained_weights import DENOISER_FILE
 from .config import SamplerConfig
 from .model_card import training_facts
 from .trainer import SamplerTrainer
 
 CARD_FILE = "README.md"
 GRID_FOLDER = "samples"
-WEIGHTS = (LORA_FILE, f"{UNET_FOLDER}/config.json", f"{UNET_FOLDER}/{UNET_FILE}")
+# names of the denoiser's part in diffusers' layout
+_DENOISER_FOLDERS = ("unet", "transformer")
+_CONFIGS = tuple(f"{folder}/config.json" for folder in _DENOISER_FOLDERS)
+WEIGHTS = (LORA_FILE, *PEFT_FILES, *_CONFIGS, *(f"{folder}/{DENOISER_FILE}" for folder in _DENOISER_FOLDERS))
 
 
 class HubModel:
@@ -150,14 +153,13 @@ def _snapshot(folder: Path, grids: Mapping[str, Path], copy: Path) -> list[str]:
     """Copy the weights and grids; returns their names in the repository."""
     sources = {name: folder / name for name in WEIGHTS if (folder / name).is_file()}
     if not sources:
-        raise ValueError(f"{folder} holds no {LORA_FILE} and no {UNET_FOLDER}/{UNET_FILE} to push.")
+        raise ValueError(f"{folder} holds no {LORA_FILE} and no unet/{DENOISER_FILE} to push.")
     for name, source in {**sources, **grids}.items():
         if not _is_ours(name):
             raise ValueError(f"grids holds {name!r}; give names {GRID_FOLDER}/….png.")
         (copy / name).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, copy / name)
-    config = copy / UNET_FOLDER / "config.json"
-    if config.is_file():
+    for config in filter(Path.is_file, (copy / name for name in _CONFIGS)):
         # a path on this machine is not published
         values = {key: value for key, value in json.loads(config.read_text()).items() if key != "_name_or_path"}
         config.write_text(json.dumps(values, indent=2, sort_keys=True) + "\n")

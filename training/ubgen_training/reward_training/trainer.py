@@ -72,9 +72,9 @@ class SamplerTrainer(CheckpointingTrainer):
         self.class_names = list(class_names)
         if not self.class_names:
             raise ValueError("class_names is empty; give at least one, or two with the adversarial term.")
-        if len(self.class_names) != len(model.prompt_embeds):
+        if len(self.class_names) != model.num_prompts:
             raise ValueError(
-                f"class_names holds {len(self.class_names)} names, the sampler {len(model.prompt_embeds)} prompts; "
+                f"class_names holds {len(self.class_names)} names, the sampler {model.num_prompts} prompts; "
                 "give one prompt per name, in the same order."
             )
         self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
@@ -217,12 +217,12 @@ class SamplerTrainer(CheckpointingTrainer):
     def save_weights(self, folder: Path, *, write: bool = True) -> None:
         """Write the LoRA or, where all weights are trained, the whole denoiser."""
         sampler = self._sampler
-        save_trained_weights(sampler.denoiser_network, sampler.train_method, folder, write=write)
+        save_trained_weights(sampler.pipeline, sampler.train_method, folder, write=write)
 
     def load_weights(self, folder: Path) -> None:
         """Read what :meth:`save_weights` wrote."""
         sampler = self._sampler
-        load_trained_weights(sampler.denoiser_network, sampler.train_method, folder)
+        load_trained_weights(sampler.pipeline, sampler.train_method, folder)
 
     @property
     def pipeline(self) -> Any:

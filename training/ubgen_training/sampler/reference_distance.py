@@ -16,19 +16,23 @@ from typing import Any
 import torch
 from torch import nn
 
-from ubgen_pipeline.latent_denoising import Denoiser, classifier_free_guidance
+from ubgen_pipeline.latent_denoising import Condition, Denoiser, Guidance, classifier_free_guidance
 
 from ..lora.adapter import adapters_disabled
 
 
-def prediction_distance(prediction: torch.Tensor, reference: torch.Tensor, guidance_scale: float) -> torch.Tensor:
+def prediction_distance(
+    prediction: torch.Tensor,
+    reference: torch.Tensor,
+    guidance_scale: float,
+    guide: Guidance = classifier_free_guidance,
+) -> torch.Tensor:
     """Mean squared difference ``(B,)`` float32 of two predictions ``(N, C, H, W)`` after guidance."""
-    difference = prediction.float() - reference.float()
+    guided = [prediction.float(), reference.float()]
     if guidance_scale > 1:
-        unconditional, conditional = difference.chunk(2)
-        # guidance is linear, so that of the difference is the difference of the two guided predictions
-        difference = classifier_free_guidance(conditional, unconditional, guidance_scale)
-    return difference.square().flatten(1).mean(dim=1)
+        halves = [value.chunk(2) for value in guided]
+        guided = [guide(conditional, unconditional, guidance_scale) for unconditional, conditional in halves]
+    return (guided[0] - guided[1]).square().flatten(1).mean(dim=1)
 
 
 class ReferenceDistance:
@@ -37,26 +41,33 @@ class ReferenceDistance:
     Make one for each rollout. It costs one call without gradient more for each call with gradient.
 
     Args:
-        denoiser: ``(latents (N, C, H, W), timestep (), prompt_embeds (N, L, D)) -> (N, C, H, W)``.
+        denoiser: ``(latents (N, C, H, W), timestep (), conditioning of N rows) -> (N, C, H, W)``.
         module: the network inside ``denoiser``, with the adapters.
         guidance_scale: of classifier-free guidance, as the loop applies it.
+        guide: how the two predictions become one.
     """
 
-    def __init__(self, denoiser: Denoiser, module: nn.Module, guidance_scale: float):
+    def __init__(
+        self,
+        denoiser: Denoiser,
+        module: nn.Module,
+        guidance_scale: float,
+        guide: Guidance = classifier_free_guidance,
+    ):
         self.denoiser = denoiser
         self.module = module
-        self.guidance_scale = guidance_scale
+        self.guidance_scale, self.guide = guidance_scale, guide
         self.distances: list[torch.Tensor] = []
 
     def __call__(
-        self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor, **kwargs: Any
+        self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Condition, **kwargs: Any
     ) -> torch.Tensor:
-        prediction = self.denoiser(latents, timestep, prompt_embeds, **kwargs)
+        prediction = self.denoiser(latents, timestep, conditioning, **kwargs)
         # the loop runs the denoiser under no_grad at every other step
         if torch.is_grad_enabled():
             with torch.no_grad(), adapters_disabled(self.module):
-                reference = self.denoiser(latents, timestep, prompt_embeds, **kwargs)
-            self.distances.append(prediction_distance(prediction, reference, self.guidance_scale))
+                reference = self.denoiser(latents, timestep, conditioning, **kwargs)
+            self.distances.append(prediction_distance(prediction, reference, self.guidance_scale, self.guide))
         return prediction
 
     def mean(self) -> torch.Tensor:

@@ -9,7 +9,7 @@ It gives the trained denoiser's predictions up to rounding, from a second one th
 - compiled on request, for one batch size; others run uncompiled;
 - uncompiled on a CPU, the transformer blocks' products are oneDNN's, which lays out a copy of their weights.
 
-Shapes: N denoiser rows (2B under guidance), C x H x W latents, L tokens, D text width.
+Shapes: N denoiser rows (2B under guidance), C x H x W latents.
 """
 
 import copy
@@ -24,6 +24,8 @@ from diffusers.models.activations import GEGLU
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import nn
 
+from ubgen_pipeline.conditioning import Conditioning
+from ubgen_pipeline.family import Family
 from ubgen_pipeline.inference.packed_products import pack_products
 from ubgen_pipeline.inference.prepared_pipeline import compile_cache_folder
 
@@ -36,13 +38,13 @@ class RolloutDenoiser:
     Call :meth:`refresh` before every rollout.
 
     Args:
-        network: the trained one, with its LoRA if it has one.
+        pipeline: whose denoiser is trained, with its LoRA if it has one.
         compiled_rows: N for which it is compiled; None compiles nothing. Where compiling fails, a warning says what
             that costs, and it goes on uncompiled.
     """
 
-    def __init__(self, network: ModelMixin, compiled_rows: int | None = None):
-        self.network = network
+    def __init__(self, pipeline: Family, compiled_rows: int | None = None):
+        self._pipeline, self.network = pipeline, pipeline.denoiser_network
         self.compiled_rows = compiled_rows
         self._twin: ModelMixin | None = None
         self._shared: list[torch.Tensor] = []
@@ -70,30 +72,30 @@ class RolloutDenoiser:
         return True
 
     @torch.no_grad()
-    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The prediction ``(N, C, H, W)`` of ``latents (N, C, H, W)`` with ``prompt_embeds (N, L, D)``, in their
-        dtype."""
+    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The prediction ``(N, C, H, W)`` of ``latents (N, C, H, W)`` with N rows, in the latents' dtype."""
         assert self._twin is not None
         call = self._twin if self._compiled is None or len(latents) != self.compiled_rows else self._compiled_or_plain
         dtype = next(self._twin.parameters()).dtype
         # 16-bit weights need no autocast, which would widen every normalisation to float32
         with torch.autocast(latents.device.type, enabled=False):
-            prediction = call(latents.to(dtype), timestep, prompt_embeds.to(dtype), return_dict=False)[0]
+            read = conditioning.floats(lambda value: value.to(dtype))
+            prediction = self._pipeline.predict(latents.to(dtype), timestep, read, network=call)
         return prediction.to(latents.dtype)
 
     def _compile(self, twin: ModelMixin) -> Callable:
         os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", str(compile_cache_folder()))
         return torch.compile(twin, dynamic=False)
 
-    def _compiled_or_plain(self, *inputs: torch.Tensor, return_dict: bool) -> tuple[torch.Tensor]:
+    def _compiled_or_plain(self, *inputs: Any, **named: Any) -> Any:
         assert self._compiled is not None and self._twin is not None
         try:
-            return self._compiled(*inputs, return_dict=return_dict)
+            return self._compiled(*inputs, **named)
         except torch.OutOfMemoryError:
             raise
         # torch.compile, the C++ compiler and Triton raise errors of many types
         except Exception as error:
-            plain = self._twin(*inputs, return_dict=return_dict)
+            plain = self._twin(*inputs, **named)
             # this call would have raised if the inputs, and not the compiler, were at fault
             self._compiled = None
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -2,7 +2,7 @@
 
 One forward is a whole rollout, so that DistributedDataParallel sees one call per step. Only the denoiser is a
 registered module; the VAE and the text features are frozen and stay out of the state dict.
-Shapes: B samples, N classes, L tokens, D text width, H x W pixels.
+Shapes: B samples, N classes, H x W pixels.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -15,9 +15,12 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
+from ubgen_pipeline.call_arguments import TextSettings
+from ubgen_pipeline.conditioning import Conditioning
+from ubgen_pipeline.family import Family
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import Denoiser, DenoisingStep, denoising_steps
-from ubgen_pipeline.pipeline import UbGenPipeline
+from ubgen_pipeline.scheduler_noise import initial_scale
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 from ..lora.adapter import LoraSettings, add_lora, check_train_method, train_all_weights
@@ -60,7 +63,7 @@ class SamplerModel(ModuleWithFrozenParts):
 
     def __init__(
         self,
-        pipeline: UbGenPipeline,
+        pipeline: Family,
         prompts: Sequence[str],
         lora: LoraSettings | None = None,
         sampling: SamplingSettings | None = None,
@@ -77,20 +80,26 @@ class SamplerModel(ModuleWithFrozenParts):
         self.config = PretrainedConfig()
         self.pipeline = pipeline
         self.latent_shape = pipeline.latent_shape(self.sampling.height, self.sampling.width)
+        self.num_prompts = len(prompts)
+        scale = self.sampling.guidance_scale
         with torch.no_grad():
-            self.prompt_embeds = pipeline.encode_prompts(prompts)
-            self.negative_prompt_embeds = pipeline.encode_prompts([""])
+            conditioning = pipeline.batch(pipeline.encode(prompts))
+            # what the loop guides with; 1 where the denoiser reads the number itself, or none has an effect
+            self.conditioning, self.guidance_scale = pipeline.with_guidance(conditioning, scale)
+            # one row, which all samples share
+            self.negative = (
+                pipeline.batch(pipeline.encode([""], TextSettings(negative=True))) if self.guidance_scale > 1 else None
+            )
         pipeline.vae.requires_grad_(False)
         for text_encoder in pipeline.text_networks.values():
             text_encoder.requires_grad_(False)
         self.train_method = train_method
         self.denoiser_network = pipeline.denoiser_network
         if train_method == "lora":
-            add_lora(self.denoiser_network, lora, seed)
+            add_lora(self.denoiser_network, lora, seed, pipeline.lora_targets)
         else:
             train_all_weights(self.denoiser_network)
-            self.prompt_embeds = self.prompt_embeds.float()
-            self.negative_prompt_embeds = self.negative_prompt_embeds.float()
+            self.move_tensors(lambda value: value.float() if value.is_floating_point() else value)
         self._rollout_denoiser: RolloutDenoiser | None = None
 
     def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
@@ -98,22 +107,21 @@ class SamplerModel(ModuleWithFrozenParts):
 
         ``compiled_batch_size`` is the B for which it is compiled; None compiles nothing.
         """
-        rows = 1 + (self.sampling.guidance_scale > 1)
+        rows = 1 + (self.guidance_scale > 1)
         self._rollout_denoiser = RolloutDenoiser(
-            self.denoiser_network, None if compiled_batch_size is None else rows * compiled_batch_size
+            self.pipeline, None if compiled_batch_size is None else rows * compiled_batch_size
         )
 
     @property
     def image_size(self) -> tuple[int, int]:
         """Height and width of the images, in pixels."""
-        height, width = (side * self.pipeline.vae_scale_factor for side in self.latent_shape[-2:])
+        height, width = (side * self.pipeline.pixels_per_latent for side in self.latent_shape[-2:])
         return height, width
 
     @property
     def num_steps(self) -> int:
         """Steps of one rollout, which gradient positions refer to; some schedulers take more than were asked for."""
-        self.pipeline.scheduler.set_timesteps(self.sampling.num_inference_steps)
-        return len(self.pipeline.scheduler.timesteps)
+        return len(self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape))
 
     def forward(
         self,
@@ -138,7 +146,7 @@ class SamplerModel(ModuleWithFrozenParts):
         """
         denoiser = self.predict
         if with_distance:
-            denoiser = ReferenceDistance(denoiser, self.denoiser_network, self.sampling.guidance_scale)
+            denoiser = ReferenceDistance(denoiser, self.denoiser_network, self.guidance_scale, self.pipeline.guide)
         for step in self.denoise(labels, seeds, gradient_steps, denoiser):
             latents = step.latents
         images = self.decode(latents)
@@ -156,16 +164,18 @@ class SamplerModel(ModuleWithFrozenParts):
         ``denoiser`` stands in for :meth:`predict`; None takes that.
         """
         scheduler, device = self.pipeline.scheduler, self.denoiser_network.device
-        scheduler.set_timesteps(self.sampling.num_inference_steps, device=device)
-        labels = labels.to(self.prompt_embeds.device)
-        latents = draw_latents(seeds, self.latent_shape).to(device) * scheduler.init_noise_sigma
+        timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape).to(device)
+        latents = draw_latents(seeds, self.latent_shape).to(device) * initial_scale(scheduler)
+        conditioning, negative = self.conditioning_of(labels)
         return denoising_steps(
             self._with_rollout(denoiser or self.predict),
             scheduler,
             latents,
-            self.prompt_embeds[labels],
-            negative=self.negative_prompt_embeds.expand(len(labels), -1, -1),
-            guidance_scale=self.sampling.guidance_scale,
+            conditioning,
+            negative=negative,
+            guidance_scale=self.guidance_scale,
+            guide=self.pipeline.guide,
+            timesteps=timesteps,
             generators=step_generators(seeds),
             gradient_steps=None if gradient_steps is None else gradient_steps.steps,
             detach_inputs=gradient_steps is not None and gradient_steps.detach_inputs,
@@ -173,14 +183,20 @@ class SamplerModel(ModuleWithFrozenParts):
             eta=self.sampling.eta,
         )
 
-    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The prediction ``(N, C, h, w)`` that :meth:`UbGenPipeline.denoiser` gives, in the latents' dtype.
+    def conditioning_of(self, labels: torch.Tensor) -> tuple[Conditioning, Conditioning | None]:
+        """B rows of the prompts of ``labels (B,)``, and of what the loop guides away from, if anything."""
+        rows = labels.tolist()
+        return self.conditioning.rows(rows), None if self.negative is None else self.negative.rows([0] * len(rows))
+
+    def predict(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """The prediction ``(N, C, h, w)`` that the pipeline's own gives, in the latents' dtype.
 
         A 16-bit denoiser runs in its own precision: autocast would widen every normalisation to float32.
         """
         dtype = next(self.denoiser_network.parameters()).dtype
         with _precision_of(dtype, latents.device):
-            prediction = self.pipeline.denoiser(latents.to(dtype), timestep, prompt_embeds.to(dtype))
+            read = conditioning.floats(lambda value: value.to(dtype))
+            prediction = self.pipeline.predict(latents.to(dtype), timestep, read)
         return prediction.to(latents.dtype)
 
     def _with_rollout(self, denoiser: Denoiser) -> Denoiser:
@@ -189,8 +205,8 @@ class SamplerModel(ModuleWithFrozenParts):
         if rollout is None or not rollout.refresh():
             return denoiser
 
-        def call(latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-            return (denoiser if torch.is_grad_enabled() else rollout)(latents, timestep, prompt_embeds)
+        def call(latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+            return (denoiser if torch.is_grad_enabled() else rollout)(latents, timestep, conditioning)
 
         return call
 
@@ -211,7 +227,7 @@ class SamplerModel(ModuleWithFrozenParts):
 
     def _decode(self, latents: torch.Tensor) -> torch.Tensor:
         with _precision_of(next(self.pipeline.vae.parameters()).dtype, latents.device):
-            return self.pipeline.decode_latents(latents)
+            return self.pipeline.decode(latents)
 
     def activation_checkpointing_enable(self, **_: Any) -> None:
         """Recompute activations of denoiser and VAE in the backward pass; options are not used."""
@@ -228,8 +244,8 @@ class SamplerModel(ModuleWithFrozenParts):
 
     def move_tensors(self, fn: Callable[[torch.Tensor], torch.Tensor]) -> None:
         """The prompts' features move with the model."""
-        self.prompt_embeds = fn(self.prompt_embeds)
-        self.negative_prompt_embeds = fn(self.negative_prompt_embeds)
+        self.conditioning = self.conditioning.map(fn)
+        self.negative = None if self.negative is None else self.negative.map(fn)
 
 
 def _precision_of(dtype: torch.dtype, device: torch.device) -> AbstractContextManager:

@@ -43,6 +43,11 @@ class TokenModel(ModuleWithFrozenParts):
         seed: int = 0,
     ):
         super().__init__()
+        if not pipeline.has_textual_inversion:
+            raise ValueError(
+                f"the model is a {type(pipeline).__name__}, whose text encoders learn no words here; give a Stable"
+                " Diffusion 1.x or 2.x."
+            )
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
         self.pipeline, self.token = pipeline, token
@@ -74,8 +79,9 @@ class TokenModel(ModuleWithFrozenParts):
         """
         scheduler = self.pipeline.scheduler
         noisy = scheduler.add_noise(latents, noise, timesteps)
-        prompt_embeds = self.pipeline.text_encoder(self.prompt_ids[templates.to(self.prompt_ids.device)])[0]
-        predicted = self.pipeline.denoiser(noisy.to(self.pipeline.denoiser_network.dtype), timesteps, prompt_embeds)
+        text = self.pipeline.text_encoder(self.prompt_ids[templates.to(self.prompt_ids.device)])[0]
+        given = self.pipeline.given_conditioning(text)
+        predicted = self.pipeline.predict(noisy.to(self.pipeline.denoiser_network.dtype), timesteps, given)
         kind = scheduler.config.prediction_type
         target = scheduler.get_velocity(latents, noise, timesteps) if kind == "v_prediction" else noise
         return nn.functional.mse_loss(predicted.float(), target.float())
