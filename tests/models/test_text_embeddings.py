@@ -7,9 +7,9 @@ import torch
 from diffusers import StableDiffusionPipeline
 from safetensors.torch import save_file
 
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.models.text_embeddings import load_embedding, read_embedding, save_embedding, split_embedding
-from support.text_features import text_features
 
 
 class Harmful:

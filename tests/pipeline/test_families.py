@@ -10,11 +10,12 @@ import pytest
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from support import ROOT
-from support.family_models import FAMILY_NAMES, QUICK, TinyModels
+from support.family_models import FAMILY_NAMES, QUICK, TinyModels, own_pipeline, tiny_pipeline
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.scheduler_noise import is_flow_scheduler
 
 DRAW = """
 import sys
@@ -103,3 +104,39 @@ def test_the_file_alone_is_a_custom_pipeline_where_ubgen_is_not_there(name, mode
         )
         assert done.returncode == 0, done.stderr
         np.testing.assert_allclose(np.load(output), expected, rtol=0, atol=1e-5)
+
+
+def _row(name):
+    """What the page says of a family, read off the tiny model."""
+    pipeline = load_pipeline("mini") if name == "sd" else own_pipeline(name, tiny_pipeline(name))
+    try:
+        pipeline.default_mask_settings()
+        masks = "yes"
+    except ValueError:
+        masks = "no"
+    has_negative = pipeline.guidance == "classifier-free"
+    words = [
+        *(["negative prompt"] if has_negative else []),
+        *(["word weights"] if pipeline.has_word_weights else []),
+        *(["textual inversion"] if pipeline.has_textual_inversion else []),
+        *(["deep-cache"] if pipeline.has_kept_features else []),
+    ]
+    kind = "flow" if is_flow_scheduler(pipeline.scheduler) else "noise"
+    cells = [
+        name,
+        FAMILIES[name].stock_names[0],
+        f"{pipeline.guidance}, {pipeline.default_guidance_scale:g}",
+        str(pipeline.default_num_inference_steps),
+        kind,
+        pipeline.default_gpu_dtype,
+        masks,
+        ", ".join(words) or "-",
+    ]
+    return f"| {' | '.join(cells)} |"
+
+
+def test_the_page_says_what_each_family_can_do():
+    page = (ROOT / "docs" / "families.md").read_text(encoding="utf-8")
+    table = page.split("<!-- families: begin -->\n")[1].split("<!-- families: end -->")[0]
+    head = "| family | class | guidance and its default | steps | schedulers | on a GPU | masks | and |\n"
+    assert table == head + "|---" * 8 + "|\n" + "".join(f"{_row(name)}\n" for name in FAMILIES)

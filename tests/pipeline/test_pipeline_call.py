@@ -5,9 +5,9 @@ import json
 import pytest
 import torch
 
+from support.text_features import text_features
 from ubgen_pipeline import UbGenPipeline
 from ubgen_pipeline.initial_latents import draw_latents
-from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 QUICK = {"num_inference_steps": 3, "output_type": "latent"}

@@ -1,9 +1,9 @@
 """Text features of weighted and long prompts against a computation by hand, and prompts that are too long."""
 
-from support.text_features import text_features
 import pytest
 import torch
 
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.prompt_encoding import (
     check_prompt_lengths,

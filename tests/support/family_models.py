@@ -4,6 +4,7 @@ A new family's file in ``tiny_models`` has its registry's name, ``-`` as ``_``, 
 file makes several kinds names its kind here.
 """
 
+import inspect
 from functools import cache
 from importlib import import_module
 from pathlib import Path
@@ -22,6 +23,16 @@ def tiny_pipeline(name: str) -> Any:
     """diffusers' own pipeline of that family, with random weights."""
     module, *kind = _KINDS.get(name, (name.replace("-", "_"),))
     return import_module(f"support.tiny_models.{module}").build(*kind)
+
+
+def own_pipeline(name: str, stock: Any) -> Any:
+    """Our pipeline of that family on the networks of diffusers' own, with its numbers and switches."""
+    kind = FAMILIES[name].pipeline_class()
+    accepted = inspect.signature(kind.__init__).parameters
+    own = {key: value for key, value in stock.config.items() if key in accepted}
+    pipeline = kind(**{**own, **stock.components})
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline
 
 
 class TinyModels:

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 from torch.distributions import Independent, Normal, kl_divergence
 
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.ddpo.policy_sampler import PolicySampler, Transitions
 from ubgen_training.lora.adapter import LoraSettings, adapters_disabled
 from ubgen_training.sampler.gradient_steps import GradientSteps
 from ubgen_training.sampler.sampler_model import SamplingSettings
-from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS, NUM_STEPS = torch.tensor([0, 2]), [11, 12], 4

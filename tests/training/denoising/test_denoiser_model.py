@@ -5,13 +5,13 @@ import torch
 
 from support.image_folders import save_class_folders
 from support.small_trainings import NAMES
+from support.text_features import text_features
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.denoiser_model import DenoiserModel
 from ubgen_training.denoising.denoising_loss import DenoisingLoss
 from ubgen_training.denoising.pixel_rows import PixelRows, collate_pixels
 from ubgen_training.lora.adapter import LoraSettings
-from support.text_features import text_features
 
 
 @pytest.fixture(scope="module")

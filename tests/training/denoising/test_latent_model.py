@@ -5,9 +5,9 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler, UniPCMultistepScheduler
 
 from support.small_trainings import NAMES
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.latent_model import LatentModel, stratified, training_schedule
-from support.text_features import text_features
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from safetensors.torch import load_file, save_file
 
 from support.image_folders import save_class_folders
 from support.small_trainings import LORA_FILE, NAMES
+from support.text_features import text_features
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.pixel_rows import PixelRows, collate_pixels
@@ -16,7 +17,6 @@ from ubgen_training.few_steps.few_step_config import LAYERS
 from ubgen_training.few_steps.few_step_model import FewStepModel
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.lora.lora_files import save_lora
-from support.text_features import text_features
 
 
 @pytest.fixture(scope="module")

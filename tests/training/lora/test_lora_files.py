@@ -7,10 +7,10 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings, add_lora, lora_layers
 from ubgen_training.lora.lora_files import LORA_FILE, load_lora_into, save_lora
-from support.text_features import text_features
 
 
 def with_lora(model, rank=2, seed=3, **settings):

@@ -4,9 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from support.family_models import FAMILY_NAMES, tiny_pipeline
+from support.family_models import FAMILY_NAMES, QUICK, own_pipeline, tiny_pipeline
 from ubgen_pipeline.latent_denoising import check_jump
-from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import load_lora
 from ubgen_training.lora.adapter import LoraSettings, lora_layers
 from ubgen_training.lora.lora_files import load_lora_into, save_lora
@@ -15,14 +14,6 @@ from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 PROMPTS = ["a circle", "a photo of a star"]
 LABELS, SEEDS = torch.tensor([1, 0]), [5, 6]
-
-
-def ours_of(stock, name):
-    """Our pipeline on the stock one's networks, with its switches."""
-    own = {key: value for key, value in stock.config.items() if key in ("is_distilled", "force_zeros_for_empty_prompt")}
-    pipeline = FAMILIES[name].pipeline_class()(**stock.components, **own)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
 
 
 def shake(network):
@@ -39,14 +30,16 @@ def name(request):
 
 
 def build(name, **sampling):
-    settings = SamplingSettings(**{"num_inference_steps": 2, "guidance_scale": 3.0, "height": 32, "width": 32, **sampling})
-    sampler = SamplerModel(ours_of(tiny_pipeline(name), name), PROMPTS, LoraSettings(2), settings)
+    settings = SamplingSettings(
+        **{"num_inference_steps": 2, "guidance_scale": 3.0, "height": 32, "width": 32, **sampling}
+    )
+    sampler = SamplerModel(own_pipeline(name, tiny_pipeline(name)), PROMPTS, LoraSettings(2), settings)
     shake(sampler.denoiser_network)
     return sampler
 
 
 def test_a_reward_reaches_every_matrix_and_its_slope_is_right(name):
-    sampler = build(name, num_inference_steps=1)
+    sampler = build(name)
     weights = [weight for weight in sampler.parameters() if weight.requires_grad]
     assert len(weights) == 2 * len(lora_layers(sampler.denoiser_network))
 
@@ -78,10 +71,8 @@ def test_the_rollout_of_training_is_the_pipelines_and_jumps_where_one_is_known(n
             ["x", "y"],
             prompts=[PROMPTS[label] for label in LABELS],
             seeds=SEEDS,
-            num_inference_steps=2,
-            height=32,
-            width=32,
             output_type="pt",
+            **QUICK,
             **scale,
         )
         torch.testing.assert_close(images, drawn.images, rtol=0, atol=1e-3)
@@ -92,7 +83,7 @@ def test_the_rollout_of_training_is_the_pipelines_and_jumps_where_one_is_known(n
         check_jump(pipeline.scheduler)
     except ValueError:
         return
-    sampler(LABELS, SEEDS, GradientSteps((0,), stop_at=0)).sum().backward()
+    sampler(LABELS, SEEDS, GradientSteps(frozenset({0}), stop_at=0)).sum().backward()
     weights = [weight for weight in sampler.parameters() if weight.requires_grad]
     assert any(weight.grad is not None and weight.grad.norm() > 0 for weight in weights)
 
@@ -112,15 +103,17 @@ def test_the_lora_goes_into_plain_diffusers_and_back(name, tmp_path):
     assert all(torch.equal(first, second) for first, second in zip(trained, again, strict=True))
     drawn = {}
     for kind in ("trained", "loaded", "plain"):
-        pipeline = sampler.pipeline if kind == "trained" else ours_of(tiny_pipeline(name), name)
+        pipeline = sampler.pipeline if kind == "trained" else own_pipeline(name, tiny_pipeline(name))
         if kind == "loaded":
             load_lora(pipeline, tmp_path)
-        drawn[kind] = pipeline(["circle"], num_inference_steps=2, height=32, width=32, output_type="np").images
+        drawn[kind] = pipeline(["circle"], output_type="np", **QUICK).images
     np.testing.assert_allclose(drawn["loaded"], drawn["trained"], rtol=0, atol=1e-4)
     assert np.abs(drawn["loaded"] - drawn["plain"]).max() > 1e-4
     stock = tiny_pipeline(name)
     if hasattr(stock, "load_lora_weights"):
         # our pipeline on the networks that plain diffusers loaded the LoRA into
         stock.load_lora_weights(tmp_path)
-        images = ours_of(stock, name)(["circle"], num_inference_steps=2, height=32, width=32, output_type="np").images
+        images = own_pipeline(name, stock)(
+            ["circle"], num_inference_steps=2, height=32, width=32, output_type="np"
+        ).images
         np.testing.assert_allclose(images, drawn["trained"], rtol=0, atol=1e-4)

@@ -4,12 +4,12 @@ import pytest
 import torch
 from torch import nn
 
+from support.text_features import text_features
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
-from support.text_features import text_features
 
 NAMES = ["circle", "star", "ring"]
 LABELS, SEEDS = torch.tensor([0, 2]), [11, 12]

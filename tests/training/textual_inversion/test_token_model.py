@@ -3,10 +3,10 @@
 import pytest
 import torch
 
+from support.text_features import text_features
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.textual_inversion.example_images import read_images
 from ubgen_training.textual_inversion.token_model import TokenModel, encode_images
-from support.text_features import text_features
 
 
 @pytest.fixture

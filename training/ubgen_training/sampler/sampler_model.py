@@ -163,8 +163,10 @@ class SamplerModel(ModuleWithFrozenParts):
 
         ``denoiser`` stands in for :meth:`predict`; None takes that.
         """
-        scheduler, device = self.pipeline.scheduler, self.denoiser_network.device
+        device = self.denoiser_network.device
         timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape).to(device)
+        # only now: a family may make its scheduler anew
+        scheduler = self.pipeline.scheduler
         latents = draw_latents(seeds, self.latent_shape).to(device) * initial_scale(scheduler)
         conditioning, negative = self.conditioning_of(labels)
         return denoising_steps(
