@@ -138,6 +138,8 @@ def training_commands() -> list[tuple[str, str]]:
     return [(name_of(file), block.text) for file in DOCUMENTS for block in blocks(file) if block.mark == "train"]
 
 
+# a run of one update fills no memory, which it rightly says
+@pytest.mark.filterwarnings("ignore:variety_memory is")
 @pytest.mark.parametrize("document, text", training_commands())
 def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, capsys):
     from accelerate.commands.launch import launch_command_parser
