@@ -98,7 +98,7 @@ def test_scores_made_afterwards_are_those_made_while_generating(generated, tmp_p
 def test_a_scored_dataset_is_regenerated_and_exported(generated, checked_model, tmp_path, capsys):
     folder, _ = generated
     assert main([str(folder), "--scores", "duplicates", "--output-dir", str(tmp_path / "s")]) == 0
-    assert "groups of near-duplicates" in capsys.readouterr().err
+    assert "groups of near-duplicates" in capsys.readouterr().out
     kept = [row["index"] for row in rows_of(tmp_path / "s") if not row["nsfw_content_detected"]]
     flags = ["--model", checked_model, "--output", str(tmp_path / "row.png")]
     assert regenerate([str(tmp_path / "s"), "--index", str(kept[0]), *flags]) == 0, capsys.readouterr().err
