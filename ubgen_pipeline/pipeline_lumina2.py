@@ -78,7 +78,7 @@ class Lumina2Parts(Family):
         return [rows[prompt] for prompt in prompts]
 
     def _encode(self, prompt: str, is_negative: bool) -> Conditioning:
-        # no system prompt stands before a negative one, nor does the call that puts it there know of none
+        # no system prompt stands before a negative one, and encode_prompt would put one before any text
         if is_negative:
             features, mask = self._get_gemma_prompt_embeds([prompt], max_sequence_length=self.max_sequence_length)
         else:
