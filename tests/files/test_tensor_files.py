@@ -24,10 +24,10 @@ from ubgen_pipeline.models.segmenter import build_segmenter
 from ubgen_pipeline.models.text_embeddings import save_embedding
 from ubgen_training.checkpoints.state import save_state
 from ubgen_training.lora.lora_files import save_lora
-from diffusers import UNet2DConditionModel
-unet = UNet2DConditionModel.from_pretrained(mini_model_path(), subfolder="unet")
-unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
-save_lora(unet, folder)
+from ubgen_pipeline.pipeline import UbGenPipeline
+pipeline = UbGenPipeline.from_pretrained(mini_model_path())
+pipeline.unet.add_adapter(LoraConfig(r=2, target_modules=["to_q"]))
+save_lora(pipeline, folder)
 build_segmenter("mini", ["a"]).save(folder / "segmenter")
 save_embedding("<x>", torch.zeros(1, 8), folder / "token")
 save_state({"a": torch.zeros(2)}, folder / "state.safetensors")

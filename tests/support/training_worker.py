@@ -47,6 +47,7 @@ SETTINGS = {
 }
 # 18 labels; 2 x 2 of them a process and update, and an odd batch is left at the end of an epoch
 UBGEN_SETTINGS = {
+    "scheduler": "ddpm",  # as the command takes it for such a model
     "num_inference_steps": 2,
     "num_gradient_steps": 1,
     "discriminator_warmup_steps": 2,
