@@ -41,6 +41,7 @@ class Family:
         has_kept_features: whether deep layers of the denoiser can be left out at some steps.
         text_position: where text lies among the tokens of joint attention, ``first`` or ``last``; None where text has
             attention of its own, or where no masks are made of this family's attention.
+        example_model: Hub id of a checkpoint, for cards and pages.
         licence_note: what to know of the licence of popular checkpoints before their images train other models.
     """
 
@@ -56,6 +57,7 @@ class Family:
     has_textual_inversion: bool = False
     has_kept_features: bool = False
     text_position: str | None = None
+    example_model: str
     licence_note: str | None = None
 
     # of diffusers' pipeline

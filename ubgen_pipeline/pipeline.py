@@ -187,3 +187,5 @@ class UbGenPipeline(ClassNameCall, StableDiffusionParts, StableDiffusionPipeline
     Loading, LoRA, textual inversion, offloading and schedulers are those of ``StableDiffusionPipeline``. A sample is
     set by its prompt, its seed and the settings: equal seeds give equal latents whatever the batch.
     """
+
+    example_model = "stable-diffusion-v1-5/stable-diffusion-v1-5"

@@ -161,3 +161,5 @@ class UbGenCogView4Pipeline(ClassNameCall, CogView4Parts, CogView4Pipeline):
 
     Loading, LoRA, offloading and schedulers are those of ``CogView4Pipeline``.
     """
+
+    example_model = "THUDM/CogView4-6B"

@@ -212,5 +212,7 @@ class UbGenFluxPipeline(ClassNameCall, FluxParts, FluxPipeline):
     Loading, LoRA, offloading and schedulers are those of ``FluxPipeline``.
     """
 
+    example_model = "black-forest-labs/FLUX.1-schnell"
+
     # so that a checkpoint without one of them can be refused by name, instead of by a list of all parts
     _optional_components = [*FluxPipeline._optional_components, *FluxParts.text_encoder_parts]  # noqa: RUF012

@@ -70,3 +70,5 @@ class Flux2KleinParts(Flux2Parts):
 
 class UbGenFlux2KleinPipeline(ClassNameCall, Flux2KleinParts, Flux2KleinPipeline):
     """Draws labelled images from class names with FLUX.2 klein or klein-base in diffusers layout."""
+
+    example_model = "black-forest-labs/FLUX.2-klein-4B"

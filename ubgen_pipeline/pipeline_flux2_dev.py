@@ -61,3 +61,5 @@ class Flux2DevParts(Flux2Parts):
 
 class UbGenFlux2Pipeline(ClassNameCall, Flux2DevParts, Flux2Pipeline):
     """Draws labelled images from class names with FLUX.2-dev in diffusers layout."""
+
+    example_model = "black-forest-labs/FLUX.2-dev"

@@ -149,3 +149,5 @@ class UbGenLumina2Pipeline(ClassNameCall, Lumina2Parts, Lumina2Pipeline):
 
     Loading, LoRA, offloading and schedulers are those of ``Lumina2Pipeline``.
     """
+
+    example_model = "Alpha-VLLM/Lumina-Image-2.0"

@@ -271,3 +271,5 @@ class UbGenPixArtSigmaPipeline(ClassNameCall, PixArtSigmaParts, PixArtSigmaPipel
 
     Loading, offloading and schedulers are those of ``PixArtSigmaPipeline``; for its LoRA see :class:`PeftFileLora`.
     """
+
+    example_model = "PixArt-alpha/PixArt-Sigma-XL-2-1024-MS"

@@ -202,3 +202,5 @@ class QwenImageParts(Family):
 
 class UbGenQwenImagePipeline(ClassNameCall, QwenImageParts, QwenImagePipeline):
     """Draws labelled images from class names with Qwen-Image in diffusers layout."""
+
+    example_model = "Qwen/Qwen-Image"

@@ -61,3 +61,5 @@ class UbGenSanaPipeline(ClassNameCall, SanaFlow, SanaPipeline):
 
     Loading, LoRA, offloading and schedulers are those of ``SanaPipeline``.
     """
+
+    example_model = "Efficient-Large-Model/Sana_1600M_1024px_BF16_diffusers"

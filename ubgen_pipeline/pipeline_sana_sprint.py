@@ -82,3 +82,5 @@ class UbGenSanaSprintPipeline(ClassNameCall, SanaSprintParts, SanaSprintPipeline
 
     Loading, LoRA, offloading and schedulers are those of ``SanaSprintPipeline``.
     """
+
+    example_model = "Efficient-Large-Model/Sana_Sprint_1.6B_1024px_diffusers"

@@ -212,6 +212,8 @@ class UbGenStableDiffusion3Pipeline(ClassNameCall, StableDiffusion3Parts, Stable
     Loading, LoRA, offloading and schedulers are those of ``StableDiffusion3Pipeline``.
     """
 
+    example_model = "stabilityai/stable-diffusion-3.5-medium"
+
     # a folder that was saved without its T5 loads as it is, and one without a CLIP is refused by name
     _optional_components = [  # noqa: RUF012
         *StableDiffusion3Pipeline._optional_components,

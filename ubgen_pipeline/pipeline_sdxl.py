@@ -200,3 +200,5 @@ class StableDiffusionXLParts(Family):
 
 class UbGenSDXLPipeline(ClassNameCall, StableDiffusionXLParts, StableDiffusionXLPipeline):
     """Draws labelled images from class names with any checkpoint of Stable Diffusion XL in diffusers layout."""
+
+    example_model = "stabilityai/stable-diffusion-xl-base-1.0"

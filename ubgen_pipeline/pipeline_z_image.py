@@ -221,6 +221,8 @@ class UbGenZImagePipeline(ClassNameCall, ZImageParts, ZImagePipeline):
         is_distilled: whether the model is Turbo, drawn in a few steps without guidance; None: see the property.
     """
 
+    example_model = "Tongyi-MAI/Z-Image-Turbo"
+
     def __init__(
         self,
         scheduler: Any,

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from support import ROOT
-from ubgen_pipeline.hub.publish_pipeline import pipeline_files
+from ubgen_pipeline.hub.publish_pipeline import published_files
 from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.pipeline import UbGenPipeline
 from ubgen_pipeline.saved_code import code_files, without_code, write_code
@@ -17,20 +17,20 @@ PACKAGE_FILES = {"__init__.py", "__main__.py"}
 
 def test_the_root_holds_what_the_pipelines_name_and_no_more():
     root = {file.name for file in CODE.glob("*.py")} - PACKAGE_FILES
-    named = {file.name for family in FAMILIES.values() for file in code_files(CODE / f"{family.module}.py")}
+    named = {file.name for family in FAMILIES.values() for file in code_files(family.code_file)}
     assert root == named
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_its_own_file_and_no_other_familys(name):
-    files = {file.stem for file in code_files(CODE / f"{FAMILIES[name].module}.py")}
+    files = {file.stem for file in code_files(FAMILIES[name].code_file)}
     others = {family.module for other, family in FAMILIES.items() if other != name}
     assert FAMILIES[name].module in files and not files & others
 
 
 def test_saved_and_published_is_what_the_file_names(random_mini_model, tmp_path):
     named = {file.name for file in code_files(CODE / "pipeline.py")}
-    assert {file.name for file in pipeline_files()} == named
+    assert set(published_files("sd")) == named
     UbGenPipeline.from_pretrained(random_mini_model).save_pretrained(tmp_path)
     assert {file.name for file in tmp_path.glob("*.py")} == named
 

@@ -27,6 +27,11 @@ class RegisteredFamily:
     class_name: str
     stock_names: tuple[str, ...]
 
+    @property
+    def code_file(self) -> Path:
+        """The file itself."""
+        return Path(__file__).parents[1] / f"{self.module}.py"
+
     def pipeline_class(self) -> Any:
         """Our pipeline of this family; loads its file only now."""
         return getattr(import_module(f"..{self.module}", __package__), self.class_name)
