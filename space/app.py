@@ -18,7 +18,7 @@ from browse_tab import build_browse_tab
 from generate_tab import build_generate_tab, restored
 from page_html import shown_text
 from request_limits import DrawRequest
-from sampler import Cancellation, DrawnSample, Sampler, annotations_are_known
+from sampler import Cancellation, DrawnSample, Sampler
 from space_settings import SpaceSettings
 from visitor import Visitor
 
@@ -55,7 +55,7 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
     Raises:
         ValueError: a class list or report that cannot be read.
     """
-    classes = settings.class_choices()
+    classes, defaults = settings.class_choices(), sampler.defaults
 
     def draw(request: DrawRequest, cancellation: Cancellation) -> Iterator[DrawnSample]:
         yield from sampler.draw(request, cancellation)
@@ -68,9 +68,7 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
         gr.HTML(HEADER.format(model=shown_text(settings.shown_model)))
         with gr.Tabs():
             with gr.Tab("Generate", id="generate"):
-                controls, start, kept = build_generate_tab(
-                    settings, classes, drawing, annotations_are_known(), visitor
-                )
+                controls, start, kept = build_generate_tab(settings, classes, drawing, defaults, visitor)
             # made with the page: a tab that is made when it is opened takes back what is typed into it at once
             with gr.Tab("Browse a dataset", id="browse", render_children=True):
                 build_browse_tab(settings, visitor)
@@ -78,7 +76,7 @@ def build_app(settings: SpaceSettings, sampler: Sampler) -> gr.Blocks:
                 build_bias_tab(settings, drawing, visitor)
 
         def restore(values: Any) -> list[Any]:
-            return [*restored(settings, classes, values, len(controls)), gr.update(interactive=True)]
+            return [*restored(settings, classes, defaults, values, len(controls)), gr.update(interactive=True)]
 
         # not in the queue: it would keep a visitor's page from starting
         page.load(restore, kept, [*controls, start], queue=False, show_progress="hidden", api_visibility="private")

@@ -8,7 +8,7 @@ import gradio as gr  # pyright: ignore[reportMissingImports]
 from details_panel import build_details
 from image_gallery import image_gallery
 from page_html import status_line
-from request_limits import BASE, MAX_GUIDANCE, TUNED, VARIANTS, DrawRequest, check_request
+from request_limits import BASE, MAX_GUIDANCE, TUNED, VARIANTS, DrawRequest, ModelDefaults, check_request
 from run_buttons import busy_buttons, connect_run
 from sampler import Cancellation, DrawnSample, failure_text
 from space_settings import SpaceSettings
@@ -22,17 +22,17 @@ READY = "Choose a class and press Generate."
 
 
 def build_generate_tab(
-    settings: SpaceSettings, classes: dict[str, ClassName], draw: Draw, can_annotate: bool, visitor: gr.State
+    settings: SpaceSettings, classes: dict[str, ClassName], draw: Draw, defaults: ModelDefaults, visitor: gr.State
 ) -> tuple[list[Any], gr.Button, gr.BrowserState]:
     """Lay the tab out and connect it; returns its controls, the button, and where the browser keeps their values.
 
     The button is off until the caller turns it on: what is pressed before the page listens would be lost.
 
     Args:
-        settings: limits and defaults.
+        settings: limits.
         classes: by the name in the list.
         draw: draws a request's samples in turn.
-        can_annotate: whether masks and boxes can be asked for.
+        defaults: what of the controls the model decides.
         visitor: the page's ``Visitor``.
     """
     has_lora = settings.lora is not None
@@ -59,12 +59,25 @@ def build_generate_tab(
                 )
             with gr.Row():
                 num_steps = gr.Slider(
-                    1, settings.max_steps, value=min(20, settings.max_steps), step=1, label="Steps", elem_id="steps"
+                    1, settings.max_steps, value=defaults.num_inference_steps, step=1, label="Steps", elem_id="steps"
                 )
-                guidance = gr.Slider(0, MAX_GUIDANCE, value=2.0, step=0.5, label="Guidance", elem_id="guidance")
+                guidance = gr.Slider(
+                    0,
+                    MAX_GUIDANCE,
+                    value=defaults.guidance_scale or 0,
+                    step=0.5,
+                    label="Guidance",
+                    visible=defaults.guidance_scale is not None,
+                    elem_id="guidance",
+                )
             # no limits of Gradio's: it would round, and answer with an error page instead of the status line
             seed = gr.Number(0, step=1, label="Seed", info="the same seed, the same images", elem_id="seed")
-            annotate = gr.Checkbox(can_annotate, label="Mask and boxes", visible=can_annotate, elem_id="annotate")
+            annotate = gr.Checkbox(
+                defaults.makes_annotations,
+                label="Mask and boxes",
+                visible=defaults.makes_annotations,
+                elem_id="annotate",
+            )
             with gr.Row():
                 start = gr.Button("Generate", variant="primary", interactive=False, min_width=110, elem_id="generate")
                 stop = gr.Button("Stop", interactive=False, min_width=80, elem_id="stop")
@@ -85,7 +98,7 @@ def build_generate_tab(
 
     def generate(visitor: Visitor, *values: Any) -> Iterator[dict[Any, Any]]:
         try:
-            request = _checked(settings, classes, values)
+            request = _checked(settings, classes, defaults, values)
         except ValueError as error:
             yield {status: status_line(str(error), kind="error"), **buttons(False)}
             return
@@ -148,18 +161,22 @@ def build_generate_tab(
     return controls, start, kept
 
 
-def restored(settings: SpaceSettings, classes: dict[str, ClassName], values: Any, num_controls: int) -> list[Any]:
+def restored(
+    settings: SpaceSettings, classes: dict[str, ClassName], defaults: ModelDefaults, values: Any, num_controls: int
+) -> list[Any]:
     """Values for the controls as the browser kept them, or nothing where they are not within the limits any more."""
     if isinstance(values, list) and len(values) == num_controls:
         try:
-            _checked(settings, classes, values)
+            _checked(settings, classes, defaults, values)
             return [gr.update(value=value) for value in values]
         except ValueError:
             pass
     return [gr.skip()] * num_controls
 
 
-def _checked(settings: SpaceSettings, classes: dict[str, ClassName], values: Any) -> DrawRequest:
+def _checked(
+    settings: SpaceSettings, classes: dict[str, ClassName], defaults: ModelDefaults, values: Any
+) -> DrawRequest:
     names = (
         "class_choice",
         "variant_choice",
@@ -169,7 +186,7 @@ def _checked(settings: SpaceSettings, classes: dict[str, ClassName], values: Any
         "guidance_scale",
         "annotate",
     )
-    return check_request(settings, classes, **dict(zip(names, values)))
+    return check_request(settings, classes, defaults, **dict(zip(names, values)))
 
 
 def _items(samples: list[DrawnSample]) -> list[tuple[Any, str]]:

@@ -45,7 +45,7 @@ def image_facts(item: DrawnSample | DatasetRow) -> dict[str, object]:
         "model": item.variant,
         "seed": item.seed,
         "steps": request.num_inference_steps,
-        "guidance": f"{request.guidance_scale:g}",
+        "guidance": "none" if request.guidance_scale is None else f"{request.guidance_scale:g}",
         "size": f"{item.image.width} x {item.image.height}",
     }
     if item.boxes is not None:

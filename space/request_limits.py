@@ -19,15 +19,33 @@ MAX_SEED = min(SEED_LIMIT, 2**53) - 1
 
 
 @dataclass(frozen=True)
+class ModelDefaults:
+    """What the page offers for the model that was loaded.
+
+    Attributes:
+        num_inference_steps: steps that the page begins with.
+        guidance_scale: guidance that it begins with; None where guidance has no effect on the model.
+        makes_annotations: whether masks and boxes are made of the model's attention.
+    """
+
+    num_inference_steps: int
+    guidance_scale: float | None
+    makes_annotations: bool
+
+
+@dataclass(frozen=True)
 class DrawRequest:
-    """A request within the limits: ``num_samples`` images of a class from each of ``variants``, at the same seeds."""
+    """A request within the limits: ``num_samples`` images of a class from each of ``variants``, at the same seeds.
+
+    ``guidance_scale`` is None for a model on which it has no effect.
+    """
 
     class_name: str
     variants: tuple[str, ...]
     num_samples: int
     seed: int
     num_inference_steps: int
-    guidance_scale: float
+    guidance_scale: float | None
     annotate: bool = False
 
     @property
@@ -38,6 +56,7 @@ class DrawRequest:
 def check_request(
     settings: SpaceSettings,
     classes: Mapping[str, ClassName],
+    defaults: ModelDefaults,
     *,
     class_choice: Any,
     variant_choice: Any,
@@ -65,8 +84,11 @@ def check_request(
         num_samples=whole_number("Samples", num_samples, 1, settings.max_samples),
         seed=whole_number("Seed", seed, 0, MAX_SEED),
         num_inference_steps=whole_number("Steps", num_inference_steps, 1, settings.max_steps),
-        guidance_scale=_number("Guidance", guidance_scale, 0, MAX_GUIDANCE),
-        annotate=annotate is True,
+        # the page sends values of controls that it hides, too
+        guidance_scale=(
+            None if defaults.guidance_scale is None else _number("Guidance", guidance_scale, 0, MAX_GUIDANCE)
+        ),
+        annotate=annotate is True and defaults.makes_annotations,
     )
 
 

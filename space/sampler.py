@@ -1,6 +1,5 @@
 """Drawing what a request asks for, image by image. One model for all visitors; what a visitor asked for stays his."""
 
-import inspect
 import shlex
 import threading
 import traceback
@@ -11,12 +10,16 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from request_limits import BASE, TUNED, DrawRequest
+from request_limits import BASE, TUNED, DrawRequest, ModelDefaults
 from space_settings import SpaceSettings
 
-from ubgen_pipeline import UbGenPipeline, load_pipeline
+from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.models.loading import load_family
 from ubgen_pipeline.sample_seeds import sample_seed
+
+# a preview; a dataset is drawn with as many as the family says
+MAX_DEFAULT_STEPS = 20
 
 
 @dataclass
@@ -53,11 +56,6 @@ class DrawnSample:
     is_blackened: bool = False
 
 
-def annotations_are_known() -> bool:
-    """Whether the installed ubgen makes masks and boxes while it draws."""
-    return "annotations" in inspect.signature(UbGenPipeline.__call__).parameters
-
-
 class Sampler:
     """The model, loaded once.
 
@@ -70,14 +68,27 @@ class Sampler:
 
     def __init__(self, settings: SpaceSettings):
         device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        dtype = torch.float16 if device.startswith("cuda") and not settings.is_mini else torch.float32
+        dtype = torch.float32
+        if device.startswith("cuda") and not settings.is_mini:
+            dtype = getattr(torch, load_family(settings.model).default_gpu_dtype)
         self.settings = settings
-        self.pipeline: UbGenPipeline = load_pipeline(
-            settings.model, lora=settings.lora, torch_dtype=dtype, device=device
-        )
+        self.pipeline = load_pipeline(settings.model, lora=settings.lora, torch_dtype=dtype, device=device)
         self.pipeline.set_progress_bar_config(disable=True)
         # the LoRA is switched on and off between calls
         self._lock = threading.Lock()
+
+    @property
+    def defaults(self) -> ModelDefaults:
+        """What the page offers for this model."""
+        try:
+            makes_annotations = self.pipeline.mask_attention is not None
+        except ValueError:
+            makes_annotations = False
+        return ModelDefaults(
+            min(self.pipeline.default_num_inference_steps, MAX_DEFAULT_STEPS, self.settings.max_steps),
+            None if self.pipeline.guidance == "none" else float(self.pipeline.default_guidance_scale),
+            makes_annotations,
+        )
 
     def draw(self, request: DrawRequest, cancellation: Cancellation) -> Iterator[DrawnSample]:
         """The samples in turn, each from all asked variants; ends early when the visitor cancels."""
@@ -96,9 +107,9 @@ class Sampler:
             return {}
 
         seed = sample_seed(request.seed, request.class_name, number)
-        extra: dict[str, Any] = (
-            {"annotations": ["mask", "box"]} if request.annotate and annotations_are_known() else {}
-        )
+        extra: dict[str, Any] = {"annotations": ["mask", "box"]} if request.annotate else {}
+        if request.guidance_scale is not None:
+            extra["guidance_scale"] = request.guidance_scale
         with self._lock:
             if cancellation.is_asked:
                 return None
@@ -108,7 +119,6 @@ class Sampler:
                 [request.class_name],
                 seeds=[seed],
                 num_inference_steps=request.num_inference_steps,
-                guidance_scale=request.guidance_scale,
                 callback_on_step_end=stop_if_asked,
                 **extra,
             )
@@ -122,8 +132,8 @@ class Sampler:
             output.prompts[0],
             seed,
             output.images[0],
-            mask=output.masks[0] if extra and output.masks is not None else None,
-            boxes=output.boxes[0] if extra and output.boxes is not None else None,
+            mask=None if output.masks is None else output.masks[0],
+            boxes=None if output.boxes is None else output.boxes[0],
             is_blackened=bool(output.nsfw_content_detected and output.nsfw_content_detected[0]),
         )
 
@@ -149,7 +159,9 @@ def regenerate_command(sample: DrawnSample, settings: SpaceSettings) -> str:
             words += ["--lora", settings.lora]
     options = ["--class-names", request.class_name, "--samples-per-class", str(sample.number + 1)]
     options += ["--seed", str(request.seed), "--num-inference-steps", str(request.num_inference_steps)]
-    options += ["--guidance-scale", f"{request.guidance_scale:g}", "--batch-size", "1"]
+    if request.guidance_scale is not None:
+        options += ["--guidance-scale", f"{request.guidance_scale:g}"]
+    options += ["--batch-size", "1"]
     if sample.mask is not None:
         options += ["--annotations", "mask", "box"]
     return f"{shlex.join(words)}{lora} {shlex.join(options)} --output-dir OUT"

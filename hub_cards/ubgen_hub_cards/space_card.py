@@ -20,7 +20,7 @@ PYTHON_VERSION = "3.11"
 # what the variable decides, and what holds where it is not set
 VARIABLES = {
     "UBGEN_MODEL": (
-        "`mini`, a folder in diffusers layout, or a Hub id of a Stable Diffusion 1.x or 2.x model",
+        "`mini`, a folder in diffusers layout, or a Hub id of a model of any family that ubgen knows",
         "`mini`",
     ),
     "UBGEN_LORA": (

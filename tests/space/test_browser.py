@@ -65,14 +65,8 @@ def address(tmp_path_factory) -> Iterator[str]:
 def draw_dataset(folder: Path) -> None:
     from ubgen_pipeline import generate_dataset
 
-    annotated = {"annotations": ["mask", "box"]} if can_annotate() else {}
+    annotated = {"annotations": ["mask", "box"]}
     generate_dataset(["star", HOSTILE, "ring"], folder, samples_per_class=9, num_inference_steps=2, **annotated)
-
-
-def can_annotate() -> bool:
-    from sampler import annotations_are_known
-
-    return annotations_are_known()
 
 
 @pytest.fixture(scope="module")
@@ -101,14 +95,11 @@ def test_generate_and_look_at_one(browser, address, width):
         command = page.input_value("#generate-command textarea")
         assert command.startswith("ubgen generate --model mini --lora") and "--samples-per-class 2" in command
         page.wait_for_selector("#generate-picture img")
-        if can_annotate():
-            before = sources(page, "generate-picture")
-            page.click("#generate-layers label >> nth=0")
-            page.wait_for_function(
-                "before => document.querySelector('#generate-picture img')?.src !== before", arg=before[0]
-            )
-        else:
-            assert "No annotations" in facts
+        before = sources(page, "generate-picture")
+        page.click("#generate-layers label >> nth=0")
+        page.wait_for_function(
+            "before => document.querySelector('#generate-picture img')?.src !== before", arg=before[0]
+        )
         assert fits(page)
         page.screenshot(path=SHOTS / f"generate_{width}.png", full_page=True)
 

@@ -1,7 +1,7 @@
 """What visitors may ask for; needs no Gradio."""
 
 import pytest
-from request_limits import MAX_SEED, DrawRequest, check_request
+from request_limits import MAX_SEED, DrawRequest, ModelDefaults, check_request
 from space_settings import SpaceSettings
 
 GOOD = {
@@ -13,11 +13,12 @@ GOOD = {
     "guidance_scale": 2,
     "annotate": True,
 }
+DEFAULTS = ModelDefaults(20, 2.0, makes_annotations=True)
 
 
-def check(**changed):
+def check(defaults=DEFAULTS, **changed):
     settings = SpaceSettings()
-    return check_request(settings, settings.class_choices(), **{**GOOD, **changed})
+    return check_request(settings, settings.class_choices(), defaults, **{**GOOD, **changed})
 
 
 def test_a_request_within_the_limits():
@@ -48,4 +49,12 @@ def test_tuned_images_need_a_lora():
     settings = SpaceSettings(model="org/model", classes="voc")
     assert settings.lora is None
     with pytest.raises(ValueError, match="only Base"):
-        check_request(settings, settings.class_choices(), **{**GOOD, "class_choice": "cat"})
+        check_request(settings, settings.class_choices(), DEFAULTS, **{**GOOD, "class_choice": "cat"})
+
+
+def test_what_the_model_cannot_is_not_asked_of_it():
+    """The page hides those controls, and sends their values."""
+    distilled = ModelDefaults(4, None, makes_annotations=False)
+    request = check(distilled)
+    assert request.guidance_scale is None and request.annotate is False
+    assert check(distilled, guidance_scale="anything") == request

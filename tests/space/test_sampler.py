@@ -5,11 +5,13 @@ import sys
 
 import numpy as np
 import pytest
-from request_limits import DrawRequest
-from sampler import Cancellation, Sampler, annotations_are_known, failure_text, regenerate_command
+from request_limits import DrawRequest, ModelDefaults
+from sampler import Cancellation, Sampler, failure_text, regenerate_command
 from space_settings import SpaceSettings
 
+from support.tiny_models import flux
 from ubgen_pipeline import load_pipeline
+from ubgen_pipeline.family import Family
 from ubgen_pipeline.mini import mini_lora_path
 
 REQUEST = DrawRequest("star", ("base", "tuned"), 2, 3, 2, 2.0)
@@ -93,7 +95,24 @@ def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
     assert difference.max() <= 2
 
 
-@pytest.mark.skipif(not annotations_are_known(), reason="this version makes no annotations")
 def test_masks_and_boxes_are_drawn_along(sampler):
     (sample,) = sampler.draw(DrawRequest("star", ("base",), 1, 0, 4, 2.0, annotate=True), Cancellation())
     assert sample.mask.shape == (64, 64) and sample.boxes.shape[1] == 4
+
+
+def test_the_page_offers_what_the_models_family_can(sampler, tmp_path, monkeypatch):
+    assert sampler.defaults == ModelDefaults(20, 2.0, makes_annotations=True)
+    # distilled: guidance has no effect, and the call would refuse it
+    flux.build(guidance_embeds=False).save_pretrained(tmp_path)
+    distilled = Sampler(SpaceSettings(model=str(tmp_path), classes="voc"))
+    assert distilled.defaults == ModelDefaults(4, None, makes_annotations=True)
+    distilled.pipeline.default_sample_size = 8
+    request = DrawRequest("cat", ("base",), 1, 0, 4, None, annotate=True)
+    (sample,) = distilled.draw(request, Cancellation())
+    expected = distilled.pipeline(["cat"], seeds=[sample.seed], num_inference_steps=4).images[0]
+    assert np.array_equal(np.asarray(sample.image), np.asarray(expected)) and sample.mask is not None
+    assert "guidance" not in regenerate_command(sample, distilled.settings)
+    # a family whose attention gives no masks, and an operator who allows few steps
+    monkeypatch.setattr(type(distilled.pipeline), "mask_attention", Family.mask_attention)
+    distilled.settings = SpaceSettings(model=str(tmp_path), classes="voc", max_steps=2)
+    assert distilled.defaults == ModelDefaults(2, None, makes_annotations=False)
