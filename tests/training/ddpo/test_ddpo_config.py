@@ -8,7 +8,7 @@ from ubgen_training.ddpo.ddpo_config import DDPOConfig
 
 
 def _config(**settings):
-    return DDPOConfig(output_dir="unused", use_cpu=True, **settings)
+    return DDPOConfig(**{"output_dir": "unused", "use_cpu": True, "num_inference_steps": 50, **settings})
 
 
 def test_defaults_train_whole_trajectories():
@@ -16,6 +16,15 @@ def test_defaults_train_whole_trajectories():
     assert (config.num_trained_steps, config.gradient_accumulation_steps) == (49, 49)
     # 16 samples x 49 steps in batches of 4, 49 batches in an update
     assert (config.batches_per_pass, config.updates_per_rollout) == (196, 4)
+
+
+def test_counts_wait_for_the_models_own_steps():
+    config = _config(num_inference_steps=None)
+    assert (config.num_trained_steps, config.gradient_accumulation_steps) == (None, None)
+    config.take_sampling(4, 1.0)
+    assert (config.num_inference_steps, config.num_trained_steps, config.gradient_accumulation_steps) == (4, 3, 3)
+    with pytest.raises(ValueError, match=r"num_trained_steps is 9; choose 1 to 3, .* num_inference_steps = 4"):
+        _config(num_inference_steps=None, num_trained_steps=9).take_sampling(4, 1.0)
 
 
 def test_inner_epochs_multiply_the_updates():

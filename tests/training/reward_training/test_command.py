@@ -1,10 +1,15 @@
 """What both reward trainings check before a model is loaded; errors name the settings as the user gave them."""
 
+import json
+
 import pytest
 
+from support.family_models import FAMILY_NAMES, own_pipeline, tiny_pipeline
+from support.tiny_models import flux
+from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.ddpo.command import main as ddpo
 from ubgen_training.denoising.command import main as denoising
-from ubgen_training.reward_training.command import load_prompts, start_training
+from ubgen_training.reward_training.command import load_prompts, start_training, take_defaults
 from ubgen_training.reward_training.config import SamplerConfig
 from ubgen_training.textual_inversion.command import main as textual_inversion
 from ubgen_training.ubgen.command import main as ubgen
@@ -78,3 +83,44 @@ def test_a_model_that_cannot_be_loaded_is_named_as_it_was_set(tmp_path, capsys, 
     flags = [flag.format(images=tmp_path / "images") for flag in flags]
     code = main([*flags, "--model_name_or_path", model, "--output_dir", str(tmp_path / "out"), "--use_cpu"])
     assert code == 2 and f"error: model_name_or_path is {model!r}, which " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", FAMILY_NAMES)
+def test_what_is_left_out_is_the_familys_own_and_what_is_given_stays(tmp_path, name):
+    pipeline = own_pipeline(name, tiny_pipeline(name))
+    scheduler = type(pipeline.scheduler)
+    left_out, given = config(tmp_path), config(tmp_path, num_inference_steps=7, guidance_scale=1.0)
+    for settings in (left_out, given):
+        take_defaults(settings, pipeline)
+    own = (pipeline.default_num_inference_steps, pipeline.default_guidance_scale)
+    assert (left_out.num_inference_steps, left_out.guidance_scale, left_out.scheduler) == (*own, None)
+    assert (given.num_inference_steps, given.guidance_scale) == (7, 1.0)
+    assert type(pipeline.scheduler) is scheduler
+
+
+def test_stable_diffusion_is_trained_as_in_the_paper(random_mini_model, tmp_path, capsys):
+    settings, pipeline = config(tmp_path), load_pipeline(random_mini_model)
+    take_defaults(settings, pipeline)
+    assert (settings.num_inference_steps, settings.guidance_scale, settings.scheduler) == (50, 2.0, "ddpm")
+    assert type(pipeline.scheduler).__name__ == "DDPMScheduler"
+    assert "num_inference_steps 50 and guidance_scale 2, the model's own" in capsys.readouterr().err
+
+
+def test_a_distilled_model_takes_no_guidance_and_gradient_at_its_few_steps_only(tmp_path, capsys):
+    flux.build(guidance_embeds=False).save_pretrained(tmp_path / "model")
+    flags = [
+        *("--model_name_or_path", str(tmp_path / "model"), "--output_dir", str(tmp_path / "out"), *REWARD_FLAGS),
+        *("--height", "32", "--width", "32", "--lora_rank", "2", "--per_device_train_batch_size", "1", "--use_cpu"),
+        *("--reward_funcs", "clip_alignment", "--clip_model", "mini", "--disable_tqdm", "true"),
+        *("--heldout_steps", "0", "--sample_steps", "0", "--max_steps", "1", "--save_strategy", "no"),
+    ]
+    assert ubgen([*flags, "--guidance_scale", "3"]) == 2
+    assert "guidance_scale is 3.0, which has no effect on this distilled model" in capsys.readouterr().err
+    assert ubgen(flags) == 2
+    said = capsys.readouterr().err
+    assert "num_inference_steps 4 and guidance_scale 1, the model's own" in said
+    assert "num_gradient_steps is 5, but sampling takes 4 steps" in said
+    assert ubgen([*flags, "--num_gradient_steps", "2"]) == 0
+    kept = json.loads((tmp_path / "out" / "ubgen_config.json").read_text())
+    assert (kept["num_inference_steps"], kept["guidance_scale"]) == (4, 1.0)
+    assert "num_inference_steps=4" in (tmp_path / "out" / "README.md").read_text()

@@ -58,7 +58,7 @@ def test_configs_parse_and_sd15_is_table_5():
         ({"adversarial_text": "any"}, "adversarial_text is 'any'; choose one of other_class, batch_permutation"),
         ({"discriminator_form": "mine"}, "discriminator_form is 'mine'; choose one of paper, released"),
         ({"discriminator_activation": "tanh"}, "discriminator_activation is 'tanh'; choose one of relu, leaky_relu"),
-        ({"num_gradient_steps": 51}, "num_gradient_steps is 51"),
+        ({"num_gradient_steps": 51, "num_inference_steps": 50}, "num_gradient_steps is 51"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(settings, message):

@@ -12,7 +12,6 @@ from pathlib import Path
 from ..command import run_training
 from ..reward_training.build_rewards import build_rewards, probe_rewards
 from ..reward_training.command import build_sampler, start_training, train_and_write
-from ..sampler.sampler_model import SamplingSettings
 from .ddpo_config import DDPOConfig
 from .ddpo_trainer import DDPOTrainer
 from .policy_sampler import PolicySampler
@@ -27,10 +26,9 @@ def train(config: DDPOConfig) -> Path:
     """
     start = start_training(config)
     encoder, rewards, heldout = build_rewards(config, start.class_names)
-    sampling = SamplingSettings(
-        config.num_inference_steps, config.guidance_scale, config.height, config.width, eta=config.eta
+    sampler = build_sampler(
+        config, start.prompts, PolicySampler, eta=config.eta, log_probability=config.log_probability
     )
-    sampler = build_sampler(config, start.prompts, PolicySampler, sampling, log_probability=config.log_probability)
     trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}

@@ -77,22 +77,34 @@ class DDPOConfig(SamplerConfig):
             )
         if not 0 < self.eta <= 1:
             raise ValueError(f"eta is {self.eta}; a step without noise has no log-probability: choose it in (0, 1].")
-        if self.num_inference_steps < 2:
+        self._check_ranges()
+        self._check_divisions()
+        if self.num_inference_steps is not None:
+            self.check_steps(self.num_inference_steps)
+        super().__post_init__()
+
+    def check_steps(self, num_inference_steps: int) -> None:
+        """The base's: steps to train on are among them, and the batches of a rollout divide into updates."""
+        if num_inference_steps < 2:
             raise ValueError(
-                f"num_inference_steps is {self.num_inference_steps}; choose 2 or more: the last adds no noise."
+                f"num_inference_steps is {num_inference_steps}; choose 2 or more: the last adds no noise."
             )
         if self.num_trained_steps is None:
-            self.num_trained_steps = self.num_inference_steps - 1
-        if not 1 <= self.num_trained_steps < self.num_inference_steps:
+            self.num_trained_steps = num_inference_steps - 1
+        if not 1 <= self.num_trained_steps < num_inference_steps:
             raise ValueError(
-                f"num_trained_steps is {self.num_trained_steps}; choose 1 to {self.num_inference_steps - 1}, which"
-                f" leaves out the last of num_inference_steps = {self.num_inference_steps}."
+                f"num_trained_steps is {self.num_trained_steps}; choose 1 to {num_inference_steps - 1}, which"
+                f" leaves out the last of num_inference_steps = {num_inference_steps}."
             )
         if self.gradient_accumulation_steps is None:
             self.gradient_accumulation_steps = self.num_trained_steps
-        self._check_ranges()
-        self._check_divisions()
-        super().__post_init__()
+        if self.batches_per_pass % self.batches_per_update:
+            size, batch = self.rollout_size, self.per_device_train_batch_size
+            raise ValueError(
+                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, which does not divide the"
+                f" {self.batches_per_pass} batches of a rollout (rollout_size x num_trained_steps /"
+                f" per_device_train_batch_size = {size} x {self.num_trained_steps} / {batch}); choose a divisor."
+            )
 
     @property
     def trained_steps(self) -> int:
@@ -124,7 +136,7 @@ class DDPOConfig(SamplerConfig):
     def _check_ranges(self) -> None:
         counts = ("rollout_size", "num_inner_epochs", "per_device_train_batch_size", "gradient_accumulation_steps")
         for name in counts:
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more.")
         for name in ("clip_range", "advantage_clip"):
             if not 0 < getattr(self, name) < math.inf:
@@ -159,9 +171,3 @@ class DDPOConfig(SamplerConfig):
                 raise ValueError(
                     f"rollout_size is {size}, no multiple of group_size = {self.group_size}; change one of them."
                 )
-        if self.batches_per_pass % self.batches_per_update:
-            raise ValueError(
-                f"gradient_accumulation_steps is {self.gradient_accumulation_steps}, which does not divide the"
-                f" {self.batches_per_pass} batches of a rollout (rollout_size x num_trained_steps /"
-                f" per_device_train_batch_size = {size} x {self.num_trained_steps} / {batch}); choose a divisor."
-            )

@@ -25,7 +25,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
 
     output_dir: str | None = field(default="denoiser", metadata={"help": "Where weights and checkpoints are written."})
     model_name_or_path: str = field(
-        default="mini", metadata={"help": "'mini', a folder or a Hub id of a Stable Diffusion 1.x or 2.x model."}
+        default="mini", metadata={"help": "'mini', a folder or a Hub id of a model of any family that ubgen knows."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})

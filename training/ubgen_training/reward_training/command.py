@@ -10,6 +10,9 @@ from typing import Any, NamedTuple, TypeVar
 
 import torch
 
+from ubgen_pipeline.commands.console import say
+from ubgen_pipeline.family import Family, check_effects
+from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, load_class_names
 
@@ -25,6 +28,8 @@ from .trainer import SamplerTrainer
 
 # what schedulers call the prediction of a model that does not walk along velocities
 NOISE_PREDICTIONS = ("epsilon", "v_prediction", "sample")
+# left out, they are the model's own
+DRAWING_SETTINGS = ("num_inference_steps", "guidance_scale")
 Sampler = TypeVar("Sampler", bound=SamplerModel)
 
 
@@ -70,18 +75,22 @@ def build_sampler(
     config: SamplerConfig,
     prompts: Sequence[ClassPrompt],
     sampler_type: type[Sampler],
-    sampling: SamplingSettings,
+    *,
+    decode_batch_size: int | None = None,
+    eta: float = 0.0,
     **settings: Any,
 ) -> Sampler:
     """The sampler of that type, with the model, scheduler and LoRA that ``config`` names.
 
+    What ``config`` leaves out of how samples are drawn becomes the model's own, and is said.
+
     Args:
-        sampling: how it draws.
+        decode_batch_size, eta: of :class:`SamplingSettings`.
         settings: handed to ``sampler_type``.
 
     Raises:
-        ValueError: a model that cannot be loaded, a scheduler of another kind, a prompt that is too long, or a LoRA
-            that does not fit.
+        ValueError: a model that cannot be loaded, a scheduler of another kind, guidance that has no effect on the
+            model, steps that do not fit its number, a prompt that is too long, or a LoRA that does not fit.
     """
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
@@ -91,21 +100,41 @@ def build_sampler(
         torch_dtype=dtype,
         argument="model_name_or_path",
     )
-    if config.scheduler is None and pipeline.scheduler.config.get("prediction_type") in NOISE_PREDICTIONS:
-        # the paper's; a checkpoint's settings name it
-        config.scheduler = "ddpm"
-        set_scheduler(pipeline, config.scheduler)
+    take_defaults(config, pipeline)
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
     return sampler_type(
         pipeline,
         texts,
         LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-        sampling,
+        SamplingSettings(
+            config.num_inference_steps, config.guidance_scale, config.height, config.width, decode_batch_size, eta
+        ),
         seed=config.seed,
         train_method=config.train_method,
         **settings,
     )
+
+
+def take_defaults(config: SamplerConfig, pipeline: Family) -> None:
+    """Fill in the scheduler, steps and guidance that ``config`` leaves out, as the model's family has them.
+
+    Stable Diffusion 1.x and 2.x are trained as in the paper, under DDPM.
+
+    Raises:
+        ValueError: guidance that has no effect on the model, or settings that do not fit its number of steps.
+    """
+    check_effects(pipeline, guidance_scale=config.guidance_scale)
+    is_noise = pipeline.scheduler.config.get("prediction_type") in NOISE_PREDICTIONS
+    if config.scheduler is None and is_noise and family_of(type(pipeline).__name__) == "sd":
+        # a checkpoint's settings name it
+        config.scheduler = "ddpm"
+        set_scheduler(pipeline, config.scheduler)
+    own = {name: getattr(pipeline, f"default_{name}") for name in DRAWING_SETTINGS}
+    taken = " and ".join(f"{name} {value:g}" for name, value in own.items() if getattr(config, name) is None)
+    if taken and config.should_log:
+        say(f"{config.model_name_or_path}: {taken}, the model's own")
+    config.take_sampling(**own)
 
 
 def train_and_write(trainer: SamplerTrainer, start: TrainingStart, method: str) -> Path:

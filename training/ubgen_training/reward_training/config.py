@@ -56,7 +56,7 @@ class SamplerConfig(ResumableConfig):
         default="ubgen-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
     )
     model_name_or_path: str = field(
-        default="mini", metadata={"help": "'mini', a folder or a Hub id of a Stable Diffusion 1.x or 2.x model."}
+        default="mini", metadata={"help": "'mini', a folder or a Hub id of a model of any family that ubgen knows."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
     class_names: list[str] | None = field(default=None, metadata={"help": "The class names, one after another."})
@@ -72,11 +72,19 @@ class SamplerConfig(ResumableConfig):
         default=None,
         metadata={
             "help": "Sampling schedule: ddpm, ddim, pndm, dpm++ or unipc, for flow matching flow-euler and so on;"
-            " default: ddpm for a model that predicts noise, else the model's own."
+            " default: ddpm for Stable Diffusion 1.x and 2.x, else the model's own."
         },
     )
-    num_inference_steps: int = field(default=50, metadata={"help": "Sampling steps."})
-    guidance_scale: float = field(default=2.0, metadata={"help": "Classifier-free guidance while sampling."})
+    num_inference_steps: int | None = field(
+        default=None,
+        metadata={"help": "Sampling steps; default: the model's, which is 50 for Stable Diffusion 1.x and 2.x."},
+    )
+    guidance_scale: float | None = field(
+        default=None,
+        metadata={
+            "help": "Guidance while sampling; default: the model's, which is 2 for Stable Diffusion 1.x and 2.x."
+        },
+    )
     height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
     width: int | None = field(default=None, metadata={"help": "Image width in pixels; default: the model's."})
 
@@ -185,7 +193,7 @@ class SamplerConfig(ResumableConfig):
 
     def __post_init__(self) -> None:
         for name in (
-            "num_inference_steps",
+            *(() if self.num_inference_steps is None else ("num_inference_steps",)),
             "class_repeats",
             "lora_rank",
             "per_device_train_batch_size",
@@ -213,6 +221,22 @@ class SamplerConfig(ResumableConfig):
                 f"report_to holds {missing}, unknown or not installed; install it, or choose from "
                 f"{', '.join(['none', *installed])}."
             )
+
+    def take_sampling(self, num_inference_steps: int, guidance_scale: float) -> None:
+        """Fill in how samples are drawn where it was left out; from then on the settings say it.
+
+        Raises:
+            ValueError: settings that do not fit so many steps.
+        """
+        if self.num_inference_steps is None:
+            self.num_inference_steps = num_inference_steps
+        if self.guidance_scale is None:
+            self.guidance_scale = guidance_scale
+        self.check_steps(self.num_inference_steps)
+
+    def check_steps(self, num_inference_steps: int) -> None:
+        """Raise ``ValueError`` for settings that do not fit so many sampling steps, and derive what follows from them;
+        called as soon as the number is known."""
 
     def _check_push(self) -> None:
         # other users of the machine can see a command's arguments, and the shell's history keeps them

@@ -42,6 +42,8 @@ def write_training_card(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt],
 def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str) -> ModelFacts:
     """What the card says of a training; arguments as in :func:`write_training_card`."""
     args, history = trainer.args, trainer.state.log_history
+    # the trainer has filled them in
+    assert args.num_inference_steps is not None and args.guidance_scale is not None
     settings = args.settings_to_resume_with()
     folder = Path(str(args.output_dir))
     grids = sorted(path.relative_to(folder).as_posix() for path in (folder / "samples").glob("step_*.png"))

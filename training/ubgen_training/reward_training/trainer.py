@@ -77,6 +77,8 @@ class SamplerTrainer(CheckpointingTrainer):
                 f"class_names holds {len(self.class_names)} names, the sampler {model.num_prompts} prompts; "
                 "give one prompt per name, in the same order."
             )
+        # the base reads what may follow from them
+        args.take_sampling(model.sampling.num_inference_steps, model.sampling.guidance_scale)
         self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
         self._metrics: dict[str, list[float]] = defaultdict(list)
         labels = list(range(len(self.class_names))) * args.class_repeats

@@ -13,7 +13,7 @@ from ..command import run_training
 from ..reward_training.build_rewards import build_rewards, probe_rewards
 from ..reward_training.command import build_sampler, start_training, train_and_write
 from ..sampler.gradient_steps import gradient_strategy
-from ..sampler.sampler_model import SamplerModel, SamplingSettings
+from ..sampler.sampler_model import SamplerModel
 from .ubgen_config import UbGenConfig
 from .ubgen_trainer import UbGenTrainer
 
@@ -32,14 +32,7 @@ def train(config: UbGenConfig) -> Path:
             f"class_names holds {names!r} only; the adversarial term sets an image against a name of another class: "
             "give two or more, or --adversarial_weight 0."
         )
-    sampling = SamplingSettings(
-        config.num_inference_steps,
-        config.guidance_scale,
-        config.height,
-        config.width,
-        config.reward_micro_batch_size,
-    )
-    sampler = build_sampler(config, start.prompts, SamplerModel, sampling)
+    sampler = build_sampler(config, start.prompts, SamplerModel, decode_batch_size=config.reward_micro_batch_size)
     encoder, rewards, heldout = build_rewards(config, names, with_clip=config.adversarial_weight > 0)
     trainer = UbGenTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size

@@ -148,8 +148,13 @@ class UbGenConfig(SamplerConfig):
                     f"leave it out or choose {user!r}."
                 )
         super().__post_init__()
+        if self.num_inference_steps is not None:
+            self.check_steps(self.num_inference_steps)
+
+    def check_steps(self, num_inference_steps: int) -> None:
+        """The base's: steps that carry gradient are among them."""
         # PNDM walks one step more than asked for; the trainer checks against the scheduler's own count
-        self.choose_gradient_steps(self.num_inference_steps + (self.scheduler == "pndm"), torch.Generator())
+        self.choose_gradient_steps(num_inference_steps + (self.scheduler == "pndm"), torch.Generator())
 
     def measures_reference(self, step: int) -> bool:
         """Whether the update after ``step`` others measures the distance to the untrained model."""
@@ -157,17 +162,16 @@ class UbGenConfig(SamplerConfig):
             return False
         return self.reference_weight > 0 or (self.reference_steps > 0 and (step + 1) % self.reference_steps == 0)
 
-    def compiles_rollout(self, num_images: float, num_steps: int) -> bool:
-        """Whether the UNet of the steps without gradient is compiled.
+    def compiles_rollout(self, num_images: float, num_calls: int) -> bool:
+        """Whether the denoiser of the steps without gradient is compiled.
 
         Args:
             num_images: that this process draws in all.
-            num_steps: sampling steps of each.
+            num_calls: predictions for each: sampling steps, twice as many where two predictions guide.
         """
         if self.compile_rollout != "auto":
             return self.compile_rollout == "on"
-        rows = 1 + (self.guidance_scale > 1)
-        return compile_pays(round(num_images * num_steps * rows), self.device.type)
+        return compile_pays(round(num_images * num_calls), self.device.type)
 
     def choose_gradient_steps(self, num_steps: int, generator: torch.Generator) -> GradientSteps:
         """Which of one batch's ``num_steps`` sampling steps carry gradient; ``generator`` is a CPU one.

@@ -97,7 +97,7 @@ class UbGenTrainer(SamplerTrainer):
         if args.adversarial_weight > 0:
             warm_up = args.discriminator_warmup_steps
             images += share if warm_up is None else warm_up * batch_size
-        compiles = args.compiles_rollout(images, self._num_steps)
+        compiles = args.compiles_rollout(images, self._num_steps * (1 + (model.guidance_scale > 1)))
         model.speed_up_rollouts(batch_size if compiles else None)
 
     def _build_adversarial_term(self, clip_encoder: ClipEncoder | None) -> AdversarialTerm:
