@@ -136,7 +136,7 @@ def compare(settings: PresetSettings) -> list[Row]:
         )
         pipeline.set_progress_bar_config(disable=True)
         placement = lora_weights(settings.lora or few_step_lora, str(dtype).removeprefix("torch."))
-        prepare_pipeline(pipeline, placement, records_attention=False)
+        prepare_pipeline(pipeline, placement, keeps_projections=False)
         pack_products(pipeline.unet)
         return pipeline
 

@@ -28,7 +28,7 @@ PIPELINE_ROOMS = {
     "scoring": "files commands models dataset",
     "labelling": "ubgen_pipeline files commands prompts models dataset samples",
     "export": "ubgen_pipeline files commands dataset",
-    "hub": "ubgen_pipeline files commands prompts dataset ubgen_hub_cards",
+    "hub": "ubgen_pipeline files commands prompts models dataset ubgen_hub_cards",
     "generation": (
         "ubgen_pipeline files commands mini prompts models dataset samples inference scoring hub ubgen_hub_cards"
     ),

@@ -33,7 +33,7 @@ def test_prepared_equals_loaded_up_to_rounding(random_mini_model, loras):
     plain = _latents(load_pipeline(random_mini_model))
     beside = _latents(load_pipeline(random_mini_model, lora=loras[0]))
     prepared = load_pipeline(random_mini_model, lora=loras[0])
-    prepare_pipeline(prepared, "fused", records_attention=False)
+    prepare_pipeline(prepared, "fused", keeps_projections=False)
     assert not any("lora" in name for name, _ in prepared.unet.named_parameters())
     torch.testing.assert_close(_latents(prepared), beside, rtol=1e-4, atol=1e-4)
     assert (beside - plain).abs().max() > 0.01
@@ -41,14 +41,14 @@ def test_prepared_equals_loaded_up_to_rounding(random_mini_model, loras):
 
 def test_a_lora_is_not_fused_in_16_bits(random_mini_model, loras):
     pipeline = load_pipeline(random_mini_model, lora=loras[0], torch_dtype=torch.bfloat16)
-    prepare_pipeline(pipeline, "beside", records_attention=False)
+    prepare_pipeline(pipeline, "beside", keeps_projections=False)
     own = {name: weight.dtype for name, weight in pipeline.unet.named_parameters()}
     assert any("lora_B" in name for name in own) and set(own.values()) == {torch.bfloat16}
 
 
 def test_both_loras_act_and_are_fused(random_mini_model, loras):
     def weight(pipeline):
-        prepare_pipeline(pipeline, "fused", records_attention=True)
+        prepare_pipeline(pipeline, "fused", keeps_projections=True)
         return pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.detach().clone()
 
     base = load_pipeline(random_mini_model).unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight
@@ -72,7 +72,7 @@ def test_a_lora_in_the_format_of_published_ones_loads(random_mini_model, loras, 
     def weight(**lora):
         pipeline = load_pipeline(random_mini_model, **lora)
         if lora:
-            prepare_pipeline(pipeline, "fused", records_attention=True)
+            prepare_pipeline(pipeline, "fused", keeps_projections=True)
         return pipeline.unet.mid_block.attentions[0].transformer_blocks[0].attn1.to_q.weight.detach()
 
     change = weight(lora=loras[0]) - weight()

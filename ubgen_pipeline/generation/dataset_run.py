@@ -291,6 +291,7 @@ class DatasetRun:
             "few_step_lora": [fingerprint(self.settings.few_step_lora), self.source.few_step_lora_revision],
             "embeddings": [[fingerprint(file), token] for file, token in embeddings],
             "dtype": dtype,
+            "quantization": self._row_settings().quantization,
             "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
             "versions": {name: version(name) for name in ("torch", "transformers", "diffusers")},
         }
@@ -312,6 +313,7 @@ class DatasetRun:
             embeddings=settings.embeddings or (),
             records_attention=bool(settings.wanted_annotations()),
             revision=settings.revision,
+            quantization=settings.quantization or (self._begun or {}).get("quantization", "none"),
         )
 
     def _settle(self, inference: Inference) -> None:

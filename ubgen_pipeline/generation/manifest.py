@@ -6,6 +6,7 @@ from typing import Any
 
 from ..inference.presets import PresetSettings
 from ..inference.settings import Inference
+from ..models.quantization import QUANTIZATION_LIBRARIES
 from ..models.sources import GeneratorSource, fingerprint
 from ..samples.sample import Samples
 from ..scoring.settings import ScoreSettings
@@ -44,6 +45,8 @@ def manifest(
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
         # contourpy traced outlines in version 0.1.0: it is noted still, so that datasets begun then can be resumed
         libraries += ["scipy", "contourpy"]
+    if inference.quantization != "none":
+        libraries.append(QUANTIZATION_LIBRARIES[inference.quantization])
     return {
         **kept,
         "class_names": [[item.name, item.class_id, item.definition, *item.synonyms] for item in samples.classes],
@@ -65,6 +68,6 @@ def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     """The settings that count as they were given; those that :func:`manifest` gives in another form are left out."""
     groups = (PresetSettings, ScoreSettings, AnnotationSettings)
     others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
-    # what waits where stands among the facts of the inference, where anything does
-    others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload"}
+    # what waits where, and in how many bits, stands among the facts of the inference, where anything does
+    others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload", "quantization"}
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}

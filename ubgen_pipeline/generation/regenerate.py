@@ -146,6 +146,7 @@ def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_l
         # the manifest's values count: a newer version may give the preset of that name others
         shortcuts={argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
         records_attention=bool(manifest.get("annotations")),
+        quantization=manifest.get("quantization", "none"),
     )
 
 

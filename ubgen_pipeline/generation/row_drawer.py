@@ -41,6 +41,7 @@ class RowSettings:
         embeddings: textual inversions.
         records_attention: whether annotations are made from attention.
         revision: of the model as it was asked for; counts where its commit is not known.
+        quantization: of the weights, as they load: see :func:`ubgen_pipeline.models.quantization.quantization_config`.
     """
 
     source: GeneratorSource
@@ -55,6 +56,7 @@ class RowSettings:
     embeddings: Sequence[str] = ()
     records_attention: bool = False
     revision: str | None = None
+    quantization: str = "none"
 
     def load(self, device: str, dtype: str) -> "UbGenPipeline":
         """The model, its LoRAs beside the weights.
@@ -76,6 +78,7 @@ class RowSettings:
             few_step_lora=source.few_step_lora,
             few_step_lora_revision=source.few_step_lora_revision,
             embeddings=self.embeddings,
+            quantization=self.quantization,
             torch_dtype=getattr(torch, dtype),
             device=device,
         )
@@ -85,7 +88,8 @@ class RowSettings:
     def prepare(self, pipeline: "UbGenPipeline", dtype: str) -> None:
         """Make the loaded pipeline fast. The CPU threads must be set before: fused weights round by their number."""
         placement = lora_weights(self.source.lora or self.source.few_step_lora, dtype)
-        prepare_pipeline(pipeline, placement, records_attention=self.records_attention)
+        keeps_projections = self.records_attention or self.quantization != "none"
+        prepare_pipeline(pipeline, placement, keeps_projections=keeps_projections)
 
     def arguments(self) -> dict[str, Any]:
         """What the pipeline is called with for every batch."""

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..commands.console import say
+from ..models.quantization import QUANTIZATION_DTYPE
 from .attention_kernels import OWN_ORDER, attention_calls, attention_order, fastest_attention
 from .packed_products import pack_products
 from .prepared_pipeline import compile_pipeline, find_batch_size
@@ -33,8 +34,20 @@ def wanted_dtype(
         device: ``cpu``, ``cuda:0``, ….
         gpu_dtype: what the model's family takes on a GPU.
     """
+    if wanted_quantization(settings, begun) != "none":
+        return QUANTIZATION_DTYPE
     recorded = (begun or {}).get("dtype")
     return settings.dtype or recorded or (gpu_dtype if device.startswith("cuda") else "float32")
+
+
+def wanted_quantization(settings: InferenceSettings, begun: Mapping[str, Any] | None) -> str:
+    """How many bits a weight takes, needed before they load: what the settings say, else the manifest.
+
+    Args:
+        settings: of this run.
+        begun: settings in the dataset's manifest; None for a new one.
+    """
+    return settings.quantization or (begun or {}).get("quantization", "none")
 
 
 def wanted_offload(settings: InferenceSettings, begun: Mapping[str, Any] | None, device: str) -> str:
@@ -124,7 +137,13 @@ def choose_inference(
             say(f"attention {attention} is the fastest")
         weights = lora_weights(lora, dtype)
         inference = Inference(
-            size, torch.get_num_threads(), dtype, settings.compile, weights, offload=settings.offload or "none"
+            size,
+            torch.get_num_threads(),
+            dtype,
+            settings.compile,
+            weights,
+            offload=settings.offload or "none",
+            quantization=settings.quantization or "none",
         )
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)

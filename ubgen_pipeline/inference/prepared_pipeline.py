@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
 
 
-def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_attention: bool) -> None:
+def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, keeps_projections: bool) -> None:
     """Make ``pipeline`` faster in place; it can no longer be trained.
 
     :func:`.packed_products.pack_products` does the rest where it is not compiled.
@@ -29,7 +29,8 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
     Args:
         pipeline: freshly loaded.
         lora_weights: where its LoRA goes: see :class:`.Inference`.
-        records_attention: keep the projections apart, as the recorder of attention reads them.
+        keeps_projections: leave the projections of attention apart, as the recorder of attention reads them, and as
+            they must stay where their weights are quantized.
     """
     network = pipeline.denoiser_network
     if lora_weights == "fused":
@@ -40,7 +41,7 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, records_at
         # peft keeps a LoRA in float32, so that each of its products would cast its input and its output
         network.to(network.dtype)
     is_unet = issubclass(type(network), UNet2DConditionModel)
-    if lora_weights != "beside" and not records_attention and is_unet:
+    if lora_weights != "beside" and not keeps_projections and is_unet:
         network.fuse_qkv_projections()
         network.set_attn_processor(FusedAttnProcessor2_0())
     # on a CPU this order gains little and doubles the rounding error

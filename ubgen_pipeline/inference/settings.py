@@ -12,6 +12,7 @@ from typing import Any
 
 from ..commands.settings_parser import field_help
 from ..files.image_codecs import CODECS, check_codec
+from ..models.quantization import QUANTIZATION_DTYPE, QUANTIZATIONS
 
 COMPILE_CHOICES = ("auto", "on", "off")
 DTYPES = ("float32", "float16", "bfloat16")
@@ -47,6 +48,11 @@ class InferenceSettings:
         " and kept by a resume",
         None,
     )
+    quantization: str | None = field_help(
+        "weights of the denoiser and the text encoders in less memory: none; int8, 8 bits a weight (torchao); or nf4,"
+        " 4 bits, on a GPU (bitsandbytes). Images differ a little. none if not given, and kept by a resume",
+        None,
+    )
     prompt_features: str | None = field_help(
         "folder that keeps what the text encoders make of prompts, so that later runs need not encode them again", None
     )
@@ -64,6 +70,19 @@ class InferenceSettings:
             raise ValueError(f"offload is {self.offload!r}; choose one of {', '.join(OFFLOADS)}.")
         if self.offload in ("model", "group") and self.compile == "on":
             raise ValueError(f"offload is {self.offload!r} and compile on; give compile off, or offload text.")
+        if self.quantization is not None and self.quantization not in QUANTIZATIONS:
+            raise ValueError(f"quantization is {self.quantization!r}; choose one of {', '.join(QUANTIZATIONS)}.")
+        if self.quantization not in (None, "none"):
+            if self.dtype not in (None, QUANTIZATION_DTYPE):
+                raise ValueError(
+                    f"quantization is {self.quantization!r} and dtype {self.dtype}; leave dtype out, which is then"
+                    f" {QUANTIZATION_DTYPE}."
+                )
+            if self.offload == "group":
+                raise ValueError(
+                    f"quantization is {self.quantization!r} and offload group, which moves plain weights only; give"
+                    " offload model."
+                )
         if self.compile not in COMPILE_CHOICES:
             raise ValueError(f"compile is {self.compile!r}; choose one of {', '.join(COMPILE_CHOICES)}.")
         check_codec(self.codec)
@@ -82,6 +101,7 @@ class Inference:
             updates to rounding, or ``none``.
         attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_kernels`.
         offload: one of :data:`OFFLOADS`: see :func:`.placement.place_networks`.
+        quantization: one of :data:`QUANTIZATIONS`: see :func:`ubgen_pipeline.models.quantization.quantization_config`.
     """
 
     batch_size: int
@@ -91,9 +111,11 @@ class Inference:
     lora_weights: str
     attention: str = "auto"
     offload: str = "none"
+    quantization: str = "none"
 
     def facts(self) -> dict[str, Any]:
-        """For the manifest, from which torch's own order of attention kernels is left out, and that nothing waits."""
+        """For the manifest, from which what is usual is left out: torch's own order of attention kernels, no network
+        that waits, weights as they are."""
         facts = dataclasses.asdict(self)
         return {name: value for name, value in facts.items() if _LEFT_OUT.get(name) != value}
 
@@ -115,7 +137,7 @@ class Inference:
 
 
 # what a manifest does not say
-_LEFT_OUT = {"attention": "auto", "offload": "none"}
+_LEFT_OUT = {"attention": "auto", "offload": "none", "quantization": "none"}
 
 
 def lora_weights(lora: str | None, dtype: str) -> str:

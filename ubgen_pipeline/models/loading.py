@@ -28,6 +28,7 @@ from ..family import Family
 from ..mini import mini_model_path
 from ..scheduler_noise import is_flow_scheduler
 from .families import FAMILIES, family_of_model
+from .quantization import quantization_config
 from .text_embeddings import load_embedding, split_embedding
 
 SCHEDULERS: dict[str, type[Any]] = {
@@ -99,6 +100,7 @@ def load_pipeline(
     lora_revision: str | None = None,
     few_step_lora_revision: str | None = None,
     embeddings: Sequence[str] = (),
+    quantization: str = "none",
     device: str | torch.device | None = None,
     argument: str = "model",
 ) -> Any:
@@ -115,20 +117,26 @@ def load_pipeline(
         lora_revision: of the LoRA on the Hub.
         few_step_lora_revision: of the second LoRA on the Hub.
         embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
+        quantization: ``int8`` or ``nf4`` for weights of 8 or 4 bits: see :func:`.quantization.quantization_config`.
         device: where to put it; None leaves it on the CPU.
         argument: what the caller's user calls ``model``, for errors.
 
     Raises:
-        ValueError: an unknown model, family or scheduler, or a LoRA or an embedding that is missing or does not
-            fit the model.
+        ValueError: an unknown model, family or scheduler, a quantization that cannot be made here, or a LoRA or an
+            embedding that is missing or does not fit the model.
     """
     if scheduler is not None and scheduler not in (*SCHEDULERS, *FLOW_SCHEDULERS):
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join((*SCHEDULERS, *FLOW_SCHEDULERS))}.")
     pipeline_class = load_family(model, revision=revision, argument=argument)
     source = resolve_model(model, argument)
+    quantized = quantization_config(quantization, pipeline_class)
     try:
         pipeline = pipeline_class.from_pretrained(
-            source, dtype=torch_dtype or torch.float32, revision=revision, use_safetensors=True
+            source,
+            dtype=torch_dtype or torch.float32,
+            revision=revision,
+            use_safetensors=True,
+            quantization_config=quantized,
         )
     # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
     except (OSError, ValueError) as error:
