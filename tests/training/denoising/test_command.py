@@ -1,14 +1,18 @@
 """Denoising training by the command: exact resume, models that load again, and what is refused."""
 
+import json
 import shutil
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
+from peft import PeftModel
 from safetensors.torch import load_file
 
 from support import ROOT
 from support.image_folders import save_class_folders
+from support.checkpoint_equality import assert_equal_checkpoints
+from support.family_models import own_pipeline, tiny_pipeline
 from support.small_trainings import NAMES, SETTINGS
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.command import main, train
@@ -55,9 +59,40 @@ def test_resume_is_bit_equal_and_the_model_draws(random_mini_model, folder, tmp_
     assert len(drawn.images) == 2
 
 
+@pytest.mark.parametrize("family", ["sd3", "flux2-klein", "pixart-sigma"])
+def test_another_familys_lora_is_resumed_to_the_bit_and_draws_in_plain_diffusers(folder, tmp_path, family):
+    model, straight, resumed = (tmp_path / name for name in ("model", "straight", "resumed"))
+    tiny_pipeline(family).save_pretrained(model)
+    settings = {"height": 32, "width": 32, "learning_rate": 0.1, "max_steps": 2, "export_average": False}
+    train(config(folder, straight, str(model), **settings))
+    shutil.copytree(straight / "checkpoint-1", resumed / "checkpoint-1")
+    train(config(folder, resumed, str(model), resume_from_checkpoint="last", **settings))
+    assert_equal_checkpoints(resumed / "checkpoint-2", straight / "checkpoint-2")
+    kept = json.loads((straight / "denoiser_config.json").read_text())
+    scheme = None if family == "pixart-sigma" else "logit_normal"
+    assert (kept["weighting"], kept["weighting_scheme"]) == ("debias" if scheme is None else None, scheme)
+
+    drawing = {"seed": 1, "num_inference_steps": 2, "height": 32, "width": 32, "output_type": "pt"}
+    stock = tiny_pipeline(family)
+    if family == "pixart-sigma":
+        stock.transformer = PeftModel.from_pretrained(stock.transformer, straight).base_model.model
+    else:
+        stock.load_lora_weights(straight)
+    ours, plain, untrained = (
+        load_pipeline(model, lora=straight),
+        own_pipeline(family, stock),
+        load_pipeline(model),
+    )
+    images = [pipeline(["circle"], **drawing).images for pipeline in (ours, plain, untrained)]
+    torch.testing.assert_close(images[0], images[1], rtol=0, atol=1e-5)
+    assert (images[0] - images[2]).abs().max() > 1e-3
+
+
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
+        ({"weighting_scheme": "mode"}, "weighting_scheme is 'mode', but the model does not predict velocities"),
+        ({"weighting_scheme": "debias"}, "weighting_scheme is 'debias'; choose one of logit_normal"),
         ({"weighting": "snr5"}, "weighting is 'snr5'"),
         ({"target": "epsilon"}, "target is 'epsilon'"),
         ({"target": "noise"}, "the model predicts 'velocity'; leave it out, or train from scratch"),

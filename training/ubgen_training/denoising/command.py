@@ -19,6 +19,7 @@ from ..lora.adapter import LoraSettings, lora_targets
 from .denoiser_config import DenoiserConfig
 from .denoiser_model import DenoiserModel
 from .denoiser_trainer import DenoiserTrainer
+from .flow_loss import FlowLoss
 from .pixel_rows import load_images
 
 
@@ -44,10 +45,17 @@ def train(config: DenoiserConfig) -> Path:
         train_method=config.train_method,
         weighting=config.weighting,
         target=config.target,
+        flow=config.flow_weighting(),
+        size=(config.height, config.width),
         lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
         empty_prompt_share=config.empty_prompt_share,
         seed=config.seed,
     )
+    # a checkpoint's settings name what was taken
+    if isinstance(model.loss, FlowLoss):
+        config.weighting_scheme = model.loss.weighting.scheme
+    else:
+        config.weighting = model.loss.weighting
     return DenoiserTrainer(model, config, images).train_and_save(checkpoint)
 
 

@@ -7,7 +7,8 @@ from ..checkpoints.weight_average import check_average_decay
 from ..images.config import FREE_ON_RESUME as IMAGE_FREE_ON_RESUME
 from ..images.config import ImageTrainingConfig
 from ..lora.adapter import check_train_method
-from .denoising_loss import check_names
+from .denoising_loss import DEFAULT_WEIGHTING, check_names
+from .flow_loss import FlowWeighting
 
 TRAIN_METHODS = ("lora", "full", "scratch")
 FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "activation_checkpointing"}
@@ -78,17 +79,44 @@ class DenoiserConfig(LatentTrainingConfig):
         default="lora",
         metadata={"help": "lora; full: all of the denoiser; scratch: full, from random weights."},
     )
-    weighting: str = field(
-        default="debias", metadata={"help": "Loss weighting: constant, snr (1/SNR), p2, min_snr or debias."}
+    weighting: str | None = field(
+        default=None,
+        metadata={
+            "help": "Loss weighting: constant, snr (1/SNR), p2, min_snr or debias, which is the default; not for"
+            " models of flow matching."
+        },
     )
     target: str | None = field(
         default=None,
-        metadata={"help": "What is predicted: noise, x0 or velocity; default: as the model does."},
+        metadata={
+            "help": "What is predicted: noise, x0 or velocity; default: as the model does. Models of flow matching"
+            " predict noise - x0."
+        },
+    )
+    weighting_scheme: str | None = field(
+        default=None,
+        metadata={
+            "help": "For models of flow matching, as in diffusers' scripts: logit_normal (default), mode, sigma_sqrt,"
+            " cosmap or none."
+        },
+    )
+    logit_mean: float | None = field(
+        default=None,
+        metadata={"help": "For logit_normal: above 0 samples are shown nearer to the image. Default: 0."},
+    )
+    logit_std: float | None = field(default=None, metadata={"help": "For logit_normal: its width. Default: 1."})
+    mode_scale: float | None = field(
+        default=None, metadata={"help": "For mode: how heavy the middle is, from -1 to 1.75. Default: 1.29."}
     )
 
     def __post_init__(self) -> None:
         check_train_method(self.train_method, TRAIN_METHODS)
-        check_names(self.weighting, self.target or "noise")
+        check_names(self.weighting or DEFAULT_WEIGHTING, self.target or "noise")
+        self.flow_weighting()
         if not 0 <= self.empty_prompt_share <= 1:
             raise ValueError(f"empty_prompt_share is {self.empty_prompt_share}; choose one in [0, 1].")
         super().__post_init__()
+
+    def flow_weighting(self) -> FlowWeighting:
+        """The settings for models of flow matching."""
+        return FlowWeighting(self.weighting_scheme, self.logit_mean, self.logit_std, self.mode_scale)

@@ -19,6 +19,9 @@ from typing import Any
 
 import torch
 
+from .latent_model import stratified
+
+DEFAULT_WEIGHTING = "debias"
 MIN_SNR_GAMMA = 5.0
 P2_K, P2_GAMMA = 1.0, 1.0
 
@@ -43,11 +46,11 @@ _LEAST_SNR, _LARGEST_SNR = 1e-12, 1e12
 
 
 def check_noise_scheduler(scheduler: Any) -> None:
-    """Raise ``ValueError`` for a scheduler of flow matching, whose velocities these losses do not know."""
+    """Raise ``ValueError`` for a scheduler of another kind than noise schedules with ᾱ, such as flow matching."""
     if not hasattr(scheduler, "alphas_cumprod") or scheduler.config.get("prediction_type") == "flow_prediction":
         raise ValueError(
-            f"the model's scheduler is {type(scheduler).__name__}, of flow matching, which these losses do not know;"
-            " train it from rewards (train_ubgen.py), or give a model that predicts noise, x0 or velocity."
+            f"the model's scheduler is {type(scheduler).__name__}, which has no noise schedule that this training"
+            " knows; train it from rewards (train_ubgen.py), or give a model that predicts noise, x0 or velocity."
         )
 
 
@@ -135,6 +138,14 @@ class DenoisingLoss:
         self.weighting = weighting
         self.target = target
         self.weights = loss_weights(alphas_cumprod, weighting, target)
+
+    def draw(self, batch: int, generator: torch.Generator) -> torch.Tensor:
+        """Timesteps ``(B,)``, one from each B-th part; ``generator`` is on the CPU."""
+        return stratified(batch, len(self.alphas_cumprod), generator)
+
+    def timesteps_at(self, position: torch.Tensor) -> torch.Tensor:
+        """The timesteps themselves: they are the positions."""
+        return position
 
     def add_noise(self, clean: torch.Tensor, noise: torch.Tensor, timesteps: torch.Tensor) -> torch.Tensor:
         """The network's input ``(B, …)``."""
