@@ -10,9 +10,9 @@ from peft import PeftModel
 from safetensors.torch import load_file
 
 from support import ROOT
-from support.image_folders import save_class_folders
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.family_models import own_pipeline, tiny_pipeline
+from support.image_folders import save_class_folders
 from support.small_trainings import NAMES, SETTINGS
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.denoising.command import main, train

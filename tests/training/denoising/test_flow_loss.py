@@ -1,4 +1,4 @@
-"""Denoising training of flow matching: the loss in closed form, and the noise levels that each family is trained at."""
+"""Denoising training of flow matching: the loss in closed form, and the noise levels each family is trained at."""
 
 import math
 
@@ -51,7 +51,7 @@ def test_shares_are_drawn_as_the_scheme_says():
     assert even.std().item() == pytest.approx(12**-0.5, abs=0.01) and middle.std() < 0.8 * even.std()
     assert torch.equal(shares(weighting_scheme="sigma_sqrt"), even)
     heavy = shares(weighting_scheme="mode", mode_scale=1.75)
-    assert 0 <= heavy.min() and heavy.max() <= 1 and heavy.std() < even.std()
+    assert heavy.min() >= 0 and heavy.max() <= 1 and heavy.std() < even.std()
     # share 0 is noise, which is the first of the levels
     drawn = FlowLoss(SIGMAS, TIMESTEPS, FlowWeighting(logit_mean=-9.0)).draw(50, torch.Generator().manual_seed(0))
     assert set(drawn.tolist()) == {0}

@@ -101,6 +101,7 @@ def build_sampler(
         argument="model_name_or_path",
     )
     take_defaults(config, pipeline)
+    assert config.num_inference_steps is not None and config.guidance_scale is not None
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
     return sampler_type(
