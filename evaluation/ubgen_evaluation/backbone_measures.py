@@ -12,6 +12,7 @@ from . import mini_sets
 from .backbones import Backbone
 from .background_gap import background_gap, coarse_correct, load_coarse_classes
 from .bias_sets import category_correct, load_cue_conflict, load_focus, load_imagenet9
+from .class_matching import class_positions
 from .context_bias import context_bias
 from .evaluate_settings import EvaluateSettings
 from .feature_extraction import FeatureSet, extract_features
@@ -42,8 +43,15 @@ def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str
         figures |= _mini_world(backbone, settings, run, interval)
     if settings.test is not None:
         images = load_labelled_images(settings.test, split=settings.test_split)
-        predicted = _predicted(backbone, run(images.rows), settings.test, len(images.class_names))
-        labels = np.array(images.rows["label"])
+        probabilities = _probabilities(backbone, run(images.rows), settings.test)
+        # which class of the test set each of the backbone's is
+        classes = class_positions(
+            backbone.class_names or _numbered(probabilities.shape[1]),
+            images.class_names,
+            f"backbone {backbone.name!r}",
+            f"test {settings.test!r}",
+        )
+        predicted, labels = classes[probabilities.argmax(axis=1)], np.array(images.rows["label"])
         figures["accuracy"] = interval(lambda hits: float(hits.mean()), predicted == labels)
     if settings.cue_conflict is not None and settings.categories is not None:
         stimuli = load_cue_conflict(settings.cue_conflict)
@@ -153,6 +161,11 @@ def _background(interval: Any, *arrays: np.ndarray) -> dict[str, Interval]:
     return {
         f"background {name}": interval(lambda *a, n=name: getattr(background_gap(*a), n), *arrays) for name in names
     }
+
+
+def _numbered(count: int) -> tuple[str, ...]:
+    """Stand-ins for the names of a backbone that came without."""
+    return tuple(f"class number {number}" for number in range(count))
 
 
 def _probabilities(backbone: Backbone, found: FeatureSet, where: str) -> np.ndarray:

@@ -1,6 +1,6 @@
 """Every figure of one dataset alone, each with its interval where samples can be resampled."""
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -8,6 +8,7 @@ from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 
 from .backbones import Backbone
+from .class_matching import class_positions
 from .dataset_bias import background_only, background_similarity, cluster_statistics
 from .diversity import diversity
 from .evaluate_settings import EvaluateSettings
@@ -18,8 +19,17 @@ from .intervals import Interval, bootstrap_interval
 from .object_hue import NUM_HUES, object_hue
 
 
+class Reference(NamedTuple):
+    """Real images: features ``(N, F)``, labels ``(N,)``, names of the classes, and where they are from."""
+
+    features: np.ndarray
+    labels: np.ndarray
+    class_names: tuple[str, ...]
+    source: str
+
+
 def measure_dataset(
-    source: str, backbone: Backbone, settings: EvaluateSettings, reference: tuple[np.ndarray, np.ndarray] | None
+    source: str, backbone: Backbone, settings: EvaluateSettings, reference: Reference | None
 ) -> dict[str, Interval]:
     """Figures by name; shares in [0, 1], entropies in bits.
 
@@ -27,10 +37,10 @@ def measure_dataset(
         source: the dataset.
         backbone: in whose features it is measured.
         settings: of the run.
-        reference: features and labels of real images, to measure fidelity against.
+        reference: real images to measure fidelity against.
 
     Raises:
-        ValueError: the dataset cannot be read, or has a class with one image.
+        ValueError: the dataset cannot be read, has a class with one image, or other classes than the reference.
     """
     images = load_labelled_images(source, split=settings.split)
     labels = np.array(images.rows["label"])
@@ -54,8 +64,19 @@ def measure_dataset(
     figures["background similarity gap"] = _plain(similarity.gap)
     figures["background neighbour accuracy"] = _plain(similarity.neighbour_accuracy)
     if reference is not None:
-        real_features, real_labels = reference
-        found = fidelity(real_features, features, real_labels=real_labels, generated_labels=labels, seed=settings.seed)
+        classes = class_positions(
+            images.class_names, reference.class_names, f"dataset {source!r}", f"reference {reference.source!r}"
+        )
+        # a class that the reference does not have stays one of its own
+        own = len(reference.class_names) + np.arange(len(classes))
+        classes = np.where(classes < 0, own, classes)
+        found = fidelity(
+            reference.features,
+            features,
+            real_labels=reference.labels,
+            generated_labels=classes[labels],
+            seed=settings.seed,
+        )
         figures |= {
             "FID": _plain(found.fid),
             "KID": _plain(found.kid),

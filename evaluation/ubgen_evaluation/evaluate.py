@@ -31,7 +31,7 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
 
     from .backbone_measures import measure_backbone
     from .backbones import load_backbone
-    from .dataset_measures import measure_dataset
+    from .dataset_measures import Reference, measure_dataset
     from .feature_extraction import extract_features
 
     if settings.write_bias_report:
@@ -47,13 +47,14 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
             columns[name] = measure_backbone(load_backbone(name, device), settings)
         tables.append(ReportTable("Backbones", columns))
     if settings.datasets:
-        backbone, reference, columns = load_backbone(settings.feature_backbone, device), None, {}
+        backbone, columns = load_backbone(settings.feature_backbone, device), {}
+        reference: Reference | None = None
         if settings.reference is not None:
             real = load_labelled_images(settings.reference, split=settings.reference_split)
             features = extract_features(
                 backbone, real.rows, batch_size=settings.batch_size, cache_dir=settings.cache_folder
             ).features
-            reference = features, np.array(real.rows["label"])
+            reference = Reference(features, np.array(real.rows["label"]), real.class_names, settings.reference)
         for name in settings.datasets:
             say(f"dataset {name}")
             columns[name] = measure_dataset(name, backbone, settings, reference)

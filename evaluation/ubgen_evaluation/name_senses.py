@@ -133,7 +133,9 @@ def split_labels(splits: Mapping[int, GroupSplit], *, max_p_value: float = 0.05,
 
 
 def _two_means(points: np.ndarray, rng: np.random.Generator) -> tuple[float, np.ndarray]:
-    """Cluster index and groups ``(n,)`` of the best of a few runs of 2-means; points are centred about their mean."""
+    """Cluster index and groups ``(n,)`` of the best of a few runs of 2-means."""
+    # the index is a share of the variance about the mean, also of a sample whose mean is not exactly 0
+    points = points - points.mean(axis=0)
     total = float((points**2).sum())
     best, best_groups = np.inf, np.zeros(len(points), dtype=np.int64)
     # the first start divides along the widest direction, the others at random

@@ -164,7 +164,10 @@ def test_a_report_escapes_names_and_writes_json_without_nan(tmp_path):
         (["--datasets", "x", "--num-resamples", "1"], "num_resamples is 1"),
         (["--datasets", "no/where"], "could not be read with split"),
         (["--backbones", "nowhere", "--mini-world"], "backbone 'nowhere' cannot be loaded"),
-        (["--backbones", "BACKBONE", "--test", "FOLDER", "--test-split", "train"], "has 10 classes, .* 2; use one"),
+        (
+            ["--backbones", "BACKBONE", "--test", "FOLDER", "--test-split", "train"],
+            "has 10 classes and .* 2, with other names",
+        ),
         (["--datasets", "FOLDER", "--mini-world"], "the class 'apple', which the mini world does not have"),
     ],
 )

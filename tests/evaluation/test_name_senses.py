@@ -10,7 +10,7 @@ from datasets import ClassLabel, Features, Image, Value
 
 from support.scene_dataset import png
 from ubgen_evaluation.check_names import load_image_encoder, main
-from ubgen_evaluation.name_senses import split_classes, split_in_two, split_labels
+from ubgen_evaluation.name_senses import _two_means, split_classes, split_in_two, split_labels
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.mini.scenes import scenes
 
@@ -57,6 +57,20 @@ def test_an_elongated_class_is_one_group():
         rows = np.concatenate([np.full((60, 1), 5.0), rng.normal(size=(60, 8)) * [3, 1, 1, 1, 1, 1, 1, 1]], axis=1)
         false_alarms += split_in_two(rows, seed=seed).p_value < 0.05
     assert false_alarms <= 2
+
+
+def test_the_index_of_a_null_sample_is_about_its_own_mean():
+    """A sample of a Gaussian has a mean beside 0; about 0 the index would be (n - 1) / n of sklearn's."""
+    from sklearn.cluster import KMeans
+
+    rng = np.random.default_rng(4)
+    ratios = []
+    for _ in range(20):
+        rows = rng.normal(size=(8, 5))
+        centred = rows - rows.mean(axis=0)
+        reference = KMeans(2, n_init=20, random_state=0).fit(centred).inertia_ / (centred**2).sum()
+        ratios.append(_two_means(rows, rng)[0] / reference)
+    assert min(ratios) >= 1 - 1e-9 and np.mean(ratios) < 1.08
 
 
 def test_labels_that_split_come_clearest_first_and_small_groups_do_not_count():

@@ -49,6 +49,12 @@ def test_activation_checkpointing_goes_by_either_name(model):
     assert model.denoiser_network.is_gradient_checkpointing
 
 
+def test_no_number_is_past_the_last(monkeypatch):
+    """The largest number that torch.rand gives, with which float32 rounds 511 + u up to 512."""
+    monkeypatch.setattr(torch, "rand", lambda count, generator: torch.full((count,), 1 - 2**-24))
+    assert stratified(512, 1000, torch.Generator()).max() == 999
+
+
 @pytest.mark.parametrize(("batch", "num_values"), [(4, 1000), (7, 50), (1, 3)])
 def test_there_is_one_number_in_every_part(batch, num_values):
     generator = torch.Generator().manual_seed(0)

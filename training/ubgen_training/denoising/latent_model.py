@@ -71,7 +71,8 @@ class LatentModel(ModuleWithFrozenParts):
 def stratified(batch: int, num_values: int, generator: torch.Generator) -> torch.Tensor:
     """Whole numbers ``(B,)`` in [0, ``num_values``), one from each B-th part, which varies less than chance."""
     strata = (torch.arange(batch) + torch.rand(batch, generator=generator)) / batch
-    return (strata * num_values).long()
+    # in float32 B - 1 + u rounds up to B now and then
+    return (strata * num_values).long().clamp_max(num_values - 1)
 
 
 def training_schedule(scheduler: Any) -> torch.Tensor:
