@@ -8,7 +8,7 @@ Shapes: an image of H x W pixels; an outline is closed and has P corners.
 
 from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -76,6 +76,25 @@ def mask_objects(mask: np.ndarray, confidence: np.ndarray, min_area: float) -> l
         if area >= min_area * mask.size:
             objects.append(MaskObject(value, box, area, float(confidence[region].mean()), region))
     return sorted(objects, key=lambda item: (item.value, -item.area, item.box[1], item.box[0]))
+
+
+def region_box(region: np.ndarray) -> tuple[int, int, int, int]:
+    """(x0, y0, x1, y1) in pixels, end exclusive, of a region ``(H, W)`` bool that has a pixel."""
+    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
+    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
+
+
+def seen_parts(objects: Sequence[MaskObject]) -> list[MaskObject]:
+    """The objects as far as none lies over them, the smaller over the larger; one that is hidden is left out."""
+    parts: dict[int, MaskObject] = {}
+    taken = np.zeros_like(objects[0].region) if objects else None
+    for place in sorted(range(len(objects)), key=lambda place: objects[place].area):
+        item = objects[place]
+        region = item.region & ~taken
+        if region.any():
+            parts[place] = replace(item, box=region_box(region), area=int(region.sum()), region=region)
+            taken = taken | region
+    return [parts[place] for place in sorted(parts)]
 
 
 def instance_mask(objects: list[MaskObject], shape: tuple[int, int]) -> np.ndarray:

@@ -6,7 +6,7 @@ import string
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, Features, Image, load_dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value, load_dataset
 from PIL import Image as PilImage
 from transformers import (
     BertConfig,
@@ -26,10 +26,14 @@ from transformers import (
     SwinConfig,
 )
 
+from support.image_folders import save_class_folders
 from support.tiny_labellers import mask2former, owlv2, segformer, yolos
 from ubgen_evaluation import mask_quality
+from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
+from ubgen_pipeline.export.export import main as export_main
 from ubgen_pipeline.labelling.annotate import main
 from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table
+from ubgen_pipeline.mask_regions import MaskObject, seen_parts
 from ubgen_pipeline.mini.scenes import scenes
 from ubgen_training.segmenter.command import train
 from ubgen_training.segmenter.segmenter_config import SegmenterConfig
@@ -244,3 +248,64 @@ def test_a_model_that_does_not_label(tmp_path, capsys):
     source = save_scenes(tmp_path / "d", 2)
     assert main([source, "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "o")]) == 2
     assert "neither segments nor detects" in capsys.readouterr().err
+
+
+def test_labelled_class_folders_travel_without_the_photographs(tmp_path):
+    """Rows of image folders name their files; a dataset that leaves with such names cannot be opened elsewhere."""
+    save_class_folders(tmp_path / "photos", NAMES, 2)
+    expected = [np.asarray(PilImage.open(file)) for file in sorted((tmp_path / "photos").rglob("*.*"))]
+    segformer(str(tmp_path / "m"), ["sky", *NAMES])
+    out = tmp_path / "out"
+    command = [str(tmp_path / "photos"), "--model", str(tmp_path / "m"), "--threshold", "0", "--output-dir", str(out)]
+    assert main(command) == 0
+    (tmp_path / "photos").rename(tmp_path / "elsewhere")
+    rows = load_dataset(str(out), split="train")
+    assert all(np.array_equal(np.asarray(row["image"]), image) for row, image in zip(rows, expected, strict=True))
+    (file,) = out.glob("data/*.parquet")
+    assert b"photos" not in file.read_bytes()
+    assert export_main([str(out), "--format", "coco", "--output-dir", str(tmp_path / "coco")]) == 0
+
+
+def test_no_annotation_of_before_is_left_and_exports_are_of_the_objects_that_were_found(tmp_path):
+    """Old instances beside new objects made exports of pixels that are none of the object's."""
+    old = np.zeros((64, 64), np.uint8)
+    old[:4, :4] = 1
+    drawn = list(scenes(3, bias=0.0, seed=8, class_names=NAMES))
+    columns = {"image": [PilImage.fromarray(scene.image) for scene in drawn], "label": [0, 1, 0]}
+    columns |= {name: [PilImage.fromarray(old)] * 3 for name in ("mask", "instances", "confidence")}
+    columns |= {"heatmaps": [[PilImage.fromarray(old)]] * 3, "note": ["a", "b", "c"]}
+    features = Features(
+        {"image": Image(), "label": ClassLabel(names=NAMES)}
+        | {name: Image() for name in ("mask", "instances", "confidence")}
+        | {"heatmaps": List(Image()), "note": Value("string")}
+    )
+    Dataset.from_dict(columns, features=features).save_to_disk(str(tmp_path / "d"))
+    segformer(str(tmp_path / "m"), ["sky", *NAMES])
+    common = [str(tmp_path / "d"), "--threshold", "0", "--min-area", "0"]
+    assert main([*common, "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "out")]) == 0
+    rows = load_dataset(str(tmp_path / "out"), split="train")
+    assert set(rows.column_names) == {"image", "label", "note", "mask", "instances", "objects", "annotator"}
+    for row, read in zip(rows, AnnotatedRows(tmp_path / "out"), strict=True):
+        mask, instances = np.asarray(row["mask"]), np.asarray(row["instances"])
+        assert np.array_equal(instances > 0, (mask > 0) & (mask < 255)) and instances.any()
+        for number, item in enumerate(read.objects, 1):
+            assert np.array_equal(item.region, instances == number) and item.area == item.region.sum() > 0
+            assert set(mask[item.region]) == {1 + item.label}
+    # a detector gives boxes alone
+    yolos(str(tmp_path / "b"), ["sky", *NAMES])
+    assert main([*common, "--model", str(tmp_path / "b"), "--output-dir", str(tmp_path / "boxes")]) == 0
+    columns = load_dataset(str(tmp_path / "boxes"), split="train").column_names
+    assert set(columns) == {"image", "label", "note", "objects", "annotator"}
+
+
+def test_what_lies_under_another_object_is_not_its_own():
+    whole, small, hidden = (np.zeros((8, 8), bool) for _ in range(3))
+    whole[:6], small[2:4, 2:4], hidden[2:4, 2:4] = True, True, True
+    objects = [
+        MaskObject(1, (0, 0, 8, 6), 48, 0.9, whole),
+        MaskObject(2, (2, 2, 4, 4), 4, 0.8, small),
+        MaskObject(1, (2, 2, 4, 4), 4, 0.7, hidden),
+    ]
+    first, second = seen_parts(objects)
+    assert (first.area, second.area, second.value) == (44, 4, 2) and not (first.region & second.region).any()
+    assert first.box == (0, 0, 8, 6) and seen_parts([]) == []

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table
+from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table, phrase_table
 
 
 def test_a_table_has_one_plus_the_label_of_each_class_of_the_model():
@@ -29,3 +29,10 @@ def test_models_that_cannot_label_are_named(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(ValueError, match="a bert, which neither segments nor detects"):
         build_annotator(str(tmp_path), ["dog"])
+
+
+def test_a_class_has_all_its_phrases():
+    asked, table = phrase_table(["scooter", "car"], {"electric scooter": "scooter", "kick scooter": "scooter"})
+    assert asked == ["electric scooter", "kick scooter", "car"] and table.tolist() == [1, 1, 2]
+    with pytest.raises(ValueError, match="class_map has the phrase 'car' for 'car', and 'sedan' is looked for by it"):
+        phrase_table(["sedan", "car"], {"car": "sedan"})

@@ -13,7 +13,7 @@ def test_a_phrase_has_the_mean_probability_of_its_own_tokens():
 
 
 def test_a_phrase_without_words_is_named():
-    with pytest.raises(ValueError, match=r"class ' \. ' has no word to look for"):
+    with pytest.raises(ValueError, match=r"class or phrase ' \. ' has no word to look for"):
         PhraseBoxes(_Network(), _Processor(), ["cat", " . "], "cpu")
 
 

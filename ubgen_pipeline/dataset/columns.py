@@ -84,6 +84,14 @@ def objects_value(objects: "Sequence[MaskObject]", *, polygons: bool = False) ->
     return value
 
 
+def instances_value(objects: "Sequence[MaskObject]", shape: Sequence[int]) -> dict[str, Any]:
+    """One image's value of the column ``instances``, for an image of ``shape`` (H, W) whose objects do not overlap."""
+    from ..mask_regions import instance_mask
+
+    instances = instance_mask(list(objects), (shape[0], shape[1]))
+    return _png(instances if len(objects) > 255 else instances.astype(np.uint8))
+
+
 def read_objects(value: Mapping[str, Any]) -> list[StoredObject]:
     """The objects of one image, from the value that :func:`objects_value` made."""
     nothing = [None] * len(value["bbox"])
@@ -131,16 +139,13 @@ def annotation_features(wanted: Collection[str], names: Sequence[str]) -> dict[s
 
 def annotation_row(wanted: Collection[str], annotation: "SampleAnnotation") -> dict[str, Any]:
     """The columns' values for one image, as :func:`annotation_features` describes them."""
-    from ..mask_regions import instance_mask
-
     row: dict[str, Any] = {"classes": list(annotation.labels)}
     if "mask" in wanted:
         row["mask"] = _png(annotation.mask)
     if "confidence" in wanted:
         row["confidence"] = _png(_as_bytes(annotation.confidence))
     if "instance" in wanted:
-        instances = instance_mask(annotation.objects, annotation.mask.shape)
-        row["instances"] = _png(instances if len(annotation.objects) > 255 else instances.astype(np.uint8))
+        row["instances"] = instances_value(annotation.objects, annotation.mask.shape)
     if "heatmap" in wanted:
         row["heatmaps"] = [_png(_as_bytes(heat_map)) for heat_map in annotation.heat_maps]
     if _has_objects(wanted):

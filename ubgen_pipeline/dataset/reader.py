@@ -79,6 +79,21 @@ def open_rows(
     return rows
 
 
+def embedded_image(value: "dict[str, Any] | None") -> "dict[str, Any] | None":
+    """An undecoded image as a row may leave this machine with it: its bytes, and no path.
+
+    Args:
+        value: ``bytes`` and ``path``, of which rows of image folders have the path only; None where there is no image.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    if value is None:
+        return None
+    data = value["bytes"]
+    return {"bytes": Path(value["path"]).read_bytes() if data is None else data, "path": None}
+
+
 def label_names_of(rows: "Dataset | StoredRows", whose: str) -> list[str]:
     """Names of the classes of the column ``label``, or ``ValueError`` beginning with ``whose``."""
     names = getattr(rows.features.get("label"), "names", None)

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
-from ..dataset.columns import OBJECTS_COLUMN, objects_feature, objects_value
-from ..dataset.reader import shard_files, stored_column
+from ..dataset.columns import OBJECTS_COLUMN, instances_value, objects_feature, objects_value
+from ..dataset.reader import embedded_image, shard_files, stored_column
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes
+from ..mask_regions import seen_parts
 from ..models.sources import public_name
 from ..samples.source_dataset import SourceDataset
 from .class_words import SharedWords, read_shared_words
@@ -19,8 +20,9 @@ from .class_words import SharedWords, read_shared_words
 if TYPE_CHECKING:
     from .annotators import Annotator, Labelling
 
-# which replace those of the dataset
-_OWN_COLUMNS = ("mask", OBJECTS_COLUMN, "annotator")
+# Annotations of the dataset are replaced, or left out where the model gives none of that kind: they would tell of
+# other objects than those that were found.
+_OWN_COLUMNS = ("mask", "confidence", "heatmaps", "instances", OBJECTS_COLUMN, "annotator")
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,9 @@ def _body(argv: Sequence[str]) -> None:
 def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     """Write the dataset in ``folder`` anew, with the model's labels in place of any before; returns its rows.
 
-    The columns are ``mask`` (from a segmenter, or a detector with ``mask_model``), ``objects`` and ``annotator``; all
-    others are kept.
+    The columns are ``mask`` and ``instances`` (from a segmenter, or a detector with ``mask_model``), ``objects`` and
+    ``annotator``. Other annotations are left out, all other columns kept. Images are inside the new dataset, also
+    where the old one names their files.
 
     Raises:
         ValueError: no dataset or model there, classes that do not map, or an output folder that holds something else.
@@ -130,23 +133,28 @@ def _rows(
     from datasets import Image
 
     # bytes go over as they are: decoding and encoding again would lose the file's own form
-    kept = source.rows
-    for name, feature in kept.features.items():
-        if isinstance(feature, Image):
-            kept = kept.cast_column(name, Image(mode=feature.mode, decode=False))
+    kept = source.rows.remove_columns([name for name in _OWN_COLUMNS if name in source.rows.column_names])
+    images = [name for name, feature in kept.features.items() if isinstance(feature, Image)]
+    for name in images:
+        kept = kept.cast_column(name, Image(mode=kept.features[name].mode, decode=False))
     for index in range(shard.start, shard.stop):
         row = source.rows[index]
         own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
         labelling = words.in_row(annotator(row["image"], own_label), row["label"])
-        values = {name: value for name, value in kept[index].items() if name not in _OWN_COLUMNS}
+        values = kept[index]
+        values |= {name: embedded_image(values[name]) for name in images}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
 
 
 def _columns(labelling: "Labelling") -> dict[str, Any]:
-    columns: dict[str, Any] = {OBJECTS_COLUMN: objects_value(labelling.objects)}
-    if labelling.mask is not None:
-        columns["mask"] = {"bytes": png_bytes(labelling.mask), "path": None}
-    return columns
+    if labelling.mask is None:
+        return {OBJECTS_COLUMN: objects_value(labelling.objects)}
+    objects = seen_parts(labelling.objects)
+    return {
+        OBJECTS_COLUMN: objects_value(objects),
+        "mask": {"bytes": png_bytes(labelling.mask), "path": None},
+        "instances": instances_value(objects, labelling.mask.shape),
+    }
 
 
 def _features(source: SourceDataset, has_masks: bool) -> Any:
@@ -155,7 +163,7 @@ def _features(source: SourceDataset, has_masks: bool) -> Any:
     columns = {name: feature for name, feature in source.rows.features.items() if name not in _OWN_COLUMNS}
     columns[OBJECTS_COLUMN] = objects_feature(source.class_names)
     if has_masks:
-        columns["mask"] = Image()
+        columns |= {"mask": Image(), "instances": Image()}
     return Features({**columns, "annotator": Value("string")})
 
 

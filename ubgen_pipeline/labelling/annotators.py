@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from ..mask_regions import MaskObject, mask_objects
+from ..mask_regions import MaskObject, mask_objects, region_box
 from ..mask_settings import IGNORE_LABEL
 from ..models.segmenter import PIXEL_MEAN, PIXEL_STD
 from .phrase_boxes import PhraseBoxes
@@ -78,14 +78,17 @@ class PixelAnnotator:
 
 
 class BoxAnnotator:
-    """Boxes of a detector, and masks in them where there is a model for that; the smaller object lies on top."""
+    """Boxes of a detector, and masks in them where there is a model for that; the smaller object lies on top.
+
+    A detector that is told its classes has ``asked``, the M phrases that ``table`` has a value for.
+    """
 
     def __init__(
         self,
         network: Any,
         processor: Any,
         asked: Sequence[str] | None,
-        table: np.ndarray | None,
+        table: np.ndarray,
         masks: "MaskFromBoxes | None",
         threshold: float,
         min_area: float,
@@ -111,7 +114,7 @@ class BoxAnnotator:
         if self._masks is None or not objects:
             return Labelling(None if self._masks is None else np.zeros(size, np.uint8), objects)
         found = [
-            MaskObject(item.value, _box_of(region), int(region.sum()), item.score, region)
+            MaskObject(item.value, region_box(region), int(region.sum()), item.score, region)
             for item, region in zip(objects, self._masks(image, [item.box for item in objects]))
             if region.any()
         ]
@@ -124,21 +127,21 @@ class BoxAnnotator:
         """Value, score and box (x0, y0, x1, y1) of what was found."""
         size = [image.size[::-1]]
         if isinstance(self._processor, PhraseBoxes):
-            return [(1 + phrase, score, box) for phrase, score, box in self._processor(image, self._threshold)]
+            found = self._processor(image, self._threshold)
+            return [(int(self._table[phrase]), score, box) for phrase, score, box in found]
         if self._asked is None:
             inputs = self._processor(images=image, return_tensors="pt").to(self._device)
             found = self._processor.post_process_object_detection(
                 self._network(**inputs), threshold=self._threshold, target_sizes=size
             )[0]
-            assert self._table is not None
             values = [int(self._table[label]) for label in found["labels"].tolist()]
         else:
             inputs = self._processor(images=image, text=[list(self._asked)], return_tensors="pt").to(self._device)
             found = self._processor.post_process_grounded_object_detection(
                 self._network(**inputs), threshold=self._threshold, target_sizes=size, text_labels=[list(self._asked)]
             )[0]
-            words = found["text_labels"]
-            values = [1 + list(self._asked).index(word) if word in self._asked else 0 for word in words]
+            asked = list(self._asked)
+            values = [int(self._table[asked.index(word)]) if word in asked else 0 for word in found["text_labels"]]
         return list(zip(values, found["scores"].tolist(), found["boxes"].tolist()))
 
 
@@ -194,11 +197,6 @@ def _inside(box: Sequence[float], size: Sequence[int]) -> tuple[int, int, int, i
         int(min(max(np.ceil(x1), 0), width)),
         int(min(max(np.ceil(y1), 0), height)),
     )
-
-
-def _box_of(region: np.ndarray) -> tuple[int, int, int, int]:
-    rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
-    return int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1
 
 
 def _resized(maps: torch.Tensor, size: Sequence[int]) -> torch.Tensor:

@@ -72,13 +72,11 @@ def build_annotator(
     if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
         masks = None if mask_model is None else _mask_from_boxes(mask_model, device)
     if loader is AutoModelForZeroShotObjectDetection:
-        # the words that the model looks for, in place of the class's own name
-        words = {target: name for name, target in class_map.items()}
-        asked = [words.get(name, name) for name in class_names]
+        asked, table = phrase_table(class_names, class_map)
         processor = _load_part(AutoProcessor, model)
         if config.model_type in MODEL_TYPES:
             processor = PhraseBoxes(network, processor, asked, device)
-        return BoxAnnotator(network, processor, asked, None, masks, threshold, min_area, device)
+        return BoxAnnotator(network, processor, asked, table, masks, threshold, min_area, device)
     names = [config.id2label[number] for number in range(config.num_labels)]
     table = class_table(names, class_names, class_map, model)
     if loader is AutoModelForObjectDetection:
@@ -126,6 +124,29 @@ def class_table(
             f" ({', '.join(class_names[:10])} …); map them with class_map MODEL_CLASS=CLASS."
         )
     return table
+
+
+def phrase_table(class_names: Sequence[str], class_map: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
+    """The phrases that a detector is told, and for each of these M 1 + the label it stands for, ``(M,)`` int64.
+
+    A class has all phrases that the map leads to it from, or else its own name.
+
+    Raises:
+        ValueError: a phrase of two classes.
+    """
+    asked, table = [], []
+    for label, name in enumerate(class_names):
+        phrases = [phrase for phrase, target in class_map.items() if target == name] or [name]
+        for phrase in phrases:
+            if phrase in asked:
+                other = class_names[table[asked.index(phrase)] - 1]
+                raise ValueError(
+                    f"class_map has the phrase {phrase!r} for {name!r}, and {other!r} is looked for by it, too; give"
+                    " one of them another."
+                )
+            asked.append(phrase)
+            table.append(1 + label)
+    return asked, np.array(table)
 
 
 def _mask_from_boxes(model: str, device: str) -> MaskFromBoxes:

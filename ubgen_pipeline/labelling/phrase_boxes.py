@@ -21,7 +21,7 @@ class PhraseBoxes:
     Args:
         network: ``GroundingDinoForObjectDetection`` or its like, ready to run.
         processor: its own.
-        phrases: one for each class; several texts are read, one after the other, where one does not hold all.
+        phrases: the classes in words; several texts are read, one after the other, where one does not hold all.
         device: where it runs.
 
     Raises:
@@ -76,7 +76,9 @@ def _texts(tokenizer: Any, phrases: Sequence[str], max_length: int) -> list[tupl
     # a full stop ends a phrase; the model was trained on lower case
     plain = [" ".join(phrase.replace(".", " ").lower().split()) for phrase in phrases]
     if bare := [phrase for phrase, text in zip(phrases, plain) if not text]:
-        raise ValueError(f"class {bare[0]!r} has no word to look for; give it one with class_map WORD=CLASS.")
+        raise ValueError(
+            f"class or phrase {bare[0]!r} has no word to look for; give it one with class_map WORD=CLASS."
+        )
     texts, first = [], 0
     while first < len(plain):
         last = first + 1
@@ -84,8 +86,8 @@ def _texts(tokenizer: Any, phrases: Sequence[str], max_length: int) -> list[tupl
             last += 1
         if (length := _length(tokenizer, plain[first:last])) > max_length:
             raise ValueError(
-                f"class {phrases[first]!r} takes {length} tokens of the model's text, which holds {max_length}; give a"
-                " shorter word for it with class_map WORD=CLASS."
+                f"phrase {phrases[first]!r} takes {length} tokens of the model's text, which holds {max_length}; give"
+                " a shorter word for it with class_map WORD=CLASS."
             )
         texts.append((_joined(plain[first:last]), _spans(tokenizer, plain[first:last], first)))
         first = last
