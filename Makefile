@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WHAT_IS_INSTALLED := pyproject.toml setup.py .ci/install
 
-.PHONY: demo test test-lowest test-newest browser lint mini evidence evidence-full speed install lock
+.PHONY: demo test test-lowest test-newest browser lint mini evidence evidence-full speed install lock helper-imports
 
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo
@@ -30,6 +30,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+
+# after a change of imports at the root of ubgen_pipeline: see docs/extend.md
+helper-imports: $(STAMP)
+	$(BIN)/python tests/support/helper_imports.py
 
 mini: $(STAMP)
 	$(BIN)/python training/train_mini.py

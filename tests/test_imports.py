@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from support import ROOT
+from support.helper_imports import with_helpers
 from ubgen_pipeline.models.families import FAMILIES
 
 # the house: each room and what of ours it may import beside itself; a room is a folder, or the root of ubgen_pipeline,
@@ -303,7 +304,9 @@ def test_a_pipeline_imports_flat_siblings_only_and_all_that_it_needs(family):
         assert not {name.partition(".")[0] for name, level in imported_modules(parse(file)) if not level} & OURS
         return {name for name, _ in relative}
 
-    direct = siblings(folder / f"{FAMILIES[family].module}.py")
+    file = folder / f"{FAMILIES[family].module}.py"
+    assert with_helpers(file) == file.read_text(encoding="utf-8"), "run `make helper-imports`"
+    direct = siblings(file)
     assert direct
     for name in direct:
         assert (folder / f"{name}.py").is_file()

@@ -22,14 +22,12 @@ FOLDERS = {
 }
 # modules whose tests stand in another file, by that file
 ELSEWHERE = {
-    # families that share the tests against the stock pipelines
-    "pipeline/test_sd3_flux.py": "pipeline_sd3 pipeline_flux",
-    "pipeline/test_masked_families.py": (
-        "pipeline_sana sana_parts pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2"
+    # families that have no more to test than all of them have, and parts that two share
+    "pipeline/test_families.py": (
+        "pipeline_sana sana_parts pipeline_pixart_sigma pipeline_cogview4 pipeline_lumina2 pipeline_qwen_image"
+        " pipeline_aura_flow"
     ),
-    "pipeline/test_z_image_flux2_qwen_image.py": (
-        "pipeline_z_image pipeline_flux2 pipeline_flux2_dev pipeline_qwen_image flux2_parts"
-    ),
+    "pipeline/test_pipeline_flux2.py": "pipeline_flux2_dev flux2_parts",
     # parts of one thing, which is tested as a whole
     "mini/test_scenes.py": "mini/silhouettes mini/surfaces",
     "mini/test_mini_model.py": "mini/clip mini/judges mini/networks mini/weights",

@@ -211,5 +211,6 @@ def latent_shape(
     pixels = [own_side * factor if asked is None else asked for asked, own_side in sizes.values()]
     for name, value in zip(sizes, pixels):
         if value <= 0 or value % unit:
-            raise ValueError(f"{name} is {value}; give a positive multiple of {unit}.")
+            nearest = max(round(value / unit), 1) * unit
+            raise ValueError(f"{name} is {value}; give a positive multiple of {unit}, of which {nearest} is nearest.")
     return num_channels, pixels[0] // factor, pixels[1] // factor

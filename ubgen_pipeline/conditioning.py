@@ -109,6 +109,14 @@ def padded_batch(rows: Sequence[Conditioning]) -> Conditioning:
     return Conditioning(batch)
 
 
+def unpadded(features: torch.Tensor, mask: torch.Tensor) -> Conditioning:
+    """One prompt's record of ``features (L, D)`` and ``mask (L,)``, what fills it up at the end left off.
+
+    Its tensors have the names by which denoisers with a mask of their own take them."""
+    length = int(mask.sum())
+    return Conditioning({"encoder_hidden_states": features[:length], "encoder_attention_mask": mask[:length]})
+
+
 def listed_batch(rows: Sequence[Conditioning]) -> Conditioning:
     """B prompts as one record of lists, for denoisers that take prompts of their own lengths."""
     return Conditioning({name: [row[name] for row in rows] for name in rows[0].tensors})

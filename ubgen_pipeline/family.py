@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from .call_arguments import TextSettings
+from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning, padded_batch
 from .latent_denoising import classifier_free_guidance
 from .mask_settings import MaskSettings
+from .prompt_encoding import check_prompt_lengths
 
 GUIDANCE_KINDS = ("classifier-free", "embedded", "none")
 
@@ -36,11 +37,12 @@ class Family:
         guidance: how the guidance scale takes part, one of :data:`GUIDANCE_KINDS`. ``classifier-free``: two
             predictions are combined. ``embedded``: the denoiser reads the number, as ``conditioning["guidance"]``.
             ``none``: of a distilled model, it has no effect.
+        upcasts_vae: whether a VAE whose configuration says that it overflows in float16 is run in float32 instead.
         has_word_weights: whether ``encode`` reads word weights (``star++``).
         has_textual_inversion: whether its text encoder can learn words (textual inversion).
         has_kept_features: whether deep layers of the denoiser can be left out at some steps.
         text_position: where text lies among the tokens of joint attention, ``first`` or ``last``; None where text has
-            attention of its own, or where no masks are made of this family's attention.
+            attention of its own.
         example_model: Hub id of a checkpoint, for cards and pages.
         licence_note: what to know of the licence of popular checkpoints before their images train other models.
     """
@@ -53,6 +55,7 @@ class Family:
     default_guidance_scale: float
     default_gpu_dtype: str = "bfloat16"
     guidance: str = "classifier-free"
+    upcasts_vae: bool = False
     has_word_weights: bool = False
     has_textual_inversion: bool = False
     has_kept_features: bool = False
@@ -102,13 +105,26 @@ class Family:
         """Why the parts that were loaded are not of this family, to follow the model's name; None where they are."""
         raise NotImplementedError
 
+    def widths_misfit(self, *, channels: int, text: tuple[int, int], title: str) -> str | None:
+        """:meth:`family_misfit` by what the denoiser takes: ``channels`` beside the VAE's, and ``text``: the width of
+        its text features beside that of the text encoder. ``title`` is what checkpoints of the family are called."""
+        taken = self.denoiser_network.config.in_channels
+        if taken == channels and text[0] == text[1]:
+            return None
+        network = "UNet" if self.denoiser_part == "unet" else self.denoiser_part
+        return (
+            f"whose {network} takes {taken} channels and text features {text[0]} wide beside a VAE that gives"
+            f" {channels} and text features of {text[1]}; give a text-to-image checkpoint of {title}"
+        )
+
     def encode(
         self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
     ) -> list[Conditioning]:
         """What the denoiser is conditioned on for each of the prompts, in the text encoder's dtype.
 
-        Where an image must not depend on which other prompts are asked for, encode one at a time: batches of other
-        sizes round differently. Differentiable in the text encoder unless the caller switched gradients off.
+        Each distinct prompt is encoded once, and alone, since batches of other sizes round differently, and an image
+        must not depend on which other prompts are asked for. Differentiable in the text encoder unless the caller
+        switched gradients off.
 
         Args:
             prompts: texts.
@@ -118,6 +134,16 @@ class Family:
         Raises:
             ValueError: settings that the family does not know, or that a prompt does not fit.
         """
+        text = text or TextSettings()
+        if text.weighted and not self.has_word_weights:
+            raise ValueError(
+                f"weighted_prompts is True, and {type(self).__name__} reads no word weights; leave it out."
+            )
+        rows = {prompt: self.encode_one(prompt, text, lora_scale) for prompt in dict.fromkeys(prompts)}
+        return [rows[prompt] for prompt in prompts]
+
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """The record of one prompt, for :meth:`encode`."""
         raise NotImplementedError
 
     def batch(self, rows: Sequence[Conditioning]) -> Conditioning:
@@ -140,7 +166,23 @@ class Family:
         Raises:
             ValueError: a size that the model cannot draw.
         """
-        raise NotImplementedError
+        channels, own_size, factor = self.num_latent_channels, self.own_latent_size, self.pixels_per_latent
+        return latent_shape(channels, own_size, factor, height, width, patch=self.latents_per_token)
+
+    @property
+    def num_latent_channels(self) -> int:
+        """C of the loop's latents."""
+        return self.denoiser_network.config.in_channels
+
+    @property
+    def own_latent_size(self) -> int | tuple[int, int]:
+        """(h, w) of the model's own size, or the side of a square."""
+        return self.denoiser_network.config.sample_size
+
+    @property
+    def latents_per_token(self) -> int:
+        """Latents a side of what the denoiser reads as one token."""
+        return self.denoiser_network.config.get("patch_size", 1)
 
     def image_size(self, height: int | None = None, width: int | None = None) -> tuple[int, int]:
         """(H, W) in pixels of an image of the size asked for; None takes the model's own."""
@@ -206,26 +248,49 @@ class Family:
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
         """Images ``(B, 3, H, W)``, nominally in [0, 1] but not clamped, so that no gradient is lost, of latents
         ``(B, C, h, w)``."""
-        raise NotImplementedError
+        self._widen_vae()
+        decoded = self.vae.decode(self.unscaled_latents(latents.to(self.vae.dtype)), return_dict=False)[0]
+        images = decoded * 0.5 + 0.5
+        return images.to(latents.dtype) if self.upcasts_vae else images
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Latents ``(B, C, h, w)``, scaled as the loop takes them, of ``images (B, 3, H, W)`` in [0, 1]: nothing is
-        drawn at random."""
-        raise NotImplementedError
+        """Latents ``(B, C, h, w)``, scaled as the loop takes them, of ``images (B, 3, H, W)`` in [0, 1]: the means of
+        the VAE's posterior, so that nothing is drawn at random."""
+        self._widen_vae()
+        encoded = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype))
+        # an autoencoder without a posterior gives the latents themselves
+        latents = encoded.latent_dist.mode() if hasattr(encoded, "latent_dist") else encoded.latent
+        return self.scaled_latents(latents)
+
+    def _widen_vae(self) -> None:
+        if self.upcasts_vae and self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
+            self.vae.to(torch.float32)
+
+    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """The VAE's latents of the loop's ``(B, C, h, w)``."""
+        config = self.vae.config
+        return latents / config.scaling_factor + (config.get("shift_factor") or 0)
+
+    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        """The loop's latents ``(B, C, h, w)`` of the VAE's."""
+        config = self.vae.config
+        return (latents - (config.get("shift_factor") or 0)) * config.scaling_factor
 
     @property
     def prompt_tokenizer(self) -> Any:
-        """The tokenizer of the text encoder that reads the most of a prompt."""
+        """Tokenizes a prompt for the text encoder that reads the most of it, as the family does, its template included
+        if it has one; gives ``offset_mapping`` in the prompt."""
         return self.tokenizer
 
     @property
     def prompt_tokens(self) -> int:
-        """Its tokens that the model reads of a prompt, start and end included."""
+        """Its tokens that the model reads, start and end and a template included."""
         return getattr(self, "max_sequence_length", None) or self.tokenizer.model_max_length
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""
-        raise NotImplementedError
+        names = prompts if class_names is None else class_names
+        check_prompt_lengths(self.prompt_tokenizer, prompts, names, limit=self.prompt_tokens)
 
     @property
     def mask_attention(self) -> Any:

@@ -7,19 +7,18 @@ is four times the VAE's channels.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings, joint_mask_settings
-from .prompt_encoding import check_token_counts
 from .scheduler_noise import set_flow_timesteps
 from .templated_prompts import TemplatedTokenizer
 
@@ -62,13 +61,13 @@ class Flux2Parts(Family):
         return 2 * self.vae_scale_factor
 
     def family_misfit(self) -> str | None:
-        width, channels = self.text_encoder.config.get_text_config().hidden_size, self.vae.config.latent_channels
-        network = self.transformer.config
-        if network.joint_attention_dim % width == 0 and network.in_channels == 4 * channels:
-            return None
-        return (
-            f"whose transformer takes {network.in_channels} channels and text features {network.joint_attention_dim}"
-            f" wide beside a VAE of {channels} and a text encoder of {width}; give a checkpoint of FLUX.2"
+        width = self.text_encoder.config.get_text_config().hidden_size
+        features = self.transformer.config.joint_attention_dim
+        # features of several layers are joined
+        return self.widths_misfit(
+            channels=4 * self.vae.config.latent_channels,
+            text=(features, features // width * width),
+            title="FLUX.2",
         )
 
     def text_layers(self) -> tuple[int, ...]:
@@ -81,17 +80,12 @@ class Flux2Parts(Family):
             return tuple(stock)
         return tuple(round(num_layers * place / (count + 1)) for place in range(1, count + 1))
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)`` for each prompt; see :meth:`.Family.encode`."""
-        encoded = {}
-        for prompt in dict.fromkeys(prompts):
-            (features,), _ = self.encode_prompt(
-                [prompt], max_sequence_length=self.max_sequence_length, text_encoder_out_layers=self.text_layers()
-            )
-            encoded[prompt] = Conditioning({"encoder_hidden_states": features})
-        return [encoded[prompt] for prompt in prompts]
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)``."""
+        (features,), _ = self.encode_prompt(
+            [prompt], max_sequence_length=self.max_sequence_length, text_encoder_out_layers=self.text_layers()
+        )
+        return Conditioning({"encoder_hidden_states": features})
 
     @property
     def prompt_tokenizer(self) -> TemplatedTokenizer:
@@ -99,20 +93,11 @@ class Flux2Parts(Family):
         raise NotImplementedError
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.max_sequence_length - self.prompt_tokenizer.count("")
-
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        counts = map(self.prompt_tokenizer.count, prompts)
-        check_token_counts(counts, self.max_sequence_length, class_names or prompts)
-
-    @property
     def mask_attention(self) -> JointMaskAttention:
         blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
         return JointMaskAttention(
             self,
             [block.attn for block in blocks],
-            latents_per_token=1,
             readers=[(self.prompt_tokenizer, self.max_sequence_length)],
         )
 
@@ -121,9 +106,9 @@ class Flux2Parts(Family):
         """Of the blocks of two streams those as deep as in FLUX.1; which are best was not measured."""
         return joint_mask_settings(config["num_layers"])
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        channels, own_size = self.transformer.config.in_channels, self.default_sample_size // 2
-        return latent_shape(channels, own_size, self.pixels_per_latent, height, width)
+    @property
+    def own_latent_size(self) -> int:
+        return self.default_sample_size // 2
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         _, height, width = shape
@@ -159,15 +144,13 @@ class Flux2Parts(Family):
         )[0]
         return predicted.mT.reshape(latents.shape).to(latents.dtype)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
+    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._latent_statistics()
-        latents = self._unpatchify_latents(latents.to(self.vae.dtype) * std + mean)
-        return self.vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5
+        return self._unpatchify_latents(latents * std + mean)
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._latent_statistics()
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return (self._patchify_latents(posterior.mode()) - mean) / std
+        return (self._patchify_latents(latents) - mean) / std
 
     def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation ``(1, C, 1, 1)`` of the latents, which the VAE keeps as a batch norm does."""

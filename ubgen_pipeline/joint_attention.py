@@ -1,4 +1,5 @@
-"""Records joint attention, of text and image tokens in one sequence, while a transformer denoises (MM-DiT and kin).
+"""Records how a transformer's image tokens attend to text while it denoises: in joint attention, of text and image in
+one sequence (MM-DiT and kin), or in cross-attention, whose keys are the text alone.
 
 The recorder listens to ``scaled_dot_product_attention`` inside the blocks that it is asked for. There queries and keys
 have their norms and rotary embedding already, whatever the family, and the output goes on as it is: images are those
@@ -18,7 +19,7 @@ Shapes: B samples, K classes of a sample, S = h x w tokens of the image, L of th
 a head.
 """
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -44,6 +45,13 @@ class JointAttention:
     key: torch.Tensor
     mask: torch.Tensor | None
     scale: float | None
+
+    def samples(self, index: Any) -> "JointAttention":
+        """The same attention of some of the samples."""
+        mask = self.mask
+        if mask is not None and len(mask) > 1:
+            mask = mask[index]
+        return JointAttention(self.query[index], self.key[index], mask, self.scale)
 
     def rows(self, queries: slice, keys: slice) -> "JointAttention":
         """The same attention of some of the queries, over some of the keys."""
@@ -79,16 +87,21 @@ class JointAttentionRecorder:
     Under guidance the transformer's batch is 2B, unconditional half first: only the last B rows are recorded.
 
     Args:
-        network: the transformer; its calls count as steps.
-        layers: modules of the blocks with joint attention, in order.
+        network: the transformer; its calls count as steps, but see ``has_calls_by_length``.
+        layers: modules of the blocks whose attention reads text, in order.
         token_weights: ``(B, K, L)``; a class's map is the sum of its tokens' probabilities times these. L may be
             short of the text's length: what is left out has no weight.
         image_size: (h, w) in tokens.
-        text_position: ``first`` or ``last``, where text lies in the sequence.
+        text_position: ``first`` or ``last``, where text lies in the sequence; None: in none with the image, so the
+            keys are the text alone.
         class_layers: positions of the layers whose class maps are averaged.
         refining_layer: position of the layer whose attention among image tokens refines them.
         power: how often; 0 leaves it out.
         steps: positions (from 0) of the network's calls to record; None records all.
+        refining_layers: modules whose attention is among image tokens, in order; None: the same as ``layers``.
+        text_lengths: B, tokens of each sample's text, where the image's tokens follow on each text's own end; None:
+            texts were filled up to one length.
+        has_calls_by_length: the network is called once for all samples whose texts have one length, in each step.
 
     Raises:
         ValueError: a layer that is not there.
@@ -101,35 +114,39 @@ class JointAttentionRecorder:
         token_weights: torch.Tensor,
         image_size: tuple[int, int],
         *,
-        text_position: str,
+        text_position: str | None,
         class_layers: Collection[int],
         refining_layer: int,
         power: int = 0,
         steps: Collection[int] | None = None,
+        refining_layers: Sequence[nn.Module] | None = None,
+        text_lengths: Sequence[int] | None = None,
+        has_calls_by_length: bool = False,
     ):
         check_layers(len(layers), class_layers, refining_layer if power else None)
         self._network, self._weights, self._steps, self._power = network, token_weights, steps, power
-        self._image_size, self._text_first = image_size, text_position == "first"
-        self._class_layers, self._refining_layer = tuple(class_layers), refining_layer
-        wanted = {*class_layers, *([refining_layer] if power else [])}
-        self._layers = {number: layers[number] for number in wanted}
-        self._num_calls = 0
-        self._is_on = False
-        # of the call that runs: sum of the layers' maps, how many were seen, and what refines them
-        self._maps: torch.Tensor | None = None
-        self._num_seen = 0
-        self._refining: JointAttention | None = None
+        self._image_size, self._text_position = image_size, text_position
+        self._text_lengths, self._has_calls_by_length = text_lengths, has_calls_by_length
+        self._class_layers = {layers[number] for number in class_layers}
+        refining_layer_of = layers if refining_layers is None else refining_layers
+        self._refining_layer = refining_layer_of[refining_layer] if power else None
+        self._num_steps, self._num_recorded = 0, 0
+        # of the step that runs: whether it is recorded, and counted, and the lengths of text that its calls had
+        self._is_on = self._is_counted = False
+        self._seen_lengths: set[int] = set()
+        # of the call that runs, for each part of the batch: its samples, the sum of its maps and of how many layers
+        self._found: dict[tuple[int, ...], tuple[torch.Tensor, int]] = {}
+        self._refining: dict[tuple[int, ...], JointAttention] = {}
         self._sum: torch.Tensor | None = None
-        self._num_recorded = 0
         self._handles: list[Any] = []
 
     def __enter__(self) -> "JointAttentionRecorder":
         self._handles = [
-            self._network.register_forward_pre_hook(self._before_call),
+            self._network.register_forward_pre_hook(self._before_call, with_kwargs=True),
             self._network.register_forward_hook(self._after_call),
         ]
-        for number, layer in self._layers.items():
-            tap = _Tap(self, number)
+        for layer in {*self._class_layers, *([] if self._refining_layer is None else [self._refining_layer])}:
+            tap = _Tap(self, layer)
             self._handles.append(layer.register_forward_pre_hook(tap.open))
             # after an error, too, so that nothing stays open
             self._handles.append(layer.register_forward_hook(tap.close, always_call=True))
@@ -138,7 +155,7 @@ class JointAttentionRecorder:
     def __exit__(self, *_: object) -> None:
         for handle in self._handles:
             handle.remove()
-        self._handles, self._maps, self._refining = [], None, None
+        self._handles, self._found, self._refining = [], {}, {}
 
     def result(self) -> RecordedAttention:
         """The class maps ``(B, K, h, w)``, refined already, so without a map of the self-attention.
@@ -148,58 +165,100 @@ class JointAttentionRecorder:
         """
         if self._sum is None:
             raise ValueError(
-                f"no joint attention was recorded in {self._num_calls} calls of {type(self._network).__name__}; choose"
+                f"no joint attention was recorded in {self._num_steps} calls of {type(self._network).__name__}; choose"
                 " steps that run, and have attention computed by torch (set_attention_backend('native')), uncompiled."
             )
         maps = (self._sum / self._num_recorded).mT.unflatten(2, self._image_size)
         return RecordedAttention({self._image_size: maps}, None, None)
 
-    def record(self, number: int, attention: JointAttention) -> None:
+    def record(self, layer: nn.Module, attention: JointAttention) -> None:
         """Take what a layer computes, of the whole batch; calls over other sequences are let go by."""
-        num_tokens, num_image = attention.key.shape[-2], self._image_size[0] * self._image_size[1]
-        num_text = num_tokens - num_image
-        if not self._is_on or attention.query.shape[-2] != num_tokens or num_text < self._weights.shape[-1]:
+        num_keys, num_image = attention.key.shape[-2], self._image_size[0] * self._image_size[1]
+        if not self._is_on:
             return
         with torch.no_grad():
-            num_samples = len(self._weights)
-            image = slice(num_text, None) if self._text_first else slice(num_image)
-            attention = JointAttention(
-                attention.query[-num_samples:].detach(),
-                _as_many_heads(attention.key[-num_samples:].detach(), attention.query.shape[1]),
-                attention.mask
-                if attention.mask is None or len(attention.mask) == 1
-                else attention.mask[-num_samples:],
-                attention.scale,
-            )
-            if number in self._class_layers:
-                # times T, so that what 16 bits hold is near 1
-                values = self._values(num_text, num_image, attention.query.device) * num_tokens
-                maps = attention.rows(image, slice(None)).over(values) / num_tokens
-                self._maps = maps if self._maps is None else self._maps + maps
-                self._num_seen += 1
-            if self._power and number == self._refining_layer:
-                self._refining = attention.rows(image, image)
+            query, key = attention.query.detach(), attention.key.detach()
+            attention = JointAttention(query, _as_many_heads(key, query.shape[1]), attention.mask, attention.scale)
+            if self._text_position is not None:
+                num_read = self._weights.shape[-1] if self._text_lengths is None else min(self._text_lengths)
+                if query.shape[-2] == num_keys and num_keys - num_image >= num_read:
+                    for samples, part, num_text in self._parts(attention, num_keys - num_image):
+                        image = slice(num_text, num_text + num_image)
+                        self._take(layer, samples, part, slice(num_image) if num_text == 0 else image, num_image)
+            elif query.shape[-2] == num_image and (
+                layer is self._refining_layer or num_keys >= self._weights.shape[-1]
+            ):
+                samples = tuple(range(len(self._weights)))
+                self._take(layer, samples, attention.samples(slice(-len(samples), None)), slice(num_image), num_image)
 
-    def _values(self, num_text: int, num_image: int, device: torch.device) -> torch.Tensor:
-        """``(B, T, K)``: the weights at the places of their tokens, nothing at the image's."""
-        weights = self._weights.to(device, torch.float32)
-        weights = F.pad(weights, (0, num_text - weights.shape[-1]))
-        return F.pad(weights, (0, num_image) if self._text_first else (num_image, 0)).mT
+    def _parts(
+        self, attention: JointAttention, num_text: int
+    ) -> Iterator[tuple[tuple[int, ...], JointAttention, int]]:
+        """Samples whose image begins at the same place, their attention, and that place."""
+        everyone = tuple(range(len(self._weights)))
+        if self._text_lengths is None:
+            begin = num_text if self._text_position == "first" else 0
+            yield everyone, attention.samples(slice(-len(everyone), None)), begin
+        elif self._has_calls_by_length:
+            samples = tuple(sample for sample in everyone if self._text_lengths[sample] == num_text)
+            if samples:
+                yield samples, attention.samples(slice(-len(samples), None)), num_text
+        else:
+            first = len(attention.query) - len(everyone)
+            for length in dict.fromkeys(self._text_lengths):
+                samples = tuple(sample for sample in everyone if self._text_lengths[sample] == length)
+                yield samples, attention.samples([first + sample for sample in samples]), length
 
-    def _before_call(self, *_: object) -> None:
-        self._maps, self._num_seen, self._refining = None, 0, None
-        self._is_on = self._steps is None or self._num_calls in self._steps
-        self._num_calls += 1
+    def _take(
+        self, layer: nn.Module, samples: tuple[int, ...], attention: JointAttention, image: slice, num_image: int
+    ) -> None:
+        """What a layer computes of some samples, whose image lies at those of its queries."""
+        num_keys = attention.key.shape[-2]
+        if layer in self._class_layers:
+            # times T, so that what 16 bits hold is near 1
+            values = self._values(samples, num_keys, num_image, attention.query.device) * num_keys
+            maps = attention.rows(image, slice(None)).over(values) / num_keys
+            total, num_seen = self._found.get(samples, (0, 0))
+            self._found[samples] = total + maps, num_seen + 1
+        if layer is self._refining_layer:
+            self._refining[samples] = attention.rows(image, image)
+
+    def _values(self, samples: tuple[int, ...], num_keys: int, num_image: int, device: torch.device) -> torch.Tensor:
+        """``(B, keys, K)``: the weights at the places of their tokens, nothing at others."""
+        weights = self._weights[list(samples)].to(device, torch.float32)
+        before = num_image if self._text_position == "last" else 0
+        # texts of one length may be shorter than others', whose words then lie beyond
+        return F.pad(weights, (before, num_keys - before - weights.shape[-1])).mT
+
+    def _before_call(self, _module: object, arguments: Any, named: Any) -> None:
+        self._found, self._refining = {}, {}
+        if self._has_calls_by_length:
+            text = named["encoder_hidden_states"] if "encoder_hidden_states" in named else arguments[1]
+            length = text.shape[1]
+            # each length comes once in a step
+            is_new = not self._num_steps or length in self._seen_lengths
+            self._seen_lengths = {length} if is_new else {*self._seen_lengths, length}
+        else:
+            is_new = True
+        if is_new:
+            self._is_on = self._steps is None or self._num_steps in self._steps
+            self._num_steps += 1
+            self._is_counted = False
 
     def _after_call(self, *_: object) -> None:
-        if self._maps is not None:
-            with torch.no_grad():
-                maps = self._maps / self._num_seen  # (B, S, K)
-                if self._refining is not None:
-                    maps = _refined(self._refining, maps, self._power)
-                self._sum = maps if self._sum is None else self._sum + maps
-                self._num_recorded += 1
-        self._refining, self._is_on = None, False
+        if self._found and not self._is_counted:
+            self._num_recorded += 1
+            self._is_counted = True
+        with torch.no_grad():
+            for samples, (total, num_seen) in self._found.items():
+                maps = total / num_seen  # (B, S, K)
+                if samples in self._refining:
+                    maps = _refined(self._refining[samples], maps, self._power)
+                if self._sum is None:
+                    self._sum = maps.new_zeros(len(self._weights), *maps.shape[1:])
+                self._sum[list(samples)] += maps
+        self._found, self._refining = {}, {}
+        self._is_on = self._is_on and self._has_calls_by_length
 
 
 def check_layers(num_layers: int, class_layers: Collection[int], refining_layer: int | None) -> None:
@@ -211,17 +270,16 @@ def check_layers(num_layers: int, class_layers: Collection[int], refining_layer:
         for number in numbers:
             if not 0 <= number < num_layers:
                 raise ValueError(
-                    f"{name} of the mask settings holds {number}; this model's blocks of joint attention are 0 to"
-                    f" {num_layers - 1}."
+                    f"{name} of the mask settings holds {number}; this model's blocks are 0 to {num_layers - 1}."
                 )
 
 
 class _Tap(TorchFunctionMode):
     """Shows a recorder the attention that one layer computes; open from the layer's begin to its end."""
 
-    def __init__(self, recorder: JointAttentionRecorder, number: int):
+    def __init__(self, recorder: JointAttentionRecorder, layer: nn.Module):
         super().__init__()
-        self._recorder, self._number = recorder, number
+        self._recorder, self._layer = recorder, layer
         self._is_open = False
 
     def open(self, *_: object) -> None:
@@ -240,7 +298,7 @@ class _Tap(TorchFunctionMode):
             # torch's order: query, key, value, attn_mask
             given = {**dict(zip(("query", "key", "value", "attn_mask"), args)), **kwargs}
             seen = JointAttention(given["query"], given["key"], given.get("attn_mask"), given.get("scale"))
-            self._recorder.record(self._number, seen)
+            self._recorder.record(self._layer, seen)
         return output
 
 

@@ -86,16 +86,20 @@ class UNetMaskAttention:
 
 
 class JointMaskAttention:
-    """Attention of text and image in one sequence, by blocks: see :mod:`.joint_attention`.
+    """Attention of a transformer whose blocks read text, by blocks: see :mod:`.joint_attention`.
 
     Args:
-        pipeline: whose family says where text lies (``text_position``).
-        layers: modules that compute joint attention, one of each block, in order: what ``cross_levels`` and
-            ``self_level`` of the settings count.
-        latents_per_token: latents a side of an image token.
+        pipeline: whose family says where text lies (``text_position``) and how large a token of the image is.
+        layers: modules whose attention reads text, one of each block, in order: what ``cross_levels`` of the settings
+            counts.
         readers: (tokenizer, tokens) of each text encoder whose tokens the denoiser reads, in the order in which they
             stand in the sequence.
+        refining_layers: modules whose attention is among tokens of the image, one of each block, what ``self_level``
+            counts; None: the same as ``layers``. Empty: there are none that masks could be refined with.
         image_tokens_unit: the image's tokens are filled up to a multiple of this.
+        num_before: tokens that stand before the text.
+        text_lengths: ``filled``: texts are filled up to one length. ``own``: the image's tokens follow on each text's
+            own end. ``calls``: so they do, and the denoiser is called for each length of texts.
     """
 
     def __init__(
@@ -103,47 +107,64 @@ class JointMaskAttention:
         pipeline: Any,
         layers: Sequence[nn.Module],
         *,
-        latents_per_token: int,
         readers: Sequence[tuple[Any, int]],
+        refining_layers: Sequence[nn.Module] | None = None,
         image_tokens_unit: int = 1,
+        num_before: int = 0,
+        text_lengths: str = "filled",
     ):
-        self._pipeline, self._layers = pipeline, layers
-        self._latents_per_token, self._readers = latents_per_token, readers
-        self._image_tokens_unit = image_tokens_unit
+        self._pipeline, self.layers, self.readers = pipeline, layers, readers
+        self._refining_layers = layers if refining_layers is None else refining_layers
+        self.image_tokens_unit, self.num_before = image_tokens_unit, num_before
+        self.text_lengths = text_lengths
 
     def check(self, settings: MaskSettings) -> None:
         if settings.class_prompt:
             raise ValueError(
-                "mask_settings.class_prompt is True, but this model reads text and image in one attention, which has"
-                " no keys beside the prompt's own; give False (mask_class_prompt)."
+                "mask_settings.class_prompt is True, but this model's masks are made of the keys of the prompt that it"
+                " draws from; give False (mask_class_prompt)."
             )
-        refining = settings.self_level if settings.self_power else None
-        check_layers(len(self._layers), settings.cross_levels, refining)
+        if settings.self_power and not self._refining_layers:
+            raise ValueError(
+                f"mask_settings.self_power is {settings.self_power}, but this model has no attention among tokens of"
+                " the image that could refine masks; give 0 (mask_self_power)."
+            )
+        check_layers(len(self.layers), settings.cross_levels, settings.self_level if settings.self_power else None)
 
     def check_words(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> None:
         self.texts(prompt, words, settings)
 
     def texts(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> torch.Tensor:
-        return joint_token_weights(self._readers, prompt, words)
+        """``(K, L)`` weights of the tokens, L being the text's own length where it decides where the image lies."""
+        weights = joint_token_weights(self.readers, prompt, words)
+        if self.text_lengths == "filled":
+            return weights
+        ((tokenizer, _),) = self.readers
+        return weights[:, : len(tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"])]
 
     def recorder(
         self, texts: Sequence[torch.Tensor], latent_size: tuple[int, int], settings: MaskSettings, num_steps: int
     ) -> JointAttentionRecorder:
-        height, width = (side // self._latents_per_token for side in latent_size)
-        most = max(len(weights) for weights in texts)
+        height, width = (side // self._pipeline.latents_per_token for side in latent_size)
+        most, longest = (max(weights.shape[axis] for weights in texts) for axis in (0, 1))
         # samples of fewer classes get empty ones at the end
-        weights = torch.stack([nn.functional.pad(weights, (0, 0, 0, most - len(weights))) for weights in texts])
+        weights = torch.stack(
+            [nn.functional.pad(weights, (0, longest - weights.shape[1], 0, most - len(weights))) for weights in texts]
+        )
         # a prompt's sequence may end behind its own text, and what fills the image up lies before text that is last
         num_read = int(weights.any(dim=(0, 1)).nonzero().max()) + 1
-        filling = -(height * width) % self._image_tokens_unit if self._pipeline.text_position == "last" else 0
+        filling = -(height * width) % self.image_tokens_unit if self._pipeline.text_position == "last" else 0
         return JointAttentionRecorder(
             self._pipeline.denoiser_network,
-            self._layers,
-            nn.functional.pad(weights[..., :num_read], (filling, 0)),
+            self.layers,
+            nn.functional.pad(weights[..., :num_read], (self.num_before + filling, 0)),
             (height, width),
             text_position=self._pipeline.text_position,
             class_layers=settings.cross_levels,
             refining_layer=settings.self_level,
             power=settings.self_power,
             steps=settings.recorded_steps(num_steps),
+            refining_layers=self._refining_layers,
+            text_lengths=None if self.text_lengths == "filled" else [weights.shape[1] for weights in texts],
+            has_calls_by_length=self.text_lengths == "calls",
         )

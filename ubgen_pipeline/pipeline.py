@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import StableDiffusionPipeline
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import UNetMaskAttention
@@ -19,22 +19,22 @@ from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths, count_prompt_chunks, encode_weighted_prompts
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
-    from .scheduler_noise import model_input  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
+    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -72,14 +72,10 @@ class StableDiffusionParts(Family):
 
         SDXL and inpainting checkpoints have parts of the same names.
         """
-        width, channels = self.text_encoder.config.hidden_size, self.vae.config.latent_channels
-        unet = self.unet.config
-        if unet.cross_attention_dim == width and unet.in_channels == channels:
-            return None
-        return (
-            f"whose UNet takes {unet.in_channels} channels and text features {unet.cross_attention_dim} wide beside a"
-            f" VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of Stable Diffusion"
-            " 1.x or 2.x"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.unet.config.cross_attention_dim, self.text_encoder.config.hidden_size),
+            title="Stable Diffusion 1.x or 2.x",
         )
 
     def encode(
@@ -146,24 +142,6 @@ class StableDiffusionParts(Family):
             cross_attention_kwargs=attention_kwargs,
             return_dict=False,
         )[0]
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return decoded * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return posterior.mode() * self.vae.config.scaling_factor
-
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
-
-        Raises:
-            ValueError: a size that is not a positive multiple of 8 and of the VAE's factor.
-        """
-        config = self.unet.config
-        return latent_shape(config.in_channels, config.sample_size, self.vae_scale_factor, height, width)
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         """Raise ``ValueError`` naming the first of the prompts (and its class) that the tokenizer would cut."""

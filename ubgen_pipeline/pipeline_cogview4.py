@@ -1,10 +1,6 @@
-"""CogView4: the family, and its pipeline.
+"""CogView4: the family, and its pipeline."""
 
-diffusers' loader copies this file and the siblings that it names itself, found by a regular expression over the text.
-So every helper is named here, flat, and no other module of the package is.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,31 +8,32 @@ import torch
 from diffusers import CogView4Pipeline
 from diffusers.pipelines.cogview4.pipeline_cogview4 import calculate_shift
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning, listed_batch
 from .family import Family
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
-    from .mask_settings import MaskSettings  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
-    from .scheduler_noise import model_input  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
+    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -48,6 +45,7 @@ class CogView4Parts(Family):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 50
     default_guidance_scale = 5.0
+    text_position = "first"
     # tokens of a prompt, as the stock call takes them
     max_sequence_length = 1024
 
@@ -57,25 +55,14 @@ class CogView4Parts(Family):
     encode_prompt: Any
 
     def family_misfit(self) -> str | None:
-        transformer, vae = self.transformer.config, self.vae.config
-        width = self.text_encoder.config.hidden_size
-        if transformer.text_embed_dim == width and transformer.in_channels == vae.latent_channels:
-            return None
-        return (
-            f"whose transformer takes {transformer.in_channels} channels and text features"
-            f" {transformer.text_embed_dim} wide beside a VAE of {vae.latent_channels} and a text encoder of {width};"
-            " give a text-to-image checkpoint of CogView4"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.transformer.config.text_embed_dim, self.text_encoder.config.hidden_size),
+            title="CogView4",
         )
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)`` for each prompt, L a multiple of 16; see
-        :meth:`.Family.encode`."""
-        rows = {prompt: self._encode(prompt) for prompt in dict.fromkeys(prompts)}
-        return [rows[prompt] for prompt in prompts]
-
-    def _encode(self, prompt: str) -> Conditioning:
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)``, L a multiple of 16."""
         features, _ = self.encode_prompt(
             [prompt], do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
         )
@@ -86,16 +73,24 @@ class CogView4Parts(Family):
         shorter ones were filled up with."""
         return listed_batch(rows)
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        check_prompt_lengths(
-            self.tokenizer, prompts, prompts if class_names is None else class_names, limit=self.max_sequence_length
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        # as the stock call fills prompts up
+        return TemplatedTokenizer(self.tokenizer, str, with_marks=True, length_unit=16)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        return JointMaskAttention(
+            self,
+            [block.attn1 for block in self.transformer.transformer_blocks],
+            readers=[(self.prompt_tokenizer, self.prompt_tokens)],
+            text_lengths="calls",
         )
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        config = self.transformer.config
-        return latent_shape(
-            config.in_channels, config.sample_size, self.vae_scale_factor, height, width, patch=config.patch_size
-        )
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
+        return joint_mask_settings(config["num_layers"])
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         """The denoiser reads timesteps as evenly spaced as they are before the shift; the noise is that after it."""
@@ -146,14 +141,6 @@ class CogView4Parts(Family):
             )[0]
             predictions |= dict(zip(rows, predicted))
         return torch.stack([predictions[row] for row in range(len(latents))])
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return decoded * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return posterior.mode() * self.vae.config.scaling_factor
 
 
 class UbGenCogView4Pipeline(ClassNameCall, CogView4Parts, CogView4Pipeline):

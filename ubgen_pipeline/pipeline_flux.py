@@ -8,39 +8,40 @@ Shapes: B samples, C x h x w latents, H x W pixels; S = h/2 x w/2 tokens of the 
 text, D width of their features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diffusers import FluxPipeline
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
+
 
 # latents a side of a token
 PATCH = 2
@@ -115,37 +116,31 @@ class FluxParts(Family):
             )
         return None
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of the T5's ``encoder_hidden_states (L, D)`` and the CLIP's ``pooled_projections`` for each
-        prompt, which is encoded alone; see :meth:`.Family.encode`."""
-        if text is not None and text.weighted:
-            raise ValueError("weighted_prompts is True, but FLUX.1 reads no word weights; leave it out.")
-        rows = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, pooled, _ = self.encode_prompt(
-                [prompt],
-                device=self._execution_device,
-                max_sequence_length=self.max_sequence_length,
-                lora_scale=lora_scale,
-            )
-            rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
-        return [rows[prompt] for prompt in prompts]
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """The T5's ``encoder_hidden_states (L, D)`` and the CLIP's ``pooled_projections``."""
+        embeds, pooled, _ = self.encode_prompt(
+            [prompt],
+            device=self._execution_device,
+            max_sequence_length=self.max_sequence_length,
+            lora_scale=lora_scale,
+        )
+        return Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
 
     @property
     def prompt_tokenizer(self) -> Any:
         return self.tokenizer_2
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        """Raise ``ValueError`` naming the first of the prompts (and its class) that the T5 would not read whole."""
-        texts = [str(self.maybe_convert_prompt(prompt, self.prompt_tokenizer)) for prompt in prompts]
-        names = prompts if class_names is None else class_names
-        check_prompt_lengths(self.prompt_tokenizer, texts, names, limit=self.prompt_tokens)
+    @property
+    def num_latent_channels(self) -> int:
+        return self.transformer.config.in_channels // PATCH**2
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        channels = self.transformer.config.in_channels // PATCH**2
-        return latent_shape(channels, self.default_sample_size, self.vae_scale_factor, height, width, patch=PATCH)
+    @property
+    def own_latent_size(self) -> int:
+        return self.default_sample_size
+
+    @property
+    def latents_per_token(self) -> int:
+        return PATCH
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         _, height, width = shape
@@ -179,24 +174,12 @@ class FluxParts(Family):
         factor = self.vae_scale_factor
         return self._unpack_latents(predicted, height * factor, width * factor, factor)
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        config = self.vae.config
-        unscaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0)
-        return self.vae.decode(unscaled, return_dict=False)[0] * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
-        config = self.vae.config
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
-
     @property
     def mask_attention(self) -> JointMaskAttention:
         blocks = [*self.transformer.transformer_blocks, *self.transformer.single_transformer_blocks]
         return JointMaskAttention(
             self,
             [block.attn for block in blocks],
-            latents_per_token=PATCH,
             readers=[(self.tokenizer_2, self.max_sequence_length)],
         )
 

@@ -1,41 +1,38 @@
-"""Lumina 2: the family, and its pipeline.
+"""Lumina 2: the family, and its pipeline."""
 
-diffusers' loader copies this file and the siblings that it names itself, found by a regular expression over the text.
-So every helper is named here, flat, and no other module of the package is.
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diffusers import Lumina2Pipeline
 
-from .call_arguments import TextSettings, latent_shape
-from .conditioning import Conditioning
+from .call_arguments import TextSettings
+from .conditioning import Conditioning, unpadded
 from .family import Family
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_token_counts
 from .scheduler_noise import resolution_shift, set_flow_timesteps
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
-    from .mask_settings import MaskSettings  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -47,6 +44,7 @@ class Lumina2Parts(Family):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 30
     default_guidance_scale = 4.0
+    text_position = "first"
     # tokens of a prompt, as the stock call takes them
     max_sequence_length = 256
 
@@ -58,47 +56,39 @@ class Lumina2Parts(Family):
     _get_gemma_prompt_embeds: Any
 
     def family_misfit(self) -> str | None:
-        transformer, vae = self.transformer.config, self.vae.config
-        width = self.text_encoder.config.hidden_size
-        if transformer.cap_feat_dim == width and transformer.in_channels == vae.latent_channels:
-            return None
-        return (
-            f"whose transformer takes {transformer.in_channels} channels and text features {transformer.cap_feat_dim}"
-            f" wide beside a VAE of {vae.latent_channels} and a text encoder of {width}; give a text-to-image"
-            " checkpoint of Lumina 2"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.transformer.config.cap_feat_dim, self.text_encoder.config.hidden_size),
+            title="Lumina 2",
         )
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)`` for each prompt; see
-        :meth:`.Family.encode`."""
-        is_negative = text is not None and text.negative
-        rows = {prompt: self._encode(prompt, is_negative) for prompt in dict.fromkeys(prompts)}
-        return [rows[prompt] for prompt in prompts]
-
-    def _encode(self, prompt: str, is_negative: bool) -> Conditioning:
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)``."""
         # no system prompt stands before a negative one, and encode_prompt would put one before any text
-        if is_negative:
+        if text.negative:
             features, mask = self._get_gemma_prompt_embeds([prompt], max_sequence_length=self.max_sequence_length)
         else:
             features, mask, *_ = self.encode_prompt([prompt], False, max_sequence_length=self.max_sequence_length)
-        # the padding is left off
-        length = int(mask.sum())
-        return Conditioning(
-            {"encoder_hidden_states": features[0, :length], "encoder_attention_mask": mask[0, :length]}
+        return unpadded(features[0], mask[0])
+
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        template = f"{self.system_prompt} <Prompt Start> "
+        return TemplatedTokenizer(self.tokenizer, lambda prompt: template + prompt, with_marks=True)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        return JointMaskAttention(
+            self,
+            [block.attn for block in self.transformer.layers],
+            readers=[(self.prompt_tokenizer, self.prompt_tokens)],
+            text_lengths="own",
         )
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        texts = (f"{self.system_prompt} <Prompt Start> {prompt}" for prompt in prompts)
-        counts = (len(self.tokenizer(text).input_ids) for text in texts)
-        check_token_counts(counts, self.max_sequence_length, prompts if class_names is None else class_names)
-
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        config = self.transformer.config
-        return latent_shape(
-            config.in_channels, config.sample_size, self.vae_scale_factor, height, width, patch=config.patch_size
-        )
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
+        return joint_mask_settings(config["num_layers"])
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         return set_flow_timesteps(
@@ -133,15 +123,6 @@ class Lumina2Parts(Family):
         """Classifier-free guidance, rescaled: each row of the grid keeps the conditional prediction's norm."""
         guided = super().guide(conditional, unconditional, scale)
         return guided * (conditional.norm(dim=-1, keepdim=True) / guided.norm(dim=-1, keepdim=True))
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        config = self.vae.config
-        unscaled = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor
-        return self.vae.decode(unscaled, return_dict=False)[0] * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return (posterior.mode() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
 
 class UbGenLumina2Pipeline(ClassNameCall, Lumina2Parts, Lumina2Pipeline):

@@ -2,9 +2,6 @@
 
 diffusers adds no LoRA to this denoiser. Here one is injected by peft, and written and read in peft's own layout
 (``adapter_model.safetensors`` beside ``adapter_config.json``), which ``peft.PeftModel.from_pretrained`` reads, too.
-
-diffusers' loader copies this file and the siblings that it names itself, found by a regular expression over the text.
-So every helper is named here, flat, and no other module of the package is.
 """
 
 import json
@@ -22,31 +19,32 @@ from diffusers.utils.peft_utils import (
 )
 from safetensors.torch import load_file, save_file
 
-from .call_arguments import TextSettings, latent_shape
-from .conditioning import Conditioning
+from .call_arguments import TextSettings
+from .conditioning import Conditioning, unpadded
 from .family import Family
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths
+from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
-    from .mask_settings import MaskSettings  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
-    from .scheduler_noise import model_input  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
+    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -189,45 +187,38 @@ class PixArtSigmaParts(PeftFileLora, Family):
     _text_preprocessing: Any
 
     def family_misfit(self) -> str | None:
-        transformer, vae = self.transformer.config, self.vae.config
-        width = self.text_encoder.config.d_model
-        if transformer.caption_channels == width and transformer.in_channels == vae.latent_channels:
-            return None
-        return (
-            f"whose transformer takes {transformer.in_channels} channels and text features"
-            f" {transformer.caption_channels} wide beside a VAE of {vae.latent_channels} and a text encoder of"
-            f" {width}; give a text-to-image checkpoint of PixArt-Sigma"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.transformer.config.caption_channels, self.text_encoder.config.d_model),
+            title="PixArt-Sigma",
         )
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)`` for each prompt; see
-        :meth:`.Family.encode`."""
-        rows = {prompt: self._encode(prompt) for prompt in dict.fromkeys(prompts)}
-        return [rows[prompt] for prompt in prompts]
-
-    def _encode(self, prompt: str) -> Conditioning:
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)``."""
         features, mask, *_ = self.encode_prompt(
             [prompt], False, clean_caption=False, max_sequence_length=self.max_sequence_length
         )
-        # the padding is left off
-        length = int(mask.sum())
-        return Conditioning(
-            {"encoder_hidden_states": features[0, :length], "encoder_attention_mask": mask[0, :length]}
+        return unpadded(features[0], mask[0])
+
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        # as the stock call writes prompts
+        return TemplatedTokenizer(self.tokenizer, lambda prompt: prompt.lower().rstrip(), with_marks=True)
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        blocks = self.transformer.transformer_blocks
+        return JointMaskAttention(
+            self,
+            [block.attn2 for block in blocks],
+            readers=[(self.prompt_tokenizer, self.prompt_tokens)],
+            refining_layers=[block.attn1 for block in blocks],
         )
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        texts = self._text_preprocessing(list(prompts), clean_caption=False)
-        check_prompt_lengths(
-            self.tokenizer, texts, prompts if class_names is None else class_names, limit=self.max_sequence_length
-        )
-
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        config = self.transformer.config
-        return latent_shape(
-            config.in_channels, config.sample_size, self.vae_scale_factor, height, width, patch=config.patch_size
-        )
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
+        return joint_mask_settings(config["num_layers"])
 
     def predict(
         self,
@@ -256,14 +247,6 @@ class PixArtSigmaParts(PeftFileLora, Family):
             unscale_lora_layers(self.transformer, lora_scale)
         # the second half of the channels is a variance, which no scheduler of diffusers reads
         return prediction[:, : latents.shape[1]]
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return decoded * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return posterior.mode() * self.vae.config.scaling_factor
 
 
 class UbGenPixArtSigmaPipeline(ClassNameCall, PixArtSigmaParts, PixArtSigmaPipeline):

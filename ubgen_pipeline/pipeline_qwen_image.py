@@ -4,39 +4,39 @@ Shapes: B samples, C x h x w latents, L tokens of a prompt. The network reads th
 of the 4 C numbers of a square of two by two latents.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from diffusers import QwenImagePipeline
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .latent_denoising import classifier_free_guidance
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_token_counts
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -68,28 +68,20 @@ class QwenImageParts(Family):
         return ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", *text)
 
     def family_misfit(self) -> str | None:
-        width, channels = self.text_encoder.config.get_text_config().hidden_size, self.vae.config.z_dim
-        network = self.transformer.config
-        if (network.joint_attention_dim, network.in_channels) == (width, 4 * channels):
-            return None
-        return (
-            f"whose transformer takes {network.in_channels} channels and text features {network.joint_attention_dim}"
-            f" wide beside a VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of"
-            " Qwen-Image"
+        return self.widths_misfit(
+            channels=4 * self.vae.config.z_dim,
+            text=(
+                self.transformer.config.joint_attention_dim,
+                self.text_encoder.config.get_text_config().hidden_size,
+            ),
+            title="Qwen-Image",
         )
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """For each prompt ``encoder_hidden_states (L, D)`` and ``encoder_hidden_states_mask (L,)``, L being its own
-        length; see :meth:`.Family.encode`."""
-        encoded = {}
-        for prompt in dict.fromkeys(prompts):
-            # alone: the stock call fills prompts up to the longest beside them
-            (features,), _ = self.encode_prompt([prompt])
-            mask = torch.ones(len(features), dtype=torch.long, device=features.device)
-            encoded[prompt] = Conditioning({"encoder_hidden_states": features, "encoder_hidden_states_mask": mask})
-        return [encoded[prompt] for prompt in prompts]
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)`` and ``encoder_hidden_states_mask (L,)``, L being its own length."""
+        (features,), _ = self.encode_prompt([prompt])
+        mask = torch.ones(len(features), dtype=torch.long, device=features.device)
+        return Conditioning({"encoder_hidden_states": features, "encoder_hidden_states_mask": mask})
 
     @property
     def prompt_tokenizer(self) -> TemplatedTokenizer:
@@ -100,18 +92,13 @@ class QwenImageParts(Family):
 
     @property
     def prompt_tokens(self) -> int:
-        return self.tokenizer_max_length + self.prompt_template_encode_start_idx - self.prompt_tokenizer.count("")
-
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        counts = (self.prompt_tokenizer.count(prompt) - self.prompt_template_encode_start_idx for prompt in prompts)
-        check_token_counts(counts, self.tokenizer_max_length, class_names or prompts)
+        return self.tokenizer_max_length + self.prompt_template_encode_start_idx
 
     @property
     def mask_attention(self) -> JointMaskAttention:
         return JointMaskAttention(
             self,
             [block.attn for block in self.transformer.transformer_blocks],
-            latents_per_token=self.transformer.config.patch_size,
             readers=[(self.prompt_tokenizer, self.tokenizer_max_length)],
         )
 
@@ -120,9 +107,13 @@ class QwenImageParts(Family):
         """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
         return joint_mask_settings(config["num_layers"])
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        channels, patch = self.transformer.config.in_channels // 4, self.transformer.config.patch_size
-        return latent_shape(channels, self.default_sample_size, self.vae_scale_factor, height, width, patch=patch)
+    @property
+    def num_latent_channels(self) -> int:
+        return self.transformer.config.in_channels // 4
+
+    @property
+    def own_latent_size(self) -> int:
+        return self.default_sample_size
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         _, height, width = shape
@@ -180,15 +171,19 @@ class QwenImageParts(Family):
         return self._unpack_latents(tokens, height * factor, width * factor, factor).squeeze(2)
 
     def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, std = self._latent_statistics()
         # the VAE is one of videos: (B, C, frames, h, w)
-        latents = latents.to(self.vae.dtype)[:, :, None] * std + mean
-        return self.vae.decode(latents, return_dict=False)[0][:, :, 0] * 0.5 + 0.5
+        return super().decode(latents[:, :, None])[:, :, 0]
 
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
+        return super().encode_images(images[:, :, None])[:, :, 0]
+
+    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._latent_statistics()
-        pixels = (images * 2 - 1).to(self._execution_device, self.vae.dtype)[:, :, None]
-        return ((self.vae.encode(pixels).latent_dist.mode() - mean) / std)[:, :, 0]
+        return latents * std + mean
+
+    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = self._latent_statistics()
+        return (latents - mean) / std
 
     def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
         """Mean and standard deviation ``(1, C, 1, 1, 1)`` of the VAE's latents."""

@@ -1,8 +1,4 @@
-"""Sana: the family, and its pipeline.
-
-diffusers' loader copies this file and the siblings that it names itself, found by a regular expression over the text.
-So every helper is named here, flat, and no other module of the package is.
-"""
+"""Sana: the family, and its pipeline."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -14,28 +10,29 @@ from .pipeline_call import ClassNameCall
 from .sana_parts import SanaParts
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .call_arguments import TextSettings  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .call_arguments import CallEntries  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .family import Family  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_attention import JointMaskAttention  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_attention import Recorder  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .mask_settings import MaskSettings  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_encoding import check_token_counts  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
-    from .scheduler_noise import model_input  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
+    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
+    from .templated_prompts import TemplatedTokenizer  # noqa: F401
 
 
 class SanaFlow(SanaParts):

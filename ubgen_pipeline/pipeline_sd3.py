@@ -6,37 +6,37 @@ As for ``pipeline.py``, the loader copies the siblings that this file names itse
 Shapes: B samples, C x h x w latents, H x W pixels; L tokens of text, D width of their features.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import StableDiffusion3Pipeline
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -103,26 +103,18 @@ class StableDiffusion3Parts(Family):
             return f"whose transformer takes text features {transformer.joint_attention_dim} wide beside a T5 of {t5}"
         return None
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)``, both CLIPs' tokens before the T5's, and of
-        ``pooled_projections`` for each prompt, which is encoded alone; see :meth:`.Family.encode`."""
-        if text is not None and text.weighted:
-            raise ValueError("weighted_prompts is True, but Stable Diffusion 3 reads no word weights; leave it out.")
-        rows = {}
-        for prompt in dict.fromkeys(prompts):
-            embeds, _, pooled, _ = self.encode_prompt(
-                [prompt],
-                None,
-                None,
-                device=self._execution_device,
-                do_classifier_free_guidance=False,
-                max_sequence_length=self.max_sequence_length,
-                lora_scale=lora_scale,
-            )
-            rows[prompt] = Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
-        return [rows[prompt] for prompt in prompts]
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)``, both CLIPs' tokens before the T5's, and ``pooled_projections``."""
+        embeds, _, pooled, _ = self.encode_prompt(
+            [prompt],
+            None,
+            None,
+            device=self._execution_device,
+            do_classifier_free_guidance=False,
+            max_sequence_length=self.max_sequence_length,
+            lora_scale=lora_scale,
+        )
+        return Conditioning({"encoder_hidden_states": embeds[0], "pooled_projections": pooled[0]})
 
     @property
     def prompt_tokenizer(self) -> Any:
@@ -132,14 +124,6 @@ class StableDiffusion3Parts(Family):
     def prompt_tokens(self) -> int:
         return self.tokenizer_max_length if self.text_encoder_3 is None else self.max_sequence_length
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        """Raise ``ValueError`` naming the first of the prompts (and its class) that no text encoder reads whole.
-
-        The T5 reads more than the CLIPs. Where it is there, a prompt may be longer than those take, as in diffusers.
-        """
-        names = prompts if class_names is None else class_names
-        check_prompt_lengths(self.prompt_tokenizer, prompts, names, limit=self.prompt_tokens)
-
     def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
         """``(C, h, w)`` of one sample's latents for an image of that many pixels; None takes the model's own size.
 
@@ -147,7 +131,7 @@ class StableDiffusion3Parts(Family):
             ValueError: a size that is no multiple of the patches', or larger than the grid of learned positions.
         """
         config, factor = self.transformer.config, self.vae_scale_factor
-        shape = latent_shape(config.in_channels, config.sample_size, factor, height, width, patch=config.patch_size)
+        shape = super().latent_shape(height, width)
         largest = config.pos_embed_max_size * config.patch_size
         for name, asked, side in (("height", height, shape[1]), ("width", width, shape[2])):
             if side > largest:
@@ -177,17 +161,6 @@ class StableDiffusion3Parts(Family):
             return_dict=False,
         )[0]
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        config = self.vae.config
-        unscaled = latents.to(self.vae.dtype) / config.scaling_factor + (config.shift_factor or 0)
-        return self.vae.decode(unscaled, return_dict=False)[0] * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
-        config = self.vae.config
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return (posterior.mode() - (config.shift_factor or 0)) * config.scaling_factor
-
     @property
     def mask_attention(self) -> JointMaskAttention:
         clip = (self.tokenizer, self.tokenizer_max_length)
@@ -195,7 +168,6 @@ class StableDiffusion3Parts(Family):
         return JointMaskAttention(
             self,
             [block.attn for block in self.transformer.transformer_blocks],
-            latents_per_token=self.transformer.config.patch_size,
             readers=[clip, *t5],
         )
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import StableDiffusionXLPipeline
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import UNetMaskAttention
@@ -22,22 +22,22 @@ from .pipeline_call import ClassNameCall
 from .prompt_encoding import check_prompt_lengths
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
-    from .scheduler_noise import model_input  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
+    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -48,6 +48,7 @@ class StableDiffusionXLParts(Family):
     text_encoder_parts = ("text_encoder", "text_encoder_2")
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_gpu_dtype = "float16"
+    upcasts_vae = True
 
     unet: Any
     text_encoder: Any
@@ -85,14 +86,11 @@ class StableDiffusionXLParts(Family):
         """Why the parts make no base model of SDXL, to follow the model's name; refiners have one text encoder."""
         if self.text_encoder is None or self.text_encoder_2 is None:
             return "which lacks a text encoder; give a base model of Stable Diffusion XL, no refiner"
-        width = sum(part.config.hidden_size for part in (self.text_encoder, self.text_encoder_2))
-        channels, unet = self.vae.config.latent_channels, self.unet.config
-        if unet.cross_attention_dim == width and unet.in_channels == channels:
-            return None
-        return (
-            f"whose UNet takes {unet.in_channels} channels and text features {unet.cross_attention_dim} wide beside a"
-            f" VAE of {channels} and text encoders of {width} together; give a text-to-image checkpoint of Stable"
-            " Diffusion XL"
+        width = sum(part.config.hidden_size for part in self.text_networks.values())
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.unet.config.cross_attention_dim, width),
+            title="Stable Diffusion XL",
         )
 
     def encode(
@@ -151,36 +149,21 @@ class StableDiffusionXLParts(Family):
             return_dict=False,
         )[0]
 
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        vae = self._wide_vae()
-        scale, mean = self._latent_statistics(latents)
-        decoded = vae.decode((latents * scale + mean).to(vae.dtype), return_dict=False)[0]
-        return (decoded * 0.5 + 0.5).to(latents.dtype)
+    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = self._latent_statistics(latents)
+        return latents * std / self.vae.config.scaling_factor + mean
 
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        """Scaled latents ``(B, C, h, w)`` of ``images (B, 3, H, W)`` in [0, 1]: the means of the VAE's posterior."""
-        vae = self._wide_vae()
-        latents = vae.encode((images * 2 - 1).to(self._execution_device, vae.dtype)).latent_dist.mode()
-        scale, mean = self._latent_statistics(latents)
-        return (latents - mean) / scale
-
-    def _wide_vae(self) -> Any:
-        """The VAE, in float32 from now on if its configuration says that it overflows in float16."""
-        if self.vae.dtype == torch.float16 and self.vae.config.force_upcast:
-            self.vae.to(torch.float32)
-        return self.vae
+    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
+        mean, std = self._latent_statistics(latents)
+        return (latents - mean) * self.vae.config.scaling_factor / std
 
     def _latent_statistics(self, latents: torch.Tensor) -> tuple[Any, Any]:
-        """What the loop's latents are multiplied by, and what is added, to become the VAE's."""
+        """Mean and standard deviation of the VAE's latents, where its configuration has them."""
         config = self.vae.config
         if config.get("latents_mean") is None or config.get("latents_std") is None:
-            return 1 / config.scaling_factor, 0.0
+            return 0.0, 1.0
         mean, std = (latents.new_tensor(config[name]).view(1, -1, 1, 1) for name in ("latents_mean", "latents_std"))
-        return std / config.scaling_factor, mean
-
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        config = self.unet.config
-        return latent_shape(config.in_channels, config.sample_size, self.vae_scale_factor, height, width)
+        return mean, std
 
     def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
         for tokenizer in (self.tokenizer, self.tokenizer_2):

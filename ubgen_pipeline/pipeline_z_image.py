@@ -17,32 +17,32 @@ from diffusers import ZImagePipeline
 from diffusers.models.transformers.transformer_z_image import SEQ_MULTI_OF
 from diffusers.pipelines.z_image.pipeline_z_image import get_default_z_image_sigmas
 
-from .call_arguments import TextSettings, latent_shape
+from .call_arguments import TextSettings
 from .conditioning import Conditioning, listed_batch
 from .family import Family
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_token_counts
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
-    # helpers of those, named for the loader
-    from .annotations import attention_annotations  # noqa: F401
-    from .attention_maps import AttentionRecorder  # noqa: F401
-    from .attention_masks import heat_maps  # noqa: F401
-    from .class_tokens import class_texts  # noqa: F401
+    # what those import, named for diffusers' loader by `make helper-imports`
+    from .annotations import SampleAnnotation  # noqa: F401
+    from .attention_maps import ClassTexts  # noqa: F401
+    from .attention_masks import AttentionMask  # noqa: F401
+    from .class_tokens import append_class_words  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
-    from .joint_attention import JointAttentionRecorder  # noqa: F401
-    from .latent_denoising import denoising_steps  # noqa: F401
-    from .mask_regions import mask_objects  # noqa: F401
+    from .joint_attention import JointAttention  # noqa: F401
+    from .latent_denoising import DenoisingStep  # noqa: F401
+    from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import parse_weights  # noqa: F401
+    from .prompt_encoding import token_chunks  # noqa: F401
+    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
-    from .sampling_features import SamplingFeature  # noqa: F401
-    from .saved_code import write_code  # noqa: F401
+    from .sampling_features import Walk  # noqa: F401
+    from .saved_code import code_files  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -97,27 +97,19 @@ class ZImageParts(Family):
         return type(self)(**{**self.components, "scheduler": scheduler}, is_distilled=self.is_distilled)  # pyright: ignore
 
     def family_misfit(self) -> str | None:
-        width, channels = self.text_encoder.config.hidden_size, self.vae.config.latent_channels
-        network = self.transformer.config
-        if (network.cap_feat_dim, network.in_channels) == (width, channels):
-            return None
-        return (
-            f"whose transformer takes {network.in_channels} channels and text features {network.cap_feat_dim} wide"
-            f" beside a VAE of {channels} and a text encoder of {width}; give a text-to-image checkpoint of Z-Image"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.transformer.config.cap_feat_dim, self.text_encoder.config.hidden_size),
+            title="Z-Image",
         )
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``cap_feats (L, D)`` for each prompt, L being its own length; see :meth:`.Family.encode`."""
-        encoded = {}
-        for prompt in dict.fromkeys(prompts):
-            # a list of its own, since the chat template is written into it
-            (features,), _ = self.encode_prompt(
-                [prompt], do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
-            )
-            encoded[prompt] = Conditioning({"cap_feats": features})
-        return [encoded[prompt] for prompt in prompts]
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``cap_feats (L, D)``, L being the prompt's own length."""
+        # a list of its own, since the chat template is written into it
+        (features,), _ = self.encode_prompt(
+            [prompt], do_classifier_free_guidance=False, max_sequence_length=self.max_sequence_length
+        )
+        return Conditioning({"cap_feats": features})
 
     def batch(self, rows: Sequence[Conditioning]) -> Conditioning:
         return listed_batch(rows)
@@ -135,19 +127,10 @@ class ZImageParts(Family):
         return TemplatedTokenizer(self.tokenizer, template)
 
     @property
-    def prompt_tokens(self) -> int:
-        return self.max_sequence_length - self.prompt_tokenizer.count("")
-
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        counts = map(self.prompt_tokenizer.count, prompts)
-        check_token_counts(counts, self.max_sequence_length, class_names or prompts)
-
-    @property
     def mask_attention(self) -> JointMaskAttention:
         return JointMaskAttention(
             self,
             [block.attention for block in self.transformer.layers],
-            latents_per_token=_PATCH,
             readers=[(self.prompt_tokenizer, self.max_sequence_length)],
             image_tokens_unit=SEQ_MULTI_OF,
         )
@@ -157,12 +140,14 @@ class ZImageParts(Family):
         """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
         return joint_mask_settings(config["n_layers"])
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
+    @property
+    def own_latent_size(self) -> int:
         # the stock call's own size, which no configuration holds
-        own_size = 1024 // self.vae_scale_factor
-        return latent_shape(
-            self.transformer.config.in_channels, own_size, self.vae_scale_factor, height, width, patch=_PATCH
-        )
+        return 1024 // self.vae_scale_factor
+
+    @property
+    def latents_per_token(self) -> int:
+        return _PATCH
 
     def timesteps(self, num_steps: int, shape: tuple[int, int, int]) -> torch.Tensor:
         _, height, width = shape
@@ -199,15 +184,6 @@ class ZImageParts(Family):
     def stock_guidance(cls, scale: float) -> dict[str, Any]:
         # its call counts from 0
         return {"guidance_scale": scale - 1}
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        config = self.vae.config
-        latents = latents.to(self.vae.dtype) / config.scaling_factor + config.shift_factor
-        return self.vae.decode(latents, return_dict=False)[0] * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        posterior = self.vae.encode((images * 2 - 1).to(self._execution_device, self.vae.dtype)).latent_dist
-        return (posterior.mode() - self.vae.config.shift_factor) * self.vae.config.scaling_factor
 
 
 # latents a side of what the network reads as one token, where it is called as here

@@ -1,16 +1,19 @@
 """Sana and Sana-Sprint: what the two families have in common."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import torch
 from diffusers import SanaPipeline
 
-from .call_arguments import TextSettings, latent_shape
-from .conditioning import Conditioning
+from .call_arguments import TextSettings
+from .conditioning import Conditioning, unpadded
 from .family import Family
-from .prompt_encoding import check_token_counts
+from .mask_attention import JointMaskAttention
+from .mask_settings import MaskSettings, joint_mask_settings
+from .templated_prompts import TemplatedTokenizer
 
 # what the stock call puts before a prompt for the language model that reads it, but not before a negative one
 INSTRUCTION = "\n".join(inspect.signature(SanaPipeline.__call__).parameters["complex_human_instruction"].default)
@@ -37,59 +40,61 @@ class SanaParts(Family):
     _text_preprocessing: Any
 
     def family_misfit(self) -> str | None:
-        transformer, vae = self.transformer.config, self.vae.config
-        width = self.text_encoder.config.hidden_size
-        if transformer.caption_channels == width and transformer.in_channels == vae.latent_channels:
-            return None
-        return (
-            f"whose transformer takes {transformer.in_channels} channels and text features"
-            f" {transformer.caption_channels} wide beside a VAE of {vae.latent_channels} and a text encoder of"
-            f" {width}; give a text-to-image checkpoint of Sana"
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(self.transformer.config.caption_channels, self.text_encoder.config.hidden_size),
+            title="Sana",
         )
 
     @property
     def latents_dtype(self) -> torch.dtype:
         return torch.float32
 
-    def encode(
-        self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
-    ) -> list[Conditioning]:
-        """One record of ``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)`` for each prompt; see
-        :meth:`.Family.encode`."""
-        instruction = None if text is not None and text.negative else [INSTRUCTION]
-        rows = {prompt: self._encode(prompt, instruction, lora_scale) for prompt in dict.fromkeys(prompts)}
-        return [rows[prompt] for prompt in prompts]
-
-    def _encode(self, prompt: str, instruction: list[str] | None, lora_scale: float | None) -> Conditioning:
-        # Sana-Sprint's own does not know of the second one
+    def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
+        """``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)``."""
+        # Sana-Sprint's own does not know of the second prompt
         no_second = {"do_classifier_free_guidance": False} if self.guidance == "classifier-free" else {}
         features, mask, *_ = self.encode_prompt(
             [prompt],
             clean_caption=False,
             max_sequence_length=self.max_sequence_length,
-            complex_human_instruction=instruction,
+            complex_human_instruction=None if text.negative else [INSTRUCTION],
             lora_scale=lora_scale,
             **no_second,
         )
-        # the padding is left off; where the tokenizer makes nothing else of an empty prompt, all of it is read
-        length = int(mask.sum()) or self.max_sequence_length
-        return Conditioning(
-            {"encoder_hidden_states": features[0, :length], "encoder_attention_mask": mask[0, :length]}
+        # where the tokenizer makes nothing else of an empty prompt than filling, all of it is read
+        return unpadded(features[0], mask[0] if mask.any() else torch.ones_like(mask[0]))
+
+    @property
+    def prompt_tokenizer(self) -> TemplatedTokenizer:
+        # as the stock call writes prompts
+        return TemplatedTokenizer(
+            self.tokenizer, lambda prompt: INSTRUCTION + prompt.lower(), with_marks=True, num_dropped=self._num_dropped
         )
 
-    def check_prompt_lengths(self, prompts: Sequence[str], class_names: Sequence[str] | None = None) -> None:
-        texts = self._text_preprocessing(list(prompts), clean_caption=False)
-        names = prompts if class_names is None else class_names
-        # of the tokens read behind the instruction two are not the prompt's
-        counts = (len(self.tokenizer(INSTRUCTION + text).input_ids) for text in texts)
-        limit = len(self.tokenizer(INSTRUCTION).input_ids) + self.max_sequence_length - 2
-        check_token_counts(counts, limit, names)
+    @property
+    def prompt_tokens(self) -> int:
+        return self._num_dropped + self.max_sequence_length
 
-    def latent_shape(self, height: int | None = None, width: int | None = None) -> tuple[int, int, int]:
-        config = self.transformer.config
-        return latent_shape(
-            config.in_channels, config.sample_size, self.vae_scale_factor, height, width, patch=config.patch_size
+    @property
+    def _num_dropped(self) -> int:
+        """Tokens of the instruction whose features are left out: all behind the mark of the begin but the last."""
+        return len(self.tokenizer(INSTRUCTION).input_ids) - 2
+
+    @property
+    def mask_attention(self) -> JointMaskAttention:
+        return JointMaskAttention(
+            self,
+            [block.attn2 for block in self.transformer.transformer_blocks],
+            readers=[(self.prompt_tokenizer, self.max_sequence_length)],
+            # among tokens of the image it is linear: there is no softmax to read
+            refining_layers=[],
         )
+
+    @classmethod
+    def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
+        """Blocks as deep as those that FLUX.1's masks are made of, unrefined; which are best was not measured."""
+        return replace(joint_mask_settings(config["num_layers"]), self_power=0)
 
     def velocity(
         self,
@@ -113,12 +118,3 @@ class SanaParts(Family):
         )[0]
         # a model that also predicts a variance does so in the second half of the channels
         return prediction[:, : latents.shape[1]].to(latents.dtype)
-
-    def decode(self, latents: torch.Tensor) -> torch.Tensor:
-        decoded = self.vae.decode(latents.to(self.vae.dtype) / self.vae.config.scaling_factor, return_dict=False)[0]
-        return decoded * 0.5 + 0.5
-
-    def encode_images(self, images: torch.Tensor) -> torch.Tensor:
-        # this autoencoder has no posterior
-        pixels = (images * 2 - 1).to(self._execution_device, self.vae.dtype)
-        return self.vae.encode(pixels, return_dict=False)[0] * self.vae.config.scaling_factor

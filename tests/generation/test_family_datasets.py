@@ -1,11 +1,11 @@
-"""Datasets drawn with other families than Stable Diffusion: resumed, drawn again from a row, and with their LoRAs.
+"""Datasets drawn with other families than Stable Diffusion: resumed, drawn again from a row, with masks and LoRAs.
 
-Prompts are of other lengths, so that what a batch is made of would show in the images.
+Prompts have other lengths, so that what a batch is made of would show in the images.
 """
 
 import hashlib
-import importlib
 import io
+import json
 import shutil
 import signal
 import subprocess
@@ -15,21 +15,20 @@ from contextlib import redirect_stderr
 
 import numpy as np
 import pytest
-import torch
 from datasets import load_dataset
-from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
+from peft import LoraConfig, get_peft_model_state_dict
 
+from support import DATA
+from support.family_models import FAMILY_NAMES, TinyModels, tiny_pipeline
 from ubgen_hub_cards.dataset_card import licence_note_of
 from ubgen_pipeline.dataset.card import stored_card_maker
 from ubgen_pipeline.dataset.shards import open_dataset
 from ubgen_pipeline.generation.generate import main
 from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
-from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import _said_notes, load_pipeline
 
-NAMES = ["circle", "a big star in the evening"]
-FAMILY_NAMES = ("sana", "sana-sprint", "pixart-sigma", "cogview4", "lumina2")
+NAMES = ["circle", "a big star at sea"]
 
 
 @pytest.fixture(scope="module", params=FAMILY_NAMES)
@@ -38,102 +37,153 @@ def family(request):
 
 
 @pytest.fixture(scope="module")
-def model(family, tmp_path_factory):
-    """The folder of a tiny model of the family."""
-    folder = tmp_path_factory.mktemp(family)
-    importlib.import_module(f"support.tiny_models.{family.replace('-', '_')}").build().save_pretrained(folder)
-    return folder
+def models(tmp_path_factory):
+    return TinyModels(tmp_path_factory.mktemp("models"))
 
 
 def arguments(model, folder, *more):
-    size = ["--height", "32", "--width", "48", "--num-inference-steps", "4", "--seed", "7", "--threads", "1"]
-    counts = ["--samples-per-class", "5", "--samples-per-shard", "4", "--batch-size", "3"]
+    size = ["--height", "32", "--width", "64", "--num-inference-steps", "2", "--seed", "7", "--threads", "1"]
+    counts = ["--samples-per-class", "2", "--samples-per-shard", "2", "--batch-size", "2", "--compile", "off"]
     return ["--model", str(model), "--class-names", *NAMES, "--output-dir", str(folder), *size, *counts, *more]
 
 
 def hashes(folder):
-    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in (folder / "data").iterdir()}
+    return {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in folder.rglob("*.parquet")}
 
 
 @pytest.fixture(scope="module")
-def drawn(model, tmp_path_factory):
+def drawn(family, models, tmp_path_factory):
     """A dataset's folder, and what the command said while it drew it."""
     folder, said = tmp_path_factory.mktemp("dataset") / "d", io.StringIO()
     _said_notes.clear()
     with redirect_stderr(said):
-        assert main(arguments(model, folder)) == 0
+        assert main(arguments(models.folder(family), folder, "--annotations", "mask")) == 0
         # a second load in the process
-        load_pipeline(str(model))
-    return folder, said.getvalue()
+        pipeline = load_pipeline(models.folder(family))
+    return folder, said.getvalue(), pipeline
 
 
-@pytest.fixture(scope="module")
-def dataset(drawn):
-    return drawn[0]
+def test_what_is_missing_is_drawn_again_to_the_same_bytes(family, models, drawn, tmp_path):
+    shutil.copytree(drawn[0], tmp_path / "d")
+    before = hashes(drawn[0])
+    (tmp_path / "d" / "data" / min(before)).unlink()
+    assert main(arguments(models.folder(family), tmp_path / "d", "--annotations", "mask")) == 0
+    assert hashes(tmp_path / "d") == before and len(before) == 2
 
 
-def test_what_to_know_of_the_licence_is_said_once_and_in_the_card(family, drawn):
-    folder, said = drawn
-    note = FAMILIES[family].pipeline_class().licence_note
+def test_a_row_is_drawn_again_to_the_bit_and_alone_to_rounding(family, models, drawn, tmp_path):
+    model, row = str(models.folder(family)), find_row(str(drawn[0]), 3)
+    assert np.array_equal(np.asarray(regenerate(row, model=model)), np.asarray(stored_image(row)))
+    shutil.copytree(drawn[0] / "data", tmp_path / "data")
+    alone = find_row(str(tmp_path), 3)
+    assert len(alone.batch) == 1 and largest_difference(regenerate(alone, model=model), stored_image(alone)) <= 1
+
+
+def test_rows_and_card_say_what_the_family_drew_with(drawn):
+    folder, said, pipeline = drawn
+    rows = load_dataset(str(folder), split="train")
+    assert rows["label"][:] == [0, 1] * 2 and rows[0]["image"].size == rows[0]["mask"].size == (64, 32)
+    assert set(rows["guidance_scale"][:]) == {pipeline.default_guidance_scale}
+    assert rows[0]["scheduler"] == type(pipeline.scheduler).__name__
+    note = pipeline.licence_note_of(pipeline.denoiser_network.config)
     card = (folder / "README.md").read_text()
-    assert licence_note_of(card) == note and said.count("before images of this model train others") == (
-        note is not None
-    )
+    assert licence_note_of(card) == note
+    assert said.count("before images of this model train others") == (note is not None)
     shards = open_dataset(folder)
     assert stored_card_maker(shards, card)(shards.shards, shards.num_bytes()) == card
 
 
-def test_a_killed_run_goes_on_to_the_same_files(model, dataset, tmp_path):
-    killed = tmp_path / "killed"
-    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments(model, killed)]
-    process = subprocess.Popen(command, stderr=subprocess.DEVNULL)
-    deadline = time.monotonic() + 120
-    while not (killed / ".ubgen" / "shard-00000.json").exists() and time.monotonic() < deadline:
+def test_a_killed_run_goes_on_to_the_same_files(models, tmp_path):
+    more = ["--samples-per-class", "4", "--annotations", "mask"]
+    whole, killed = (arguments(models.folder("flux2-klein"), tmp_path / name, *more) for name in ("whole", "killed"))
+    assert main(whole) == 0
+    process = subprocess.Popen(
+        [sys.executable, "-m", "ubgen_pipeline", "generate", *killed], stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 240
+    while not (tmp_path / "killed" / ".ubgen" / "shard-00000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
-    assert not (killed / "README.md").exists()
-    assert main(arguments(model, killed)) == 0
-    assert hashes(killed) == hashes(dataset) and len(hashes(dataset)) == 3
+    assert not (tmp_path / "killed" / "README.md").exists()
+    assert main(killed) == 0
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole") and len(hashes(tmp_path / "whole")) == 4
 
 
-def test_a_row_is_drawn_again_to_the_bit_and_alone_to_rounding(model, dataset, tmp_path):
-    row = find_row(str(dataset), 4)
-    assert np.array_equal(np.asarray(regenerate(row, model=str(model))), np.asarray(stored_image(row)))
-    shutil.copytree(dataset / "data", tmp_path / "data")
-    alone = find_row(str(tmp_path), 4)
-    assert len(alone.batch) == 1 and largest_difference(regenerate(alone, model=str(model)), stored_image(alone)) <= 1
+# a record of tensors with a mask, and one of lists
+@pytest.mark.parametrize("name", ["qwen-image", "z-image"])
+def test_features_of_prompts_are_read_by_the_next_run(name, models, tmp_path):
+    def run(folder):
+        more = ["--prompt-features", str(tmp_path / "kept"), "--samples-per-class", "1"]
+        assert main(arguments(models.folder(name), tmp_path / folder, *more)) == 0
+        return hashes(tmp_path / folder)
+
+    first = run("first")
+    # two classes and the empty prompt
+    files = sorted((tmp_path / "kept").rglob("*.safetensors"))
+    assert len(files) == 3 and run("second") == first
+    for file in files:
+        file.write_bytes(files[0].read_bytes())
+    assert run("third") != first
 
 
-def test_rows_say_what_the_family_drew_with(family, dataset):
-    rows = load_dataset(str(dataset), split="train")
-    assert rows["label"][:] == [0, 1] * 5 and rows[0]["image"].size == (48, 32)
-    assert set(rows["guidance_scale"][:]) == {FAMILIES[family].pipeline_class().default_guidance_scale}
-
-
-def test_a_lora_changes_the_images_and_equals_the_one_beside_the_weights(family, model, tmp_path):
-    pipeline = FAMILIES[family].pipeline_class().from_pretrained(model)
-    config = LoraConfig(r=2, lora_alpha=8, init_lora_weights=False, target_modules=list(pipeline.lora_targets))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        inject_adapter_in_model(config, pipeline.transformer)
-    settings = {name: sorted(v) if isinstance(v, set) else v for name, v in config.to_dict().items()}
-    type(pipeline).save_lora_weights(
-        tmp_path / "lora",
-        transformer_lora_layers=get_peft_model_state_dict(pipeline.transformer),
-        transformer_lora_adapter_metadata=settings,
-    )
+def test_a_lora_of_the_command_line_changes_the_images(models, tmp_path):
+    pipeline = tiny_pipeline("flux")
+    pipeline.transformer.add_adapter(LoraConfig(r=2, init_lora_weights=False, target_modules=["to_v", "to_add_out"]))
+    weights = {name: 4 * value for name, value in get_peft_model_state_dict(pipeline.transformer).items()}
+    pipeline.save_lora_weights(tmp_path / "lora", transformer_lora_layers=weights)
     images = []
-    for number, more in enumerate(([], ["--lora", str(tmp_path / "lora")])):
-        folder = tmp_path / str(number)
-        assert main([*arguments(model, folder, *more), "--samples-per-class", "1"]) == 0
-        images.append(np.stack([np.asarray(row["image"]) for row in load_dataset(str(folder), split="train")]))
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(NAMES, seed=7, num_inference_steps=4, height=32, width=48, output_type="np").images
-    assert np.abs(images[1] - drawn * 255).max() <= 1
-    assert np.abs(images[1].astype(int) - images[0]).max() > 3
+    for name, more in (("plain", []), ("with", ["--lora", str(tmp_path / "lora")])):
+        assert main(arguments(models.folder("flux"), tmp_path / name, *more)) == 0
+        images.append(np.asarray(load_dataset(str(tmp_path / name), split="train")[0]["image"], dtype=int))
+    assert np.abs(images[0] - images[1]).max() > 5
 
 
-def test_a_size_between_the_patches_names_those_that_fit(model, tmp_path, capsys):
-    assert main([*arguments(model, tmp_path / "d"), "--height", "36"]) == 2
-    assert "height is 36; give a positive multiple of " in capsys.readouterr().err
+def test_what_is_left_out_is_the_distilled_models(tmp_path):
+    tiny_pipeline("flux", guidance_embeds=False).save_pretrained(tmp_path / "model")
+    more = ["--model", str(tmp_path / "model"), "--output-dir", str(tmp_path / "d"), "--samples-per-class", "1"]
+    assert main([*more, "--class-names", "circle", "--height", "32", "--width", "32", "--compile", "off"]) == 0
+    (row,) = load_dataset(str(tmp_path / "d"), split="train")
+    assert (row["num_inference_steps"], row["guidance_scale"]) == (4, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "flags", "message"),
+    [
+        ("sd3", ["--scheduler", "ddim"], "scheduler is 'ddim'"),
+        ("sana-sprint", ["--scheduler", "ddim"], "scheduler is 'ddim', and UbGenSanaSprintPipeline has steps of its"),
+        ("lumina2", ["--height", "36"], "height is 36; give a positive multiple of 16, of which 32 is nearest"),
+        ("sana", ["--annotations", "mask", "--mask-self-power", "1"], "mask_settings.self_power is 1, but this model"),
+        ("sd3", ["--mask-class-prompt", "true", "--annotations", "mask"], "class_prompt is True"),
+        ("flux", ["--negative-prompt", "water"], "negative_prompt is 'water'"),
+        ("sd3", ["--classes", str(DATA / "diffugen_config.json")], "prompts may hold word weights"),
+        ("qwen-image", ["--offload", "text", "--device", "cpu"], "offload is 'text', and the device is the CPU"),
+        ("qwen-image", ["--offload", "disk"], "offload is 'disk'; choose one of none, text, model, group"),
+        ("qwen-image", ["--offload", "model", "--compile", "on"], "offload is 'model' and compile on"),
+    ],
+)
+def test_what_does_not_go_is_refused_by_name_before_anything_is_drawn(name, flags, message, models, tmp_path, capsys):
+    given = arguments(models.folder(name), tmp_path / "none")
+    if "--classes" in flags:
+        at = given.index("--class-names")
+        given = given[:at] + given[at + 1 + len(NAMES) :]
+    assert main([*given, *flags]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("name", ["z-image", "flux2-klein", "flux"])
+def test_guidance_of_a_distilled_model_is_refused(name, tmp_path, capsys):
+    distilled = {"flux2-klein": {"kind": "klein"}, "flux": {"guidance_embeds": False}}.get(name, {})
+    # Z-Image's is known by the folder's name
+    tiny_pipeline(name, **distilled).save_pretrained(tmp_path / "turbo")
+    assert main(arguments(tmp_path / "turbo", tmp_path / "none", "--guidance-scale", "3")) == 2
+    assert "guidance_scale is 3.0, which has no effect on this distilled model" in capsys.readouterr().err
+
+
+def test_a_missing_text_encoder_is_refused_by_name(tmp_path, capsys):
+    tiny_pipeline("flux").save_pretrained(tmp_path / "model")
+    index_file = tmp_path / "model" / "model_index.json"
+    index_file.write_text(json.dumps({**json.loads(index_file.read_text()), "text_encoder_2": [None, None]}))
+    assert main(arguments(tmp_path / "model", tmp_path / "none")) == 2
+    assert "has no text_encoder_2" in capsys.readouterr().err

@@ -92,5 +92,5 @@ def test_sizes_are_multiples_of_what_the_model_can_draw():
     ):
         with pytest.raises(ValueError, match=message):
             latent_shape(4, 64, 8, height, width)
-    with pytest.raises(ValueError, match="height is 520; give a positive multiple of 16"):
+    with pytest.raises(ValueError, match="height is 520; give a positive multiple of 16, of which 512 is nearest"):
         latent_shape(4, 64, 16, 520, None)

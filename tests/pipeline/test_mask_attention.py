@@ -6,17 +6,20 @@ import numpy as np
 import pytest
 import torch
 
-from support.sd3_flux import CASES, NAMES, PROMPTS
+from support.family_models import CASES
+
+NAMES = ["circle", "star"]
+PROMPTS = ["a circle", "a photo of a red star on a blue field"]
 
 
-@pytest.fixture(scope="module", params=CASES)
+@pytest.fixture(scope="module", params=["sd3", "sd3 without T5", "flux"])
 def case(request):
     return CASES[request.param]
 
 
 @pytest.fixture(scope="module")
 def pipeline(case):
-    return case.ours(case.stock())
+    return case.pipeline
 
 
 def test_annotations_leave_images_as_they_are_and_do_not_depend_on_the_batch(pipeline):
@@ -64,7 +67,7 @@ def test_mask_settings_of_the_model_and_those_that_do_not_go(case, pipeline):
     deep = pipeline.mask_settings_of({"num_layers": {"sd3": 24, "flux": 19}[case.family]})
     assert deep.cross_levels == {"sd3": (9,), "flux": (15, 16, 17, 18)}[case.family]
     call = {"height": 32, "width": 32, "num_inference_steps": 1, "annotations": ["mask"]}
-    with pytest.raises(ValueError, match=r"mask_settings\.class_prompt is True, but this model reads text and image"):
+    with pytest.raises(ValueError, match=r"mask_settings\.class_prompt is True, but this model"):
         pipeline(NAMES, mask_settings=type(settings)(), **call)
     with pytest.raises(ValueError, match="cross_levels of the mask settings holds 99"):
         pipeline(NAMES, mask_settings=type(settings)(class_prompt=False, cross_levels=(99,)), **call)

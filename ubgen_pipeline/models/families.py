@@ -50,6 +50,7 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "sana-sprint": RegisteredFamily("pipeline_sana_sprint", "UbGenSanaSprintPipeline", ("SanaSprintPipeline",)),
     "pixart-sigma": RegisteredFamily("pipeline_pixart_sigma", "UbGenPixArtSigmaPipeline", ("PixArtSigmaPipeline",)),
     "cogview4": RegisteredFamily("pipeline_cogview4", "UbGenCogView4Pipeline", ("CogView4Pipeline",)),
+    "aura-flow": RegisteredFamily("pipeline_aura_flow", "UbGenAuraFlowPipeline", ("AuraFlowPipeline",)),
     "lumina2": RegisteredFamily("pipeline_lumina2", "UbGenLumina2Pipeline", ("Lumina2Pipeline",)),
 }
 

@@ -5,6 +5,10 @@ from diffusers import FlowMatchEulerDiscreteScheduler, FluxPipeline, FluxTransfo
 
 from .parts import clip, kl_autoencoder, t5
 
+# its call takes latents packed into tokens
+IS_PACKED = True
+KINDS = {"": {}, "schnell": {"guidance_embeds": False}}
+
 
 def build(
     *,

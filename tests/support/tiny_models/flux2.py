@@ -15,6 +15,9 @@ _MISTRAL_TEMPLATE = (
     "[{{ mark }}]{% for part in message['content'] %}{{ part['text'] }}{% endfor %}[/{{ mark }}]{% endfor %}"
 )
 
+# layers of a text encoder as small as this one, and a filling as short as letters for tokens allow
+STOCK = {"text_encoder_out_layers": (1, 2, 3), "max_sequence_length": 256}
+
 
 def build(
     kind: str = "klein-base",

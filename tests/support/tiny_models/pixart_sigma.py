@@ -5,6 +5,9 @@ from diffusers import DPMSolverMultistepScheduler, PixArtSigmaPipeline, PixArtTr
 
 from .parts import kl_autoencoder, t5
 
+# of the stock call: draw the size asked for, and leave prompts as they are
+STOCK = {"use_resolution_binning": False, "clean_caption": False}
+
 
 def build(*, num_layers: int = 2, num_heads: int = 3, text_width: int = 32, seed: int = 0) -> PixArtSigmaPipeline:
     """Random weights; 2 pixels a latent, and patches of 2 x 2 latents."""

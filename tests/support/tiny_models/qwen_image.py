@@ -6,6 +6,9 @@ import transformers
 
 from .qwen import qwen_tokenizer, speak_up
 
+# its call takes latents packed into tokens
+IS_PACKED = True
+
 
 def build(*, num_layers: int = 2, num_heads: int = 3, text_width: int = 16, latent_channels: int = 4):
     """A ``QwenImagePipeline`` in evaluation mode; equal arguments give equal weights.

@@ -7,6 +7,9 @@ from diffusers import AutoencoderDC, DPMSolverMultistepScheduler, SanaPipeline, 
 
 from .gemma import gemma2
 
+# of the stock call: draw the size asked for, and leave prompts as they are
+STOCK = {"use_resolution_binning": False, "clean_caption": False}
+
 
 def build(**settings: Any) -> SanaPipeline:
     """Equal arguments give equal weights; see :func:`sana_components`."""

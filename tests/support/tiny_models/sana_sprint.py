@@ -4,6 +4,7 @@ from typing import Any
 
 from diffusers import SanaSprintPipeline, SCMScheduler
 
+from .sana import STOCK as STOCK
 from .sana import sana_components
 
 

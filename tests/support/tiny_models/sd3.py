@@ -5,6 +5,8 @@ from diffusers import FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, St
 
 from .parts import clip, kl_autoencoder, t5
 
+KINDS = {"": {}, "without T5": {"with_t5": False, "dynamic_shifting": True}}
+
 
 def build(
     *,

@@ -16,6 +16,13 @@ from transformers import CLIPTextConfig, CLIPTextModel, CLIPTextModelWithProject
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "steps_offset": 1}
 
+KINDS = {
+    "": {},
+    "two levels": {"num_levels": 2, "force_zeros": False, "statistics": True},
+    "turbo": {"kind": "turbo"},
+    "lcm": {"kind": "lcm"},
+}
+
 
 def build(
     kind: str = "base", *, num_levels: int = 3, force_zeros: bool = True, statistics: bool = False, seed: int = 0

@@ -1,0 +1,60 @@
+"""What is Z-Image's alone: Turbo is known by its name, and latents stay in float32."""
+
+import copy
+
+import pytest
+import torch
+
+from support.family_models import CASES
+from ubgen_pipeline.pipeline_z_image import UbGenZImagePipeline
+
+CASE = CASES["z-image"]
+
+
+def kept(pipeline):
+    return pipeline.guidance, pipeline.default_num_inference_steps, pipeline.default_guidance_scale
+
+
+def test_turbo_is_known_by_its_name_and_after_it_was_saved(tmp_path):
+    CASE.stock.save_pretrained(tmp_path / "Z-Image-Turbo")
+    turbo = UbGenZImagePipeline.from_pretrained(tmp_path / "Z-Image-Turbo")
+    assert kept(turbo) == ("none", 8, 1.0)
+    with pytest.raises(ValueError, match=r"guidance_scale is 3\.0, which has no effect"):
+        turbo(["circle"], guidance_scale=3.0)
+    turbo.save_pretrained(tmp_path / "renamed")
+    again = UbGenZImagePipeline.from_pretrained(tmp_path / "renamed")
+    assert again.is_distilled and again.with_scheduler(again.scheduler).is_distilled
+    assert kept(CASE.pipeline) == ("classifier-free", 50, 5)
+    assert UbGenZImagePipeline.from_pretrained(tmp_path / "renamed", is_distilled=False).guidance == "classifier-free"
+
+
+@pytest.mark.parametrize(
+    ("path", "is_turbo"),
+    [
+        ("Tongyi-MAI/Z-Image-Turbo", True),
+        ("/cache/models--Tongyi-MAI--Z-Image-Turbo/snapshots/0123abc", True),
+        ("Tongyi-MAI/Z-Image", False),
+        ("/models/turbo/z-image", False),
+    ],
+)
+def test_names_of_turbo(path, is_turbo):
+    pipeline = UbGenZImagePipeline(**CASE.stock.components)
+    pipeline.register_to_config(_name_or_path=path)
+    assert pipeline.is_distilled == is_turbo
+
+
+def test_latents_stay_in_float32():
+    pipeline = CASE.ours(CASE.stock)
+    pipeline.transformer = copy.deepcopy(pipeline.transformer).to(torch.bfloat16)
+    conditioning = pipeline.batch(pipeline.encode(["a circle"])).map(lambda features: features.bfloat16())
+    prediction = pipeline.predict(CASE.noise(1), torch.tensor(500.0), conditioning)
+    assert pipeline.latents_dtype == prediction.dtype == torch.float32
+
+
+def test_the_size_must_fit_factor_and_patch():
+    # eight pixels a latent, two latents a patch
+    pipeline = UbGenZImagePipeline(**CASE.stock.components)
+    pipeline.vae_scale_factor = 8
+    assert pipeline.latent_shape(48, 32) == (8, 6, 4) and pipeline.latent_shape() == (8, 128, 128)
+    with pytest.raises(ValueError, match="width is 44; give a positive multiple of 16, of which 48 is nearest"):
+        pipeline.latent_shape(48, 44)
