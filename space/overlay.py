@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageDraw
 
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.mask_settings import IGNORE_LABEL
 
 SHORTEST_SIDE = 384
@@ -30,7 +31,7 @@ def draw_overlay(
     Raises:
         ValueError: a mask of another size than the image.
     """
-    image = image.convert("RGB")
+    image = rgb_image(image)
     if mask is not None:
         if mask.shape != (image.height, image.width):
             raise ValueError(f"mask is {mask.shape}; the image is {(image.height, image.width)}.")

@@ -49,7 +49,7 @@ TRAINING_ROOMS = {
     "images": "checkpoints dataset",
     "denoising": "command checkpoints lora images ubgen_pipeline files prompts models dataset",
     "few_steps": "command denoising lora checkpoints ubgen_pipeline models",
-    "textual_inversion": "command checkpoints ubgen_pipeline mini models",
+    "textual_inversion": "command checkpoints ubgen_pipeline files mini models",
     "backbone": "command checkpoints images ubgen_pipeline files dataset",
     "segmenter": "command checkpoints ubgen_pipeline files mini models dataset ubgen_evaluation",
     "training.mini": "denoising mini files",

@@ -15,6 +15,7 @@ import torch
 from PIL import Image
 from torch import nn
 
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.files.whole_files import whole_file
 
 from .backbones import Backbone
@@ -88,15 +89,15 @@ def open_image(item: Any, number: int = 0) -> Image.Image:
     """
     if isinstance(item, dict):
         item = item["image"]
+    what = f"file {item}" if isinstance(item, (str, Path)) else f"image {number}"
     try:
         if isinstance(item, np.ndarray):
             item = Image.fromarray(item)
         if isinstance(item, (str, Path)):
             with Image.open(item) as opened:
-                return opened.convert("RGB")
-        return item.convert("RGB")
+                return rgb_image(opened, what)
+        return rgb_image(item, what)
     except (OSError, AttributeError, TypeError) as error:
-        what = f"file {item}" if isinstance(item, (str, Path)) else f"image {number}"
         raise ValueError(f"{what} could not be read as an image: {error}") from error
 
 

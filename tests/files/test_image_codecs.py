@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from ubgen_pipeline.files.image_codecs import CODECS, check_codec, image_encoder
+from support import ROOT
+from ubgen_pipeline.files.image_codecs import CODECS, check_codec, image_encoder, rgb_image
 
 
 @pytest.fixture(scope="module")
@@ -35,3 +36,37 @@ def test_a_codec_that_is_unknown_or_not_built_in(monkeypatch):
     monkeypatch.setattr(Image, "SAVE", {name: save for name, save in Image.SAVE.items() if name != "WEBP"})
     with pytest.raises(ValueError, match="codec is 'webp-lossless', but this Pillow was built without WEBP"):
         check_codec("webp-lossless")
+
+
+def test_any_image_becomes_8_bits_of_each_colour():
+    ramp = np.linspace(0, 65535, 4096).reshape(64, 64)
+    for mode in (np.uint16, np.int32):
+        grey = np.asarray(rgb_image(Image.fromarray(ramp.astype(mode))))
+        assert grey.shape == (64, 64, 3) and np.abs(grey[..., 0] - ramp / 257).max() <= 0.51
+    # red hidden under full transparency is white, half of it pink
+    clear = np.zeros((1, 3, 4), np.uint8)
+    clear[..., 0], clear[0, :, 3] = 255, [0, 128, 255]
+    expected = [[255, 255, 255], [255, 127, 127], [255, 0, 0]]
+    assert np.array_equal(np.asarray(rgb_image(Image.fromarray(clear)))[0], expected)
+    palette = Image.fromarray(np.array([[0, 1]], np.uint8), "P")
+    palette.putpalette([255, 0, 0, 0, 0, 255])
+    palette.info["transparency"] = 0
+    assert np.asarray(rgb_image(palette)).tolist() == [[[255, 255, 255], [0, 0, 255]]]
+    for mode in ("1", "L", "RGB", "CMYK", "YCbCr"):
+        plain = Image.new(mode, (2, 2), 0)
+        assert rgb_image(plain).tobytes() == plain.convert("RGB").tobytes()
+
+
+def test_pixels_of_no_known_scale_are_refused():
+    with pytest.raises(ValueError, match="row 7 has floating-point pixels"):
+        rgb_image(Image.fromarray(np.zeros((2, 2), np.float32)), "row 7")
+    with pytest.raises(ValueError, match="image has pixels from -1 to 70000, which are not of 16 bits"):
+        rgb_image(Image.fromarray(np.array([[-1, 70000]], np.int32)))
+
+
+def test_nobody_else_converts_images():
+    """Pillow's own conversion turns 16 bits white."""
+    own = {ROOT / "ubgen_pipeline" / "files" / "image_codecs.py"}
+    rooms = ("ubgen_pipeline", "training", "evaluation", "space", "hub_cards")
+    files = {file for room in rooms for file in (ROOT / room).rglob("*.py")} - own
+    assert [file for file in files if 'convert("RGB")' in file.read_text(encoding="utf-8")] == []

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from ..files.image_codecs import rgb_image
 from ..mask_regions import connected_regions, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
@@ -89,7 +90,7 @@ class AnnotatedRow:
 
     def decoded(self) -> Image.Image:
         """The image as RGB."""
-        return Image.open(io.BytesIO(self.image)).convert("RGB")
+        return rgb_image(Image.open(io.BytesIO(self.image)))
 
 
 class AnnotatedRows:

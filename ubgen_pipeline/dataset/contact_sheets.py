@@ -13,6 +13,7 @@ import numpy as np
 
 from ..commands.console import table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..files.image_codecs import rgb_image
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
 from .reader import shard_files
@@ -142,7 +143,7 @@ def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str])
     from torchvision.transforms.functional import pil_to_tensor
     from torchvision.utils import draw_bounding_boxes, draw_segmentation_masks
 
-    image = row["image"].convert("RGB")
+    image = rgb_image(row["image"])
     scale = _TILE / image.height
     size = (round(image.width * scale), _TILE)
     base = pil_to_tensor(image.resize(size))

@@ -1,4 +1,4 @@
-"""Image files in memory: the codecs of a dataset's image column. No torch."""
+"""Image files in memory: the codecs of a dataset's image column, and any image as 8-bit RGB. No torch."""
 
 import io
 from collections.abc import Callable
@@ -47,6 +47,34 @@ def image_encoder(codec: str) -> Callable[[np.ndarray], bytes]:
         return stream.getvalue()
 
     return encode
+
+
+def rgb_image(image: Image.Image, what: str = "image") -> Image.Image:
+    """The image with 8 bits for each of red, green and blue: 16 bits are scaled, and what is transparent is white.
+
+    Pillow's own conversion cuts 16 bits off at 255, and shows colours that lie hidden under full transparency.
+
+    Args:
+        image: of any mode.
+        what: it is, for errors.
+
+    Raises:
+        ValueError: floating-point pixels, or whole numbers beyond 16 bits, for which no scale is known.
+    """
+    if image.mode.startswith("I"):
+        values = np.asarray(image).astype(np.int64)
+        if values.min(initial=0) < 0 or values.max(initial=0) > 65535:
+            raise ValueError(
+                f"{what} has pixels from {values.min()} to {values.max()}, which are not of 16 bits; save it with 8 or"
+                " 16 bits."
+            )
+        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
+    if image.mode == "F":
+        raise ValueError(f"{what} has floating-point pixels, whose scale nobody says; save it with 8 or 16 bits.")
+    if image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB")
 
 
 def png_bytes(image: Image.Image | np.ndarray) -> bytes:

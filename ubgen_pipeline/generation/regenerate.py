@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
-from ..files.image_codecs import image_encoder
+from ..files.image_codecs import image_encoder, rgb_image
 from ..inference.presets import PRESETS, Preset
 from ..models.sources import GeneratorSource, fingerprint
 from .row_lookup import FoundRow, find_row, stored_image
@@ -187,13 +187,13 @@ def as_stored(image: Any, row: FoundRow) -> Any:
     import numpy as np
     from PIL import Image
 
-    data = image_encoder(row.manifest.get("codec", "png"))(np.asarray(image.convert("RGB")))
-    return Image.open(io.BytesIO(data)).convert("RGB")
+    data = image_encoder(row.manifest.get("codec", "png"))(np.asarray(rgb_image(image)))
+    return rgb_image(Image.open(io.BytesIO(data)))
 
 
 def largest_difference(image: Any, other: Any) -> int:
     """Largest difference of two images of one size, in steps of 1/255."""
     import numpy as np
 
-    first, second = (np.asarray(item.convert("RGB"), dtype=np.int16) for item in (image, other))
+    first, second = (np.asarray(rgb_image(item), dtype=np.int16) for item in (image, other))
     return int(abs(first - second).max())

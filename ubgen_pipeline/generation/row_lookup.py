@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folder_lock import STATE_FOLDER
+from ..files.image_codecs import rgb_image
 from ..hub.access import check_repo_id, retried
 
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
@@ -56,7 +57,7 @@ def stored_image(row: FoundRow) -> Any:
     """The row's image as the dataset holds it, a ``PIL.Image``."""
     from PIL import Image
 
-    return Image.open(io.BytesIO(row.columns["image"]["bytes"])).convert("RGB")
+    return rgb_image(Image.open(io.BytesIO(row.columns["image"]["bytes"])))
 
 
 def _batch_of(index: int, manifest: dict[str, Any], size: int) -> list[int]:

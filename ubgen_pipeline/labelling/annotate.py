@@ -11,7 +11,7 @@ from ..commands.settings_parser import field_help, leading_folder, parse_setting
 from ..dataset.columns import OBJECTS_COLUMN, instances_value, objects_feature, objects_value
 from ..dataset.reader import embedded_image, shard_files, stored_column
 from ..dataset.shards import DatasetShards, Shard
-from ..files.image_codecs import png_bytes
+from ..files.image_codecs import png_bytes, rgb_image
 from ..mask_regions import seen_parts
 from ..models.sources import public_name
 from ..samples.source_dataset import SourceDataset
@@ -139,8 +139,9 @@ def _rows(
         kept = kept.cast_column(name, Image(mode=kept.features[name].mode, decode=False))
     for index in range(shard.start, shard.stop):
         row = source.rows[index]
+        image = rgb_image(row["image"], f"row {index}")
         own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
-        labelling = words.in_row(annotator(row["image"], own_label), row["label"])
+        labelling = words.in_row(annotator(image, own_label), row["label"])
         values = kept[index]
         values |= {name: embedded_image(values[name]) for name in images}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}

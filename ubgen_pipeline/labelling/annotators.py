@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from PIL import Image
 
+from ..files.image_codecs import rgb_image
 from ..mask_regions import MaskObject, mask_objects, region_box
 from ..mask_settings import IGNORE_LABEL
 from ..models.segmenter import PIXEL_MEAN, PIXEL_STD
@@ -59,7 +60,7 @@ class PixelAnnotator:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling:
-        image = image.convert("RGB")
+        image = rgb_image(image)
         pixels = _pixels(image, self._processor, normalise=self._scores is transformers_scores).to(self._device)
         scores = self._scores(self._network(pixels), image.size[::-1])
         table, scores = torch.from_numpy(self._table), scores[0].cpu()
@@ -99,7 +100,7 @@ class BoxAnnotator:
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling:
-        image = image.convert("RGB")
+        image = rgb_image(image)
         size = image.size[::-1]
         objects = []
         for value, score, box in self._detect(image):

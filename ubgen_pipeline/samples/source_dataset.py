@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
 from ..dataset.reader import label_names_of, open_rows
+from ..files.image_codecs import rgb_image
 from ..mask_settings import IGNORE_LABEL
 from ..models.sources import public_name
 
@@ -93,7 +94,9 @@ class SourceDataset:
         """
         entry = self.rows[index]
         label = self._new_labels[entry["label"]]
-        image = ImageOps.fit(entry["image"].convert("RGB"), (size[1], size[0]), Image.Resampling.BICUBIC)
+        image = ImageOps.fit(
+            rgb_image(entry["image"], f"row {index} of the source"), (size[1], size[0]), Image.Resampling.BICUBIC
+        )
         if not self.has_masks:
             return SourceRow(index, image, label, None, None)
         if entry["mask"].size != entry["image"].size or entry["mask"].mode not in ("L", "P", "1"):

@@ -15,6 +15,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from ..dataset.columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
+from ..files.image_codecs import rgb_image
 from ..models.clip_encoders import load_clip_encoder, picture_pixels
 from .duplicates import hash_text, perceptual_hash
 from .settings import ScoreSettings
@@ -62,7 +63,7 @@ class ImageScorer:
             hashed: its hash, where it is known.
         """
         with Image.open(io.BytesIO(data)) as opened:
-            image = opened.convert("RGB")
+            image = rgb_image(opened)
         columns: dict[str, Any] = {}
         is_black = image.getbbox() is None
         if self._clip is not None:

@@ -20,6 +20,7 @@ from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
 from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
+from ..files.image_codecs import rgb_image
 from .duplicates import (
     MAX_HASH_DISTANCE,
     check_hash_distance,
@@ -143,7 +144,7 @@ def _duplicates(source: StoredRows, max_distance: int) -> tuple[list[str | None]
 
 def _hash(row: Mapping[str, Any]) -> str | None:
     with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-        rgb = image.convert("RGB")
+        rgb = rgb_image(image)
     return None if rgb.getbbox() is None else hash_text(perceptual_hash(rgb))
 
 

@@ -17,6 +17,7 @@ import torch
 from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD, Mixup, create_transform
 
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.sample_seeds import sample_seed
 
 from ..images.epoch_rows import EpochRows, EpochStream
@@ -120,7 +121,7 @@ def _transform(image_size: int, **settings: Any) -> Callable[[Any], torch.Tensor
 def _augment(
     row: dict[str, Any], index: int, epoch: int, transform: Callable[[Any], torch.Tensor], seed: int | None
 ) -> dict[str, Any]:
-    image, label = row["image"].convert("RGB"), int(row["label"])
+    image, label = rgb_image(row["image"]), int(row["label"])
     if seed is None:
         return {"pixel_values": transform(image), "label": label}
     own_seed = sample_seed(seed, f"augmentation/epoch {epoch}", index)

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.prompts.class_prompts import class_prompts, load_class_names
 from ubgen_pipeline.sample_seeds import sample_seed
 
@@ -77,7 +78,7 @@ def collate_pixels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def _pixels(
     row: dict[str, Any], index: int, epoch: int, size: tuple[int, int], seed: int, flip: float
 ) -> dict[str, Any]:
-    image = _cover(row["image"].convert("RGB"), *size)
+    image = _cover(rgb_image(row["image"]), *size)
     if _is_flipped(seed, epoch, index, flip):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1

@@ -15,6 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from ubgen_pipeline.dataset.reader import label_names_of, open_rows
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.mask_settings import IGNORE_LABEL
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 
@@ -119,7 +120,7 @@ def with_masks(rows: Dataset, masks: Sequence[np.ndarray]) -> Dataset:
 
 def as_arrays(row: dict[str, Any]) -> tuple[np.ndarray, np.ndarray]:
     """Image ``(H, W, 3)`` and mask ``(H, W)``, uint8, of a row."""
-    return np.asarray(row["image"].convert("RGB"), np.uint8), np.asarray(row["mask"], np.uint8)
+    return np.asarray(rgb_image(row["image"]), np.uint8), np.asarray(row["mask"], np.uint8)
 
 
 def collate(rows: list[dict[str, Any]]) -> dict[str, Any]:

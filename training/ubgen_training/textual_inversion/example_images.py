@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES, scenes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
@@ -30,7 +31,7 @@ def read_images(source: str, height: int, width: int) -> torch.Tensor:
         pictures = []
         for file in files:
             try:
-                pictures.append(Image.open(file).convert("RGB"))
+                pictures.append(rgb_image(Image.open(file), f"file {str(file)!r}"))
             except (OSError, UnidentifiedImageError) as error:
                 raise ValueError(f"images holds {file.name!r}, which could not be read; remove it.") from error
     cut = [ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC) for picture in pictures]
