@@ -6,6 +6,7 @@ A call has K entries, each a class with its prompt, and N samples: so many of ea
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -105,13 +106,15 @@ def call_entries(
     """
     class_names = text_list("class_names", class_names)
     prompts = class_names if prompts is None else text_list("prompts", prompts, length=len(class_names))
-    negative_prompt = "" if negative_prompt is None else negative_prompt
+    negative_prompt = "" if negative_prompt is None else plain_value(negative_prompt)
     if isinstance(negative_prompt, str):
         negative_prompt = [negative_prompt] * len(class_names)
     negative_prompts = text_list("negative_prompt", negative_prompt, length=len(class_names))
     check_counts(num_images_per_class=num_images_per_class)
     labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]
-    seeds = default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(seeds)
+    seeds = (
+        default_seeds(seed, [class_names[label] for label in labels]) if seeds is None else list(plain_value(seeds))
+    )
     if len(seeds) != len(labels):
         raise ValueError(f"seeds holds {len(seeds)} for {len(labels)} samples; give one per sample.")
     return CallEntries(class_names, prompts, negative_prompts, labels, seeds)
@@ -141,8 +144,15 @@ def sample_batches(
     return [SampleBatch(rows, entries.labels[rows], entries.seeds[rows], noise[rows]) for rows in slices]
 
 
+def plain_value(value: Any) -> Any:
+    """Python's own number, text or list in place of one of numpy's or pandas'; tensors and all else stay."""
+    is_foreign = hasattr(value, "tolist") and not isinstance(value, torch.Tensor)
+    return value.tolist() if is_foreign else value
+
+
 def text_list(argument: str, texts: Sequence[str], *, length: int | None = None) -> list[str]:
     """The texts as a list; ``ValueError`` for one text alone, something else, none, or not ``length`` of them."""
+    texts = plain_value(texts)
     if isinstance(texts, str) or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{argument} is {texts!r}; give a list of texts.")
     if not texts or (length is not None and len(texts) != length):
@@ -154,7 +164,7 @@ def text_list(argument: str, texts: Sequence[str], *, length: int | None = None)
 def check_counts(**counts: int) -> None:
     """Raise ``ValueError`` naming the first argument that is no integer of at least 1."""
     for argument, count in counts.items():
-        if isinstance(count, bool) or not isinstance(count, int) or count < 1:
+        if isinstance(count, bool) or not isinstance(count, Integral) or count < 1:
             raise ValueError(f"{argument} is {count!r}; give an integer of at least 1.")
 
 

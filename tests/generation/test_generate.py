@@ -10,6 +10,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import ClassLabel, Image, load_dataset
 
@@ -59,6 +60,18 @@ def test_python_call_and_ids(random_mini_model, tmp_path):
     )
     assert dataset.features["label"].names == ["missile (n03773504)", "missile (n04008634)"]
     assert dataset["seed"][:] == [sample_seed(0, wnid, 0) for wnid in ("n03773504", "n04008634")]
+
+
+def test_python_call_with_values_of_numpy(random_mini_model, tmp_path):
+    """Notebooks give such; the manifest is JSON, and a later run with Python's own values must find it unchanged."""
+    common = {"model": random_mini_model, "output_dir": tmp_path / "d"}
+    numbers = {"seed": 3, "guidance_scale": 2.5, "num_inference_steps": 1, "samples_per_class": 1}
+    given = {name: np.asarray(value)[()] for name, value in numbers.items()}
+    dataset = generate_dataset(np.array(["circle", "star"]), **common, **given)
+    manifest = (tmp_path / "d" / ".ubgen" / "manifest.json").read_bytes()
+    assert dataset["seed"][:] == [sample_seed(3, name, 0) for name in ("circle", "star")]
+    generate_dataset(["circle", "star"], **common, **numbers)
+    assert (tmp_path / "d" / ".ubgen" / "manifest.json").read_bytes() == manifest
 
 
 def test_killed_and_resumed_equals_uninterrupted(random_mini_model, tmp_path):

@@ -1,14 +1,17 @@
 """The call's arguments: what they become, and what is refused by name."""
 
+import numpy as np
 import pytest
 import torch
 
 from ubgen_pipeline.call_arguments import (
     DenoisingSettings,
     call_entries,
+    check_counts,
     check_embeds,
     check_output_type,
     latent_shape,
+    plain_value,
     sample_batches,
 )
 from ubgen_pipeline.conditioning import Conditioning
@@ -94,3 +97,16 @@ def test_sizes_are_multiples_of_what_the_model_can_draw():
             latent_shape(4, 64, 8, height, width)
     with pytest.raises(ValueError, match="height is 520; give a positive multiple of 16, of which 512 is nearest"):
         latent_shape(4, 64, 16, 520, None)
+
+
+def test_numbers_and_lists_of_numpy_are_taken_as_pythons():
+    entries = call_entries(np.array(["a", "b"]), None, np.array(["x", "y"]), np.int64(2), np.int64(3), None)
+    assert entries == call_entries(["a", "b"], None, ["x", "y"], 2, 3, None)
+    assert entries.class_names == ["a", "b"] and type(entries.class_names[0]) is str
+    seeds = call_entries(np.array(["a"]), None, None, 1, 0, np.array([7])).seeds
+    assert seeds == [7] and type(seeds[0]) is int
+    check_counts(num_inference_steps=np.int64(2))
+    with pytest.raises(ValueError, match="num_inference_steps is np.float64"):
+        check_counts(num_inference_steps=np.float64(2))
+    tensor = torch.zeros(1)
+    assert plain_value(tensor) is tensor and plain_value(np.float32(0.5)) == 0.5 and plain_value("a") == "a"

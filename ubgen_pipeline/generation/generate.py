@@ -47,12 +47,15 @@ def generate_dataset(
     """
     from datasets import load_dataset
 
+    from ..call_arguments import plain_value
+
     given: dict[str, Any] = {}
     class_file, prompt_file = None, None
     if isinstance(class_names, (str, Path)):
         given["classes"], class_file = str(class_names), read_class_file(str(class_names))
     elif class_names is not None:
-        given["class_names"] = list(class_names)
+        given["class_names"] = list(plain_value(class_names))
+    settings = {name: plain_value(value) for name, value in settings.items()}
     if class_file is not None:
         prompt_file = read_prompt_file(class_file, settings.get("task"))
     defaults = prompt_file.defaults(settings.get("model", "mini")) if prompt_file else {}
