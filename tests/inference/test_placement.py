@@ -36,6 +36,20 @@ def test_nothing_waits(pipeline, moves):
     assert {device for _, device in moves} == {"cuda:1"} and len(moves) == 3
 
 
+@pytest.mark.parametrize(("offload", "others"), [("none", "text, model or group"), ("text", "model or group")])
+def test_too_little_memory_for_the_text_encoder_says_what_to_give(pipeline, moves, monkeypatch, offload, others):
+    def fill(device):
+        if str(device) != "cpu":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(pipeline.text_encoder, "to", fill)
+    message = rf"offload is '{offload}', and cuda:1 has too little memory for the text_encoder .*give {others} \(--off"
+    with pytest.raises(ValueError, match=message):
+        place_networks(pipeline, "cuda:1", offload)
+        with text_encoders_on(pipeline, "cuda:1"):
+            pass
+
+
 def test_networks_wait_by_diffusers_own_offloading(pipeline, monkeypatch):
     asked = {}
     monkeypatch.setattr(pipeline, "enable_model_cpu_offload", lambda **settings: asked.update(settings))

@@ -9,9 +9,11 @@ import numpy as np
 import pytest
 import torch
 from diffusers import StableDiffusionPipeline
+from huggingface_hub import HfApi
 from peft import LoraConfig, get_peft_model_state_dict
 from safetensors.torch import load_file, save_file
 
+from support.hub_server import READ_TOKEN
 from support.tiny_models import sd3
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.mini import mini_model_path
@@ -159,6 +161,37 @@ def test_a_lora_that_does_not_fit_is_named_and_loads_nothing(mini_model, lora_fo
         with pytest.raises(ValueError, match=rf"lora is '.*{name}.safetensors', which does not fit"):
             load_lora(pipeline, tmp_path / f"{name}.safetensors")
     assert not any("lora" in name for name, _ in pipeline.unet.named_parameters())
+
+
+def test_models_of_the_hub_that_cannot_be_read_say_why(hub, monkeypatch):
+    api = HfApi()
+
+    def put(name, class_name, revision="main"):
+        index = json.dumps({"_class_name": class_name}).encode()
+        api.upload_file(path_or_fileobj=index, path_in_repo="model_index.json", repo_id=name, revision=revision)
+
+    for name in ("org/gated", "org/model", "org/empty"):
+        api.create_repo(name)
+    put("org/gated", "FluxPipeline")
+    put("org/model", "FluxPipeline")
+    api.create_branch("org/model", branch="other")
+    put("org/model", "KandinskyPipeline", "other")
+    hub.repositories["model", "org/gated"].gated = True
+    refused = {
+        ("org/empty", None): "model is 'org/empty', which holds no model in diffusers layout",
+        ("org/model", "v9"): "model is 'org/model', which has no revision 'v9'; give a branch, a tag or a commit",
+        ("org/model", "other"): "model is 'org/model' at revision 'other', whose model_index.json names the class Kan",
+        ("org/gated", None): rf"model is 'org/gated', which is gated: accept its terms on {hub.endpoint}/org/gated, ",
+    }
+    for token in (READ_TOKEN, None):
+        if token is None:
+            monkeypatch.delenv("HF_TOKEN")
+        else:
+            monkeypatch.setenv("HF_TOKEN", token)
+        for (model, revision), message in refused.items():
+            with pytest.raises(ValueError, match=message) as caught:
+                load_pipeline(model, revision=revision)
+            assert READ_TOKEN not in str(caught.value)
 
 
 def test_a_lora_that_is_missing_or_broken_is_named(mini_model, tmp_path):

@@ -19,6 +19,9 @@ def place_networks(pipeline: "UbGenPipeline", device: torch.device | str, offloa
         offload: one of :data:`.settings.OFFLOADS`. ``text``: the text encoders wait on the CPU, and
             :func:`text_encoders_on` takes them to the device. ``model``: each network is on the device while it
             computes. ``group``: so is each block of a network, the next one on its way meanwhile.
+
+    Raises:
+        ValueError: the device has too little memory for one of them.
     """
     if offload == "model":
         pipeline.enable_model_cpu_offload(device=device)
@@ -30,7 +33,7 @@ def place_networks(pipeline: "UbGenPipeline", device: torch.device | str, offloa
         waiting = pipeline.text_networks if offload == "text" else {}
         for name, part in pipeline.components.items():
             if isinstance(part, torch.nn.Module):
-                part.to("cpu" if name in waiting else device)
+                _move(part, name, "cpu" if name in waiting else device, offload)
 
 
 @contextmanager
@@ -39,17 +42,29 @@ def text_encoders_on(pipeline: "UbGenPipeline", device: torch.device | str | Non
     if device is None:
         yield
         return
-    encoders = pipeline.text_networks.values()
+    encoders = pipeline.text_networks
     try:
-        for encoder in encoders:
-            encoder.to(device)
+        for name, encoder in encoders.items():
+            _move(encoder, name, device, "text")
         yield
     finally:
-        for encoder in encoders:
+        for encoder in encoders.values():
             encoder.to("cpu")
         if _has_streams(device):
             # so that the denoiser gets the memory
             torch.cuda.empty_cache()
+
+
+def _move(network: torch.nn.Module, name: str, device: torch.device | str, offload: str) -> None:
+    try:
+        network.to(device)
+    except torch.OutOfMemoryError as error:
+        billions = sum(weight.numel() for weight in network.parameters()) / 1e9
+        others = {"none": "text, model or group", "text": "model or group"}[offload]
+        raise ValueError(
+            f"offload is {offload!r}, and {device} has too little memory for the {name} ({billions:.1f} billion"
+            f" weights) beside what lies there; give {others} (--offload), or fewer bits a weight (--quantization)."
+        ) from error
 
 
 def _has_streams(device: torch.device | str) -> bool:

@@ -20,14 +20,17 @@ from diffusers import (
     UniPCMultistepScheduler,
 )
 from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
-from safetensors import SafetensorError
+from huggingface_hub import constants
+from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RevisionNotFoundError
+from safetensors import SafetensorError, safe_open
 
 from ..commands.console import say
 from ..commands.library_log import hushed
 from ..family import Family
 from ..mini import mini_model_path
 from ..scheduler_noise import is_flow_scheduler
-from .families import FAMILIES, family_of_model
+from .families import FAMILIES, family_of, family_of_model
+from .lora_families import lora_family
 from .quantization import quantization_config
 from .text_embeddings import load_embedding, split_embedding
 
@@ -140,7 +143,7 @@ def load_pipeline(
         )
     # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
     except (OSError, ValueError) as error:
-        raise _not_loaded(model, argument, error) from error
+        raise _not_loaded(model, argument, error, revision) from error
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
@@ -182,15 +185,32 @@ def load_family(model: str | Path, *, revision: str | None = None, argument: str
     try:
         return FAMILIES[family_of_model(source, revision)].pipeline_class()
     except OSError as error:
-        raise _not_loaded(model, argument, error) from error
+        raise _not_loaded(model, argument, error, revision) from error
     except ValueError as error:
-        raise ValueError(f"{argument} is {str(model)!r}, {error}.") from error
+        at = "" if revision is None else f" at revision {revision!r}"
+        raise ValueError(f"{argument} is {str(model)!r}{at}, {error}.") from error
 
 
-def _not_loaded(model: str | Path, argument: str, error: Exception) -> ValueError:
+def _not_loaded(model: str | Path, argument: str, error: Exception, revision: str | None) -> ValueError:
+    begin, page = f"{argument} is {str(model)!r}", f"{constants.ENDPOINT}/{model}"
+    # the cause stands behind errors of diffusers and transformers
+    causes = (error, error.__cause__, error.__context__)
+    if any(isinstance(cause, GatedRepoError) for cause in causes):
+        return ValueError(
+            f"{begin}, which is gated: accept its terms on {page}, and log in (`hf auth login`) or set HF_TOKEN to a"
+            " token of the account that may read it."
+        )
+    if any(isinstance(cause, RevisionNotFoundError) for cause in causes):
+        return ValueError(
+            f"{begin}, which has no revision {revision!r}; give a branch, a tag or a commit, which {page}/commits/main"
+            " lists."
+        )
+    if any(isinstance(cause, RemoteEntryNotFoundError) for cause in causes):
+        at = "" if revision is None else f" at revision {revision!r}"
+        return ValueError(f"{begin}, which holds no model in diffusers layout{at}. {_first_line(error)}")
     return ValueError(
-        f"{argument} is {str(model)!r}, which could not be loaded; give 'mini', a folder in diffusers layout or"
-        f" the id of a public Hub model (owner/name). {_first_line(error)}"
+        f"{begin}, which could not be loaded; give 'mini', a folder in diffusers layout or the id of a public Hub"
+        f" model (owner/name). {_first_line(error)}"
     )
 
 
@@ -229,19 +249,43 @@ def load_lora(pipeline: Any, lora: str | Path, *, revision: str | None = None, a
         state_dict, *_ = pipeline.lora_state_dict(
             source, use_safetensors=True, return_lora_metadata=True, revision=revision
         )
-    except (OSError, SafetensorError, ValueError) as error:
+    # diffusers' converters of other layouts trip over those that they do not know in many ways
+    except Exception as error:
+        if family := lora_family(_weight_shapes(source)):
+            raise ValueError(
+                f"{argument} is {str(lora)!r}, which does not fit the model: it seems to be made for {family}; use the"
+                " model it was made for."
+            ) from error
         raise ValueError(
             f"{argument} is {str(lora)!r}, which could not be read; give a folder with"
-            f" pytorch_lora_weights.safetensors, such a file, or a Hub id. {_first_line(error)}"
+            f" {pipeline.lora_file}, such a file, or a Hub id. {_first_line(error)}"
         ) from error
     if misfit := _misfit(pipeline, state_dict):
+        shapes = _weight_shapes(source) or {key: value.shape for key, value in state_dict.items()}
+        family = lora_family(shapes)
+        own = family_of(type(pipeline).__name__)
+        seems = f" it seems to be made for {family};" if family and own not in re.split(r"[(), ]+", family) else ""
         raise ValueError(
-            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit}; use the model it was made for."
+            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit};{seems} use the model it was made"
+            " for."
         )
     # each key was looked at above, but diffusers warns of each part for which there is none, and peft of a second LoRA
     with hushed("diffusers.loaders"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
         pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
+
+
+def _weight_shapes(source: str) -> dict[str, list[int]]:
+    """Shapes of the weights in a LoRA's file on the disk, by name; none where there is not one file."""
+    place = Path(source)
+    files = list(place.glob("*.safetensors")) if place.is_dir() else [place]
+    if len(files) != 1 or not files[0].is_file():
+        return {}
+    try:
+        with safe_open(files[0], framework="pt") as weights:
+            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
+    except SafetensorError:
+        return {}
 
 
 def _misfit(pipeline: Any, state_dict: dict[str, torch.Tensor]) -> str | None:
