@@ -1,5 +1,6 @@
 """CogView4: the family, and its pipeline."""
 
+import inspect
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from .family import Family
 from .mask_attention import JointMaskAttention
 from .mask_settings import MaskSettings, joint_mask_settings
 from .pipeline_call import ClassNameCall
+from .scheduler_noise import set_flow_timesteps
 from .templated_prompts import TemplatedTokenizer
 
 if TYPE_CHECKING:
@@ -33,7 +35,6 @@ if TYPE_CHECKING:
     from .sample_seeds import sample_seed  # noqa: F401
     from .sampling_features import Walk  # noqa: F401
     from .saved_code import code_files  # noqa: F401
-    from .scheduler_noise import is_flow_scheduler  # noqa: F401
     from .source_images import SourceImages  # noqa: F401
 
 
@@ -103,6 +104,13 @@ class CogView4Parts(Family):
             config.get("base_shift", 0.25),
             config.get("max_shift", 0.75),
         )
+        if not {"timesteps", "sigmas"} <= inspect.signature(self.scheduler.set_timesteps).parameters.keys():
+            # others know this shift, which is a linear one, as their own that does not depend on the size
+            name = "flow_shift" if "flow_shift" in config else "shift"
+            if config[name] != mu:
+                static = {name: mu, "use_dynamic_shifting": False}
+                self.scheduler = type(self.scheduler).from_config(config, **static)
+            return set_flow_timesteps(self.scheduler, num_steps, self._execution_device)
         self.scheduler.set_timesteps(
             timesteps=timesteps,
             sigmas=timesteps / config.num_train_timesteps,

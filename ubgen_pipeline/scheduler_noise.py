@@ -96,14 +96,15 @@ def set_flow_timesteps(
         scheduler: its history is cleared.
         num_steps: T.
         device: of the timesteps.
-        sigmas: T noise levels before the shift; None takes the scheduler's own, as do schedulers that accept none.
+        sigmas: T noise levels before the shift; None takes the scheduler's own, as do schedulers that accept none, and
+            those that make a flow's themselves (``use_flow_sigmas``), to which FLUX's stock call gives none either.
         mu: the shift that depends on the image's size; left out where the scheduler's configuration has none.
     """
     accepted = inspect.signature(scheduler.set_timesteps).parameters
     arguments: dict[str, Any] = {"device": device}
     if "mu" in accepted and scheduler.config.get("use_dynamic_shifting"):
         arguments["mu"] = mu
-    if sigmas is not None and "sigmas" in accepted and scheduler.config.get("use_flow_sigmas") is not False:
+    if sigmas is not None and "sigmas" in accepted and not scheduler.config.get("use_flow_sigmas"):
         scheduler.set_timesteps(sigmas=list(sigmas), **arguments)
     else:
         scheduler.set_timesteps(num_steps, **arguments)
