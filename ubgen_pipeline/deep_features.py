@@ -11,17 +11,17 @@ from typing import Any
 
 import torch
 
-# what a plain Stable Diffusion UNet leaves at None
-_EXTRAS = ("class_embed_type", "addition_embed_type", "encoder_hid_dim_type", "time_cond_proj_dim")
+# what the UNets of Stable Diffusion and of its XL leave at None
+_EXTRAS = ("class_embed_type", "encoder_hid_dim_type")
 
 
 class DeepFeatureDenoiser:
-    """A denoiser as the loop takes it, for one batch: calls 0, n, 2n, … run the whole UNet, the others its outside.
+    """A UNet, called as one, for one batch: calls 0, n, 2n, … run the whole of it, the others its outside.
 
     The whole UNet runs as well wherever the number of samples is another than at the call before.
 
     Args:
-        unet: a ``UNet2DConditionModel`` of Stable Diffusion 1.x or 2.x, its modules called as they are: neither
+        unet: a ``UNet2DConditionModel`` of Stable Diffusion 1.x, 2.x or XL, its modules called as they are: neither
             compiled nor offloaded.
         every: n; 1 runs the whole UNet always.
         num_outer_layers: layers of the first level that run at every call, and one more of the last level.
@@ -35,7 +35,7 @@ class DeepFeatureDenoiser:
             raise ValueError(f"deep_features_every is {every!r}; give an integer of at least 1.")
         if extras := [name for name in _EXTRAS if unet.config.get(name) is not None]:
             raise ValueError(
-                f"deep_features_every is {every}, which works with plain Stable Diffusion UNets only; this one has"
+                f"deep_features_every is {every}, which works with UNets of Stable Diffusion only; this one has"
                 f" {extras[0]}. Give 1."
             )
         if any(hasattr(module, "_hf_hook") for module in unet.modules()):
@@ -45,10 +45,23 @@ class DeepFeatureDenoiser:
         self._num_calls = 0
         self._deep: torch.Tensor | None = None
 
-    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, prompt_embeds: torch.Tensor) -> torch.Tensor:
-        """The prediction ``(N, C, H, W)`` for ``latents (N, C, H, W)``, ``timestep ()`` and ``(N, L, D)`` features."""
-        unet = self._unet
-        time = unet.time_embedding(unet.get_time_embed(latents, timestep))
+    def __call__(
+        self,
+        latents: torch.Tensor,
+        timestep: torch.Tensor,
+        encoder_hidden_states: torch.Tensor,
+        *,
+        timestep_cond: torch.Tensor | None = None,
+        added_cond_kwargs: dict[str, torch.Tensor] | None = None,
+        cross_attention_kwargs: None = None,
+        return_dict: bool = False,
+    ) -> tuple[torch.Tensor]:
+        """The prediction ``(N, C, H, W)`` for ``latents (N, C, H, W)``, ``timestep ()`` and ``(N, L, D)`` features;
+        the other arguments are those of the UNet."""
+        unet, prompt_embeds = self._unet, encoder_hidden_states
+        time = unet.time_embedding(unet.get_time_embed(latents, timestep), timestep_cond)
+        added = unet.get_aug_embed(time, prompt_embeds, added_cond_kwargs or {})
+        time = time if added is None else time + added
         down, up = _layers(unet.down_blocks[0]), _layers(unet.up_blocks[-1])
         hidden = unet.conv_in(latents)
         skips = [hidden]
@@ -63,7 +76,7 @@ class DeepFeatureDenoiser:
             hidden = _run(layer, torch.cat([hidden, skips.pop()], dim=1), time, prompt_embeds)
         if unet.conv_norm_out is not None:
             hidden = unet.conv_act(unet.conv_norm_out(hidden))
-        return unet.conv_out(hidden)
+        return (unet.conv_out(hidden),)
 
     def _deep_features(
         self, hidden: torch.Tensor, skips: list[torch.Tensor], time: torch.Tensor, prompt_embeds: torch.Tensor

@@ -9,6 +9,7 @@ Shapes: B samples, C x h x w latents, H x W pixels.
 
 import inspect
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -17,7 +18,7 @@ from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning, padded_batch
 from .latent_denoising import classifier_free_guidance
 from .mask_settings import MaskSettings
-from .prompt_encoding import check_prompt_lengths
+from .prompt_encoding import check_prompt_lengths, count_prompt_chunks
 
 GUIDANCE_KINDS = ("classifier-free", "embedded", "none")
 
@@ -89,6 +90,13 @@ class Family:
         """All networks that an image comes from, by name: denoiser, VAE, text encoders."""
         return {self.denoiser_part: self.denoiser_network, "vae": self.vae, **self.text_networks}
 
+    @property
+    def model_name(self) -> str:
+        """What the model is called: its folder's name, or its repository's; nothing where it was built of parts."""
+        path = Path(str(self.config.get("_name_or_path") or ""))
+        # the Hub's cache keeps the files of a model in models--OWNER--NAME/snapshots/COMMIT
+        return path.parts[-3] if path.parent.name == "snapshots" else path.name
+
     def with_scheduler(self, scheduler: Any) -> Any:
         """A second pipeline on the same networks."""
         # numbers and switches of the pipeline itself, such as SDXL's force_zeros_for_empty_prompt
@@ -141,6 +149,10 @@ class Family:
             )
         rows = {prompt: self.encode_one(prompt, text, lora_scale) for prompt in dict.fromkeys(prompts)}
         return [rows[prompt] for prompt in prompts]
+
+    def count_prompt_chunks(self, prompts: Sequence[str]) -> int:
+        """Tokenizer lengths that the longest of the prompts takes, where word weights are read."""
+        return count_prompt_chunks(self, prompts)
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """The record of one prompt, for :meth:`encode`."""

@@ -4,7 +4,7 @@ That loader copies this file and the siblings that it names itself, found by a r
 every helper is named here, flat, and no other module of the package is.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -16,7 +16,7 @@ from .family import Family
 from .mask_attention import UNetMaskAttention
 from .mask_settings import MaskSettings, default_mask_settings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths, count_prompt_chunks, encode_weighted_prompts
+from .prompt_encoding import check_prompt_lengths, encode_weighted_prompts
 
 if TYPE_CHECKING:
     # what those import, named for diffusers' loader by `make helper-imports`
@@ -112,10 +112,6 @@ class StableDiffusionParts(Family):
             ValueError: a prompt needs more chunks than ``num_chunks``.
         """
         return encode_weighted_prompts(self, prompts, num_chunks, lora_scale)
-
-    def count_prompt_chunks(self, prompts: Iterable[str]) -> int:
-        """Tokenizer lengths that the longest of the weighted prompts takes."""
-        return count_prompt_chunks(self, prompts)
 
     @property
     def mask_attention(self) -> UNetMaskAttention:

@@ -218,12 +218,11 @@ class ClassNameCall(Family, _Pipeline):
         num_entries = len(entries.prompts)
         if self.guidance != "classifier-free":
             return self.batch(self.encode(entries.prompts, text, lora_scale=lora_scale)), None
-        if text.weighted:
+        if text.weighted and text.num_chunks is None:
             # the longest of all decides on the number of chunks
-            rows = self.encode([*entries.prompts, *entries.negative_prompts], text, lora_scale=lora_scale)
-        else:
-            rows = self.encode(entries.prompts, text, lora_scale=lora_scale)
-            rows += self.encode(entries.negative_prompts, replace(text, negative=True), lora_scale=lora_scale)
+            text = replace(text, num_chunks=self.count_prompt_chunks([*entries.prompts, *entries.negative_prompts]))
+        rows = self.encode(entries.prompts, text, lora_scale=lora_scale)
+        rows += self.encode(entries.negative_prompts, replace(text, negative=True), lora_scale=lora_scale)
         both = self.batch(rows)
         return both.rows(slice(num_entries)), both.rows(slice(num_entries, None))
 

@@ -52,9 +52,6 @@ class StableDiffusion3Parts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
-    default_num_inference_steps = 28
-    # of Stability's examples for 3.5 medium
-    default_guidance_scale = 4.5
     text_position = "last"
     licence_note = (
         "Stable Diffusion 3 and 3.5 are under Stability's community licence: free below a yearly revenue of one"
@@ -71,6 +68,20 @@ class StableDiffusion3Parts(Family):
     tokenizer_3: Any
     tokenizer_max_length: int
     encode_prompt: Any
+
+    @property
+    def is_distilled(self) -> bool:
+        """Whether this is 3.5 large turbo, by the model's name alone: its configurations are those of 3.5 large."""
+        return "turbo" in self.model_name.lower()
+
+    @property
+    def default_num_inference_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]
+        return 4 if self.is_distilled else 28
+
+    @property
+    def default_guidance_scale(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # of Stability's examples for 3.5 medium
+        return 1.0 if self.is_distilled else 4.5
 
     @property
     def lora_targets(self) -> tuple[str, ...]:  # pyright: ignore[reportIncompatibleVariableOverride]

@@ -19,7 +19,8 @@ from .family import Family
 from .mask_attention import UNetMaskAttention
 from .mask_settings import PAPER, MaskSettings
 from .pipeline_call import ClassNameCall
-from .prompt_encoding import check_prompt_lengths
+from .prompt_encoding import check_prompt_lengths, encode_weighted_prompts
+from .prompt_weights import plain_text
 
 if TYPE_CHECKING:
     # what those import, named for diffusers' loader by `make helper-imports`
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from .latent_denoising import DenoisingStep  # noqa: F401
     from .mask_regions import MaskObject  # noqa: F401
     from .pipeline_output import UbGenOutput  # noqa: F401
-    from .prompt_weights import Fragment  # noqa: F401
     from .sample_seeds import sample_seed  # noqa: F401
     from .sampling_features import Walk  # noqa: F401
     from .saved_code import code_files  # noqa: F401
@@ -49,6 +49,8 @@ class StableDiffusionXLParts(Family):
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_gpu_dtype = "float16"
     upcasts_vae = True
+    has_word_weights = True
+    has_kept_features = True
 
     unet: Any
     text_encoder: Any
@@ -96,7 +98,8 @@ class StableDiffusionXLParts(Family):
     def encode(
         self, prompts: Sequence[str], text: TextSettings | None = None, *, lora_scale: float | None = None
     ) -> list[Conditioning]:
-        """``encoder_hidden_states (L, D)`` and ``text_embeds (P,)`` of each prompt.
+        """``encoder_hidden_states (L, D)`` and ``text_embeds (P,)`` of each prompt, ``(C * L, D)`` of C chunks where
+        word weights are read; the pooled text is that of the first chunk, without them.
 
         To guide away from the empty prompt is to guide away from zeros, where the model's configuration says so
         (``force_zeros_for_empty_prompt``), as the stock call does without a negative prompt.
@@ -104,12 +107,19 @@ class StableDiffusionXLParts(Family):
         text = text or TextSettings()
         distinct = list(dict.fromkeys(prompts))
         features, _, pooled, _ = self.encode_prompt(
-            distinct,
+            [plain_text(prompt) for prompt in distinct] if text.weighted else distinct,
             device=self._execution_device,
             num_images_per_prompt=1,
             do_classifier_free_guidance=False,
             lora_scale=lora_scale,
         )
+        if text.weighted:
+            # of the layer before the last, as the stock call takes them
+            parts = [
+                encode_weighted_prompts(self, distinct, text.num_chunks, lora_scale, suffix=suffix, layer=-2)
+                for suffix in ("", "_2")
+            ]
+            features = torch.cat(parts, dim=-1)
         rows = {
             prompt: Conditioning({"encoder_hidden_states": row, "text_embeds": one})
             for prompt, row, one in zip(distinct, features, pooled)

@@ -71,10 +71,7 @@ class ZImageParts(Family):
         the configurations of the two are alike."""
         if (stated := self.config.get("is_distilled")) is not None:
             return stated
-        path = Path(str(self.config.get("_name_or_path")))
-        # the Hub's cache keeps the files of a model in models--OWNER--NAME/snapshots/COMMIT
-        name = path.parts[-3] if path.parent.name == "snapshots" else path.name
-        return "turbo" in name.lower()
+        return "turbo" in self.model_name.lower()
 
     @property
     def guidance(self) -> str:

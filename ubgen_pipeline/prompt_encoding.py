@@ -113,34 +113,55 @@ def check_token_counts(counts: Iterable[int], limit: int, class_names: Sequence[
 
 
 def encode_weighted_prompts(
-    pipeline: Any, prompts: Sequence[str], num_chunks: int | None, lora_scale: float | None
+    pipeline: Any,
+    prompts: Sequence[str],
+    num_chunks: int | None,
+    lora_scale: float | None,
+    *,
+    suffix: str = "",
+    layer: int | None = None,
 ) -> torch.Tensor:
-    """Text features ``(B, C * L, D)`` of B prompts; see the pipeline's method of that name."""
+    """Text features ``(B, C * L, D)`` of B prompts with word weights; each distinct prompt is encoded once.
+
+    Args:
+        pipeline: with a CLIP tokenizer and text encoder.
+        prompts: texts, see :mod:`.prompt_weights` for the syntax.
+        num_chunks: C; None takes what the longest prompt needs.
+        lora_scale: of a LoRA in the text encoder.
+        suffix: of the names of tokenizer and text encoder, where there are several.
+        layer: whose features are read; None: what the text encoder gives.
+
+    Raises:
+        ValueError: a prompt needs more chunks than ``num_chunks``.
+    """
     distinct = list(dict.fromkeys(prompts))
+    tokenizer, encoder = getattr(pipeline, f"tokenizer{suffix}"), getattr(pipeline, f"text_encoder{suffix}")
 
     def encode(token_ids: torch.Tensor) -> torch.Tensor:
-        return pipeline.text_encoder(token_ids.to(pipeline._execution_device))[0]
+        output = encoder(token_ids.to(pipeline._execution_device), output_hidden_states=layer is not None)
+        return output[0] if layer is None else output.hidden_states[layer]
 
     if lora_scale is not None:
-        scale_lora_layers(pipeline.text_encoder, lora_scale)
+        scale_lora_layers(encoder, lora_scale)
     try:
-        fragments = [_fragments(pipeline, prompt) for prompt in distinct]
-        features = encode_weighted(pipeline.tokenizer, encode, fragments, num_chunks)
+        fragments = [_fragments(pipeline, tokenizer, prompt) for prompt in distinct]
+        features = encode_weighted(tokenizer, encode, fragments, num_chunks)
     finally:
         if lora_scale is not None:
-            unscale_lora_layers(pipeline.text_encoder, lora_scale)
+            unscale_lora_layers(encoder, lora_scale)
     return features[[distinct.index(prompt) for prompt in prompts]]
 
 
 def count_prompt_chunks(pipeline: Any, prompts: Iterable[str]) -> int:
     """Tokenizer lengths that the longest of the weighted prompts takes."""
-    return max(len(token_chunks(pipeline.tokenizer, _fragments(pipeline, prompt))[0]) for prompt in set(prompts))
+    tokenizer = pipeline.tokenizer
+    return max(len(token_chunks(tokenizer, _fragments(pipeline, tokenizer, prompt))[0]) for prompt in set(prompts))
 
 
-def _fragments(pipeline: Any, prompt: str) -> list[tuple[str, float]]:
+def _fragments(pipeline: Any, tokenizer: Any, prompt: str) -> list[tuple[str, float]]:
     pieces = [(piece.text, piece.weight) for piece in parse_weights(prompt)]
-    added = pipeline.tokenizer.added_tokens_encoder
+    added = tokenizer.added_tokens_encoder
     if any(f"{token}_1" in added for token in added):
         # a textual inversion of several vectors becomes several tokens
-        pieces = [(str(pipeline.maybe_convert_prompt(text, pipeline.tokenizer)), weight) for text, weight in pieces]
+        pieces = [(str(pipeline.maybe_convert_prompt(text, tokenizer)), weight) for text, weight in pieces]
     return pieces

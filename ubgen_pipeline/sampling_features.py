@@ -9,12 +9,12 @@ Shapes: B samples, C x h x w latents, H x W pixels.
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any
 
 import torch
 
 from .call_arguments import SampleBatch, check_counts
-from .conditioning import Conditioning
 from .deep_features import DeepFeatureDenoiser
 from .latent_denoising import Denoiser, DenoisingStep
 
@@ -109,11 +109,7 @@ class Shortcuts(SamplingFeature):
         if self.deep_features_every == 1:
             return walk
         deep = DeepFeatureDenoiser(pipeline.denoiser_network, self.deep_features_every)
-
-        def denoiser(latents: torch.Tensor, timestep: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
-            return deep(latents, timestep, conditioning["encoder_hidden_states"])
-
-        return replace(walk, denoiser=denoiser)
+        return replace(walk, denoiser=partial(pipeline.predict, network=deep))
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
+from support.family_models import CASES
 from ubgen_pipeline.deep_features import DeepFeatureDenoiser
 from ubgen_pipeline.models.loading import load_pipeline
 
@@ -35,7 +36,7 @@ def sd_like():
 def test_a_whole_pass_is_the_unets_own(sd_like, num_outer_layers, size):
     latents, timestep, text = _inputs(size=size, width=12)
     expected = sd_like(latents, timestep, text).sample
-    found = DeepFeatureDenoiser(sd_like, 3, num_outer_layers=num_outer_layers)(latents, timestep, text)
+    (found,) = DeepFeatureDenoiser(sd_like, 3, num_outer_layers=num_outer_layers)(latents, timestep, text)
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
@@ -60,12 +61,25 @@ def test_between_them_only_the_deep_features_are_old(sd_like):
     denoiser(latents, timestep, text)
     later = latents + 0.01
     whole = sd_like(later, timestep, text).sample
-    found = denoiser(later, timestep, text)
+    (found,) = denoiser(later, timestep, text)
     assert 0 < (found - whole).abs().max() < 0.1 * whole.std()
     # the same input again: the kept features are the right ones
     again = DeepFeatureDenoiser(sd_like, 2)
     again(later, timestep, text)
-    torch.testing.assert_close(again(later, timestep, text), whole, rtol=0, atol=0)
+    torch.testing.assert_close(again(later, timestep, text)[0], whole, rtol=0, atol=0)
+
+
+# the second also reads the guidance
+@pytest.mark.parametrize("name", ["sdxl", "sdxl lcm"])
+@torch.no_grad()
+def test_a_whole_pass_of_sdxls_unet_is_its_own(name):
+    pipeline, latents = CASES[name].pipeline, CASES[name].noise(2)
+    text, _ = pipeline.with_guidance(pipeline.batch(pipeline.encode(["a circle", "a star"])), 3.0)
+    deep = DeepFeatureDenoiser(pipeline.unet, 2)
+    expected = pipeline.predict(latents, torch.tensor(500), text)
+    assert torch.equal(pipeline.predict(latents, torch.tensor(500), text, network=deep), expected)
+    kept = pipeline.predict(latents + 0.1, torch.tensor(500), text, network=deep)
+    assert (kept - pipeline.predict(latents + 0.1, torch.tensor(500), text)).abs().max() > 1e-5
 
 
 def test_a_pipeline_call_takes_the_shortcuts(random_mini_model):
@@ -110,7 +124,7 @@ def test_a_unet_of_another_kind_is_refused(sd_like):
         up_block_types=("UpBlock2D",),
         mid_block_type=None,
         norm_num_groups=4,
-        time_cond_proj_dim=8,
+        class_embed_type="timestep",
     )
-    with pytest.raises(ValueError, match="this one has time_cond_proj_dim"):
+    with pytest.raises(ValueError, match="this one has class_embed_type"):
         DeepFeatureDenoiser(other, 2)

@@ -17,6 +17,20 @@ def test_another_flow_scheduler_draws():
     assert images.isfinite().all() and images.std() > 0.05
 
 
+@pytest.mark.parametrize(
+    ("path", "defaults"),
+    [
+        ("stabilityai/stable-diffusion-3.5-large-turbo", (4, 1.0)),
+        ("/cache/models--stabilityai--stable-diffusion-3.5-large-turbo/snapshots/0123abc", (4, 1.0)),
+        ("stabilityai/stable-diffusion-3.5-large", (28, 4.5)),
+    ],
+)
+def test_turbo_is_known_by_its_name(path, defaults):
+    pipeline = CASE.ours(CASE.stock)
+    pipeline.register_to_config(_name_or_path=path)
+    assert (pipeline.default_num_inference_steps, pipeline.default_guidance_scale) == defaults
+
+
 @pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2"])
 def test_a_missing_clip_is_named(name):
     kind = FAMILIES["sd3"].pipeline_class()

@@ -16,6 +16,32 @@ def test_the_empty_prompt_is_zeros_only_where_images_are_guided_away_from_it():
     assert negative["encoder_hidden_states"].shape == (77, 56) and negative["text_embeds"].shape == (20,)
 
 
+def test_word_weights_reach_both_text_encoders_and_1_changes_nothing():
+    text = TextSettings(weighted=True, num_chunks=1)
+    plain, same, strong = (
+        CASE.pipeline.encode([prompt], settings)[0]
+        for prompt, settings in (("a star at sea", None), ("a (star)1.0 at sea", text), ("a star++ at sea", text))
+    )
+    torch.testing.assert_close(same["encoder_hidden_states"], plain["encoder_hidden_states"], rtol=0, atol=1e-5)
+    assert torch.equal(same["text_embeds"], plain["text_embeds"])
+    assert torch.equal(strong["text_embeds"], plain["text_embeds"])
+    changed = (strong["encoder_hidden_states"] - plain["encoder_hidden_states"]).abs() > 1e-4
+    # features of 32 numbers beside 24; the letters of the second word alone
+    for part in (changed[:, :32], changed[:, 32:]):
+        assert part.any(dim=1).nonzero().flatten().tolist() == [2, 3, 4, 5]
+
+
+def test_a_long_prompt_is_read_in_chunks_as_far_as_its_negative():
+    long = "star " * 40
+    drawn = [
+        CASE.draw(CASE.pipeline, ["circle"], negative_prompt=negative, weighted_prompts=True)
+        for negative in (long, "")
+    ]
+    assert (drawn[0] - drawn[1]).abs().max() > 1e-3
+    # an empty negative prompt is zeros, weighted or not
+    torch.testing.assert_close(drawn[1], CASE.draw(CASE.pipeline, ["circle"]), rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     "kind, steps, scale, guidance",
     [
