@@ -45,13 +45,17 @@ evidence: $(STAMP)
 evidence-full: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence --config benchmarks/evidence/full.yaml
 
-# the tables of results/speed.md and results/training_speed.md; on a GPU: make speed MODEL=random-sd15
+# the tables of results/speed.md and results/training_speed.md; on a GPU: make speed MODEL=random-sd15,
+# or random-sdxl, random-sd35-medium, random-z-image, random-flux2-klein-base-4b for the speed of generation alone
 MODEL ?= mini
+GENERATION_ALONE := $(filter-out random-sd15,$(filter random-%,$(MODEL)))
 speed: $(STAMP)
 	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL)
+ifeq ($(GENERATION_ALONE),)
 	$(BIN)/python -m benchmarks.training_speed --model $(MODEL)
 	$(BIN)/python -m benchmarks.writer_share --model $(MODEL)
 	$(BIN)/python -m benchmarks.annotation_overhead --layouts $(subst random-,,$(MODEL))
+endif
 
 install: $(STAMP)
 

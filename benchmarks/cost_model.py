@@ -2,9 +2,11 @@
 
     python -m benchmarks.cost_model
     python -m benchmarks.cost_model --rate 4.25 --workers 8 64 --presets guidance-cutoff deep-cache
-    python -m benchmarks.cost_model --model mini --rate 7.1 --workers 1 --size 64 --images 10000
+    python -m benchmarks.cost_model --model sdxl --images 1300000
+    python -m benchmarks.cost_model --model mini --rate 7.1 --workers 1 --images 10000
 
-Counted here: the model's operations for an image, of SD1.5 at 512 pixels or of the mini model. Measured here: bytes
+Counted here: the operations of an image of a model of any family, by running the family's own code on shapes without
+numbers; see ``benchmarks.operations``. Measured here: bytes
 and encoding time of an image, of scenes of the mini world enlarged and with a photograph's grain. Given: the rate of a
 matrix product on the device, by default that of an H100 in 16 bits; and the images/s of one device, where it is known.
 """
@@ -13,46 +15,42 @@ import math
 import statistics
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import torch
-from diffusers import AutoencoderKL
-from torch.utils.flop_counter import FlopCounterMode
-from transformers import CLIPTokenizer
 
 from benchmarks.dataset_files import sample_images
-from benchmarks.real_size_models import build_unet, build_vae
+from benchmarks.operations import Operations
+from benchmarks.real_size_families import REAL_SIZE_MODELS
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
-from ubgen_pipeline.deep_features import DeepFeatureDenoiser
 from ubgen_pipeline.files.image_codecs import CODECS, image_encoder
 from ubgen_pipeline.inference.presets import PRESETS
-from ubgen_pipeline.mini import mini_model_path
-
-MODELS = ("sd15", "mini")
 
 
 @dataclass(frozen=True)
 class CostSettings:
     """Settings of the estimate."""
 
-    model: str = field_help(f"{' or '.join(MODELS)}: whose operations are counted", "sd15")
+    model: str = field_help(
+        f"{', '.join(REAL_SIZE_MODELS)} (by its published configuration), mini, or a folder or Hub id of a model:"
+        " whose operations are counted",
+        "sd15",
+    )
     images: list[int] | None = field_help("images of the dataset; 1.3 and 100 million if not given", None)
     tflops: float = field_help("given: rate of a matrix product on one device, in 1e12 operations/s", 798.0)
     rate: float | None = field_help("given: images/s of one device; only the limit is shown without it", None)
     workers: list[int] | None = field_help("devices at the same time; 8 and 64 if not given", None)
-    num_inference_steps: int = field_help("denoising steps of PNDM, which calls the UNet once more", 50)
-    guidance_scale: float = field_help("classifier-free guidance; 1 or less means none", 2.0)
+    num_inference_steps: int | None = field_help(
+        "denoising steps, of PNDM for Stable Diffusion, which calls the UNet once more; the model's own if not given",
+        None,
+    )
+    guidance_scale: float | None = field_help("guidance; 1 or less means none; the model's own if not given", None)
     samples_per_shard: int = field_help("rows of a shard, the unit that workers take", 256)
     startup: float = field_help("given: seconds until a worker draws, compiling included", 120.0)
     presets: list[str] | None = field_help("lossy presets to count too", None)
-    size: int = field_help("image side in pixels, for the storage", 512)
+    size: int | None = field_help("image side in pixels; the model's own if not given", None)
     num_encoded: int = field_help("images that bytes and encoding are measured on", 16)
 
     def __post_init__(self) -> None:
-        if self.model not in MODELS:
-            raise ValueError(f"model is {self.model!r}; choose one of {', '.join(MODELS)}.")
         for name in ("tflops", "rate"):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -62,49 +60,6 @@ class CostSettings:
                 raise ValueError(f"{name} holds {min(getattr(self, name))}; give integers of at least 1.")
         if unknown := [name for name in self.presets or () if name not in PRESETS]:
             raise ValueError(f"presets holds {unknown[0]!r}; choose of {', '.join(PRESETS)}.")
-
-
-class Operations:
-    """Counted operations of the model's parts, two for each multiply-add; nothing is computed."""
-
-    def __init__(self, model: str):
-        with torch.device("meta"):
-            self.unet, self.vae, num_tokens = _parts(model)
-        self._noise = torch.zeros(1, 4, self.unet.config.sample_size, self.unet.config.sample_size, device="meta")
-        self._text = torch.zeros(1, num_tokens, self.unet.config.cross_attention_dim, device="meta")
-
-    def of_an_image(self, num_steps: int, guidance_scale: float, preset: str | None = None) -> float:
-        """Of one image, with PNDM unless the preset says otherwise; its text is left out, encoded once a class."""
-        settings: dict[str, Any] = {"num_inference_steps": num_steps, "guidance_scale": guidance_scale}
-        shortcuts: dict[str, Any] = {}
-        if preset is not None:
-            settings, shortcuts = settings | PRESETS[preset].settings, dict(PRESETS[preset].shortcuts)
-        num_calls = settings["num_inference_steps"] + ("scheduler" not in settings)
-        num_guided = round(num_calls * shortcuts.get("guidance_until", 1.0)) if settings["guidance_scale"] > 1 else 0
-        every = shortcuts.get("deep_features_every", 1)
-        whole, outer = self._unet_passes(every)
-        total = count_operations(lambda: self.vae.decode(self._noise))
-        for call in range(num_calls):
-            # the change of the batch at the end of guidance makes a whole pass too
-            is_whole = call % every == 0 or call == num_guided
-            total += (whole if is_whole else outer) * (2 if call < num_guided else 1)
-        return total
-
-    def _unet_passes(self, every: int) -> tuple[float, float]:
-        denoiser, arguments = DeepFeatureDenoiser(self.unet, every), (self._noise, torch.tensor(1), self._text)
-        return count_operations(lambda: denoiser(*arguments)), count_operations(lambda: denoiser(*arguments))
-
-
-def count_operations(call: Callable[[], object]) -> int:
-    """Operations of the matrix products, convolutions and attention in a call, two for each multiply-add.
-
-    PyTorch's counter knows the attention kernels of GPUs, and attention that is computed as two matrix products, which
-    is how it runs on the meta device. The fused kernel of CPUs it counts as nothing, so its formula is given here.
-    """
-    formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
-    with FlopCounterMode(display=False, custom_mapping=formulas) as counter, torch.no_grad():
-        call()
-    return counter.get_total_flops()
 
 
 def device_hours(num_images: int, rate: float) -> float:
@@ -144,10 +99,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _body(argv: Sequence[str]) -> None:
     settings = parse_settings(CostSettings, argv, prog="python -m benchmarks.cost_model", description=__doc__)
     images, workers = settings.images or [1_300_000, 100_000_000], settings.workers or [8, 64]
-    operations = Operations(settings.model)
+    operations = Operations(settings.model, settings.size)
+    side = operations.shape[-1] * operations.pipeline.pixels_per_latent
     exact = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale)
     limit = settings.tflops * 1e12 / exact
-    print(f"counted: {exact / 1e12:.4g} TFLOP for an image; at {settings.tflops:g} TFLOP/s {limit:.2f} images/s\n")
+    print(f"counted: {exact / 1e12:.4g} TFLOP for an image, {side} pixels a side")
+    print(f"at {settings.tflops:g} TFLOP/s {limit:.3g} images/s\n")
     rates = {"limit, counted": limit}
     if settings.rate is not None:
         rates[f"rate given, {settings.rate / limit:.0%} of it"] = settings.rate
@@ -160,12 +117,12 @@ def _body(argv: Sequence[str]) -> None:
                 wall_hours(num_images, rate, number, settings.samples_per_shard, settings.startup)
                 for number in workers
             )
-            cells = [f"{num_images:,}", name, f"{rate:.2f}", f"{device_hours(num_images, rate):,.1f}"]
+            cells = [f"{num_images:,}", name, f"{rate:.3g}", f"{device_hours(num_images, rate):,.1f}"]
             print(_line([*cells, *(f"{wall:,.1f}" for wall in walls)]))
     print(f"\n{_line(['codec', 'bytes/image', *(f'{number:,}' for number in images), 'cores a device'])}")
     print(_line(["---"] * (3 + len(images))))
     for codec in CODECS:
-        size, seconds = codec_costs(codec, settings.size, settings.num_encoded)
+        size, seconds = codec_costs(codec, side, settings.num_encoded)
         stored = (f"{size * number / 1e12:.3g} TB" for number in images)
         print(_line([codec, f"{size:,.0f}", *stored, f"{seconds * (settings.rate or limit):.2f}"]))
     if settings.presets:
@@ -174,24 +131,6 @@ def _body(argv: Sequence[str]) -> None:
         for name in settings.presets:
             lossy = operations.of_an_image(settings.num_inference_steps, settings.guidance_scale, name)
             print(_line([name, f"{lossy / 1e12:.4g}", f"{lossy / exact:.0%}"]))
-
-
-def _parts(model: str) -> tuple[Any, Any, int]:
-    """UNet, VAE, and the tokens of a prompt."""
-    if model == "mini":
-        from diffusers import UNet2DConditionModel
-
-        folder = mini_model_path()
-        parts = ((UNet2DConditionModel, "unet"), (AutoencoderKL, "vae"))
-        unet, vae = (kind.from_config(kind.load_config(folder, subfolder=name)) for kind, name in parts)
-        return unet, vae, CLIPTokenizer.from_pretrained(folder, subfolder="tokenizer").model_max_length
-    return build_unet(), build_vae(), 77
-
-
-def _attention_operations(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:
-    """Of the products of queries and keys, and of weights and values, from shapes ``(B, heads, tokens, width)``."""
-    batch, heads, num_queries, width = query
-    return 2 * batch * heads * num_queries * key[-2] * (width + value[-1])
 
 
 def _line(cells: Sequence[str]) -> str:

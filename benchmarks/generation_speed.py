@@ -2,6 +2,7 @@
 
     python -m benchmarks.generation_speed
     python -m benchmarks.generation_speed --model random-sd15
+    python -m benchmarks.generation_speed --model random-sdxl
 
 The stock arm is what users write: the pipeline as loaded, the LoRA beside the weights, prompts encoded for every
 batch, and each image saved as PNG before the next batch begins. The other arm writes a shard of a dataset. Both are
@@ -25,12 +26,17 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import load_dataset
-from diffusers import StableDiffusionPipeline
+from diffusers import DiffusionPipeline, ZImagePipeline
 from PIL import Image
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate, synchronize
+from benchmarks.operations import Operations
+from benchmarks.random_models import build_random_lora, build_random_model
+from benchmarks.real_size_families import REAL_SIZE_MODELS
+from benchmarks.real_size_models import build_lora, build_sd15
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
+from ubgen_pipeline.family import Family
+from ubgen_pipeline.flux2_parts import Flux2Parts
 from ubgen_pipeline.generation.dataset_run import DatasetRun
 from ubgen_pipeline.generation.settings import GenerateSettings
 from ubgen_pipeline.generation.shard_writer import in_order_ahead
@@ -38,62 +44,89 @@ from ubgen_pipeline.inference.attention_kernels import attention_order
 from ubgen_pipeline.inference.prepared_pipeline import with_own_scheduler
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.mini import mini_model_path
+from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_pipeline, resolve_model, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
+
+RANDOM_MODELS = tuple(f"random-{name}" for name in REAL_SIZE_MODELS)
 
 
 @dataclass(frozen=True)
 class BenchmarkSettings:
     """Settings of the benchmark."""
 
-    model: str = field_help("mini, random-sd15 (built here, at its real size), a folder or a Hub id", "mini")
-    lora: str | None = field_help("a LoRA; not given: the mini model's, or a random one of rank 128", None)
+    model: str = field_help(
+        "mini, a folder, a Hub id, or one built here at its real size with random weights:"
+        f" {', '.join(RANDOM_MODELS)}",
+        "mini",
+    )
+    lora: str | None = field_help("a LoRA; not given: the mini model's, or a random one", None)
     num_images: int = field_help("images of each turn; a multiple of both batch sizes is fair", 32)
     repeats: int = field_help("turns of each arm that count, after one that does not", 3)
-    num_inference_steps: int | None = field_help("denoising steps; 50 on a GPU and 20 on a CPU, if not given", None)
-    scheduler: str = field_help("of both arms", "pndm")
-    guidance_scale: float = field_help("classifier-free guidance", 2.0)
+    num_inference_steps: int | None = field_help(
+        "denoising steps; the model's own if not given, and 20 at most on a CPU", None
+    )
+    scheduler: str | None = field_help(
+        "of both arms; if not given pndm for Stable Diffusion 1.x and 2.x, else the model's own", None
+    )
+    guidance_scale: float | None = field_help("guidance; the model's own if not given", None)
+    size: int | None = field_help("side of the images in pixels; the model's own if not given", None)
     stock_batch_size: int = field_help("of the stock arm", 16)
     batch_size: int | None = field_help("of ubgen; its own choice if not given", None)
     compile: str = field_help("of ubgen: auto, on or off", "auto")
-    dtype: str | None = field_help("of both arms; float16 on a GPU and float32 elsewhere, if not given", None)
+    dtype: str | None = field_help("of both arms; the family's own on a GPU and float32 elsewhere, if not given", None)
     codec: str = field_help("of ubgen", "png")
     num_references: int = field_help("images of the last turn drawn in twice the precision, to measure errors", 8)
     device: str | None = field_help("cpu or cuda; a GPU where there is one, if not given", None)
 
 
 class StockArm:
-    """The loop that users write."""
+    """The loop that users write, with diffusers' own pipeline of the model's family.
 
-    def __init__(self, settings: BenchmarkSettings, model: str, lora: str, device: str, dtype: torch.dtype):
+    ``ours`` is our pipeline on the same model.
+    """
+
+    def __init__(
+        self, settings: BenchmarkSettings, model: str, lora: str, device: str, dtype: torch.dtype, ours: Family
+    ):
         self.settings, self.device, self.dtype = settings, device, dtype
-        self.pipeline = StableDiffusionPipeline.from_pretrained(
-            resolve_model(model), dtype=dtype, safety_checker=None, requires_safety_checker=False
-        )
+        assert settings.guidance_scale is not None
+        self.arguments: dict[str, Any] = {
+            "num_inference_steps": settings.num_inference_steps,
+            **ours.stock_guidance(settings.guidance_scale),
+            **({} if settings.size is None else {"height": settings.size, "width": settings.size}),
+        }
+        if isinstance(ours, Flux2Parts):
+            # the stock call's own layers are of the published text encoder, which a random one is not as deep as
+            self.arguments["text_encoder_out_layers"] = ours.text_layers()
+        is_sd = family_of(type(ours).__name__) == "sd"
+        unchecked = {"safety_checker": None, "requires_safety_checker": False} if is_sd else {}
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(resolve_model(model), dtype=dtype, **unchecked)
         self.pipeline.load_lora_weights(lora)
-        set_scheduler(self.pipeline, settings.scheduler)  # pyright: ignore[reportArgumentType]
+        if settings.scheduler is not None:
+            set_scheduler(self.pipeline, settings.scheduler)
         self.pipeline.set_progress_bar_config(disable=True)
         self.pipeline.to(device)
 
-    def images(self, samples: Sequence[Any], folder: Path) -> None:
+    def images(self, samples: Sequence[Any], folder: Path, shape: tuple[int, int, int]) -> None:
         folder.mkdir()
         for batch in _batches(samples, self.settings.stock_batch_size):
-            for sample, image in zip(batch, self._call(batch, "pil")):
+            for sample, image in zip(batch, self._call(batch, "pil", shape)):
                 image.save(folder / f"{sample.index:06d}.png")
 
-    def latents(self, samples: Sequence[Any]) -> torch.Tensor:
+    def latents(self, samples: Sequence[Any], shape: tuple[int, int, int]) -> torch.Tensor:
+        """As diffusers leaves them: some families' pipelines undo their scaling, or their packing, before they end."""
         batches = _batches(samples, self.settings.stock_batch_size)
-        return torch.cat([self._call(batch, "latent") for batch in batches])
+        return torch.cat([self._call(batch, "latent", shape) for batch in batches])
 
-    def _call(self, batch: Sequence[Any], output_type: str) -> Any:
-        unet = self.pipeline.unet.config
-        shape = (unet.in_channels, unet.sample_size, unet.sample_size)
+    def _call(self, batch: Sequence[Any], output_type: str, shape: tuple[int, int, int]) -> Any:
+        # Z-Image's loop takes float32 alone
+        dtype = torch.float32 if isinstance(self.pipeline, ZImagePipeline) else self.dtype
         return self.pipeline(
-            [sample.prompt.prompt for sample in batch],
-            latents=draw_latents([sample.seed for sample in batch], shape).to(self.device, self.dtype),
-            num_inference_steps=self.settings.num_inference_steps,
-            guidance_scale=self.settings.guidance_scale,
+            prompt=[sample.prompt.prompt for sample in batch],
+            latents=draw_latents([sample.seed for sample in batch], shape).to(self.device, dtype),
             output_type=output_type,
+            **self.arguments,
         ).images
 
 
@@ -116,12 +149,13 @@ def _body(argv: Sequence[str]) -> None:
 def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     """Measure both arms and print the table."""
     device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    # fewer on a CPU, to end within five minutes
-    steps = settings.num_inference_steps or (50 if device.startswith("cuda") else 20)
-    settings = dataclasses.replace(settings, num_inference_steps=steps)
-    dtype_name = settings.dtype or ("float16" if device == "cuda" else "float32")
+    model, lora = _models(settings, scratch, device)
+    settings, operations = _complete(settings, model, device)
+    steps, scale = settings.num_inference_steps, settings.guidance_scale
+    assert steps is not None and scale is not None
+    family = type(operations.pipeline)
+    dtype_name = settings.dtype or (family.default_gpu_dtype if device.startswith("cuda") else "float32")
     dtype, num_cores = getattr(torch, dtype_name), torch.get_num_threads()
-    model, lora = _models(settings, scratch)
     print(machine_line(device))
     peak, copying = product_rate(device, dtype), copy_rate(device)
     print(f"limits: matrix product {peak / 1e12:.3f} TFLOP/s in {dtype_name}, copy {copying / 1e9:.1f} GB/s")
@@ -133,9 +167,11 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         output_dir=str(scratch / "ubgen"),
         model=model,
         lora=lora,
-        num_inference_steps=settings.num_inference_steps,
-        guidance_scale=settings.guidance_scale,
+        num_inference_steps=steps,
+        guidance_scale=scale,
         scheduler=settings.scheduler,
+        height=settings.size,
+        width=settings.size,
         batch_size=settings.batch_size,
         compile=settings.compile,
         dtype=dtype_name,
@@ -152,7 +188,8 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     preparing = time.perf_counter() - start
     threads = torch.get_num_threads()
     torch.set_num_threads(num_cores)
-    stock = StockArm(settings, model, lora, device, dtype)
+    stock = StockArm(settings, model, lora, device, dtype, run.pipeline)
+    shape = operations.shape
     seconds: dict[str, list[float]] = {"stock": [], "ubgen": [], "stock loop": [], "ubgen loop": []}
     processor: dict[str, list[float]] = {arm: [] for arm in seconds}
 
@@ -164,13 +201,13 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
 
     latents: dict[str, torch.Tensor] = {}
     for turn, samples in enumerate(turns):
-        time_arm("stock", num_cores, lambda: stock.images(samples, scratch / f"stock-{turn}"))  # noqa: B023
+        time_arm("stock", num_cores, lambda: stock.images(samples, scratch / f"stock-{turn}", shape))  # noqa: B023
         time_arm("ubgen", threads, lambda: run.write([turn]))  # noqa: B023
-        time_arm("stock loop", num_cores, lambda: latents.update(stock=stock.latents(samples)))  # noqa: B023
+        time_arm("stock loop", num_cores, lambda: latents.update(stock=stock.latents(samples, shape)))  # noqa: B023
         time_arm("ubgen loop", threads, lambda: latents.update(ubgen=loop(run, samples)))  # noqa: B023
     torch.set_num_threads(num_cores)
     rates = {arm: len(turns[-1]) / statistics.median(times[1:]) for arm, times in seconds.items()}
-    flops = _flops_of_an_image(run, settings)
+    flops = operations.of_an_image(steps, None if family.guidance == "none" else scale)
     print(f"counted: {flops / 1e12:.4f} TFLOP for an image, {peak / flops:.3f} images/s at the limit")
     print(f"ubgen: batch size {run.batch_size}, {run.num_threads} batches at once, ready after {preparing:.1f} s")
     print(f"\n{'':<12}{'stock':>12}{'ubgen':>12}{'ratio':>8}{'share of limit':>16}")
@@ -190,6 +227,9 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         f" {np.mean(np.isinf(pairs)):.1%} equal"
     )
     count = settings.num_references
+    if latents["stock"].shape != latents["ubgen"].shape:
+        print("latents: not compared, since diffusers' own end in another layout")
+        return
     reference = _reference(settings, model, lora, device, dtype, turns[-1][:count])
     errors = {arm: relative_errors(latents[arm][:count], reference) for arm in ("stock", "ubgen")}
     for arm, error in errors.items():
@@ -222,6 +262,8 @@ def loop(run: DatasetRun, samples: Sequence[Any]) -> torch.Tensor:
             seeds=[sample.seed for sample in batch],
             num_inference_steps=run.settings.num_inference_steps,
             guidance_scale=run.settings.guidance_scale,
+            height=run.settings.height,
+            width=run.settings.width,
             output_type="latent",
         )
         free.put(pipeline)
@@ -234,18 +276,38 @@ def loop(run: DatasetRun, samples: Sequence[Any]) -> torch.Tensor:
         return torch.cat(list(in_order_ahead(draw, batches, num_threads=num_threads, num_ahead=num_threads + 1)))
 
 
-def _models(settings: BenchmarkSettings, scratch: Path) -> tuple[str, str]:
+def _models(settings: BenchmarkSettings, scratch: Path, device: str) -> tuple[str, str]:
     if settings.model == "mini":
         return "mini", settings.lora or str(Path(mini_model_path()).parent / "lora")
-    if settings.model != "random-sd15":
+    if settings.model not in RANDOM_MODELS:
         if settings.lora is None:
             raise ValueError("lora is missing; give one that fits the model.")
         return settings.model, settings.lora
-    from benchmarks.real_size_models import build_lora, build_sd15
+    name = settings.model.removeprefix("random-")
+    if name == "sd15":
+        build_sd15(scratch / name)
+        build_lora(scratch / "lora")
+    else:
+        build_random_model(name, scratch / name, device=device)
+        build_random_lora(scratch / name, scratch / "lora")
+    return str(scratch / name), str(scratch / "lora")
 
-    build_sd15(scratch / "sd15")
-    build_lora(scratch / "lora")
-    return str(scratch / "sd15"), str(scratch / "lora")
+
+def _complete(settings: BenchmarkSettings, model: str, device: str) -> tuple[BenchmarkSettings, Operations]:
+    """The settings with the model's own where they name none, and what counts its operations."""
+    operations = Operations(model, settings.size)
+    pipeline = operations.pipeline
+    steps = settings.num_inference_steps
+    if steps is None:
+        own = pipeline.default_num_inference_steps
+        # fewer on a CPU, to end within five minutes
+        steps = own if device.startswith("cuda") else min(own, 20)
+    scheduler = settings.scheduler
+    if scheduler is None and family_of(type(pipeline).__name__) == "sd":
+        scheduler = "pndm"
+    scale = pipeline.default_guidance_scale if settings.guidance_scale is None else settings.guidance_scale
+    complete = {"num_inference_steps": steps, "guidance_scale": scale, "scheduler": scheduler}
+    return dataclasses.replace(settings, **complete), operations
 
 
 def _mini_classes() -> list[str]:
@@ -268,26 +330,12 @@ def _reference(
             seeds=[sample.seed for sample in samples],
             num_inference_steps=settings.num_inference_steps,
             guidance_scale=settings.guidance_scale,
+            height=settings.size,
+            width=settings.size,
             output_type="latent",
         )
     assert not isinstance(output, tuple)
     return output.images
-
-
-def _flops_of_an_image(run: DatasetRun, settings: BenchmarkSettings) -> float:
-    """Counted operations of the UNet, LoRA left out, and of the VAE's decoder; text is encoded once a class."""
-    pipeline = load_pipeline(run.settings.model, scheduler=settings.scheduler)
-    pipeline.scheduler.set_timesteps(settings.num_inference_steps)
-    channels, height, width = pipeline.latent_shape()
-    noise = torch.zeros(1, channels, height, width)
-    text = torch.zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
-    counts = []
-    for call in (lambda: pipeline.unet(noise, torch.tensor(1), text), lambda: pipeline.decode(noise)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
-        counts.append(counter.get_total_flops())
-    num_calls = len(pipeline.scheduler.timesteps) * (2 if settings.guidance_scale > 1 else 1)
-    return num_calls * counts[0] + counts[1]
 
 
 def _peak_signal_to_noise(samples: Sequence[Any], scratch: Path, turn: int) -> np.ndarray:

@@ -6,7 +6,12 @@ import pytest
 import torch
 from torch.nn.attention import SDPBackend
 
-from benchmarks.generation_speed import loop, relative_errors
+from benchmarks import generation_speed
+from benchmarks.generation_speed import BenchmarkSettings, compare, loop, relative_errors
+from benchmarks.random_models import build_random_lora, text_parts
+from benchmarks.real_size_families import REAL_SIZE_MODELS
+from support.family_models import tiny_pipeline
+from ubgen_pipeline.models.families import FAMILIES
 
 
 def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
@@ -26,7 +31,7 @@ def test_the_loop_is_drawn_with_the_runs_own_attention(orders):
         def __call__(self, names, **arguments):
             return SimpleNamespace(images=torch.zeros(len(names), 1))
 
-    settings = SimpleNamespace(num_inference_steps=1, guidance_scale=1.0)
+    settings = SimpleNamespace(num_inference_steps=1, guidance_scale=1.0, height=None, width=None)
     run = SimpleNamespace(num_threads=1, pipeline=Pipeline(), settings=settings, batch_size=2, attention="efficient")
     sample = SimpleNamespace(prompt=SimpleNamespace(name="a", prompt="a"), seed=0)
     assert len(loop(run, [sample] * 3)) == 3
@@ -37,3 +42,39 @@ def test_errors_are_relative_to_each_samples_reference():
     reference = torch.tensor([[3.0, 4.0], [0.0, 2.0]]).view(2, 1, 1, 2)
     latents = reference + torch.tensor([[0.0, 0.5], [0.0, 0.0]]).view(2, 1, 1, 2)
     assert relative_errors(latents, reference).tolist() == pytest.approx([0.1, 0.0])
+
+
+@pytest.mark.parametrize("family", ["sdxl", "sd3", "z-image", "flux2-klein"])
+def test_the_stock_arm_of_a_family_draws_the_same_images(family, tmp_path, monkeypatch, capsys):
+    for limit in ("product_rate", "copy_rate"):
+        # they take seconds, and tests of their own
+        monkeypatch.setattr(generation_speed, limit, lambda *_: 1e12)
+    tiny_pipeline(family).save_pretrained(tmp_path / "model")
+    build_random_lora(tmp_path / "model", tmp_path / "lora", rank=2)
+    settings = BenchmarkSettings(
+        model=str(tmp_path / "model"),
+        lora=str(tmp_path / "lora"),
+        num_images=2,
+        repeats=1,
+        num_inference_steps=2,
+        size=32,
+        stock_batch_size=2,
+        batch_size=2,
+        compile="off",
+        num_references=2,
+        device="cpu",
+    )
+    compare(settings, tmp_path)
+    printed = capsys.readouterr().out
+    assert "images: 100.0% of 4 pairs at 40 dB or more" in printed
+    assert ("error of ubgen over that of stock" in printed) != ("diffusers' own end in another layout" in printed)
+
+
+@pytest.mark.parametrize("name", [name for name in REAL_SIZE_MODELS if name != "sd15"])
+def test_random_models_have_text_encoders_of_the_published_width(name):
+    real = REAL_SIZE_MODELS[name]
+    with torch.device("meta"):
+        parts = {**real.networks(), **text_parts(real.family)}
+    pipeline = FAMILIES[real.family].pipeline_class()(**parts, scheduler=real.scheduler(), **real.switches)
+    assert pipeline.family_misfit() is None
+    pipeline.check_prompt_lengths(["a photo of a class"])
