@@ -33,6 +33,9 @@ ELSEWHERE = {
     "mini/test_mini_model.py": "mini/clip mini/judges mini/networks mini/weights",
     # a packed wheel is compared with the one that is built
     "test_package.py": "hub/wheel",
+    # models that two benchmarks build
+    "benchmarks/test_generation_speed.py": "random_models",
+    "benchmarks/test_operations.py": "real_size_families",
     # what one command works out and prints
     "evaluation/test_evaluate.py": "backbone_measures dataset_measures evaluate_settings evaluation_report mini_sets",
     "evaluation/test_name_senses.py": "check_names",

@@ -37,6 +37,8 @@ def test_modules_are_imported_by_their_full_names_and_named_so_in_commands(file)
 # tested by the file of the command that they are part of
 TESTED_WITH = {
     "stock_training": "test_training_speed.py",
+    "random_models": "test_generation_speed.py",
+    "real_size_families": "test_operations.py",
     **dict.fromkeys(("evidence/figures", "evidence/lanes", "evidence/page"), "evidence/test_command.py"),
     **dict.fromkeys(("evidence/plots", "evidence/stage_work", "evidence/stages"), "evidence/test_command.py"),
     **dict.fromkeys(
