@@ -1,4 +1,7 @@
-"""The code as diffusers' ``custom_pipeline``: each load in a process of its own, since the loader mixes local ones."""
+"""The code as diffusers' ``custom_pipeline``, where ubgen is not there.
+
+The loader copies the code of a folder into one place for all folders, so that what is loaded here is of one version.
+"""
 
 import json
 import os
@@ -10,74 +13,73 @@ import pytest
 from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from support import ROOT
+from support.family_models import FAMILY_NAMES, QUICK, TinyModels
 from ubgen_pipeline import UbGenPipeline
-
-CODE = ROOT / "ubgen_pipeline"
+from ubgen_pipeline.models.families import FAMILIES
+from ubgen_pipeline.models.loading import load_pipeline
 
 DRAW = """
-import sys
+import json, sys
+sys.modules["ubgen_pipeline"] = None  # importing it is an error now
 import numpy as np
 from diffusers import DiffusionPipeline
 
-model, output, *custom = sys.argv[1:]
-settings = {"custom_pipeline": custom[0]} if custom else {}
-pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
-assert type(pipeline).__module__.startswith("diffusers_modules."), type(pipeline)
-assert "ubgen_pipeline" not in sys.modules
-drawn = pipeline(["circle", "star"], seed=3, num_inference_steps=3, output_type="np")
-assert drawn.labels == [0, 1] and drawn.prompts == ["circle", "star"]
-np.save(output, drawn.images)
-if custom:
-    pipeline.save_pretrained(output + ".model")
+for model, custom, output in json.loads(sys.argv[1]):
+    settings = {"custom_pipeline": custom} if custom else {}
+    pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
+    assert type(pipeline).__module__.startswith("diffusers_modules."), type(pipeline)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(["circle", "star"], seed=3, num_inference_steps=2, height=32, width=32, output_type="np")
+    assert drawn.labels == [0, 1] and drawn.prompts == ["circle", "star"]
+    np.save(output + ".npy", drawn.images)
+    if custom:
+        pipeline.save_pretrained(output)
 """
+# those with switches of their own: what the dynamic class saved is loaded again
+RELOADED = ("sd", "sdxl", "z-image", "flux2-klein")
 
 
-def draw_elsewhere(tmp_path, *arguments, cwd=ROOT):
-    output = tmp_path / "images.npy"
-    environment = {**os.environ, "HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    script = tmp_path / "draw.py"
-    script.write_text(DRAW)
-    model, *custom = arguments
-    command = [sys.executable, str(script), model, str(output), *custom]
-    done = subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+def test_each_familys_code_draws_alone_and_what_it_saved_with_its_code(mini_model, tmp_path):
+    folders = TinyModels(tmp_path / "models")
+    # Stable Diffusion's by the clone's folder, others by their file
+    models = {"sd": (mini_model, str(ROOT / "ubgen_pipeline"))}
+    models |= {name: (str(folders.folder(name)), str(FAMILIES[name].code_file)) for name in FAMILY_NAMES}
+    jobs, expected = [], {}
+    for name, (model, code) in models.items():
+        pipeline = load_pipeline(model)
+        pipeline.set_progress_bar_config(disable=True)
+        expected[name] = pipeline(["circle", "star"], seed=3, output_type="np", **QUICK).images
+        jobs.append((model, code, str(tmp_path / name)))
+        if name in RELOADED:
+            jobs.append((str(tmp_path / name), "", str(tmp_path / f"{name} again")))
+    (tmp_path / "draw.py").write_text(DRAW)
+    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
+    command = [sys.executable, "draw.py", json.dumps(jobs)]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
-    return np.load(output)
+    for name, images in expected.items():
+        for output in (name, *([f"{name} again"] if name in RELOADED else [])):
+            np.testing.assert_allclose(np.load(tmp_path / f"{output}.npy"), images, rtol=0, atol=1e-5)
 
 
-@pytest.fixture(scope="module")
-def expected_images(mini_model):
-    pipeline = UbGenPipeline.from_pretrained(mini_model)
-    return pipeline(["circle", "star"], seed=3, num_inference_steps=3, output_type="np").images
-
-
-def test_loaded_from_the_folder_in_a_new_process(mini_model, tmp_path, expected_images):
-    images = draw_elsewhere(tmp_path, mini_model, "./ubgen_pipeline")
-    np.testing.assert_allclose(images, expected_images, rtol=0, atol=1e-5)
-    # what the dynamic class saved reloads by itself, away from the clone
-    again = draw_elsewhere(tmp_path, str(tmp_path / "images.npy.model"), cwd=tmp_path)
-    np.testing.assert_allclose(again, expected_images, rtol=0, atol=1e-5)
-
-
-def test_what_the_class_saves_reloads_with_its_code(mini_model, tmp_path, expected_images):
-    saved = tmp_path / "saved"
-    UbGenPipeline.from_pretrained(mini_model).save_pretrained(saved)
-    assert json.loads((saved / "model_index.json").read_text())["_class_name"] == ["pipeline", "UbGenPipeline"]
-    images = draw_elsewhere(tmp_path, str(saved), cwd=tmp_path)
-    np.testing.assert_allclose(images, expected_images, rtol=0, atol=1e-5)
-
-
-def test_loading_through_the_class_runs_no_code_from_the_folder(mini_model, tmp_path):
+def test_what_the_class_saves_names_the_file_and_the_class(mini_model, tmp_path):
     UbGenPipeline.from_pretrained(mini_model).save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "model_index.json").read_text())["_class_name"] == ["pipeline", "UbGenPipeline"]
+    # whoever loads through the class has the code already
     (tmp_path / "pipeline.py").write_text("raise RuntimeError('ran')")
     assert type(UbGenPipeline.from_pretrained(str(tmp_path))) is UbGenPipeline
 
 
-def test_the_code_meets_the_loaders_rules():
-    helpers = get_relative_imports(CODE / "pipeline.py")
-    assert helpers and all((CODE / f"{helper}.py").is_file() for helper in helpers)
-    for module in ("pipeline", *helpers):
-        text = (CODE / f"{module}.py").read_text()
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_code_meets_the_loaders_rules(name):
+
+    file = FAMILIES[name].code_file
+    helpers = get_relative_imports(file)
+    assert helpers and all(file.with_name(f"{helper}.py").is_file() for helper in helpers)
+    for module in (file.stem, *helpers):
+        text = file.with_name(f"{module}.py").read_text()
         assert "import ubgen_" not in text and "from ubgen_" not in text
         assert "from . import" not in text and "from .." not in text
-        # the local route copies only what pipeline.py itself imports
-        assert set(get_relative_imports(CODE / f"{module}.py")) <= set(helpers)
+        # from a folder the loader copies only what the file itself imports
+        assert set(get_relative_imports(file.with_name(f"{module}.py"))) <= set(helpers)

@@ -6,9 +6,6 @@ is made of would show.
 
 import inspect
 import json
-import os
-import subprocess
-import sys
 from bisect import bisect_left
 from dataclasses import replace
 
@@ -459,50 +456,6 @@ def test_a_folder_that_diffusers_saved_is_enough(family, models, tmp_path):
     np.testing.assert_array_equal(again(["circle"], seed=3, output_type="np", **QUICK).images, images)
     twin = again.with_scheduler(type(again.scheduler).from_config(again.scheduler.config))
     assert (twin.guidance, twin.default_guidance_scale) == (pipeline.guidance, pipeline.default_guidance_scale)
-
-
-DRAW = """
-import json, sys
-sys.modules["ubgen_pipeline"] = None  # importing it is an error now
-import numpy as np
-from diffusers import DiffusionPipeline
-
-for model, custom, output in json.loads(sys.argv[1]):
-    settings = {"custom_pipeline": custom} if custom else {}
-    pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
-    assert type(pipeline).__module__.startswith("diffusers_modules."), type(pipeline)
-    pipeline.set_progress_bar_config(disable=True)
-    drawn = pipeline(["circle"], seed=3, num_inference_steps=2, height=32, width=32, output_type="np")
-    np.save(output + ".npy", drawn.images)
-    if custom:
-        pipeline.save_pretrained(output)
-"""
-
-
-# of those with switches of their own, what was saved is loaded again
-RELOADED = ("sdxl", "z-image", "flux2-klein")
-
-
-def test_each_file_is_a_custom_pipeline_where_ubgen_is_not_there(models, tmp_path):
-    """By path, and what that saved, with its code."""
-    jobs, expected = [], {}
-    for name in FAMILY_NAMES:
-        pipeline = load_pipeline(models.folder(name))
-        pipeline.set_progress_bar_config(disable=True)
-        expected[name] = pipeline(["circle"], seed=3, output_type="np", **QUICK).images
-        code = str(ROOT / "ubgen_pipeline" / f"{FAMILIES[name].module}.py")
-        jobs.append((str(models.folder(name)), code, str(tmp_path / name)))
-        if name in RELOADED:
-            jobs.append((str(tmp_path / name), "", str(tmp_path / f"{name} again")))
-    (tmp_path / "draw.py").write_text(DRAW)
-    environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "draw.py", json.dumps(jobs)]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
-    assert done.returncode == 0, done.stderr
-    for name, images in expected.items():
-        for output in (name, *([f"{name} again"] if name in RELOADED else [])):
-            np.testing.assert_allclose(np.load(tmp_path / f"{output}.npy"), images, rtol=0, atol=TOLERANCE)
 
 
 def _row(name):
