@@ -8,11 +8,13 @@ Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
+from diffusers.utils.peft_utils import scale_lora_layers, unscale_lora_layers
 
 from .call_arguments import TextSettings, latent_shape
 from .conditioning import Conditioning, padded_batch
@@ -237,6 +239,18 @@ class Family:
             network: called instead of :attr:`denoiser_network`, for example a copy of it that is compiled.
         """
         raise NotImplementedError
+
+    @contextmanager
+    def scaled_lora(self, attention_kwargs: dict[str, Any] | None) -> Iterator[dict[str, Any] | None]:
+        """The other ``attention_kwargs`` where ``scale`` is that of the denoiser's LoRA inside the ``with``; for
+        denoisers that do not scale it themselves, as most of diffusers' do."""
+        kwargs = dict(attention_kwargs or {})
+        scale = kwargs.pop("scale", 1.0)
+        scale_lora_layers(self.denoiser_network, scale)
+        try:
+            yield kwargs or None
+        finally:
+            unscale_lora_layers(self.denoiser_network, scale)
 
     def with_guidance(self, conditioning: Conditioning, scale: float) -> tuple[Conditioning, float]:
         """B rows with the number that the denoiser itself reads, and the scale that the loop guides with: 1 where it

@@ -11,12 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from diffusers import PixArtSigmaPipeline
-from diffusers.utils.peft_utils import (
-    recurse_remove_peft_layers,
-    scale_lora_layers,
-    set_weights_and_activate_adapters,
-    unscale_lora_layers,
-)
+from diffusers.utils.peft_utils import recurse_remove_peft_layers, set_weights_and_activate_adapters
 from safetensors.torch import load_file, save_file
 
 from .call_arguments import TextSettings
@@ -229,22 +224,16 @@ class PixArtSigmaParts(PeftFileLora, Family):
         attention_kwargs: dict[str, Any] | None = None,
         network: Any | None = None,
     ) -> torch.Tensor:
-        kwargs = dict(attention_kwargs or {})
-        # the other denoisers of diffusers scale their LoRA themselves
-        lora_scale = kwargs.pop("scale", 1.0)
-        scale_lora_layers(self.transformer, lora_scale)
-        try:
+        with self.scaled_lora(attention_kwargs) as kwargs:
             prediction = (self.transformer if network is None else network)(
                 latents,
                 timestep=timestep.expand(len(latents)),
                 **conditioning.tensors,
                 # what only the models before Sigma read
                 added_cond_kwargs={"resolution": None, "aspect_ratio": None},
-                cross_attention_kwargs=kwargs or None,
+                cross_attention_kwargs=kwargs,
                 return_dict=False,
             )[0]
-        finally:
-            unscale_lora_layers(self.transformer, lora_scale)
         # the second half of the channels is a variance, which no scheduler of diffusers reads
         return prediction[:, : latents.shape[1]]
 

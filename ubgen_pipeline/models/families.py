@@ -51,6 +51,7 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "pixart-sigma": RegisteredFamily("pipeline_pixart_sigma", "UbGenPixArtSigmaPipeline", ("PixArtSigmaPipeline",)),
     "cogview4": RegisteredFamily("pipeline_cogview4", "UbGenCogView4Pipeline", ("CogView4Pipeline",)),
     "aura-flow": RegisteredFamily("pipeline_aura_flow", "UbGenAuraFlowPipeline", ("AuraFlowPipeline",)),
+    "ernie-image": RegisteredFamily("pipeline_ernie_image", "UbGenErnieImagePipeline", ("ErnieImagePipeline",)),
     "lumina2": RegisteredFamily("pipeline_lumina2", "UbGenLumina2Pipeline", ("Lumina2Pipeline",)),
 }
 

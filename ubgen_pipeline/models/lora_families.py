@@ -38,6 +38,8 @@ def lora_family(shapes: Mapping[str, Sequence[int]]) -> str | None:
         return _flux_family_of_the_authors_names(found)
     if found.any("joint_blocks_", "x_block_", "context_block_"):
         return "Stable Diffusion 3 (sd3)"
+    if found.any(r"layers_\d+_self_attention_"):
+        return "ERNIE-Image (ernie-image)"
     if found.any(r"layers_\d+_attention_"):
         return "Z-Image (z-image)"
     if found.any(r"layers_\d+_attn_"):
