@@ -71,6 +71,13 @@ def test_a_reader_that_stops_early_is_no_error():
     assert command.wait(60) == 141
 
 
+def test_help_on_a_terminal_that_knows_ascii_alone():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "LC_ALL": "C", "PYTHONUTF8": "0"}
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert done.returncode == 0 and "--samples-per-class" in done.stdout and done.stderr == ""
+
+
 def test_help_for_a_reader_that_has_gone_is_no_error():
     reader, writer = os.pipe()
     os.close(reader)

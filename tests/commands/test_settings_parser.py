@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 
 import pytest
 
+from ubgen_pipeline import generate_dataset
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 
 
@@ -13,6 +14,7 @@ class Example:
     rate: float = field(default=1.0, metadata={"help": "rate"})
     names: list[str] | None = field(default=None, metadata={"help": "names"})
     quiet: bool = field(default=False, metadata={"help": "quiet"})
+    output_dir: str = field(default="out", metadata={"help": "folder"})
 
 
 def _yaml(tmp_path, text):
@@ -48,6 +50,11 @@ def test_bad_flags(tmp_path):
         parse_settings(Example, ["--num-steps", "x"])
     with pytest.raises(ValueError, match="could not be read"):
         parse_settings(Example, ["--config", str(tmp_path / "missing.yaml")])
+    # what a shell makes of a variable that is not set
+    with pytest.raises(ValueError, match="output_dir is ''; give a folder"):
+        parse_settings(Example, ["--output-dir", ""])
+    with pytest.raises(ValueError, match="output_dir is ''"):
+        generate_dataset(["circle"], "")
 
 
 @pytest.mark.parametrize(

@@ -60,3 +60,25 @@ def test_a_folder_that_holds_something_else(tmp_path):
     with pytest.raises(ValueError, match="is a file"):
         _shards(tmp_path / "notes.txt").open()
     assert [item.name for item in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_what_systems_leave_in_a_folder_is_no_dataset_of_somebody_else(tmp_path):
+    (tmp_path / "lost+found").mkdir()
+    (tmp_path / ".git").mkdir()
+    (tmp_path / ".DS_Store").write_bytes(b"\0")
+    _shards(tmp_path).open()
+    assert (tmp_path / ".ubgen" / "manifest.json").is_file()
+
+
+@pytest.mark.parametrize("text", ["", "{}", "[]", '{"num_bytes": null}', "\0"])
+def test_a_damaged_mark_is_named_and_what_to_do_works(tmp_path, text):
+    shards = _shards(tmp_path)
+    shards.open()
+    for shard in shards.shards:
+        shards.write(shard, _rows(shard), FEATURES)
+    mark = tmp_path / ".ubgen" / "shard-00001.json"
+    mark.write_text(text)
+    with pytest.raises(ValueError, match=r"shard-00001.json' is damaged; delete it, and the same command draws"):
+        shards.missing()
+    mark.unlink()
+    assert [item.number for item in shards.missing()] == [1]

@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from io import TextIOWrapper
 from typing import TextIO, TypeVar
 
 Row = TypeVar("Row")
@@ -178,6 +179,13 @@ def end_line() -> None:
     if _shown:
         print(file=terminal(), flush=True)
     _shown = ""
+
+
+def print_any_text() -> None:
+    """From now on a terminal that knows ASCII alone gets an escape in place of an ellipsis, instead of an error."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
 
 
 def close_stdout() -> int:

@@ -7,11 +7,12 @@ from importlib.metadata import EntryPoint, entry_points, version
 from importlib.util import find_spec
 from pathlib import Path
 
-from .console import close_stdout, say_error
+from .console import close_stdout, print_any_text, say_error
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run ``ubgen SUBCOMMAND …`` and return its exit code."""
+    print_any_text()
     argv = list(sys.argv[1:] if argv is None else argv)
     commands = {item.name: item for item in sorted(entry_points(group="ubgen.commands"), key=lambda item: item.name)}
     if not argv or argv[0] in ("-h", "--help"):

@@ -12,11 +12,13 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
-from .console import close_stdout, say, say_error
+from .console import close_stdout, print_any_text, say, say_error
 from .library_internals import TrlParser
 from .library_log import library_log
 
 Settings = TypeVar("Settings")
+# settings that name a folder to write into
+_FOLDERS = ("output_dir", "work_dir", "prompt_features")
 
 
 class SettingsParser(TrlParser):
@@ -49,6 +51,10 @@ class SettingsParser(TrlParser):
         if remaining:
             flags = [option for action in self._actions for option in action.option_strings if "_" not in option]
             raise ValueError(f"unknown argument {remaining[0]!r}{_nearest(remaining[0], flags)}. See --help.")
+        for name in _FOLDERS:
+            # an unset variable of a shell gives this, which would fill the working directory
+            if getattr(settings, name, None) == "":
+                raise ValueError(f"{name} is ''; give a folder, '.' for the one you are in.")
         return settings
 
     def _set_defaults_from(self, file: Path) -> None:
@@ -128,6 +134,7 @@ def run_command(body: Callable[[Sequence[str]], int | None], argv: Sequence[str]
     Other exceptions are defects and keep their traceback. An interrupt returns 130, as a shell reports it. What
     libraries print meanwhile goes to a log.
     """
+    print_any_text()
     with library_log():
         return _exit_code(body, sys.argv[1:] if argv is None else argv)
 

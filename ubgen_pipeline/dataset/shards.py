@@ -22,6 +22,9 @@ from ..commands.library_log import log_into
 from ..files.folder_lock import STATE_FOLDER
 from ..files.whole_files import whole_file, write_whole_text
 
+# what file systems, file managers and git leave in a folder that is otherwise empty
+_OF_THE_SYSTEM = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".git", ".gitattributes", ".gitignore"}
+
 
 @dataclass(frozen=True)
 class Shard:
@@ -64,6 +67,7 @@ class DatasetShards:
             data = self.folder / "data"
             others = [item.name for item in _children(self.folder) if item.name not in (STATE_FOLDER, "data")]
             others += [item.name for item in _children(data)]
+            others = [name for name in others if name not in _OF_THE_SYSTEM]
             if others:
                 raise ValueError(
                     f"output_dir is {str(self.folder)!r}, which holds something else ({sorted(others)[0]!r});"
@@ -120,8 +124,7 @@ class DatasetShards:
     def is_complete(self, shard: Shard) -> bool:
         """Whether the shard was committed, with a parquet file of the size it had then."""
         try:
-            statistics = json.loads(self._mark(shard).read_text(encoding="utf-8"))
-            return self.file(shard).stat().st_size == statistics["num_bytes"]
+            return self.file(shard).stat().st_size == self._statistics(shard)["num_bytes"]
         except (FileNotFoundError, NotADirectoryError):
             return False
 
@@ -154,10 +157,27 @@ class DatasetShards:
     def own_batch_size(self, shard: Shard) -> int | None:
         """The batch size of a complete shard here that was drawn with another one than the settings'; else None."""
         try:
-            size = json.loads(self._mark(shard).read_text(encoding="utf-8")).get("batch_size")
+            size = self._statistics(shard).get("batch_size")
         except FileNotFoundError:
             return None
         return size if size != self.manifest.get("batch_size") else None
+
+    def _statistics(self, shard: Shard) -> dict[str, Any]:
+        """What the shard's mark says.
+
+        Raises:
+            FileNotFoundError: the shard is not complete.
+            ValueError: the mark is damaged, as a copy that was cut short leaves it.
+        """
+        mark = self._mark(shard)
+        try:
+            statistics = json.loads(mark.read_text(encoding="utf-8"))
+            int(statistics["num_bytes"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{str(mark)!r} is damaged; delete it, and the same command draws that shard again."
+            ) from error
+        return statistics
 
     def write(
         self,

@@ -59,6 +59,8 @@ def generate_dataset(
     if class_file is not None:
         prompt_file = read_prompt_file(class_file, settings.get("task"))
     defaults = prompt_file.defaults(settings.get("model", "mini")) if prompt_file else {}
+    if str(output_dir) == "":
+        raise ValueError("output_dir is ''; give a folder, '.' for the one you are in.")
     if output_dir is not None:
         given["output_dir"] = str(output_dir)
     asked = GenerateSettings(**{**defaults, **settings, **given})
