@@ -55,6 +55,7 @@ UBGEN_SETTINGS = {
 }
 # a rollout lasts for 4 updates, 2 of each inner epoch; one sample draws two of the three steps that add noise
 DDPO_SETTINGS = {
+    "dynamics": "ddpm",  # as the command takes it for such a model
     "num_inference_steps": 4,
     "num_trained_steps": 2,
     "rollout_size": 4,

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 
@@ -9,6 +10,8 @@ import pytest
 from safetensors import safe_open
 
 from support import ROOT
+from support.checkpoint_equality import assert_equal_checkpoints
+from support.family_models import tiny_pipeline
 from ubgen_training.ddpo.command import main
 
 SCRIPT = ROOT / "training" / "train_ddpo.py"
@@ -47,6 +50,8 @@ def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(random
     "flags, named",
     [
         (["--scheduler", "pndm"], "scheduler is 'pndm'"),
+        (["--dynamics", "cps"], "dynamics is 'cps', and the model predicts noise; choose one of ddpm, ddim"),
+        (["--dynamics", "euler"], "dynamics is 'euler'; choose one of ddpm, ddim, flow_sde"),
         (["--num_trained_steps", "3"], "num_trained_steps is 3"),
         (["--advantages", "group", "--group_size", "3"], "group_size = 3"),
         (["--reward_funcs", "beauty"], "reward_funcs holds 'beauty'"),
@@ -73,3 +78,48 @@ def test_a_reward_of_nan_ends_with_code_1_before_any_update(random_mini_model, t
     assert main([*arguments, "--reward_funcs", "ddpo_test_rewards:broken"]) == 1
     assert "step 0: broken is not finite" in capsys.readouterr().err
     assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("family, dynamics", [("sd3", None), ("flux2-klein", "cps")])
+def test_a_flow_is_trained_from_ratio_1_resumed_to_the_bit_and_loads_in_plain_diffusers(tmp_path, family, dynamics):
+    tiny_pipeline(family).save_pretrained(tmp_path / "model")
+    arguments = [
+        *("--model_name_or_path", str(tmp_path / "model"), "--height", "32", "--width", "32", *FLAGS),
+        *("--kl_weight", "0.1", "--learning_rate", "0.05", "--heldout_steps", "0", "--sample_steps", "0"),
+        *([] if dynamics is None else ["--dynamics", dynamics]),
+    ]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert main([*arguments, "--output_dir", str(whole)]) == 0
+    shutil.copytree(whole / "checkpoint-1", again / "checkpoint-1")
+    assert main([*arguments, "--output_dir", str(again), "--resume_from_checkpoint", "last"]) == 0
+    assert_equal_checkpoints(again / "checkpoint-2", whole / "checkpoint-2")
+    state = json.loads((whole / "checkpoint-2" / "trainer_state.json").read_text())
+    assert state["log_history"][0]["policy/max_ratio_deviation"] == 0
+    kept = json.loads((whole / "ddpo_config.json").read_text())
+    assert (kept["dynamics"], kept["eta"], kept["scheduler"]) == (dynamics or "flow_sde", 0.7, None)
+    stock = tiny_pipeline(family)
+    stock.load_lora_weights(whole)
+    weights = [weight for name, weight in stock.transformer.named_parameters() if "lora_B" in name]
+    assert sum(bool(weight.any()) for weight in weights) > 0.8 * len(weights)
+
+
+@pytest.mark.parametrize(
+    "family, flags, named",
+    [
+        ("sd3", ["--dynamics", "ddpm"], "dynamics is 'ddpm', and the model predicts velocities (flow matching)"),
+        ("sd3", ["--dynamics", "cps", "--eta", "1.5"], "eta is 1.5; a step without noise has no log-probability"),
+        ("sana-sprint", [], "the model's steps (SCMScheduler) have no log-probability; train it with train_ubgen.py"),
+    ],
+)
+def test_dynamics_of_another_kind_of_model_are_refused(tmp_path, capsys, family, flags, named):
+    tiny_pipeline(family).save_pretrained(tmp_path / "model")
+    arguments = [
+        "--model_name_or_path",
+        str(tmp_path / "model"),
+        *FLAGS,
+        "--output_dir",
+        str(tmp_path / "out"),
+        *flags,
+    ]
+    assert main(arguments) == 2
+    assert named in capsys.readouterr().err

@@ -38,7 +38,10 @@ def test_inner_epochs_multiply_the_updates():
     [
         ({"scheduler": "dpm++"}, "scheduler is 'dpm\\+\\+', whose steps have no log-probability"),
         ({"scheduler": "ddim", "eta": 0.0}, "eta is 0.0"),
-        ({"eta": 1.1}, "eta is 1.1"),
+        ({"scheduler": "ddim", "eta": 1.1}, "eta is 1.1; .* for ddim choose it in"),
+        ({"dynamics": "flow_sde", "eta": 0.0}, "eta is 0.0; .* for flow_sde choose it above 0"),
+        ({"dynamics": "sde"}, "dynamics is 'sde'; choose one of ddpm, ddim, flow_sde, dance_sde, cps"),
+        ({"dynamics": "ddpm", "scheduler": "ddim"}, "dynamics is 'ddpm' and scheduler 'ddim'"),
         ({"num_inference_steps": 1}, "num_inference_steps is 1"),
         ({"num_trained_steps": 0}, "num_trained_steps is 0; choose 1 to 49"),
         ({"num_trained_steps": 50}, "num_trained_steps is 50; choose 1 to 49"),
@@ -69,3 +72,11 @@ def test_the_recipe_parses():
     file = ROOT / "training" / "configs" / "mini_ddpo.yaml"
     config = parse_settings(DDPOConfig, ["--config", str(file), "--use_cpu"])
     assert config.model_name_or_path == "mini" and config.updates_per_rollout >= 1
+
+
+def test_dynamics_name_what_a_checkpoint_compares():
+    assert [getattr(_config(), name) for name in ("dynamics", "scheduler", "eta")] == [None] * 3
+    older = _config(scheduler="ddim", eta=0.5)
+    assert (older.dynamics, older.scheduler, older.step_noise) == ("ddim", "ddim", 0.5)
+    flow = _config(dynamics="dance_sde")
+    assert (flow.scheduler, flow.step_noise) == (None, 0.3)

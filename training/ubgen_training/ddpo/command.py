@@ -7,13 +7,19 @@ Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lis
 """
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
+
+from ubgen_pipeline.family import Family
+from ubgen_pipeline.models.loading import set_scheduler
+from ubgen_pipeline.scheduler_noise import is_flow_scheduler
 
 from ..command import run_training
 from ..reward_training.build_rewards import build_rewards, probe_rewards
-from ..reward_training.command import build_sampler, start_training, train_and_write
-from .ddpo_config import DDPOConfig
+from ..reward_training.command import NOISE_PREDICTIONS, build_sampler, start_training, train_and_write
+from .ddpo_config import NOISE_DYNAMICS, DDPOConfig
 from .ddpo_trainer import DDPOTrainer
+from .flow_dynamics import FLOW_DYNAMICS, StochasticFlowScheduler
 from .policy_sampler import PolicySampler
 
 
@@ -27,13 +33,44 @@ def train(config: DDPOConfig) -> Path:
     start = start_training(config)
     encoder, rewards, heldout = build_rewards(config, start.class_names)
     sampler = build_sampler(
-        config, start.prompts, PolicySampler, eta=config.eta, log_probability=config.log_probability
+        config,
+        start.prompts,
+        PolicySampler,
+        prepare=partial(set_dynamics, config),
+        log_probability=config.log_probability,
     )
     trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
     return train_and_write(trainer, start, card_method(config))
+
+
+def set_dynamics(config: DDPOConfig, pipeline: Family) -> None:
+    """Give the pipeline the scheduler whose steps ``config`` asks for; what it leaves out becomes the model's kind's.
+
+    Raises:
+        ValueError: dynamics of the other kind of model, or a model whose steps have no density.
+    """
+    scheduler = pipeline.scheduler
+    is_flow = is_flow_scheduler(scheduler)
+    if not is_flow and scheduler.config.get("prediction_type") not in NOISE_PREDICTIONS:
+        raise ValueError(
+            f"dynamics is {config.dynamics!r}, and the model's steps ({type(scheduler).__name__}) have no"
+            " log-probability; train it with train_ubgen.py, or give another model."
+        )
+    known = FLOW_DYNAMICS if is_flow else NOISE_DYNAMICS
+    if config.dynamics not in (None, *known):
+        kind = "velocities (flow matching)" if is_flow else "noise"
+        raise ValueError(
+            f"dynamics is {config.dynamics!r}, and the model predicts {kind}; choose one of {', '.join(known)}."
+        )
+    config.take_dynamics(known[0])
+    assert config.dynamics is not None
+    if is_flow:
+        pipeline.scheduler = StochasticFlowScheduler.like(scheduler, config.dynamics)
+    else:
+        set_scheduler(pipeline, config.dynamics)
 
 
 def card_method(config: DDPOConfig) -> str:

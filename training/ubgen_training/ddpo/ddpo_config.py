@@ -11,6 +11,9 @@ from ..reward_training.config import SamplerConfig
 from .objective import check_statistics
 from .step_log_probability import REDUCTIONS
 
+# how a step draws, and its noise share where none is given
+NOISE_DYNAMICS = ("ddpm", "ddim")
+ETAS = {"ddpm": 1.0, "ddim": 1.0, "flow_sde": 0.7, "dance_sde": 0.3, "cps": 0.7}
 ADVANTAGES = ("class_statistics", "group")
 
 
@@ -28,10 +31,23 @@ class DDPOConfig(SamplerConfig):
     output_dir: str | None = field(
         default="ddpo-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
     )
-    scheduler: str | None = field(
-        default="ddpm", metadata={"help": "Sampling schedule: ddpm, or ddim with eta above 0."}
+    dynamics: str | None = field(
+        default=None,
+        metadata={
+            "help": "How a step draws: ddpm or ddim; for models of flow matching flow_sde (Flow-GRPO), dance_sde"
+            " (DanceGRPO) or cps. Default: ddpm, or flow_sde."
+        },
     )
-    eta: float = field(default=1.0, metadata={"help": "DDIM's noise share in (0, 1]; ddpm ignores it."})
+    scheduler: str | None = field(
+        default=None, metadata={"help": "ddpm or ddim: older name of dynamics, for models that predict noise."}
+    )
+    eta: float | None = field(
+        default=None,
+        metadata={
+            "help": "Noise share of a step: in (0, 1] for ddim (default 1) and cps (0.7), above 0 for flow_sde (0.7)"
+            " and dance_sde (0.3); ddpm ignores it."
+        },
+    )
     num_trained_steps: int | None = field(
         default=None,
         metadata={"help": "Steps of each sample to train on, chosen at random; default: all but the last."},
@@ -70,18 +86,50 @@ class DDPOConfig(SamplerConfig):
     )
 
     def __post_init__(self) -> None:
-        if self.scheduler not in ("ddpm", "ddim"):
+        if self.scheduler not in (None, *NOISE_DYNAMICS):
             raise ValueError(
-                f"scheduler is {self.scheduler!r}, whose steps have no log-probability; choose ddpm, or ddim with"
-                " eta above 0."
+                f"scheduler is {self.scheduler!r}, whose steps have no log-probability; leave it out, and choose"
+                f" dynamics of {', '.join(ETAS)}."
             )
-        if not 0 < self.eta <= 1:
-            raise ValueError(f"eta is {self.eta}; a step without noise has no log-probability: choose it in (0, 1].")
+        if self.dynamics not in (None, *ETAS):
+            raise ValueError(f"dynamics is {self.dynamics!r}; choose one of {', '.join(ETAS)}.")
+        if None not in (self.dynamics, self.scheduler) and self.dynamics != self.scheduler:
+            raise ValueError(
+                f"dynamics is {self.dynamics!r} and scheduler {self.scheduler!r}, which is its older name; leave"
+                " scheduler out."
+            )
+        if (chosen := self.dynamics or self.scheduler) is not None:
+            self.take_dynamics(chosen)
         self._check_ranges()
         self._check_divisions()
         if self.num_inference_steps is not None:
             self.check_steps(self.num_inference_steps)
         super().__post_init__()
+
+    def take_dynamics(self, dynamics: str) -> None:
+        """Fill in how a step draws, and its noise share, where they were left out.
+
+        Raises:
+            ValueError: a noise share that gives no density.
+        """
+        self.dynamics = self.dynamics or dynamics
+        if self.dynamics in NOISE_DYNAMICS:
+            # a checkpoint's settings name it, as they did before there were others
+            self.scheduler = self.dynamics
+        self.eta = ETAS[self.dynamics] if self.eta is None else self.eta
+        largest = math.inf if self.dynamics in ("flow_sde", "dance_sde") else 1
+        if not 0 < self.eta <= largest or self.eta == math.inf:
+            choice = "in (0, 1]" if largest == 1 else "above 0"
+            raise ValueError(
+                f"eta is {self.eta}; a step without noise has no log-probability: for {self.dynamics} choose it"
+                f" {choice}."
+            )
+
+    @property
+    def step_noise(self) -> float:
+        """``eta``, which is no longer None."""
+        assert self.eta is not None
+        return self.eta
 
     def check_steps(self, num_inference_steps: int) -> None:
         """The base's: steps to train on are among them, and the batches of a rollout divide into updates."""

@@ -18,6 +18,7 @@ from ubgen_pipeline.scheduler_noise import initial_scale
 from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientSteps
 from ..sampler.sampler_model import SamplerModel
+from .flow_dynamics import StochasticFlowScheduler
 from .step_log_probability import gaussian_kl, log_probability, step_coefficients
 
 
@@ -45,7 +46,8 @@ class PolicySampler(SamplerModel):
 
     Args:
         log_probability: ``mean`` over the elements of a latent, or ``sum``; see :func:`log_probability`.
-        arguments: those of :class:`SamplerModel`; the scheduler is DDPM, or DDIM with ``sampling.eta`` above 0.
+        arguments: those of :class:`SamplerModel`; the scheduler is DDPM, or DDIM with ``sampling.eta`` above 0, or a
+            :class:`.StochasticFlowScheduler`.
 
     Raises:
         ValueError: a scheduler whose steps have no log-probability.
@@ -55,7 +57,9 @@ class PolicySampler(SamplerModel):
         super().__init__(*arguments, **settings)
         self.reduction = log_probability
         self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
-        self.coefficients = step_coefficients(self.pipeline.scheduler, self.sampling.eta)
+        scheduler, eta = self.pipeline.scheduler, self.sampling.eta
+        is_flow = isinstance(scheduler, StochasticFlowScheduler)
+        self.coefficients = scheduler.coefficients(eta) if is_flow else step_coefficients(scheduler, eta)
 
     def forward(
         self,
@@ -112,7 +116,7 @@ class PolicySampler(SamplerModel):
         timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
         conditioning, negative = self.conditioning_of(labels)
         given = conditioning if negative is None else conditioning.guided(negative)
-        # DDPM and DDIM do not scale the latents that a model reads
+        # neither DDPM and DDIM nor flows scale the latents that a model reads
         timesteps = timesteps.to(latents.device)[index.to(latents.device)]
         return guided_prediction(self.predict, latents, timesteps, given, self.guidance_scale, self.pipeline.guide)
 

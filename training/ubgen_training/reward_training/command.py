@@ -4,7 +4,7 @@ A command calls :func:`start_training`, which needs no model, then :func:`build_
 trainer, and ends with :func:`train_and_write`.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -77,7 +77,7 @@ def build_sampler(
     sampler_type: type[Sampler],
     *,
     decode_batch_size: int | None = None,
-    eta: float = 0.0,
+    prepare: Callable[[Family], None] | None = None,
     **settings: Any,
 ) -> Sampler:
     """The sampler of that type, with the model, scheduler and LoRA that ``config`` names.
@@ -85,7 +85,8 @@ def build_sampler(
     What ``config`` leaves out of how samples are drawn becomes the model's own, and is said.
 
     Args:
-        decode_batch_size, eta: of :class:`SamplingSettings`.
+        decode_batch_size: of :class:`SamplingSettings`.
+        prepare: called with the loaded pipeline before anything is taken from it; it sets the scheduler, too.
         settings: handed to ``sampler_type``.
 
     Raises:
@@ -95,11 +96,13 @@ def build_sampler(
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
         config.model_name_or_path,
-        scheduler=config.scheduler,
+        scheduler=config.scheduler if prepare is None else None,
         revision=config.model_revision,
         torch_dtype=dtype,
         argument="model_name_or_path",
     )
+    if prepare is not None:
+        prepare(pipeline)
     take_defaults(config, pipeline)
     assert config.num_inference_steps is not None and config.guidance_scale is not None
     texts = [prompt.prompt for prompt in prompts]
@@ -109,7 +112,12 @@ def build_sampler(
         texts,
         LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
         SamplingSettings(
-            config.num_inference_steps, config.guidance_scale, config.height, config.width, decode_batch_size, eta
+            config.num_inference_steps,
+            config.guidance_scale,
+            config.height,
+            config.width,
+            decode_batch_size,
+            config.step_noise,
         ),
         seed=config.seed,
         train_method=config.train_method,

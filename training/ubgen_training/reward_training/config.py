@@ -234,6 +234,11 @@ class SamplerConfig(ResumableConfig):
             self.guidance_scale = guidance_scale
         self.check_steps(self.num_inference_steps)
 
+    @property
+    def step_noise(self) -> float:
+        """Noise share of a sampling step, DDIM's eta."""
+        return 0.0
+
     def check_steps(self, num_inference_steps: int) -> None:
         """Raise ``ValueError`` for settings that do not fit so many sampling steps, and derive what follows from them;
         called as soon as the number is known."""
