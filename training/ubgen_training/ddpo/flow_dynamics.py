@@ -42,7 +42,8 @@ class StochasticFlowScheduler(FlowMatchEulerDiscreteScheduler):
 
     def coefficients(self, eta: float) -> StepCoefficients:
         """Of every step, after ``set_timesteps``."""
-        return flow_coefficients(self.sigmas, eta, self.dynamics)
+        sigmas: Any = self.sigmas
+        return flow_coefficients(sigmas, eta, self.dynamics)
 
     # not the base's arguments: it has others for stochastic samplers of its own
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
