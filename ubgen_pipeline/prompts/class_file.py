@@ -3,6 +3,7 @@
 It may be a class list, captions, templates, or DiffuGen's configuration. The reader of each takes the text from here.
 """
 
+import codecs
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def read_class_file(source: "str | Path | ClassFile") -> ClassFile | None:
     if (isinstance(source, str) and built_in_name(source) is not None) or not path.is_file():
         return None
     try:
-        return ClassFile(str(source), path, path.read_text(encoding="utf-8-sig"))
-    except (OSError, UnicodeDecodeError) as error:
+        data = path.read_bytes()
+        # spreadsheets and Windows editors say so in the first two bytes
+        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
+        return ClassFile(str(source), path, data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n"))
+    except UnicodeDecodeError as error:
+        raise ValueError(
+            f"classes is {str(source)!r}, which could not be read as text in UTF-8: {error}; save it as UTF-8."
+        ) from error
+    except OSError as error:
         raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error
