@@ -6,7 +6,9 @@ Shapes: C x h x w latents.
 
 import copy
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -140,9 +142,14 @@ def count_operations(call: Callable[[], object]) -> int:
     """
     formulas = {torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_operations}
     counter = FlopCounterMode(display=False, custom_mapping=formulas)
-    with counter, WithoutNumbers(), torch.no_grad():
+    with counter, WithoutNumbers(), torch.no_grad(), patch.object(torch, "autocast", _autocast):
         call()
     return counter.get_total_flops()
+
+
+def _autocast(device_type: str, *arguments: Any, **settings: Any) -> Any:
+    """``torch.autocast``, which knows no ``meta`` device, not even to be switched off there."""
+    return nullcontext() if device_type == "meta" else torch.amp.autocast(device_type, *arguments, **settings)
 
 
 def _attention_operations(query: Sequence[int], key: Sequence[int], value: Sequence[int], *_: Any, **__: Any) -> int:

@@ -46,8 +46,6 @@ def own_pipeline(name: str, stock: Any) -> Any:
     scheduler = type(stock.scheduler).from_config(stock.scheduler.config)
     pipeline = kind(**{**own, **stock.components, "scheduler": scheduler})
     pipeline.set_progress_bar_config(disable=True)
-    if length := getattr(_fixture(name), "STOCK", {}).get("max_sequence_length"):
-        pipeline.max_sequence_length = length
     return pipeline
 
 
@@ -64,7 +62,10 @@ class Case:
         return tiny_pipeline(self.family, **self.options)
 
     def ours(self, stock: Any) -> Any:
-        return own_pipeline(self.family, stock)
+        pipeline = own_pipeline(self.family, stock)
+        if length := getattr(_fixture(self.family), "STOCK", {}).get("max_sequence_length"):
+            pipeline.max_sequence_length = length
+        return pipeline
 
     @cached_property
     def stock(self) -> Any:
