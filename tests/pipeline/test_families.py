@@ -161,7 +161,8 @@ def test_prompts_are_as_long_as_the_model_reads_and_captions_are_cut_to_it(famil
     assert any(not torch.equal(*values) for values in zip(*(row.tensors.values() for row in last)))
     with pytest.raises(ValueError, match=r"class name 'late' gives a prompt of \d+ tokens, .*takes \d+"):
         pipeline.check_prompt_lengths([PROMPTS[0], "a" * (longest + 1)], ["early", "late"])
-    cut = fit_prompt(pipeline.prompt_tokenizer, "word " * 500 + "; star", ["star"], pipeline.prompt_tokens)
+    caption = "word " * (longest // 4)
+    cut = fit_prompt(pipeline.prompt_tokenizer, caption + "; star", ["star"], pipeline.prompt_tokens)
     pipeline.check_prompt_lengths([cut])
     # no word more would fit
     assert cut.endswith("word; star") and not _fits(pipeline, f"word {cut}")
@@ -262,13 +263,13 @@ def _lora_layers(pipeline):
     return [layer for layer in pipeline.denoiser_network.modules() if isinstance(layer, LoraLayer)]
 
 
-def test_every_matrix_of_the_lora_gets_the_right_gradient(case):
-    pipeline = _with_lora(case)
+def test_every_matrix_of_the_lora_gets_the_right_gradient(family):
+    pipeline = _with_lora(family)
     # but for the scheduler and some layers, which count in float32 whatever they are given
     for network in pipeline.networks.values():
         network.double()
     weights = {key: weight for key, weight in pipeline.denoiser_network.named_parameters() if weight.requires_grad}
-    noise = case.noise(2).double()
+    noise = family.noise(2).double()
 
     def loss():
         return _sample(pipeline, noise, [0, 1]).square().mean()
