@@ -28,12 +28,20 @@ def test_flags_override_the_file(tmp_path):
     assert parse_settings(Example, []) == Example()
 
 
+def test_texts_of_a_file_stay_as_they_are_written(tmp_path):
+    """YAML 1.1 makes 7, 1.1, 1000, 45045 and False of these."""
+    written = ["007", "1.10", "1_000", "12:30:45", "no"]
+    config = _yaml(tmp_path, f"names: [{', '.join(written)}]\noutput_dir: 2024-01-02\nquiet: yes\nnum_steps: 7\n")
+    found = parse_settings(Example, ["--config", config])
+    assert found == Example(7, names=written, output_dir="2024-01-02", quiet=True)
+    assert parse_settings(Example, ["--config", _yaml(tmp_path, "names:\n")]).names is None
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("num_step: 7", "nearest is 'num_steps'"),
         ("num_steps: 0.5", "num_steps .* 0.5"),
-        ("names: [no]", "quotes"),
         ("- 1", "no settings"),
         ("a: [", "YAML"),
     ],

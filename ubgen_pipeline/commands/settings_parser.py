@@ -59,7 +59,8 @@ class SettingsParser(TrlParser):
 
     def _set_defaults_from(self, file: Path) -> None:
         try:
-            values = yaml.safe_load(file.read_text(encoding="utf-8"))
+            text = file.read_text(encoding="utf-8")
+            values, written = yaml.safe_load(text), yaml.load(text, Loader=yaml.BaseLoader)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"--config is {str(file)!r}, which could not be read as YAML: {error}") from error
         if not isinstance(values, dict):
@@ -69,6 +70,9 @@ class SettingsParser(TrlParser):
             name = str(key).replace("-", "_")
             if name not in actions:
                 raise ValueError(f"unknown key {str(key)!r} in {str(file)!r}{_nearest(name, list(actions))}.")
+            if actions[name].type is str and value is not None and not isinstance(value, dict):
+                # as it is written: YAML 1.1 reads 007, 1_000, 12:30:45 and no as something else
+                value = written[key if isinstance(key, str) else str(key)]
             # a flag and its --no-… twin share a name
             checked = _checked(actions[name], value, file)
             for action in self._actions:
@@ -174,9 +178,6 @@ def _checked(action: argparse.Action, value: Any, file: Path) -> Any:
 
 
 def _converted(action: argparse.Action, value: Any, file: Path) -> Any:
-    if action.type is str and isinstance(value, bool):
-        # YAML 1.1 reads a bare yes, no, on, off as truth values
-        raise ValueError(f"{action.dest} in {str(file)!r} is read by YAML as {value}; put the text in quotes.")
     try:
         # numbers go through their text, so that 0.5 is refused where a whole number is due
         converted = action.type(str(value)) if callable(action.type) else value
