@@ -75,6 +75,9 @@ def test_one_training_step_and_one_generation_fit(sd15, clip, tmp_path):
         "discriminator_warmup_steps": 1,
         "learning_rate": 1e-3,
         "num_samples_per_class": 1,
+        # what is drawn to watch a training takes several times as long as the one update
+        "heldout_steps": 0,
+        "sample_steps": 0,
     }
     command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--class_names", "tench", "goldfish"]
     for name, value in flags.items():

@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch.nn.attention import SDPBackend
 
+from support.mini_layout import UNET_WIDTHS
 from ubgen_pipeline.inference.attention_kernels import attention_calls, attention_order, fastest_attention
 from ubgen_pipeline.models.loading import load_pipeline
 
@@ -20,8 +21,9 @@ def test_calls_are_those_of_the_unet(random_mini_model):
     pipeline.set_progress_bar_config(disable=True)
     # the text encoder's are not among them
     calls = attention_calls(pipeline.unet, lambda: pipeline(["star"], num_inference_steps=1))
-    # three transformer blocks at 16x16 with 80 channels, four at 8x8 with 160, each with 4 heads; a prompt has 24
-    expected = {256: (3, 20), 64: (4, 40)}
+    # three transformer blocks at 16x16 and four at 8x8, each with 4 heads; a prompt has 24
+    fine, coarse = (width // 4 for width in UNET_WIDTHS)
+    expected = {256: (3, fine), 64: (4, coarse)}
     assert calls == {
         ((2, 4, tokens, width), (2, 4, keys, width)): count
         for tokens, (count, width) in expected.items()

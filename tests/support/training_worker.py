@@ -42,6 +42,9 @@ SETTINGS = {
     "learning_rate": 1e-2,
     "save_steps": 1,
     "logging_steps": 2,
+    # what is drawn to watch a training takes longer than its updates
+    "heldout_steps": 0,
+    "sample_steps": 0,
     "seed": 3,
     "disable_tqdm": True,
 }

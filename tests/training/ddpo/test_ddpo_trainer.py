@@ -10,6 +10,7 @@ from diffusers import StableDiffusionPipeline
 
 from support import ROOT
 from support.checkpoint_equality import assert_equal_checkpoints
+from support.mini_layout import build_random_mini_pipeline
 from support.training_worker import DDPO_SETTINGS, NAMES, build_trainer
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline
@@ -119,7 +120,7 @@ def test_group_advantages_compare_samples_of_one_class(random_mini_model, tmp_pa
     assert not torch.equal(rollout.latents[0], rollout.latents[1])
 
 
-def test_a_reward_without_gradient_rises(random_mini_model, tmp_path):
+def test_a_reward_without_gradient_rises(tmp_path):
     """On samples of the same noise before and after."""
     settings = {
         **{**RUN, "max_steps": 5, "save_strategy": "no", "heldout_steps": 5, "num_sample_classes": 3},
@@ -129,7 +130,8 @@ def test_a_reward_without_gradient_rises(random_mini_model, tmp_path):
         "learning_rate": 2e-3,
     }
     reward = ByteBrightness()
-    trainer = build_trainer(random_mini_model, tmp_path, None, reward, **settings)
+    model = build_random_mini_pipeline(tmp_path / "model", full_width=True)
+    trainer = build_trainer(model, tmp_path / "out", None, reward, **settings)
     trainer.train()
     logged = trainer.state.log_history
     curve = [entry["fixed_samples/brightness"] for entry in logged if "fixed_samples/brightness" in entry]
