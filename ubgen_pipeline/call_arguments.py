@@ -106,9 +106,8 @@ def call_entries(
     """
     class_names = text_list("class_names", class_names)
     prompts = class_names if prompts is None else text_list("prompts", prompts, length=len(class_names))
-    negative_prompt = "" if negative_prompt is None else plain_value(negative_prompt)
-    if isinstance(negative_prompt, str):
-        negative_prompt = [negative_prompt] * len(class_names)
+    if negative_prompt is None or isinstance(negative_prompt, str):
+        negative_prompt = [negative_prompt or ""] * len(class_names)
     negative_prompts = text_list("negative_prompt", negative_prompt, length=len(class_names))
     check_counts(num_images_per_class=num_images_per_class)
     labels = [label for label in range(len(class_names)) for _ in range(num_images_per_class)]

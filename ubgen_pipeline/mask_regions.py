@@ -86,8 +86,10 @@ def region_box(region: np.ndarray) -> tuple[int, int, int, int]:
 
 def seen_parts(objects: Sequence[MaskObject]) -> list[MaskObject]:
     """The objects as far as none lies over them, the smaller over the larger; one that is hidden is left out."""
+    if not objects:
+        return []
     parts: dict[int, MaskObject] = {}
-    taken = np.zeros_like(objects[0].region) if objects else None
+    taken = np.zeros_like(objects[0].region)
     for place in sorted(range(len(objects)), key=lambda place: objects[place].area):
         item = objects[place]
         region = item.region & ~taken
