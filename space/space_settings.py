@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.mini import EMBEDDED_MODELS, mini_lora_path
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.prompts.class_prompts import ClassName, label_names, load_class_names
 
@@ -18,9 +18,9 @@ class SpaceSettings:
     """Settings of the Space; the variable of a field is ``UBGEN_`` and its name in capitals.
 
     Attributes:
-        model: ``mini``, a folder in diffusers layout, or a Hub id.
+        model: ``mini``, ``mini-flow``, a folder in diffusers layout, or a Hub id.
         lora: folder, file or Hub id of the LoRA that is compared with the base; for ``mini`` the shipped one.
-        classes: class file or built-in list; the mini world's ten for ``mini``, else ``imagenet1k``.
+        classes: class file or built-in list; the mini world's ten for its models, else ``imagenet1k``.
         datasets: Hub ids and local folders offered for browsing, separated by commas. Visitors may type any public
             Hub id beside them, but no folder.
         report: report.json of ``ubgen evaluate``, shown in the tab on bias.
@@ -46,7 +46,7 @@ class SpaceSettings:
                 raise ValueError(f"{PREFIX}{name.upper()} is {getattr(self, name)}; give 1 or more.")
         if self.report is not None and not Path(self.report).is_file():
             raise ValueError(f"{PREFIX}REPORT is {self.report!r}, which is no file; give a report.json.")
-        if self.lora is None and self.is_mini and Path(mini_lora_path()).is_file():
+        if self.lora is None and self.model == "mini" and Path(mini_lora_path()).is_file():
             object.__setattr__(self, "lora", mini_lora_path())
 
     @classmethod
@@ -73,7 +73,8 @@ class SpaceSettings:
 
     @property
     def is_mini(self) -> bool:
-        return self.model == "mini"
+        """Whether the model is one of the mini world."""
+        return self.model in EMBEDDED_MODELS
 
     @property
     def shown_model(self) -> str:

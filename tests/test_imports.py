@@ -26,10 +26,10 @@ PIPELINE_ROOMS = {
     "dataset": "ubgen_pipeline files commands prompts models ubgen_hub_cards",
     "samples": "ubgen_pipeline files prompts dataset models",
     "inference": "ubgen_pipeline files commands models",
-    "scoring": "files commands models dataset",
+    "scoring": "files commands mini models dataset",
     "labelling": "ubgen_pipeline files commands prompts models dataset samples",
     "export": "ubgen_pipeline files commands dataset",
-    "hub": "ubgen_pipeline files commands prompts models dataset ubgen_hub_cards",
+    "hub": "ubgen_pipeline files commands mini prompts models dataset ubgen_hub_cards",
     "generation": (
         "ubgen_pipeline files commands mini prompts models dataset samples inference scoring hub ubgen_hub_cards"
     ),
@@ -42,7 +42,8 @@ TRAINING_ROOMS = {
     "sampler": "checkpoints lora ubgen_pipeline inference",
     "rewards": "models mini",
     "reward_training": (
-        "command checkpoints lora sampler rewards ubgen_pipeline files commands prompts models hub ubgen_hub_cards"
+        "command checkpoints lora sampler rewards ubgen_pipeline files commands mini prompts models hub"
+        " ubgen_hub_cards"
     ),
     "ubgen": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models inference",
     "ddpo": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models",
@@ -52,7 +53,7 @@ TRAINING_ROOMS = {
     "textual_inversion": "command checkpoints ubgen_pipeline files mini models",
     "backbone": "command checkpoints images ubgen_pipeline files dataset",
     "segmenter": "command checkpoints ubgen_pipeline files mini models dataset ubgen_evaluation",
-    "training.mini": "denoising mini files",
+    "training.mini": "denoising ubgen_pipeline mini files",
 }
 # longest way down from a room to the loader's own files
 MOST_FLOORS = 7

@@ -17,6 +17,8 @@ from .card_text import is_hub_id, public_source, python_literal, without_tokens
 CARD_FILE = "README.md"
 TEMPLATE = "model_card.md.jinja"
 MOST_NAMES = 40
+# functions of ubgen_pipeline.mini that give the embedded models' folders
+_EMBEDDED_MODELS = {"mini": "mini_model_path", "mini-flow": "mini_flow_path"}
 NUM_PARTS = 5
 
 
@@ -61,7 +63,7 @@ class ModelFacts:
     """What was run.
 
     Args:
-        base_model: ``mini``, a folder or a Hub id; a folder is not named in the card.
+        base_model: ``mini``, ``mini-flow``, a folder or a Hub id; a folder is not named in the card.
         train_method: ``lora`` or ``full``.
         method: one sentence of Markdown, of the trainer's own: how the weights were trained.
         class_names: all, in label order.
@@ -115,7 +117,7 @@ def model_metadata(facts: ModelFacts) -> ModelCardData:
     """The card's metadata; only a model on the Hub is named as the base."""
     is_on_hub = is_hub_id(facts.base_model)
     more: dict[str, Any] = {"license": "apache-2.0"}
-    if facts.base_model != "mini":
+    if facts.base_model not in _EMBEDDED_MODELS:
         more = {"license": "other", "license_name": "that-of-the-base-model"}
     if is_on_hub:
         more["license_link"] = f"https://huggingface.co/{facts.base_model}"
@@ -142,6 +144,7 @@ def render_model_card(facts: ModelFacts) -> str:
         facts=facts,
         metadata=model_metadata(facts).to_yaml(),
         base_model=public_source(facts.base_model),
+        embedded_path=_EMBEDDED_MODELS.get(facts.base_model),
         is_on_hub=is_hub_id(facts.base_model),
         settings={name: _setting(value) for name, value in facts.settings.items() if value is not None},
         names=facts.class_names[:MOST_NAMES],

@@ -20,7 +20,7 @@ PYTHON_VERSION = "3.11"
 # what the variable decides, and what holds where it is not set
 VARIABLES = {
     "UBGEN_MODEL": (
-        "`mini`, a folder in diffusers layout, or a Hub id of a model of any family that ubgen knows",
+        "`mini`, `mini-flow`, a folder in diffusers layout, or a Hub id of a model of any family that ubgen knows",
         "`mini`",
     ),
     "UBGEN_LORA": (
@@ -29,7 +29,7 @@ VARIABLES = {
     ),
     "UBGEN_CLASSES": (
         "class file, or a built-in list: imagenet1k, imagenet100, voc, coco",
-        "the mini world's ten, else imagenet1k",
+        "the mini world's ten for its models, else imagenet1k",
     ),
     "UBGEN_DATASETS": ("datasets offered for browsing, separated by commas: Hub ids or local folders", "none"),
     "UBGEN_REPORT": ("report.json of `ubgen evaluate`, for the tab on bias", "none"),

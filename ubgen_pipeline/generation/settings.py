@@ -37,7 +37,7 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
     )
     output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
-    model: str = field_help("mini, a folder in diffusers layout, or a Hub id", "mini")
+    model: str = field_help("mini, mini-flow, a folder in diffusers layout, or a Hub id", "mini")
     lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
     revision: str | None = field_help("of the model on the Hub", None)
     template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")

@@ -11,6 +11,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
+from ..mini import EMBEDDED_MODELS
 from ..prompts.built_in_classes import built_in_name
 from ..prompts.class_prompts import load_class_names
 from .access import check_may_write, check_repo_id, open_repository, retried
@@ -21,7 +22,6 @@ REQUIREMENTS = "requirements.txt"
 # what the Hub itself puts into a new Space
 _OF_THE_HUB = {".gitattributes", CARD}
 _CLASS_FILE, _REPORT_FILE = "class_list", "report.json"
-_MINI = "mini"
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class PublishSpaceSettings:
 
     repo_id: str = field_help("owner/name of the Space on the Hub")
     private: bool = field_help("create it private", False)
-    model: str | None = field_help("model to draw with: mini, or a Hub id; '' is the default again", None)
+    model: str | None = field_help("model to draw with: mini, mini-flow, or a Hub id; '' is the default again", None)
     lora: str | None = field_help("Hub id of the LoRA that is compared with the base; '' takes it away", None)
     classes: str | None = field_help("built-in list, or a class file, which goes into the Space", None)
     datasets: list[str] | None = field_help("Hub ids of datasets offered for browsing", None)
@@ -47,7 +47,7 @@ class PublishSpaceSettings:
 
     def sources(self) -> Iterator[tuple[str, str]]:
         """What must be on the Hub: setting and id."""
-        if self.model and self.model != _MINI:
+        if self.model and self.model not in EMBEDDED_MODELS:
             yield "model", self.model
         if self.lora:
             yield "lora", self.lora

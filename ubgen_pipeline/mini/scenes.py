@@ -1,4 +1,4 @@
-"""The mini world: 64x64 scenes of one textured silhouette on a background, every factor known.
+"""The mini world: 64x64 scenes of one textured silhouette, or two, on a background, every factor known.
 
 Bias is a dial. With probability ``bias`` a scene has its class's own background *and*, drawn apart, with the same
 probability its class's own texture; otherwise the factor is uniform over all ten. At ``bias=0`` the factors are
@@ -31,6 +31,8 @@ OWN_TEXTURE: dict[str, str] = dict(zip(CLASS_NAMES, TEXTURE_NAMES))
 _OUTLINES = CLASS_OUTLINES | NOVEL_OUTLINES
 _SUPERSAMPLING = 4
 _MIN_CONTRAST = 90.0
+# pixels; two of the largest side by side or in opposite corners fit
+_PAIR_RADII = (9, 14)
 
 
 @dataclass(frozen=True)
@@ -64,6 +66,15 @@ class Scene:
     mask: np.ndarray
     box: tuple[int, int, int, int]
     factors: SceneFactors
+
+
+@dataclass(frozen=True)
+class PairScene:
+    """A scene of two objects: ``image (64, 64, 3)`` uint8, ``masks (2, 64, 64)`` bool, the factors of each object."""
+
+    image: np.ndarray
+    masks: np.ndarray
+    factors: tuple[SceneFactors, SceneFactors]
 
 
 def _distinct_colours(rng: np.random.Generator, background: np.ndarray):
@@ -142,15 +153,19 @@ def _coverage(factors: SceneFactors) -> np.ndarray:
     return np.asarray(canvas.reduce(_SUPERSAMPLING), np.float32) / 255
 
 
-def render_scene(factors: SceneFactors) -> Scene:
-    """Draw a scene; equal factors give equal pixels."""
-    background = BACKGROUNDS[factors.background](np.random.default_rng(factors.surface_seed))
+def _painted(canvas: np.ndarray, factors: SceneFactors) -> tuple[np.ndarray, np.ndarray]:
+    """The object over a canvas ``(64, 64, 3)`` in [0, 255], and its mask ``(64, 64)`` bool."""
     rng = np.random.default_rng((factors.surface_seed, 1))
     share = TEXTURES[factors.texture](rng, *factors.centre)[..., None]
     first, second = (np.asarray(colour, np.float32) for colour in factors.colours)
     coverage = _coverage(factors)
-    image = background + coverage[..., None] * ((1 - share) * first + share * second - background)
-    mask = coverage >= 0.5
+    return canvas + coverage[..., None] * ((1 - share) * first + share * second - canvas), coverage >= 0.5
+
+
+def render_scene(factors: SceneFactors) -> Scene:
+    """Draw a scene; equal factors give equal pixels."""
+    background = BACKGROUNDS[factors.background](np.random.default_rng(factors.surface_seed))
+    image, mask = _painted(background, factors)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     box = (int(columns[0]), int(rows[0]), int(columns[-1]) + 1, int(rows[-1]) + 1)
     return Scene(np.clip(image + 0.5, 0, 255).astype(np.uint8), mask, box, factors)
@@ -163,6 +178,35 @@ def scenes(
     for index in range(start, start + num_scenes):
         rng = np.random.default_rng((seed, index))
         yield render_scene(draw_factors(class_names[index % len(class_names)], bias=bias, rng=rng))
+
+
+def pair_scenes(
+    num_scenes: int, *, bias: float, seed: int, class_names: Sequence[str] = CLASS_NAMES, start: int = 0
+) -> Iterator[PairScene]:
+    """Scenes of two objects of different classes that do not touch, an endless series as that of :func:`scenes`.
+
+    The first object's class is balanced, and it is the one whose background the scene has with probability ``bias``.
+    Each object has its own class's texture with that probability. Objects are smaller than in scenes of one.
+    """
+    for index in range(start, start + num_scenes):
+        rng = np.random.default_rng((seed, index))
+        name = class_names[index % len(class_names)]
+        other = str(rng.choice([other for other in class_names if other != name]))
+        first = draw_factors(name, bias=bias, rng=rng)
+        second = draw_factors(other, bias=bias, rng=rng, background=first.background)
+        radii = [float(radius) for radius in rng.uniform(*_PAIR_RADII, 2)]
+        centres = [(0.0, 0.0)] * 2
+        while math.dist(*centres) < sum(radii) + 1:
+            centres = [_point(rng, radius + 1, IMAGE_SIZE - radius - 1) for radius in radii]
+        first, second = (
+            replace(factors, centre=centre, radius=radius, surface_seed=first.surface_seed)
+            for factors, centre, radius in zip((first, second), centres, radii)
+        )
+        image = BACKGROUNDS[first.background](np.random.default_rng(first.surface_seed))
+        image, mask = _painted(image, first)
+        image, other_mask = _painted(image, second)
+        image = np.clip(image + 0.5, 0, 255).astype(np.uint8)
+        yield PairScene(image, np.stack([mask, other_mask]), (first, second))
 
 
 def novel_scenes(num_scenes: int, *, seed: int, start: int = 0) -> Iterator[Scene]:

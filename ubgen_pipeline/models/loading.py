@@ -27,7 +27,7 @@ from safetensors import SafetensorError, safe_open
 from ..commands.console import say
 from ..commands.library_log import hushed
 from ..family import Family
-from ..mini import mini_model_path
+from ..mini import EMBEDDED_MODELS, embedded_model_path
 from ..scheduler_noise import is_flow_scheduler
 from .families import FAMILIES, family_of, family_of_model
 from .lora_families import lora_family
@@ -64,11 +64,12 @@ _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
     "flow-unipc": {"prediction_type": "flow_prediction", "use_flow_sigmas": True},
 }
 _said_notes: set[str] = set()
+_EMBEDDED_TEXT = ", ".join(map(repr, EMBEDDED_MODELS))
 _HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
-    """What diffusers loads: ``mini`` becomes the embedded model's folder; a folder or a Hub id stays as it is.
+    """What diffusers loads: ``mini`` and ``mini-flow`` become their folders; a folder or a Hub id stays as it is.
 
     ``argument`` is what the caller's user calls it, for errors.
 
@@ -76,18 +77,18 @@ def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
         ValueError: no model there, and not spelt like a Hub id.
     """
     name = str(name_or_path)
-    folder = Path(mini_model_path() if name == "mini" else name).expanduser()
+    folder = Path(embedded_model_path(name) if name in EMBEDDED_MODELS else name).expanduser()
     if (folder / "model_index.json").is_file():
         return str(folder)
-    if name == "mini":
-        raise ValueError(f"{argument} is 'mini', but {folder} holds no model; build it with `make mini`.")
+    if name in EMBEDDED_MODELS:
+        raise ValueError(f"{argument} is {name!r}, but {folder} holds no model; build it with `make {name}`.")
     if folder.exists():
         raise ValueError(
             f"{argument} is {name!r}, which holds no model_index.json; give a folder in diffusers layout."
         )
     if not _HUB_ID.fullmatch(name):
         raise ValueError(
-            f"{argument} is {name!r}, which does not exist; give 'mini', a folder or a Hub id (owner/name)."
+            f"{argument} is {name!r}, which does not exist; give {_EMBEDDED_TEXT}, a folder or a Hub id (owner/name)."
         )
     return name
 
@@ -110,7 +111,7 @@ def load_pipeline(
     """Load a pipeline of the model's family, safetensors only and running no code from the model's folder.
 
     Args:
-        model: ``mini``, a folder in diffusers layout, or a Hub id.
+        model: ``mini``, ``mini-flow``, a folder in diffusers layout, or a Hub id.
         lora: folder, file or Hub id of a LoRA in diffusers format.
         few_step_lora: of a second LoRA, distilled for a few steps, to be added to the first.
         scheduler: a key of :data:`SCHEDULERS`, or of :data:`FLOW_SCHEDULERS` for a model of flow matching; None keeps
@@ -147,7 +148,8 @@ def load_pipeline(
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
-    _say_licence_note(pipeline)
+    if str(model) not in EMBEDDED_MODELS:
+        _say_licence_note(pipeline)
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     if lora is not None:
@@ -209,8 +211,8 @@ def _not_loaded(model: str | Path, argument: str, error: Exception, revision: st
         at = "" if revision is None else f" at revision {revision!r}"
         return ValueError(f"{begin}, which holds no model in diffusers layout{at}. {_first_line(error)}")
     return ValueError(
-        f"{begin}, which could not be loaded; give 'mini', a folder in diffusers layout or the id of a public Hub"
-        f" model (owner/name). {_first_line(error)}"
+        f"{begin}, which could not be loaded; give {_EMBEDDED_TEXT}, a folder in diffusers layout or the id of a"
+        f" public Hub model (owner/name). {_first_line(error)}"
     )
 
 

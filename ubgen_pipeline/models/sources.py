@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING
 
 import yaml
 
+from ..mini import EMBEDDED_MODELS
+
 if TYPE_CHECKING:
     from ubgen_hub_cards.dataset_card import Source
 
@@ -41,9 +43,9 @@ def public_name(source: str | None) -> str | None:
 def hub_commit(source: str | None, revision: str | None = None) -> str | None:
     """Commit that ``revision`` of a Hub model stands for now, from the cache where the Hub cannot be asked.
 
-    None for ``mini``, for a path, and where neither the Hub nor the cache knows it: loading says what is wrong.
+    None for an embedded model, for a path, and where neither the Hub nor the cache knows it: loading says what is wrong.
     """
-    if source is None or source == "mini" or Path(source).expanduser().exists():
+    if source is None or source in EMBEDDED_MODELS or Path(source).expanduser().exists():
         return None
     # imported here, like the cards below: `--help` of most commands imports this module
     import httpx2
@@ -76,7 +78,7 @@ def model_source(source: str, commit: str | None) -> "Source":
     from ubgen_hub_cards.dataset_card import Source
 
     name = public_name(source) or source
-    if source == "mini":
+    if source in EMBEDDED_MODELS:
         return Source(name, None, MINI_LICENCE)
     if commit is None:
         return Source(name, None, _local_licence(Path(source).expanduser()), licence_note(source))

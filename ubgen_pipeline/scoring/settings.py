@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from ..commands.settings_parser import field_help
+from ..mini import EMBEDDED_MODELS
 from ..models.sources import fingerprint, public_name
 
 SCORES = ("clip", "duplicates", "safety")
@@ -23,7 +24,7 @@ class ScoreSettings:
     )
     clip_model: str | None = field_help(
         f"mini, or a CLIP of transformers or open_clip (open_clip:ARCHITECTURE/PRETRAINED); {CLIP_MODEL}, and mini for"
-        " images of the mini model, if not given",
+        " images of the mini models, if not given",
         None,
     )
     clip_template: str = field_help("a class's text for the CLIP, with {name}", CLIP_TEMPLATE)
@@ -55,7 +56,7 @@ class ScoreSettings:
 
     def clip_for(self, generator: str | None) -> str:
         """The CLIP's name, for images of that generator."""
-        return self.clip_model or ("mini" if generator == "mini" else CLIP_MODEL)
+        return self.clip_model or ("mini" if generator in EMBEDDED_MODELS else CLIP_MODEL)
 
     def score_facts(self, generator: str | None) -> dict[str, dict[str, Any]]:
         """How each score is made, for the manifest and the card, as JSON values.

@@ -56,7 +56,8 @@ class SamplerConfig(ResumableConfig):
         default="ubgen-lora", metadata={"help": "Where the LoRA, the checkpoints and the sample grids are written."}
     )
     model_name_or_path: str = field(
-        default="mini", metadata={"help": "'mini', a folder or a Hub id of a model of any family that ubgen knows."}
+        default="mini",
+        metadata={"help": "'mini', 'mini-flow', a folder or a Hub id of a model of any family that ubgen knows."},
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
     class_names: list[str] | None = field(default=None, metadata={"help": "The class names, one after another."})

@@ -11,6 +11,7 @@ import torch
 from ubgen_hub_cards.model_card import CARD_FILE, Evaluation, HowToLoad, ModelFacts, curve_of, render_model_card
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.files.whole_files import write_whole_text
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.models.families import FAMILIES, family_of
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 
@@ -68,7 +69,9 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         device=_device(args),
         tags=[tag for tag in trainer.tags if tag != "lora" or args.train_method == "lora"],
         how_to_load=how_to_load(trainer.pipeline, args.guidance_scale),
-        licence_note=trainer.pipeline.licence_note_of(trainer.pipeline.denoiser_network.config),
+        licence_note=None
+        if args.model_name_or_path in EMBEDDED_MODELS
+        else trainer.pipeline.licence_note_of(trainer.pipeline.denoiser_network.config),
     )
 
 
