@@ -7,10 +7,12 @@ STAMP := $(VENV)/.installed
 BIN := $(VENV)/bin
 WHAT_IS_INSTALLED := pyproject.toml setup.py .ci/install
 
-.PHONY: demo test test-lowest test-newest browser lint mini evidence evidence-full speed install lock helper-imports
+.PHONY: demo test test-lowest test-newest browser lint mini mini-flow evidence evidence-full speed install lock helper-imports
 
+# the embedded model that the demo is of, mini or mini-flow, and whose speed is measured
+MODEL ?= mini
 demo: $(STAMP)
-	$(BIN)/python -m benchmarks.demo
+	$(BIN)/python -m benchmarks.demo --model $(MODEL)
 
 test: $(STAMP)
 	$(BIN)/python -m pytest
@@ -38,6 +40,9 @@ helper-imports: $(STAMP)
 mini: $(STAMP)
 	$(BIN)/python training/train_mini.py
 
+mini-flow: $(STAMP)
+	$(BIN)/python training/train_mini_flow.py
+
 # stopped and started again, both go on; they share what they can
 evidence: $(STAMP)
 	$(BIN)/python -m benchmarks.evidence
@@ -47,7 +52,6 @@ evidence-full: $(STAMP)
 
 # the tables of results/speed.md and results/training_speed.md; on a GPU: make speed MODEL=random-sd15,
 # or random-sdxl, random-sd35-medium, random-z-image, random-flux2-klein-base-4b for the speed of generation alone
-MODEL ?= mini
 GENERATION_ALONE := $(filter-out random-sd15,$(filter random-%,$(MODEL)))
 speed: $(STAMP)
 	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL)

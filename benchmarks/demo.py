@@ -1,6 +1,7 @@
-"""The whole method on the embedded mini model: what `make demo` runs.
+"""The whole method on an embedded model: what `make demo` and `make demo MODEL=mini-flow` run.
 
     python -m benchmarks.demo --max-steps 40 --samples-per-class 20
+    python -m benchmarks.demo --model mini-flow
 
 Trains a LoRA from the ten class names, generates a dataset with and without it, reads both back and prints one table.
 It goes through the commands a user has; started again with the same settings it goes on where it stopped.
@@ -24,7 +25,7 @@ from benchmarks.contact_sheet import draw_contact_sheet
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
 from ubgen_pipeline.commands.console import INTERVAL_VARIABLE, is_terminal, relay, say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
-from ubgen_pipeline.mini import mini_model_path
+from ubgen_pipeline.mini import EMBEDDED_MODELS, mini_lora_path
 from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import (
     BACKGROUND_NAMES,
@@ -37,7 +38,10 @@ from ubgen_pipeline.mini.scenes import (
 
 ROOT = Path(__file__).resolve().parents[1]
 LORA_FILE = "pytorch_lora_weights.safetensors"
-SHIPPED_LORA = Path(mini_model_path()).parent / "lora" / LORA_FILE
+# the LoRA of the package, by the model that it is for
+SHIPPED_LORAS = {"mini": Path(mini_lora_path())}
+# how the datasets are drawn; a model that is not here has its family's own steps and guidance
+SAMPLING = {"mini": {"num_inference_steps": 50, "guidance_scale": 2.0}}
 OWN_BACKGROUND_INDEX = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]
 OWN_TEXTURE_INDEX = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in CLASS_NAMES]
 
@@ -46,20 +50,34 @@ OWN_TEXTURE_INDEX = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in CLASS_NA
 class DemoSettings:
     """Settings of the demo."""
 
-    output_dir: str = field_help("folder for the LoRA, the datasets and the picture", "demo")
-    training_config: str = field_help("training settings", str(ROOT / "training" / "configs" / "mini.yaml"))
+    model: str = field_help(f"the embedded model, {' or '.join(EMBEDDED_MODELS)}", "mini")
+    output_dir: str | None = field_help(
+        "folder for the LoRA, the datasets and the picture; demo for mini and demo/MODEL for others if not given",
+        None,
+    )
+    training_config: str | None = field_help("training settings; training/configs/MODEL.yaml if not given", None)
     max_steps: int = field_help("generator updates; 0 skips the training and takes the shipped LoRA only", 20)
     samples_per_class: int = field_help("images of each class and dataset", 8)
-    num_inference_steps: int = field_help("denoising steps of the datasets", 50)
+    num_inference_steps: int | None = field_help(
+        "denoising steps of the datasets; 50 for mini and the family's own for others if not given", None
+    )
     seed: int = field_help("seed of the training and of the datasets", 0)
     threads: int | None = field_help("CPU threads of every command; torch's own choice if not given", None)
     shipped_lora: bool = field_help("measure the longer-trained LoRA of the package too, where there is one", True)
     loras: list[str] | None = field_help("more LoRAs to measure, files or folders", None)
 
     def __post_init__(self) -> None:
+        if self.model not in EMBEDDED_MODELS:
+            raise ValueError(f"model is {self.model!r}; choose one of {', '.join(EMBEDDED_MODELS)}.")
         for name, least in (("max_steps", 0), ("samples_per_class", 1), ("num_inference_steps", 1)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name} is {getattr(self, name)}; give {least} or more.")
+            value = getattr(self, name)
+            if value is not None and value < least:
+                raise ValueError(f"{name} is {value}; give {least} or more.")
+        if self.output_dir is None:
+            object.__setattr__(self, "output_dir", "demo" if self.model == "mini" else f"demo/{self.model}")
+        if self.training_config is None:
+            file = ROOT / "training" / "configs" / f"{self.model.replace('-', '_')}.yaml"
+            object.__setattr__(self, "training_config", str(file))
 
 
 class Row(NamedTuple):
@@ -84,12 +102,13 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         ValueError: a setting out of range, or a folder made with other settings.
         CommandError: a command failed.
     """
-    folder = Path(settings.output_dir)
+    folder = Path(str(settings.output_dir))
     loras: dict[str, Path | None] = {"base": None}
     if settings.max_steps > 0:
         loras["tuned"] = train(settings, folder / "lora")
-    if settings.shipped_lora and SHIPPED_LORA.is_file():
-        loras["tuned (shipped)"] = SHIPPED_LORA
+    shipped = SHIPPED_LORAS.get(settings.model)
+    if settings.shipped_lora and shipped is not None and shipped.is_file():
+        loras["tuned (shipped)"] = shipped
     loras |= {lora: Path(lora) for lora in settings.loras or []}
     datasets, rows = {}, []
     for name, lora in loras.items():
@@ -108,7 +127,8 @@ def run_demo(settings: DemoSettings) -> list[Row]:
 
 def train(settings: DemoSettings, folder: Path) -> Path:
     """The LoRA of a training run with ``train_ubgen.py``, which is resumed, or only read where it is complete."""
-    record = {"training_config": Path(settings.training_config).read_text(encoding="utf-8")}
+    config = str(settings.training_config)
+    record = {"training_config": Path(config).read_text(encoding="utf-8")}
     record |= {"max_steps": settings.max_steps, "seed": settings.seed}
     started, finished = folder / "demo_started.json", folder / "demo_finished.json"
     if started.is_file() and json.loads(started.read_text(encoding="utf-8")) != record:
@@ -116,7 +136,7 @@ def train(settings: DemoSettings, folder: Path) -> Path:
     if not finished.is_file():
         folder.mkdir(parents=True, exist_ok=True)
         started.write_text(json.dumps(record), encoding="utf-8")
-        command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--config", settings.training_config]
+        command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--config", config]
         command += ["--max_steps", str(settings.max_steps), "--seed", str(settings.seed), "--output_dir", str(folder)]
         if any(folder.glob("checkpoint-*/trainer_state.json")):
             command += ["--resume_from_checkpoint", "last"]
@@ -127,9 +147,12 @@ def train(settings: DemoSettings, folder: Path) -> Path:
 
 def generate(settings: DemoSettings, lora: Path | None, folder: Path) -> float | None:
     """Make a dataset with ``ubgen generate``; returns the images/s that it reported when it was made."""
-    command = [str(Path(sys.executable).with_name("ubgen")), "generate", "--model", "mini"]
+    command = [str(Path(sys.executable).with_name("ubgen")), "generate", "--model", settings.model]
     command += ["--class-names", *CLASS_NAMES, "--samples-per-class", str(settings.samples_per_class)]
-    command += ["--num-inference-steps", str(settings.num_inference_steps), "--guidance-scale", "2.0"]
+    sampling: dict[str, float | None] = {**SAMPLING.get(settings.model, {})}
+    if settings.num_inference_steps is not None:
+        sampling["num_inference_steps"] = settings.num_inference_steps
+    command += [part for name, value in sampling.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command += ["--seed", str(settings.seed), "--batch-size", "50", "--output-dir", str(folder)]
     if lora is not None:
         command += ["--lora", str(lora)]

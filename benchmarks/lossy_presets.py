@@ -21,7 +21,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import torch
 
-from benchmarks.demo import OWN_BACKGROUND_INDEX, OWN_TEXTURE_INDEX, SHIPPED_LORA
+from benchmarks.demo import OWN_BACKGROUND_INDEX, OWN_TEXTURE_INDEX
 from benchmarks.machine_limits import machine_line, synchronize
 from ubgen_evaluation import class_accuracy, own_share
 from ubgen_evaluation.fidelity import frechet_distance
@@ -32,6 +32,7 @@ from ubgen_pipeline.inference.packed_products import pack_products
 from ubgen_pipeline.inference.prepared_pipeline import prepare_pipeline, with_own_scheduler
 from ubgen_pipeline.inference.presets import FEW_STEP_PRESETS, PRESETS
 from ubgen_pipeline.inference.settings import lora_weights
+from ubgen_pipeline.mini import mini_lora_path
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
@@ -49,7 +50,7 @@ class PresetSettings:
     presets: list[str] | None = field_help("presets to measure; all that need no LoRA of theirs if not given", None)
     few_step_loras: list[str] | None = field_help("presets for a few steps, each PRESET=LORA", None)
     num_inference_steps: int = field_help("of the exact arm, and of presets that set none", 50)
-    lora: str | None = field_help("a LoRA of the mini model", str(SHIPPED_LORA))
+    lora: str | None = field_help("a LoRA of the mini model", mini_lora_path())
     seed: int = field_help("seed of the samples", 0)
     device: str | None = field_help("cpu or cuda; a GPU where there is one, if not given", None)
 

@@ -10,6 +10,7 @@ the package.
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -27,6 +28,7 @@ from ubgen_pipeline.mini.scenes import (
     OWN_BACKGROUND,
     OWN_TEXTURE,
     TEXTURE_NAMES,
+    PairScene,
     SceneFactors,
     pair_scenes,
     scenes,
@@ -43,7 +45,7 @@ SEED = 51
 
 
 def latents_stage(settings: argparse.Namespace) -> None:
-    """Render the scenes, a quarter of them of two objects, and keep their unscaled latents in the work folder."""
+    """Render the scenes, a quarter of them of two objects, and keep their unscaled latents and their factors."""
     vae = AutoencoderKL.from_pretrained(Path(mini_model_path()) / "vae", dtype=torch.float32).eval()
     num_pairs = settings.num_scenes // 4
     rendered = [
@@ -58,14 +60,10 @@ def latents_stage(settings: argparse.Namespace) -> None:
             encoded = encode_latents(vae, torch.from_numpy(images).permute(0, 3, 1, 2), scaled=False)
         parts.append(encoded.float())
         print(f"latents {start + len(images)}/{len(rendered)}", flush=True)
+    objects = [scene.factors if isinstance(scene, PairScene) else (scene.factors,) for scene in rendered]
+    factors = [[asdict(item) for item in row] for row in objects]
+    (settings.work_dir / "factors.json").write_text(json.dumps(factors), encoding="utf-8")
     save_tensors({"latents": torch.cat(parts).contiguous()}, settings.work_dir / "latents.safetensors")
-
-
-def known_objects(num_scenes: int) -> list[tuple[SceneFactors, ...]]:
-    """The objects of the scenes of :func:`latents_stage`, in order."""
-    num_pairs = num_scenes // 4
-    single = scenes(num_scenes - num_pairs, bias=WORLD_BIAS, seed=SEED)
-    return [(s.factors,) for s in single] + [s.factors for s in pair_scenes(num_pairs, bias=WORLD_BIAS, seed=SEED + 1)]
 
 
 def flow_stage(settings: argparse.Namespace) -> None:
@@ -73,11 +71,12 @@ def flow_stage(settings: argparse.Namespace) -> None:
     tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
     vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
     latents = load_file(settings.work_dir / "latents.safetensors")["latents"]
+    factors = json.loads((settings.work_dir / "factors.json").read_text(encoding="utf-8"))
     shift, scale = float(latents.mean()), float(1 / latents.std())
     vae.register_to_config(shift_factor=shift, scaling_factor=scale)
     transformer, text_encoders = train_flow(
         (latents - shift) * scale,
-        known_objects(len(latents)),
+        [[SceneFactors(**item) for item in row] for row in factors],
         tokenizer,
         settings.work_dir,
         num_steps=settings.num_steps,

@@ -8,6 +8,7 @@ attention, are left out of half of the training samples (:mod:`.flow_training`).
 
 from typing import Any
 
+import torch
 from diffusers import AutoencoderKL, FlowMatchEulerDiscreteScheduler, SD3Transformer2DModel, StableDiffusion3Pipeline
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -31,12 +32,20 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWit
         max_position_embeddings=tokenizer.model_max_length,
         **special,
     )
-    return CLIPTextModelWithProjection(config)
+    encoder = CLIPTextModelWithProjection(config)
+    embeddings = encoder.text_model.embeddings
+    # what the transformer reads: at CLIP's own 0.02 all tokens would look alike beside its first layer's biases
+    torch.nn.init.normal_(embeddings.token_embedding.weight, std=0.5)
+    torch.nn.init.normal_(embeddings.position_embedding.weight, std=0.2)
+    return encoder
 
 
 def build_transformer(num_layers: int = 5, num_heads: int = 4) -> SD3Transformer2DModel:
-    """The untrained transformer, of latents ``(B, 4, 16, 16)``: 64 image tokens."""
-    return SD3Transformer2DModel(
+    """The untrained transformer, of latents ``(B, 4, 16, 16)``: 64 image tokens.
+
+    Modulations and the last layer begin at zero, so that each block begins as the identity (Peebles and Xie 2023).
+    """
+    transformer = SD3Transformer2DModel(
         sample_size=16,
         patch_size=2,
         in_channels=4,
@@ -47,9 +56,14 @@ def build_transformer(num_layers: int = 5, num_heads: int = 4) -> SD3Transformer
         joint_attention_dim=sum(TEXT_WIDTHS),
         caption_projection_dim=num_heads * HEAD_WIDTH,
         pooled_projection_dim=sum(TEXT_WIDTHS),
-        # images of up to 256 pixels a side
-        pos_embed_max_size=32,
+        # as many as there are, so that neighbours lie one apart in the sinusoids: larger images have no positions
+        pos_embed_max_size=8,
     )
+    modulations = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)]
+    for layer in (*modulations, transformer.norm_out.linear, transformer.proj_out):
+        torch.nn.init.zeros_(layer.weight)
+        torch.nn.init.zeros_(layer.bias)
+    return transformer
 
 
 def assemble_pipeline(
