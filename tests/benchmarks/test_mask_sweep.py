@@ -12,9 +12,17 @@ from ubgen_pipeline.mask_settings import SMALL, MaskSettings
 def test_ignored_pixels_do_not_count_in_the_score():
     settings = MaskSettings(threshold=0.6, ignore_threshold=0.4)
     # three pixels of the class, one of them on the background; one ignored, which is the truth's third
-    maps = np.array([[[0.9, 0.9, 0.5, 0.1, 0.9]]])
-    truth = np.array([[[True, True, True, False, False]]])
+    maps = np.array([[[[0.9, 0.9, 0.5, 0.1, 0.9]]]])
+    truth = np.array([[[1, 1, 1, 0, 0]]])
     assert mask_sweep.score(maps, truth, settings) == pytest.approx((2 / 3, 1 / 5))
+
+
+def test_a_mask_of_both_objects_is_right_about_neither():
+    truth = np.array([[[1, 1, 0, 2, 2]]])
+    apart = np.array([[[[0.9, 0.9, 0.1, 0.2, 0.2]], [[0.2, 0.2, 0.1, 0.9, 0.9]]]])
+    assert mask_sweep.score(apart, truth, MaskSettings()) == (1, 0)
+    alike = np.array([[[[0.9, 0.9, 0.1, 0.9, 0.9]], [[0.8, 0.8, 0.1, 0.8, 0.8]]]])
+    assert mask_sweep.score(alike, truth, MaskSettings()) == (0.25, 0)
 
 
 def test_the_command_searches_and_tests_on_other_scenes(monkeypatch, capsys, tmp_path):

@@ -20,6 +20,7 @@ from ubgen_pipeline.mini.scenes import (
     cue_conflict_scenes,
     draw_factors,
     novel_scenes,
+    pair_scenes,
     render_scene,
     scenes,
 )
@@ -187,6 +188,25 @@ def test_background_swaps_keep_the_foreground():
     assert 0.03 <= own <= 0.2
     with pytest.raises(ValueError, match=r"kind must be .* got 'other'"):
         next(background_swap_scenes(1, seed=0, kind="other"))
+
+
+def test_pairs_are_two_whole_objects_apart_on_the_background_of_the_first():
+    drawn = list(pair_scenes(60, bias=0.8, seed=4))
+    own = []
+    for index, scene in enumerate(drawn):
+        first, second = scene.factors
+        assert first.class_name == CLASS_NAMES[index % 10] != second.class_name
+        assert first.background == second.background
+        assert not (scene.masks[0] & scene.masks[1]).any()
+        for factors, mask in zip(scene.factors, scene.masks):
+            alone = render_scene(factors)
+            assert np.array_equal(mask, alone.mask)
+            inner = ~grown(~mask)
+            assert np.array_equal(scene.image[inner], alone.image[inner])
+        own.append(first.background == OWN_BACKGROUND[first.class_name])
+    assert 0.65 <= np.mean(own) <= 0.95
+    (again,) = pair_scenes(1, bias=0.8, seed=4, start=59)
+    assert np.array_equal(again.image, drawn[59].image)
 
 
 def test_novel_scenes_are_novel_and_unbiased():

@@ -183,7 +183,7 @@ def scenes(
 def pair_scenes(
     num_scenes: int, *, bias: float, seed: int, class_names: Sequence[str] = CLASS_NAMES, start: int = 0
 ) -> Iterator[PairScene]:
-    """Scenes of two objects of different classes that do not touch, an endless series as that of :func:`scenes`.
+    """Scenes of two objects of different classes that do not overlap, an endless series as that of :func:`scenes`.
 
     The first object's class is balanced, and it is the one whose background the scene has with probability ``bias``.
     Each object has its own class's texture with that probability. Objects are smaller than in scenes of one.

@@ -40,7 +40,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWit
     return encoder
 
 
-def build_transformer(num_layers: int = 5, num_heads: int = 4) -> SD3Transformer2DModel:
+def build_transformer(num_layers: int = 4, num_heads: int = 4) -> SD3Transformer2DModel:
     """The untrained transformer, of latents ``(B, 4, 16, 16)``: 64 image tokens.
 
     Modulations and the last layer begin at zero, so that each block begins as the identity (Peebles and Xie 2023).

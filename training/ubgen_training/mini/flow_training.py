@@ -122,7 +122,9 @@ def train_flow(
     parameters = {
         f"{part}.{name}": value for part, network in networks.items() for name, value in network.named_parameters()
     }
-    optimizer = torch.optim.AdamW(parameters.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(
+        parameters.values(), lr=learning_rate, betas=(0.9, 0.99), weight_decay=0.01, fused=True
+    )
     averages = ExponentialAverage(parameters)
     state_file = work_dir / "flow.safetensors"
     step = load_training_state(state_file, parameters, optimizer, averages)
