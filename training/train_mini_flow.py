@@ -34,7 +34,7 @@ from ubgen_pipeline.mini.scenes import (
     scenes,
 )
 from ubgen_pipeline.models.loading import load_pipeline
-from ubgen_training.mini.autoencoder import encode_latents
+from ubgen_training.mini.autoencoder import build_autoencoder, encode_latents
 from ubgen_training.mini.flow_model import assemble_pipeline
 from ubgen_training.mini.flow_training import train_flow
 from ubgen_training.mini.scene_batches import mixed_precision
@@ -44,10 +44,17 @@ WORLD_BIAS = 0.95
 SEED = 51
 
 
+def mini_autoencoder() -> AutoencoderKL:
+    """The mini model's, in float32; built here, since one that was loaded would name the folder in its configuration."""
+    vae = build_autoencoder()
+    vae.load_state_dict(load_file(Path(mini_model_path()) / "vae" / "diffusion_pytorch_model.safetensors"))
+    return vae.eval()
+
+
 def latents_stage(settings: argparse.Namespace) -> None:
-    """Render the scenes, a quarter of them of two objects, and keep their unscaled latents and their factors."""
-    vae = AutoencoderKL.from_pretrained(Path(mini_model_path()) / "vae", dtype=torch.float32).eval()
-    num_pairs = settings.num_scenes // 4
+    """Render the scenes, a tenth of them of two objects, and keep their unscaled latents and their factors."""
+    vae = mini_autoencoder()
+    num_pairs = settings.num_scenes // 10
     rendered = [
         *scenes(settings.num_scenes - num_pairs, bias=WORLD_BIAS, seed=SEED),
         *pair_scenes(num_pairs, bias=WORLD_BIAS, seed=SEED + 1),
@@ -67,9 +74,7 @@ def latents_stage(settings: argparse.Namespace) -> None:
 
 
 def flow_stage(settings: argparse.Namespace) -> None:
-    folder = Path(mini_model_path())
-    tokenizer = CLIPTokenizer.from_pretrained(folder / "tokenizer")
-    vae = AutoencoderKL.from_pretrained(folder / "vae", dtype=torch.float32).eval()
+    tokenizer, vae = CLIPTokenizer.from_pretrained(mini_model_path(), subfolder="tokenizer"), mini_autoencoder()
     latents = load_file(settings.work_dir / "latents.safetensors")["latents"]
     factors = json.loads((settings.work_dir / "factors.json").read_text(encoding="utf-8"))
     shift, scale = float(latents.mean()), float(1 / latents.std())
@@ -122,7 +127,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description="Train the embedded mini flow model.")
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--work-dir", type=Path, default=Path("build/mini-flow"), help="resumable training state")
-    parser.add_argument("--num-scenes", type=int, default=30_000)
+    parser.add_argument("--num-scenes", type=int, default=25_000)
     parser.add_argument("--num-steps", type=int, default=8000)
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop early; run again to go on")
     parser.add_argument("--measure-images", type=int, default=500)

@@ -49,6 +49,7 @@ class HowToLoad:
         denoiser_part: its name in the pipeline.
         has_lora_loader: whether that pipeline loads a LoRA; where not, the LoRA is a file of peft's own layout.
         guidance: arguments of the pipeline's call for the guidance that was trained under.
+        absent_parts: parts that the base model was saved without, though diffusers asks for them.
     """
 
     pipeline_class: str = "StableDiffusionPipeline"
@@ -56,6 +57,7 @@ class HowToLoad:
     denoiser_part: str = "unet"
     has_lora_loader: bool = True
     guidance: Mapping[str, object] | None = None
+    absent_parts: Sequence[str] = ()
 
 
 @dataclass(frozen=True)

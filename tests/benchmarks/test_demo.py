@@ -3,11 +3,13 @@
 import json
 import math
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmarks import demo
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
 
 
@@ -76,13 +78,31 @@ def test_the_rate_is_that_of_the_run_that_made_the_dataset(tmp_path, monkeypatch
     assert json.loads((tmp_path / "base_rate.json").read_text()) == 2.5
 
 
+def test_each_embedded_model_has_its_own_folder_training_and_sampling(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(demo, "run", lambda command, settings, log: commands.append(command) or "")
+    for model in EMBEDDED_MODELS:
+        settings = demo.DemoSettings(model=model)
+        assert Path(settings.training_config).is_file()
+        demo.generate(settings, None, tmp_path / "base")
+        demo.train(settings, tmp_path / model)
+    assert len({demo.DemoSettings(model=model).output_dir for model in EMBEDDED_MODELS}) == 2
+    mini, _, flow, training = commands
+    assert "--model mini --" in " ".join(mini) and mini[mini.index("--guidance-scale") + 1] == "2.0"
+    # the family's own
+    assert "--model mini-flow --" in " ".join(flow) and not {"--guidance-scale", "--num-inference-steps"} & {*flow}
+    assert "configs/mini_flow.yaml" in " ".join(training)
+
+
 def test_a_command_that_fails_is_reported(tmp_path, capsys):
     with pytest.raises(demo.CommandError, match="exit code 3"):
         demo.run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], demo.DemoSettings(), tmp_path / "a.log")
     assert (tmp_path / "a.log").read_text() == "why\n" and "why" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", [["--samples-per-class", "0"], ["--max-steps", "-1"], ["--sample-per-class", "1"]])
+@pytest.mark.parametrize(
+    "flags", [["--samples-per-class", "0"], ["--model", "other"], ["--max-steps", "-1"], ["--sample-per-class", "1"]]
+)
 def test_bad_settings_give_exit_code_2(flags, capsys):
     assert demo.main(flags) == 2
     assert capsys.readouterr().err.startswith("ubgen: error: ")

@@ -9,6 +9,7 @@ import pytest
 import yaml
 from huggingface_hub import ModelCard
 
+import ubgen_pipeline.mini
 from ubgen_hub_cards.card_text import LOCAL_SOURCE, public_source
 from ubgen_hub_cards.model_card import Evaluation, HowToLoad, ModelFacts, curve_of, render_model_card
 
@@ -175,6 +176,15 @@ def test_local_paths_do_not_reach_the_card(tmp_path, monkeypatch):
         assert data.base_model is None and data.license == "other" and "license_link" not in data.to_dict()
     for public in ("mini", "openai/clip-vit-large-patch14", "open_clip:ViT-B-32/laion2b_s34b_b79k", "a/b@refs/pr/1"):
         assert public_source(public) == public
+
+
+@pytest.mark.parametrize("name", ["mini", "mini-flow"])
+def test_an_embedded_model_is_found_by_its_name(name):
+    card = render_model_card(replace(FACTS, base_model=name))
+    function = f"{name.replace('-', '_')}_path" if name != "mini" else "mini_model_path"
+    assert hasattr(ubgen_pipeline.mini, function)
+    assert f"from ubgen_pipeline.mini import {function}\n\nbase = {function}()" in card
+    assert f"the ubgen {name} model" in card and ModelCard(card).data.license == "apache-2.0"
 
 
 def test_tokens_are_blotted_out():

@@ -4,6 +4,7 @@ import json
 import logging
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from support.hub_server import READ_TOKEN
 from support.tiny_models import sd3
 from ubgen_pipeline import load_pipeline
-from ubgen_pipeline.mini import mini_model_path
+from ubgen_pipeline.mini import EMBEDDED_MODELS, embedded_model_path, mini_model_path
 from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, SCHEDULERS, load_lora, resolve_model
 
 ATTENTION = ["to_q", "to_k", "to_v", "to_out.0"]
@@ -44,13 +45,14 @@ def draw(pipeline, **settings):
     return pipeline(["star"], num_inference_steps=2, output_type="np", **settings).images
 
 
-def test_mini_is_a_name_for_the_embedded_model(monkeypatch, tmp_path):
-    monkeypatch.setattr("ubgen_pipeline.models.loading.mini_model_path", lambda: str(tmp_path))
-    with pytest.raises(ValueError, match="make mini"):
-        resolve_model("mini")
+@pytest.mark.parametrize("name", EMBEDDED_MODELS)
+def test_an_embedded_model_has_a_name(monkeypatch, tmp_path, name):
+    assert Path(embedded_model_path(name)).parent == Path(mini_model_path()).parent
+    monkeypatch.setattr("ubgen_pipeline.models.loading.embedded_model_path", {name: str(tmp_path)}.get)
+    with pytest.raises(ValueError, match=f"make {name}`"):
+        resolve_model(name)
     (tmp_path / "model_index.json").touch()
-    assert resolve_model("mini") == str(tmp_path)
-    assert mini_model_path().endswith("model")
+    assert resolve_model(name) == str(tmp_path)
 
 
 def test_hub_ids_pass_through_and_lost_paths_do_not():

@@ -9,6 +9,7 @@ from huggingface_hub import HfApi
 from ubgen_pipeline.generation.generate import generate_dataset
 from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.models.sources import fingerprint, hub_commit, model_source, public_name
 
 
@@ -16,7 +17,7 @@ def test_local_models(tmp_path):
     folder = tmp_path / "model"
     folder.mkdir()
     assert public_name(str(folder)) == "model" and public_name("org/name") == "org/name" and public_name(None) is None
-    assert hub_commit(str(folder)) is None and hub_commit("mini") is None and hub_commit(None) is None
+    assert hub_commit(str(folder)) is None and hub_commit("mini-flow") is None and hub_commit(None) is None
     assert model_source(str(folder), None).licence == {}
     for text, licence in [
         ("---\nlicense: openrail++\nlanguage: en\n---\n", {"license": "openrail++"}),
@@ -27,7 +28,10 @@ def test_local_models(tmp_path):
     ]:
         (folder / "README.md").write_text(text)
         assert model_source(str(folder), None).licence == licence
-    assert model_source("mini", None).licence == {"license": "apache-2.0"}
+    for name in EMBEDDED_MODELS:
+        source = model_source(name, None)
+        # the flow model is of a family whose popular checkpoints have another licence
+        assert source.name == name and source.licence == {"license": "apache-2.0"} and source.licence_note is None
 
 
 def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):

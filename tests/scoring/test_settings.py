@@ -12,7 +12,7 @@ def test_scores_have_a_fixed_order():
 
 
 def test_the_clip_is_that_of_the_generator_unless_one_is_named():
-    assert ScoreSettings().clip_for("mini") == "mini" and ScoreSettings().clip_for("org/sd") == CLIP_MODEL
+    assert ScoreSettings().clip_for("mini-flow") == "mini" and ScoreSettings().clip_for("org/sd") == CLIP_MODEL
     assert ScoreSettings(clip_model="x").clip_for("mini") == "x"
 
 

@@ -18,6 +18,9 @@ def test_settings_come_from_the_environment():
     )
     assert settings == SpaceSettings(model="org/model", datasets=("a/b", "c/d"), max_steps=12)
     assert len(settings.class_choices()) == 1000
+    # the shipped LoRA is not this model's
+    flow = SpaceSettings(model="mini-flow")
+    assert flow.is_mini and flow.lora is None and len(flow.class_choices()) == 10
 
 
 @pytest.mark.parametrize(

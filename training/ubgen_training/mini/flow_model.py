@@ -59,7 +59,9 @@ def build_transformer(num_layers: int = 4, num_heads: int = 4) -> SD3Transformer
         # as many as there are, so that neighbours lie one apart in the sinusoids: larger images have no positions
         pos_embed_max_size=8,
     )
-    modulations = [norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)]
+    modulations = [
+        norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)
+    ]
     for layer in (*modulations, transformer.norm_out.linear, transformer.proj_out):
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)

@@ -30,6 +30,8 @@ from .state import ExponentialAverage, load_training_state, save_training_state
 NUM_T5_TOKENS = 256
 EMPTY_SHARE, POOLED_SHARE = 0.1, 0.5
 WARM_UP_STEPS, DECAY_SHARE = 300, 0.5
+# of the timesteps: silhouettes are decided while the noise is still strong
+LOGIT_MEAN = 0.8
 
 FlowModel = tuple[SD3Transformer2DModel, tuple[CLIPTextModelWithProjection, CLIPTextModelWithProjection]]
 
@@ -104,7 +106,7 @@ def train_flow(
     *,
     num_steps: int,
     batch_size: int = 32,
-    learning_rate: float = 1e-3,
+    learning_rate: float = 2e-3,
     max_seconds: float = float("inf"),
     seed: int = 0,
 ) -> FlowModel:
@@ -134,14 +136,14 @@ def train_flow(
         limits = {"max_length": tokenizer.model_max_length, "padding": "max_length", "truncation": True}
         return tokenizer(text, return_tensors="pt", **limits).input_ids[0]
 
-    started, first_step, running_loss = time.monotonic(), step, 0.0
+    started, first_step, losses = time.monotonic(), step, []
     for batch in index_batches(len(latents), batch_size, seed=seed, start_step=step, num_steps=num_steps):
         generator = torch.Generator().manual_seed(seed * 1_000_003 + step + 500_009)
         rng = random.Random(seed * 1_000_003 + step)
         texts = torch.stack([token_ids(true_text(objects[index], rng)) for index in batch.tolist()])
         clean, noise = latents[batch], torch.randn(batch_size, *latents.shape[1:], generator=generator)
         noise_share = compute_density_for_timestep_sampling(
-            "logit_normal", batch_size, logit_mean=0.0, logit_std=1.0, generator=generator
+            "logit_normal", batch_size, logit_mean=LOGIT_MEAN, logit_std=1.0, generator=generator
         )
         noisy = torch.lerp(clean, noise, noise_share[:, None, None, None])
         with_pooled = torch.rand(batch_size, 1, generator=generator) < POOLED_SHARE
@@ -158,16 +160,16 @@ def train_flow(
         optimizer.step()
         step += 1
         averages.update(parameters, step)
-        running_loss += loss.item()
+        losses.append(loss.item())
         elapsed = time.monotonic() - started
         if step % 100 == 0:
             rate = (step - first_step) / elapsed
             print(
-                f"flow {step}/{num_steps} loss {running_loss / 100:.5f} {rate:.2f} steps/s"
+                f"flow {step}/{num_steps} loss {sum(losses) / len(losses):.5f} {rate:.2f} steps/s"
                 f" {(num_steps - step) / rate:.0f} s left",
                 flush=True,
             )
-            running_loss = 0.0
+            losses = []
         if step % 250 == 0 or step == num_steps or elapsed > max_seconds:
             save_training_state(state_file, step, parameters, optimizer, averages)
         if elapsed > max_seconds:

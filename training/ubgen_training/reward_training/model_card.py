@@ -78,6 +78,7 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
 def how_to_load(pipeline: Family, guidance_scale: float) -> HowToLoad:
     """How plain diffusers draws with weights of that pipeline's denoiser, trained under guidance of that scale."""
     family = FAMILIES[family_of(type(pipeline).__name__) or "sd"]
+    (stock,) = [base for base in type(pipeline).__mro__ if base.__name__ == family.stock_names[0]]
     return HowToLoad(
         pipeline_class=family.stock_names[0],
         # FSDP puts its own name before a class's
@@ -85,6 +86,11 @@ def how_to_load(pipeline: Family, guidance_scale: float) -> HowToLoad:
         denoiser_part=pipeline.denoiser_part,
         has_lora_loader=pipeline.lora_file == Family.lora_file,
         guidance=pipeline.stock_guidance(guidance_scale),
+        absent_parts=[
+            name
+            for name, part in pipeline.components.items()
+            if part is None and name not in getattr(stock, "_optional_components", ())
+        ],
     )
 
 
