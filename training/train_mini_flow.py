@@ -45,7 +45,7 @@ SEED = 51
 
 
 def mini_autoencoder() -> AutoencoderKL:
-    """The mini model's, in float32; built here, since one that was loaded would name the folder in its configuration."""
+    """The mini model's, in float32; built here, since one that was loaded names its folder in its configuration."""
     vae = build_autoencoder()
     vae.load_state_dict(load_file(Path(mini_model_path()) / "vae" / "diffusion_pytorch_model.safetensors"))
     return vae.eval()

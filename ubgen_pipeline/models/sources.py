@@ -43,7 +43,7 @@ def public_name(source: str | None) -> str | None:
 def hub_commit(source: str | None, revision: str | None = None) -> str | None:
     """Commit that ``revision`` of a Hub model stands for now, from the cache where the Hub cannot be asked.
 
-    None for an embedded model, for a path, and where neither the Hub nor the cache knows it: loading says what is wrong.
+    None for an embedded model, for a path, and where neither Hub nor cache knows it: loading says what is wrong.
     """
     if source is None or source in EMBEDDED_MODELS or Path(source).expanduser().exists():
         return None
