@@ -72,7 +72,7 @@ COLUMN_NOTES = {
 
 @dataclass(frozen=True)
 class Source:
-    """A model or LoRA: an embedded one, a Hub id with its commit, or the last part of a local path; its licence if known.
+    """A model or LoRA: an embedded one, a Hub id with its commit, or a local path's last part; its licence if known.
 
     Attributes:
         licence_note: what to know of it before the images train other models, as plain text of one line.
