@@ -68,7 +68,7 @@ def record_joint_maps(
     timesteps = remaining_timesteps(pipeline.scheduler, settings.strength)
     noise = draw_latents(range(settings.seed, settings.seed + len(prompts)), tuple(clean.shape[1:]))
     latents = noised_latents(pipeline.scheduler, clean, noise, timesteps[0])
-    blocks = range(len(attention._layers))
+    blocks = range(len(attention.layers))
     plain = MaskSettings(class_prompt=False, cross_levels=(0,), self_level=0, self_power=0)
     texts = [attention.texts(scene.prompt, scene.class_names, plain) for scene in rendered]
     refinements = [(0, 0), *itertools.product(blocks, POWERS)]
