@@ -128,7 +128,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--stages", nargs="+", choices=STAGES, default=list(STAGES))
     parser.add_argument("--work-dir", type=Path, default=Path("build/mini-flow"), help="resumable training state")
     parser.add_argument("--num-scenes", type=int, default=25_000)
-    parser.add_argument("--num-steps", type=int, default=8000)
+    parser.add_argument("--num-steps", type=int, default=16_000)
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop early; run again to go on")
     parser.add_argument("--measure-images", type=int, default=500)
     settings = parser.parse_args(argv)

@@ -59,10 +59,10 @@ def build_transformer(num_layers: int = 4, num_heads: int = 4) -> SD3Transformer
         # as many as there are, so that neighbours lie one apart in the sinusoids: larger images have no positions
         pos_embed_max_size=8,
     )
-    modulations = [
-        norm.linear for block in transformer.transformer_blocks for norm in (block.norm1, block.norm1_context)
-    ]
-    for layer in (*modulations, transformer.norm_out.linear, transformer.proj_out):
+    blocks: Any = transformer.transformer_blocks
+    modulations = [norm.linear for block in blocks for norm in (block.norm1, block.norm1_context)]
+    layers: list[Any] = [*modulations, transformer.norm_out.linear, transformer.proj_out]
+    for layer in layers:
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     return transformer

@@ -16,7 +16,6 @@ from typing import Any
 
 import torch
 from diffusers import SD3Transformer2DModel
-from diffusers.models.attention_processor import Attention
 from diffusers.training_utils import compute_density_for_timestep_sampling
 from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 
@@ -64,7 +63,7 @@ class OneForManyZeros:
 
     def __call__(
         self,
-        attn: Attention,
+        attn: Any,
         hidden_states: torch.Tensor,
         encoder_hidden_states: torch.Tensor,
         attention_mask: torch.Tensor | None = None,
@@ -158,7 +157,7 @@ def train_flow(
     *,
     num_steps: int,
     batch_size: int = 64,
-    learning_rate: float = 2e-3,
+    learning_rate: float = 1.2e-3,
     max_seconds: float = float("inf"),
     seed: int = 0,
 ) -> FlowModel:
@@ -171,12 +170,13 @@ def train_flow(
     transformer = build_transformer()
     first, second = (build_text_encoder(tokenizer, width) for width in TEXT_WIDTHS)
     own_processors = transformer.attn_processors
-    transformer.set_attn_processor(OneForManyZeros())
+    processor: Any = OneForManyZeros()
+    transformer.set_attn_processor(processor)
     networks = {"transformer": transformer, "text_encoder": first, "text_encoder_2": second}
     parameters = {
         f"{part}.{name}": value for part, network in networks.items() for name, value in network.named_parameters()
     }
-    optimizer = TwoOptimizers(parameters, learning_rate)
+    optimizer: Any = TwoOptimizers(parameters, learning_rate)
     averages = ExponentialAverage(parameters, decay=0.997)
     state_file = work_dir / "flow.safetensors"
     step = load_training_state(state_file, parameters, optimizer, averages)
