@@ -104,7 +104,8 @@ def save_mini_flow(pipeline) -> None:
 
 def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
     """Print the figures that the documents quote: images of bare class names, with the family's own settings."""
-    pipeline = load_pipeline(mini_flow_path())
+    pipeline = load_pipeline("mini-flow")
+    pipeline.set_progress_bar_config(disable=True)
     images, labels, started = [], [], time.monotonic()
     for start in range(0, settings.measure_images, 50):
         names = [CLASS_NAMES[i % len(CLASS_NAMES)] for i in range(start, start + 50)]
