@@ -40,7 +40,7 @@ def space_files() -> list[Path]:
 
 
 def pack_wheel() -> Wheel:
-    """The wheel, in memory (about 28 MB, most of it the mini models). Tests hold its files against one that is built.
+    """The wheel, in memory (about 27 MB, most of it the mini models). Tests hold its files against one that is built.
 
     Raises:
         ValueError: a part of ubgen is not there.
