@@ -38,6 +38,16 @@ def random_mini_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     return _random_model(tmp_path_factory)
 
 
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """Folder of a far smaller Stable Diffusion, for trainings of which the images do not matter."""
+    from support.tiny_models import sd
+
+    folder = tmp_path_factory.mktemp("tiny_model")
+    sd.build().save_pretrained(folder)
+    return str(folder)
+
+
 def _random_model(tmp_path_factory: pytest.TempPathFactory) -> str:
     from support.mini_layout import build_random_mini_pipeline
 

@@ -1,5 +1,6 @@
 """Interrupted and resumed training against training without a stop, bit for bit, and what may not be resumed."""
 
+import os
 import shutil
 import subprocess
 import sys
@@ -28,17 +29,17 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def straight(random_mini_model, clip_folder, tmp_path_factory):
+def straight(tiny_model, clip_folder, tmp_path_factory):
     """Five updates without a stop, each saved; an epoch ends within them, and logs and saves do not coincide."""
     folder = tmp_path_factory.mktemp("straight")
-    run(random_mini_model, folder, clip_folder, max_steps=LAST)
+    run(tiny_model, folder, clip_folder, max_steps=LAST)
     return folder
 
 
 @pytest.mark.parametrize("step", range(1, LAST))
-def test_resume_from_any_step_is_bit_equal(straight, random_mini_model, clip_folder, tmp_path, step):
+def test_resume_from_any_step_is_bit_equal(straight, tiny_model, clip_folder, tmp_path, step):
     shutil.copytree(straight / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
-    run(random_mini_model, tmp_path, clip_folder, max_steps=LAST, resume="last")
+    run(tiny_model, tmp_path, clip_folder, max_steps=LAST, resume="last")
     assert_equal_checkpoints(tmp_path / f"checkpoint-{LAST}", straight / f"checkpoint-{LAST}")
 
 
@@ -48,18 +49,33 @@ def test_every_checkpoint_differs_from_the_next(straight):
         assert any(not torch.equal(own[name], following[name]) for name in own)
 
 
+@pytest.fixture(scope="module")
+def killed(tiny_model, clip_folder, tmp_path_factory):
+    """The folders of two runs, each in a process of its own that did not survive its fourth update.
+
+    They are forked from one, since loading the libraries takes longer than both.
+    """
+    folders = {kill: tmp_path_factory.mktemp(kill) for kill in ("kill_inside_step", "kill_at_checkpoint")}
+    common = {"model": tiny_model, "clip": clip_folder, "max_steps": LAST}
+    runs = [{**common, "output_dir": str(folder), kill: 3} for kill, folder in folders.items()]
+    lines = [
+        "import os, training_worker",
+        f"for arguments in {runs!r}:",
+        "    if not (child := os.fork()):",
+        "        training_worker.run(**arguments)",
+        "        os._exit(0)",
+        "    print('ended with', os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))",
+    ]
+    command = [sys.executable, "-c", "\n".join(lines)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, cwd=WORKER.parent, capture_output=True, text=True, timeout=240, env=environment)
+    assert done.stdout.count("ended with -9") == 2, done.stdout + done.stderr[-3000:]
+    return folders
+
+
 @pytest.mark.parametrize("kill", ["kill_inside_step", "kill_at_checkpoint"])
-def test_a_killed_run_goes_on_from_its_last_checkpoint(straight, random_mini_model, clip_folder, tmp_path, kill):
-    arguments = {
-        "model": random_mini_model,
-        "output_dir": str(tmp_path),
-        "clip": clip_folder,
-        "max_steps": LAST,
-        kill: 3,
-    }
-    code = f"import training_worker; training_worker.run(**{arguments!r})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=WORKER.parent, capture_output=True, text=True, timeout=120)
-    assert done.returncode == -9, done.stderr[-3000:]
+def test_a_killed_run_goes_on_from_its_last_checkpoint(straight, tiny_model, clip_folder, killed, kill):
+    tmp_path = killed[kill]
     if kill == "kill_at_checkpoint":
         assert (tmp_path / ".checkpoint-3.partial" / LORA).is_file() and not (tmp_path / "checkpoint-3").exists()
         with pytest.warns(UserWarning, match="cut short"):
@@ -67,7 +83,7 @@ def test_a_killed_run_goes_on_from_its_last_checkpoint(straight, random_mini_mod
     else:
         assert find_checkpoint("last", tmp_path) == str(tmp_path / "checkpoint-3")
     with pytest.warns(UserWarning, match="cut short") if kill == "kill_at_checkpoint" else nullcontext():
-        run(random_mini_model, tmp_path, clip_folder, max_steps=LAST, resume="last")
+        run(tiny_model, tmp_path, clip_folder, max_steps=LAST, resume="last")
     assert_equal_checkpoints(tmp_path / f"checkpoint-{LAST}", straight / f"checkpoint-{LAST}")
     assert not list(tmp_path.glob(".checkpoint-*"))
 
@@ -85,11 +101,11 @@ def test_a_folder_copied_in_part_is_skipped_with_a_warning(straight, tmp_path):
         find_checkpoint(str(tmp_path / "checkpoint-10"), tmp_path)
 
 
-def test_old_checkpoints_are_removed_and_one_of_the_same_name_is_replaced(random_mini_model, tmp_path):
+def test_old_checkpoints_are_removed_and_one_of_the_same_name_is_replaced(tiny_model, tmp_path):
     stale = tmp_path / "checkpoint-3" / "stale.json"
     stale.parent.mkdir()
     stale.write_text("{}")
-    run(random_mini_model, tmp_path, max_steps=3, save_total_limit=2)
+    run(tiny_model, tmp_path, max_steps=3, save_total_limit=2)
     assert sorted(folder.name for folder in tmp_path.glob("*checkpoint*")) == ["checkpoint-2", "checkpoint-3"]
     assert not stale.exists()
 
@@ -105,15 +121,15 @@ def test_old_checkpoints_are_removed_and_one_of_the_same_name_is_replaced(random
         ({"train_method": "full"}, "train_method was 'lora' and is 'full'"),
     ],
 )
-def test_resume_with_other_settings_names_them(straight, random_mini_model, clip_folder, tmp_path, settings, named):
-    trainer = build_trainer(random_mini_model, tmp_path, clip_folder, max_steps=LAST, **settings)
+def test_resume_with_other_settings_names_them(straight, tiny_model, clip_folder, tmp_path, settings, named):
+    trainer = build_trainer(tiny_model, tmp_path, clip_folder, max_steps=LAST, **settings)
     with pytest.raises(ValueError, match="trained with other settings") as error:
         trainer.train(resume_from_checkpoint=str(straight / "checkpoint-2"))
     assert named in str(error.value)
 
 
-def test_another_model_of_the_same_shape_is_refused(straight, random_mini_model, clip_folder, tmp_path):
-    trainer = build_trainer(random_mini_model, tmp_path, clip_folder, max_steps=LAST)
+def test_another_model_of_the_same_shape_is_refused(straight, tiny_model, clip_folder, tmp_path):
+    trainer = build_trainer(tiny_model, tmp_path, clip_folder, max_steps=LAST)
     with torch.no_grad():
         trainer.model.denoiser_network.conv_in.weight.add_(1e-3)
     changed = build_changed(trainer)
@@ -128,20 +144,20 @@ def build_changed(trainer):
     )
 
 
-def test_other_class_names_are_refused(straight, random_mini_model, clip_folder, tmp_path):
-    trainer = build_trainer(random_mini_model, tmp_path, clip_folder, max_steps=LAST)
+def test_other_class_names_are_refused(straight, tiny_model, clip_folder, tmp_path):
+    trainer = build_trainer(tiny_model, tmp_path, clip_folder, max_steps=LAST)
     trainer.class_names = trainer.class_names[::-1]
     with pytest.raises(ValueError, match="other class names"):
         trainer.train(resume_from_checkpoint=str(straight / "checkpoint-2"))
 
 
-def test_saving_the_weights_alone_cannot_be_resumed(random_mini_model, tmp_path):
-    run(random_mini_model, tmp_path, max_steps=1, save_only_model=True)
+def test_saving_the_weights_alone_cannot_be_resumed(tiny_model, tmp_path):
+    run(tiny_model, tmp_path, max_steps=1, save_only_model=True)
     with pytest.raises(ValueError, match="save_only_model"):
-        build_trainer(random_mini_model, tmp_path, max_steps=2).train(resume_from_checkpoint="last")
+        build_trainer(tiny_model, tmp_path, max_steps=2).train(resume_from_checkpoint="last")
 
 
-def test_deepspeed_with_checkpoints_to_resume_from_is_refused(random_mini_model, tmp_path, monkeypatch):
+def test_deepspeed_with_checkpoints_to_resume_from_is_refused(tiny_model, tmp_path, monkeypatch):
     """Its optimizer state could only be written as pickles."""
     base = Trainer.create_accelerator_and_postprocess
 
@@ -151,20 +167,20 @@ def test_deepspeed_with_checkpoints_to_resume_from_is_refused(random_mini_model,
 
     monkeypatch.setattr(Trainer, "create_accelerator_and_postprocess", with_deepspeed)
     with pytest.raises(ValueError, match=r"save_strategy is 'steps' under DeepSpeed.*set save_only_model"):
-        build_trainer(random_mini_model, tmp_path, max_steps=1)
+        build_trainer(tiny_model, tmp_path, max_steps=1)
 
 
-def test_a_nan_names_the_step_the_reward_and_the_last_good_checkpoint(random_mini_model, tmp_path):
+def test_a_nan_names_the_step_the_reward_and_the_last_good_checkpoint(tiny_model, tmp_path):
     def brightness(images, class_names, labels, step, **kwargs):
         return images.mean(dim=(1, 2, 3)) * (float("nan") if step == 2 else 1.0)
 
     with pytest.raises(FloatingPointError, match=r"step 2: brightness .* checkpoint is .*checkpoint-2\."):
-        build_trainer(random_mini_model, tmp_path, reward=brightness, max_steps=3).train()
+        build_trainer(tiny_model, tmp_path, reward=brightness, max_steps=3).train()
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-2"
 
 
-def test_a_gradient_that_overflows_in_the_sampler_stops_the_run(random_mini_model, tmp_path):
-    trainer = build_trainer(random_mini_model, tmp_path, max_steps=2)
+def test_a_gradient_that_overflows_in_the_sampler_stops_the_run(tiny_model, tmp_path):
+    trainer = build_trainer(tiny_model, tmp_path, max_steps=2)
     weight = next(weight for weight in trainer.model.parameters() if weight.requires_grad)
     weight.register_hook(lambda gradient: gradient * float("inf"))
     before = weight.detach().clone()
@@ -173,9 +189,9 @@ def test_a_gradient_that_overflows_in_the_sampler_stops_the_run(random_mini_mode
     assert torch.equal(weight, before)
 
 
-def test_the_run_waits_for_all_ranks_before_it_renames(random_mini_model, tmp_path, monkeypatch):
+def test_the_run_waits_for_all_ranks_before_it_renames(tiny_model, tmp_path, monkeypatch):
     """Each rank's state is in the folder before the rename, which only the first rank does."""
-    trainer = build_trainer(random_mini_model, tmp_path, max_steps=1)
+    trainer = build_trainer(tiny_model, tmp_path, max_steps=1)
     order = []
     save_state, commit = trainer_checkpoints.save_state, trainer_checkpoints.commit_checkpoint
     monkeypatch.setattr(trainer_checkpoints, "save_state", lambda s, p: (order.append(p.name), save_state(s, p)))

@@ -60,11 +60,11 @@ def _finish(*processes):
 
 
 @pytest.fixture(scope="module")
-def ddp(random_mini_model, clip_folder, tmp_path_factory):
+def ddp(tiny_model, clip_folder, tmp_path_factory):
     """Both trainers without a stop; then one of each that a kill of the second process ends inside an update."""
     folder = tmp_path_factory.mktemp("ddp")
-    ubgen = {"model": random_mini_model, "clip": clip_folder, "max_steps": UBGEN_LAST, **UNWATCHED}
-    ddpo = {"model": random_mini_model, "kind": "ddpo", "max_steps": DDPO_LAST, **UNWATCHED}
+    ubgen = {"model": tiny_model, "clip": clip_folder, "max_steps": UBGEN_LAST, **UNWATCHED}
+    ddpo = {"model": tiny_model, "kind": "ddpo", "max_steps": DDPO_LAST, **UNWATCHED}
     runs = [
         {**ubgen, "output_dir": str(folder / "ubgen")},
         {**ddpo, "output_dir": str(folder / "ddpo")},
@@ -80,11 +80,11 @@ def ddp(random_mini_model, clip_folder, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def resumed_on_two_nodes(ddp, random_mini_model, clip_folder, tmp_path_factory):
+def resumed_on_two_nodes(ddp, tiny_model, clip_folder, tmp_path_factory):
     """The killed run, and cut ones from other updates, taken up by two launches that stand for two machines."""
     folder = tmp_path_factory.mktemp("nodes")
-    ubgen = {"model": random_mini_model, "clip": clip_folder, "max_steps": UBGEN_LAST, "resume": "last", **UNWATCHED}
-    ddpo = {"model": random_mini_model, "kind": "ddpo", "max_steps": DDPO_LAST, "resume": "last", **UNWATCHED}
+    ubgen = {"model": tiny_model, "clip": clip_folder, "max_steps": UBGEN_LAST, "resume": "last", **UNWATCHED}
+    ddpo = {"model": tiny_model, "kind": "ddpo", "max_steps": DDPO_LAST, "resume": "last", **UNWATCHED}
     shutil.copytree(ddp / "ubgen" / "checkpoint-2", folder / "ubgen" / "checkpoint-2")
     runs = [{**ubgen, "output_dir": str(ddp / "killed")}, {**ubgen, "output_dir": str(folder / "ubgen")}]
     # in the second inner epoch, and between two rollouts
@@ -158,7 +158,7 @@ def test_the_classes_statistics_hold_the_rewards_of_both_ranks(ddp):
 
 
 @pytest.fixture(scope="module")
-def fsdp2(random_mini_model, clip_folder, tmp_path_factory):
+def fsdp2(tiny_model, clip_folder, tmp_path_factory):
     """Sharded: the LoRA and the whole UNet, each straight and resumed."""
     folder = tmp_path_factory.mktemp("fsdp2")
     runs = []
@@ -167,7 +167,7 @@ def fsdp2(random_mini_model, clip_folder, tmp_path_factory):
         ("full", {"train_method": "full", "learning_rate": 1e-4}),
         ("ddpo", {"kind": "ddpo", "reward_funcs": ["brightness"]}),
     ):
-        arguments = {"model": random_mini_model, "max_steps": 2, **UNWATCHED, **own}
+        arguments = {"model": tiny_model, "max_steps": 2, **UNWATCHED, **own}
         runs += [
             {**arguments, "output_dir": str(folder / name)},
             {
@@ -192,9 +192,9 @@ def test_fsdp2_trains_what_ddp_trains(fsdp2, ddp):
     assert_same_training(fsdp2 / "lora", ddp)
 
 
-def test_deepspeed_trains_what_ddp_trains(ddp, random_mini_model, clip_folder, tmp_path):
+def test_deepspeed_trains_what_ddp_trains(ddp, tiny_model, clip_folder, tmp_path):
     pytest.importorskip("deepspeed")
-    arguments = {"model": random_mini_model, "clip": clip_folder, "max_steps": 2, "save_only_model": True, **UNWATCHED}
+    arguments = {"model": tiny_model, "clip": clip_folder, "max_steps": 2, "save_only_model": True, **UNWATCHED}
     runs = [{**arguments, "output_dir": str(tmp_path)}]
     codes, output = _finish(_start(tmp_path / "jobs.json", "deepspeed_zero2", runs))
     assert codes == [0], output
@@ -211,7 +211,7 @@ def assert_same_training(folder, ddp):
     assert apart < 0.05 * moved
 
 
-def test_a_checkpoint_of_two_processes_warns_on_one(ddp, random_mini_model, clip_folder, tmp_path):
+def test_a_checkpoint_of_two_processes_warns_on_one(ddp, tiny_model, clip_folder, tmp_path):
     shutil.copytree(ddp / "ubgen" / "checkpoint-2", tmp_path / "checkpoint-2")
     with pytest.warns(UserWarning, match="written by 2 processes and goes on with 1"):
-        run(random_mini_model, tmp_path, clip_folder, max_steps=3, resume="last", **UNWATCHED)
+        run(tiny_model, tmp_path, clip_folder, max_steps=3, resume="last", **UNWATCHED)

@@ -42,11 +42,11 @@ class ByteBrightness:
 
 
 @pytest.fixture(scope="module")
-def straight(random_mini_model, tmp_path_factory):
+def straight(tiny_model, tmp_path_factory):
     """Six updates: a rollout lasts for four, two in each of its inner epochs."""
     folder = tmp_path_factory.mktemp("ddpo")
     reward = ByteBrightness()
-    trainer = build_trainer(random_mini_model, folder, None, reward, **RUN)
+    trainer = build_trainer(tiny_model, folder, None, reward, **RUN)
     trainer.train()
     trainer.save_model()
     return folder, trainer, reward
@@ -69,14 +69,12 @@ def test_kl_to_the_untrained_model_starts_at_zero(straight):
     assert kl[1] == 0 and all(kl[step] > 0 for step in range(2, LAST + 1))
 
 
-def test_kl_is_that_to_a_separately_loaded_untrained_model(straight, random_mini_model):
+def test_kl_is_that_to_a_separately_loaded_untrained_model(straight, tiny_model):
     """No second model is kept; the adapter switched off must be the model that training started from."""
     trained = straight[1].model
-    untrained = PolicySampler(
-        load_pipeline(random_mini_model, scheduler="ddpm"), NAMES, LoraSettings(2), trained.sampling
-    )
+    untrained = PolicySampler(load_pipeline(tiny_model, scheduler="ddpm"), NAMES, LoraSettings(2), trained.sampling)
     generator = torch.Generator().manual_seed(0)
-    before, after = torch.randn(2, 2, 4, 16, 16, generator=generator)
+    before, after = torch.randn(2, 2, 4, 8, 8, generator=generator)
     steps, labels = Transitions(torch.tensor([0, 2]), before, after), torch.tensor([1, 2])
     with torch.no_grad():
         _, kl = trained(labels, transitions=steps, with_reference=True)
@@ -107,10 +105,10 @@ def test_advantages_are_those_of_each_classs_recent_rewards(straight):
     np.testing.assert_allclose(second["advantages"].numpy(), expected, rtol=1e-4)
 
 
-def test_group_advantages_compare_samples_of_one_class(random_mini_model, tmp_path):
+def test_group_advantages_compare_samples_of_one_class(tiny_model, tmp_path):
     reward = ByteBrightness()
     settings = {**RUN, "max_steps": 1, "advantages": "group", "group_size": 2, "save_strategy": "no"}
-    trainer = build_trainer(random_mini_model, tmp_path, None, reward, **settings)
+    trainer = build_trainer(tiny_model, tmp_path, None, reward, **settings)
     trainer.train()
     rollout = trainer._rollout
     assert all(labels[0] == labels[1] for labels in rollout.labels.view(2, 2).tolist())
@@ -141,63 +139,63 @@ def test_a_reward_without_gradient_rises(tmp_path):
 
 
 @pytest.mark.parametrize("step", range(1, LAST))
-def test_resume_from_any_step_is_bit_equal(straight, random_mini_model, tmp_path, step):
+def test_resume_from_any_step_is_bit_equal(straight, tiny_model, tmp_path, step):
     """In either inner epoch, and between two rollouts; statistics, rollout and moments are in the checkpoint."""
     shutil.copytree(straight[0] / f"checkpoint-{step}", tmp_path / f"checkpoint-{step}")
-    build_trainer(random_mini_model, tmp_path, None, ByteBrightness(), **RUN).train(resume_from_checkpoint="last")
+    build_trainer(tiny_model, tmp_path, None, ByteBrightness(), **RUN).train(resume_from_checkpoint="last")
     assert_equal_checkpoints(tmp_path / f"checkpoint-{LAST}", straight[0] / f"checkpoint-{LAST}")
 
 
 @pytest.mark.parametrize("settings, named", [({"clip_range": 0.5}, "clip_range was"), ({"eta": 0.5}, "eta was")])
-def test_resume_with_other_settings_names_them(straight, random_mini_model, tmp_path, settings, named):
-    trainer = build_trainer(random_mini_model, tmp_path, None, ByteBrightness(), kind="ddpo", **settings)
+def test_resume_with_other_settings_names_them(straight, tiny_model, tmp_path, settings, named):
+    trainer = build_trainer(tiny_model, tmp_path, None, ByteBrightness(), kind="ddpo", **settings)
     with pytest.raises(ValueError, match=named):
         trainer.train(resume_from_checkpoint=str(straight[0] / "checkpoint-2"))
 
 
-def test_the_other_trainers_checkpoint_is_refused(straight, random_mini_model, tmp_path):
-    trainer = build_trainer(random_mini_model, tmp_path, max_steps=LAST)
+def test_the_other_trainers_checkpoint_is_refused(straight, tiny_model, tmp_path):
+    trainer = build_trainer(tiny_model, tmp_path, max_steps=LAST)
     with pytest.raises(ValueError, match="another trainer wrote it"):
         trainer.train(resume_from_checkpoint=str(straight[0] / "checkpoint-2"))
 
 
-def test_other_rewards_are_refused(straight, random_mini_model, tmp_path):
+def test_other_rewards_are_refused(straight, tiny_model, tmp_path):
     def darkness(images, class_names, labels, **kwargs):
         return 1 - images.mean(dim=(1, 2, 3))
 
-    trainer = build_trainer(random_mini_model, tmp_path, None, darkness, kind="ddpo", max_steps=LAST)
+    trainer = build_trainer(tiny_model, tmp_path, None, darkness, kind="ddpo", max_steps=LAST)
     with pytest.raises(ValueError, match=r"rewards \['brightness'\], and reward_funcs now holds \['darkness'\]"):
         trainer.train(resume_from_checkpoint=str(straight[0] / "checkpoint-2"))
 
 
-def test_a_nan_names_step_reward_and_last_good_checkpoint(random_mini_model, tmp_path):
+def test_a_nan_names_step_reward_and_last_good_checkpoint(tiny_model, tmp_path):
     def brightness(images, class_names, labels, step, **kwargs):
         return images.mean(dim=(1, 2, 3)) * (float("nan") if step == 4 else 1.0)
 
     with pytest.raises(FloatingPointError, match=r"step 4: brightness .* last good checkpoint is .*checkpoint-4\."):
-        build_trainer(random_mini_model, tmp_path, None, brightness, **RUN).train()
+        build_trainer(tiny_model, tmp_path, None, brightness, **RUN).train()
     assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-4"
 
 
-def test_a_reward_of_the_wrong_shape_is_named_before_the_first_update(random_mini_model, tmp_path):
+def test_a_reward_of_the_wrong_shape_is_named_before_the_first_update(tiny_model, tmp_path):
     def beauty(images, class_names, labels, **kwargs):
         return images.mean()
 
-    trainer = build_trainer(random_mini_model, tmp_path, None, beauty, kind="ddpo", max_steps=1)
+    trainer = build_trainer(tiny_model, tmp_path, None, beauty, kind="ddpo", max_steps=1)
     with pytest.raises(ValueError, match=r"'beauty' returned \(\) for 2 images"):
         trainer.train()
     assert trainer.state.global_step == 0
 
 
-def test_lora_in_plain_diffusers_gives_what_the_policy_saw(straight, random_mini_model):
+def test_lora_in_plain_diffusers_gives_what_the_policy_saw(straight, tiny_model):
     sampler = straight[1].model
-    pipeline = StableDiffusionPipeline.from_pretrained(random_mini_model, safety_checker=None)
+    pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
     pipeline.scheduler = type(sampler.pipeline.scheduler).from_config(sampler.pipeline.scheduler.config)
     pipeline.set_progress_bar_config(disable=True)
     arguments = {"num_inference_steps": 4, "guidance_scale": 2.0, "output_type": "pt"}
 
     def plain():
-        latents, generators = draw_latents([5, 6], (4, 16, 16)), step_generators([5, 6])
+        latents, generators = draw_latents([5, 6], (4, 8, 8)), step_generators([5, 6])
         return pipeline(["star", "ring"], latents=latents, generator=generators, **arguments).images
 
     with torch.no_grad():
