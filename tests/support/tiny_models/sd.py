@@ -1,4 +1,4 @@
-"""A tiny Stable Diffusion 1.x: images of 16 x 16 pixels from 8 x 8 latents, for trainings whose images do not matter."""
+"""A tiny Stable Diffusion: images of 16 x 16 pixels from 8 x 8 latents, for trainings whose images mean nothing."""
 
 import torch
 from diffusers import DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
@@ -27,7 +27,14 @@ def build(seed: int = 0) -> StableDiffusionPipeline:
         text_encoder=text_encoder.eval(),
         tokenizer=tokenizer,
         unet=unet.eval(),
-        scheduler=DDIMScheduler(beta_start=0.00085, beta_end=0.012, beta_schedule="scaled_linear", clip_sample=False),
+        # velocities, as the mini model predicts
+        scheduler=DDIMScheduler(
+            beta_start=0.00085,
+            beta_end=0.012,
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            prediction_type="v_prediction",
+        ),
         safety_checker=None,  # pyright: ignore[reportArgumentType]
         feature_extractor=None,  # pyright: ignore[reportArgumentType]
         requires_safety_checker=False,

@@ -35,8 +35,8 @@ def build(model, log_probability="mean", scheduler="ddpm", eta=0.0):
 
 
 @pytest.fixture(scope="module")
-def policy(random_mini_model):
-    return build(random_mini_model)
+def policy(tiny_model):
+    return build(tiny_model)
 
 
 @pytest.fixture(scope="module")
@@ -70,9 +70,9 @@ def test_the_last_step_adds_no_noise_and_has_no_density(trajectories):
 
 @pytest.mark.parametrize("reduction", ["mean", "sum"])
 @pytest.mark.parametrize("scheduler, eta", [("ddpm", 0.0), ("ddim", 0.7)])
-def test_densities_are_torchs_around_diffusers_own_step(random_mini_model, reduction, scheduler, eta):
+def test_densities_are_torchs_around_diffusers_own_step(tiny_model, reduction, scheduler, eta):
     """Mean and deviation come from two steps of diffusers' scheduler, with a noise and with its opposite."""
-    policy = build(random_mini_model, reduction, scheduler, eta)
+    policy = build(tiny_model, reduction, scheduler, eta)
     own = policy.pipeline.scheduler
     with torch.no_grad():
         drawn = policy(LABELS, SEEDS, record=True)
@@ -139,6 +139,6 @@ def test_the_gradient_is_that_of_finite_differences(policy, trajectories):
     assert slope == pytest.approx((total(1e-3) - total(-1e-3)) / 2e-3, rel=2e-2)
 
 
-def test_a_schedule_without_densities_is_refused(random_mini_model):
+def test_a_schedule_without_densities_is_refused(tiny_model):
     with pytest.raises(ValueError, match="PNDMScheduler, whose steps have no log-probability"):
-        build(random_mini_model, scheduler="pndm")
+        build(tiny_model, scheduler="pndm")

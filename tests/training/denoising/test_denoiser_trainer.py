@@ -26,11 +26,11 @@ def config(folder, output_dir, model, **settings):
     )
 
 
-def test_the_average_is_that_of_every_update(random_mini_model, folder, tmp_path):
+def test_the_average_is_that_of_every_update(tiny_model, folder, tmp_path):
     """The exported weights against the recurrence by hand, from the checkpoints' own weights."""
     settings = {"average_decay": 0.2, "learning_rate": 1e-2}
-    out = train(config(folder, tmp_path / "out", random_mini_model, **settings))
-    start = DenoiserModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2), seed=SETTINGS["seed"])
+    out = train(config(folder, tmp_path / "out", tiny_model, **settings))
+    start = DenoiserModel(load_pipeline(tiny_model), NAMES, lora=LoraSettings(2), seed=SETTINGS["seed"])
     layer = "mid_block.attentions.0.transformer_blocks.0.attn2.to_q"
     key = f"unet.{layer}.lora_A.weight"
     expected = dict(start.denoiser_network.named_parameters())[f"{layer}.lora_A.default.weight"].detach()
@@ -42,7 +42,7 @@ def test_the_average_is_that_of_every_update(random_mini_model, folder, tmp_path
 
 
 @pytest.mark.parametrize("method", ["lora", "scratch"])
-def test_mixed_precision(random_mini_model, folder, tmp_path, monkeypatch, method):
+def test_mixed_precision(tiny_model, folder, tmp_path, monkeypatch, method):
     """bfloat16 arithmetic, float32 trained weights, frozen ones of a LoRA in bfloat16; the same to a rounding."""
     seen, forward = [], DenoiserModel.forward
 
@@ -60,7 +60,7 @@ def test_mixed_precision(random_mini_model, folder, tmp_path, monkeypatch, metho
     settings = {"train_method": method, "max_steps": 1, "save_strategy": "no", "average_decay": 0.0}
     weights = {}
     for bf16 in (False, True):
-        out = train(config(folder, tmp_path / str(bf16), random_mini_model, bf16=bf16, **settings))
+        out = train(config(folder, tmp_path / str(bf16), tiny_model, bf16=bf16, **settings))
         file = out / LORA_FILE if method == "lora" else out / "unet" / "diffusion_pytorch_model.safetensors"
         weights[bf16] = load_file(file)
     (plain, _, _), (mixed, trained, frozen) = seen

@@ -29,27 +29,27 @@ def config(folder, output_dir, model, **settings):
     )
 
 
-def test_the_teachers_lora_is_part_of_it(random_mini_model, folder, tmp_path):
-    first = train(config(folder, tmp_path / "first", random_mini_model, learning_rate=0.1, max_steps=1))
+def test_the_teachers_lora_is_part_of_it(tiny_model, folder, tmp_path):
+    first = train(config(folder, tmp_path / "first", tiny_model, learning_rate=0.1, max_steps=1))
     out, settings = tmp_path / "second", {"max_steps": 1, "lr_scheduler_type": "constant"}
-    train(config(folder, out, random_mini_model, lora=str(first), **settings))
-    plain = train(config(folder, tmp_path / "plain", random_mini_model, **settings))
+    train(config(folder, out, tiny_model, lora=str(first), **settings))
+    plain = train(config(folder, tmp_path / "plain", tiny_model, **settings))
     ours, others = load_file(out / LORA_FILE), load_file(plain / LORA_FILE)
     assert any(not torch.equal(ours[key], others[key]) for key in ours)
     shutil.move(first, tmp_path / "moved")
     settings |= {"max_steps": 2, "resume_from_checkpoint": "last"}
     with pytest.raises(ValueError, match="model"):
-        train(config(folder, out, random_mini_model, **settings))
+        train(config(folder, out, tiny_model, **settings))
     # where it lies does not matter
-    train(config(folder, out, random_mini_model, lora=str(tmp_path / "moved"), **settings))
+    train(config(folder, out, tiny_model, lora=str(tmp_path / "moved"), **settings))
 
 
-def test_training_goes_on_from_a_lora_of_more_segments(random_mini_model, folder, tmp_path):
+def test_training_goes_on_from_a_lora_of_more_segments(tiny_model, folder, tmp_path):
     settings = {"max_steps": 1, "average_decay": 0.0, "lr_scheduler_type": "constant"}
     segments = {"num_segments": 4, "num_teacher_steps": 20}
-    first = train(config(folder, tmp_path / "first", random_mini_model, learning_rate=0.1, **segments, **settings))
+    first = train(config(folder, tmp_path / "first", tiny_model, learning_rate=0.1, **segments, **settings))
     second = train(
-        config(folder, tmp_path / "second", random_mini_model, initial_lora=str(first), learning_rate=1e-3, **settings)
+        config(folder, tmp_path / "second", tiny_model, initial_lora=str(first), learning_rate=1e-3, **settings)
     )
     before, after = load_file(first / LORA_FILE), load_file(second / LORA_FILE)
     assert set(before) == set(after)
@@ -58,20 +58,18 @@ def test_training_goes_on_from_a_lora_of_more_segments(random_mini_model, folder
     assert 1e-4 < distance < 2e-3 < max(value.abs().max().item() for key, value in before.items() if "lora_B" in key)
     for wrong, message in (({"initial_lora": str(tmp_path)}, "holds no"), ({"lora_rank": 4}, "does not fit")):
         with pytest.raises(ValueError, match=rf"initial_lora is .*{message}"):
-            train(
-                config(folder, tmp_path / "x", random_mini_model, **{"initial_lora": str(first), **settings, **wrong})
-            )
+            train(config(folder, tmp_path / "x", tiny_model, **{"initial_lora": str(first), **settings, **wrong}))
 
 
-def test_resume_is_bit_equal_and_the_preset_draws(random_mini_model, folder, tmp_path):
+def test_resume_is_bit_equal_and_the_preset_draws(tiny_model, folder, tmp_path):
     straight, resumed = tmp_path / "straight", tmp_path / "resumed"
-    train(config(folder, straight, random_mini_model))
+    train(config(folder, straight, tiny_model))
     shutil.copytree(straight / "checkpoint-1", resumed / "checkpoint-1")
-    train(config(folder, resumed, random_mini_model, resume_from_checkpoint="last"))
+    train(config(folder, resumed, tiny_model, resume_from_checkpoint="last"))
     for name in (LORA_FILE, f"checkpoint-3/{LORA_FILE}"):
         own, other = load_file(straight / name), load_file(resumed / name)
         assert set(own) == set(other) and all(torch.equal(own[key], other[key]) for key in own), name
-    flags = ["--model", str(random_mini_model), "--class-names", *NAMES, "--samples-per-class", "1"]
+    flags = ["--model", str(tiny_model), "--class-names", *NAMES, "--samples-per-class", "1"]
     for preset in FEW_STEP_PRESETS:
         out = str(tmp_path / preset)
         assert generate([*flags, "--preset", preset, "--few-step-lora", str(straight), "--output-dir", out]) == 0
@@ -92,14 +90,14 @@ def test_resume_is_bit_equal_and_the_preset_draws(random_mini_model, folder, tmp
         ({"per_device_train_batch_size": 5}, "has 4 rows"),
     ],
 )
-def test_bad_settings(random_mini_model, folder, tmp_path, settings, message):
+def test_bad_settings(tiny_model, folder, tmp_path, settings, message):
     with pytest.raises(ValueError, match=message):
-        train(config(folder, tmp_path, random_mini_model, **settings))
+        train(config(folder, tmp_path, tiny_model, **settings))
 
 
-def test_the_command(random_mini_model, folder, tmp_path, monkeypatch, capsys):
+def test_the_command(tiny_model, folder, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(ROOT)
-    flags = ["--config", "training/configs/mini_few_steps.yaml", "--model_name_or_path", random_mini_model]
+    flags = ["--config", "training/configs/mini_few_steps.yaml", "--model_name_or_path", tiny_model]
     flags += ["--dataset", str(folder), "--max_steps", "1", "--per_device_train_batch_size", "2", "--use_cpu"]
     assert main([*flags, "--output_dir", str(tmp_path / "out")]) == 0
     assert "LoRA saved in" in capsys.readouterr().out and (tmp_path / "out" / LORA_FILE).is_file()

@@ -42,10 +42,10 @@ def shake(unet):
 
 
 @pytest.mark.parametrize(("num_segments", "guidance_scale"), [(1, 3.0), (4, 1.0)])
-def test_the_loss_against_diffusers_own_sampler(random_mini_model, folder, num_segments, guidance_scale):
+def test_the_loss_against_diffusers_own_sampler(tiny_model, folder, num_segments, guidance_scale):
     """Teacher and student as two models, each walked by diffusers' DDIM, one sample at a time."""
     model = FewStepModel(
-        load_pipeline(random_mini_model),
+        load_pipeline(tiny_model),
         NAMES,
         lora=LoraSettings(2, None, LAYERS),
         guidance_scale=guidance_scale,
@@ -57,7 +57,7 @@ def test_the_loss_against_diffusers_own_sampler(random_mini_model, folder, num_s
     pixels, labels = batch_of(folder)
     with torch.no_grad():
         losses = model(pixels, labels, torch.Generator().manual_seed(0))
-    teacher = load_pipeline(random_mini_model)
+    teacher = load_pipeline(tiny_model)
     latents = model.encode(pixels)
     generator = torch.Generator().manual_seed(0)
     noise = torch.randn(latents.shape, generator=generator)
@@ -90,8 +90,8 @@ def test_the_loss_against_diffusers_own_sampler(random_mini_model, folder, num_s
         torch.testing.assert_close(losses[i], expected, rtol=2e-3, atol=1e-5)
 
 
-def test_only_the_new_lora_learns_and_the_teacher_stands_still(random_mini_model, folder):
-    model = FewStepModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2, None, LAYERS))
+def test_only_the_new_lora_learns_and_the_teacher_stands_still(tiny_model, folder):
+    model = FewStepModel(load_pipeline(tiny_model), NAMES, lora=LoraSettings(2, None, LAYERS))
     trained = {name for name, value in model.named_parameters() if value.requires_grad}
     assert trained and all("lora" in name for name in trained)
     kinds = {name.partition(".lora")[0].rpartition(".")[2] for name in trained}
@@ -106,12 +106,12 @@ def test_only_the_new_lora_learns_and_the_teacher_stands_still(random_mini_model
     assert all((value.grad is not None) == value.requires_grad for value in model.denoiser_network.parameters())
 
 
-def test_the_file_holds_every_kind_of_layer(random_mini_model, tmp_path):
+def test_the_file_holds_every_kind_of_layer(tiny_model, tmp_path):
     """diffusers would load half of a file in which attention has its own names and the rest has peft's."""
-    model = FewStepModel(load_pipeline(random_mini_model), NAMES, lora=LoraSettings(2, None, LAYERS))
+    model = FewStepModel(load_pipeline(tiny_model), NAMES, lora=LoraSettings(2, None, LAYERS))
     shake(model.denoiser_network)
     save_lora(model.pipeline, tmp_path)
-    loaded = load_pipeline(random_mini_model, lora=tmp_path)
+    loaded = load_pipeline(tiny_model, lora=tmp_path)
     inputs = torch.randn(1, 4, 16, 16), torch.tensor([500]), model.conditioning["encoder_hidden_states"][:1]
     with torch.no_grad():
         own = model.denoiser_network(*inputs).sample
@@ -123,11 +123,11 @@ def test_the_file_holds_every_kind_of_layer(random_mini_model, tmp_path):
     mixed = {key.replace("lora_A", "lora.down") if "attn" in key else key: value for key, value in weights.items()}
     save_file(mixed, tmp_path / "mixed.safetensors")
     with pytest.raises(ValueError, match=r"named in two ways, lora_A and lora\.down"):
-        load_pipeline(random_mini_model, lora=tmp_path / "mixed.safetensors")
+        load_pipeline(tiny_model, lora=tmp_path / "mixed.safetensors")
 
 
-def test_noise_without_signal_cannot_be_stepped_from(random_mini_model):
-    pipeline = load_pipeline(random_mini_model)
+def test_noise_without_signal_cannot_be_stepped_from(tiny_model):
+    pipeline = load_pipeline(tiny_model)
     pipeline.scheduler = DDIMScheduler.from_config(
         pipeline.scheduler.config, rescale_betas_zero_snr=True, prediction_type="epsilon"
     )

@@ -29,15 +29,15 @@ def trained(network):
 
 
 @pytest.fixture(scope="module")
-def pipeline(random_mini_model):
-    return with_lora(random_mini_model)
+def pipeline(tiny_model):
+    return with_lora(tiny_model)
 
 
-def test_plain_diffusers_loads_it_and_predicts_the_same(pipeline, random_mini_model, tmp_path):
+def test_plain_diffusers_loads_it_and_predicts_the_same(pipeline, tiny_model, tmp_path):
     from diffusers import StableDiffusionPipeline
 
     save_lora(pipeline, tmp_path)
-    plain = StableDiffusionPipeline.from_pretrained(random_mini_model, safety_checker=None, local_files_only=True)
+    plain = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None, local_files_only=True)
     plain.load_lora_weights(tmp_path)
     prompt = text_features(pipeline, ["circle"]).detach()
     inputs = (torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0)), torch.tensor(500), prompt)
@@ -45,8 +45,8 @@ def test_plain_diffusers_loads_it_and_predicts_the_same(pipeline, random_mini_mo
         torch.testing.assert_close(plain.unet(*inputs).sample, pipeline.denoiser_network(*inputs).sample)
 
 
-def test_it_is_float32_with_rank_and_alpha_and_layers_in_one_order(random_mini_model, tmp_path):
-    pipeline = with_lora(random_mini_model, rank=4, alpha=2.0)
+def test_it_is_float32_with_rank_and_alpha_and_layers_in_one_order(tiny_model, tmp_path):
+    pipeline = with_lora(tiny_model, rank=4, alpha=2.0)
     file = save_lora(pipeline, tmp_path)
     assert file == tmp_path / LORA_FILE
     assert {value.dtype for value in load_file(file).values()} == {torch.float32}
@@ -58,8 +58,8 @@ def test_it_is_float32_with_rank_and_alpha_and_layers_in_one_order(random_mini_m
     assert settings["unet.target_modules"] == sorted(settings["unet.target_modules"])
 
 
-def test_equal_weights_give_equal_files(random_mini_model, tmp_path):
-    pipeline = with_lora(random_mini_model, rank=4, alpha=2.0)
+def test_equal_weights_give_equal_files(tiny_model, tmp_path):
+    pipeline = with_lora(tiny_model, rank=4, alpha=2.0)
     files = [save_lora(pipeline, tmp_path / str(number)) for number in range(6)]
     assert len({file.read_bytes() for file in files}) == 1
 
@@ -69,9 +69,9 @@ def test_only_the_writing_rank_writes(pipeline, tmp_path):
     assert not (tmp_path / "other").exists()
 
 
-def test_weights_come_back_to_the_last_bit(pipeline, random_mini_model, tmp_path):
+def test_weights_come_back_to_the_last_bit(pipeline, tiny_model, tmp_path):
     save_lora(pipeline, tmp_path)
-    other = with_lora(random_mini_model, seed=4)
+    other = with_lora(tiny_model, seed=4)
     own, loaded = trained(pipeline.denoiser_network), trained(other.denoiser_network)
     assert not any(torch.equal(own[name], loaded[name]) for name in own)
     load_lora_into(other, tmp_path)
@@ -80,11 +80,9 @@ def test_weights_come_back_to_the_last_bit(pipeline, random_mini_model, tmp_path
 
 
 @pytest.mark.parametrize("settings", [{"rank": 3}, {"target_modules": ("to_q",)}], ids=["rank", "layers"])
-def test_a_lora_of_other_settings_is_refused_by_the_setting_that_named_it(
-    pipeline, random_mini_model, tmp_path, settings
-):
+def test_a_lora_of_other_settings_is_refused_by_the_setting_that_named_it(pipeline, tiny_model, tmp_path, settings):
     save_lora(pipeline, tmp_path)
-    other = with_lora(random_mini_model, **settings)
+    other = with_lora(tiny_model, **settings)
     with pytest.raises(ValueError, match=r"^initial_lora is '.*', whose LoRA does not fit the model configured"):
         load_lora_into(other, tmp_path, argument="initial_lora")
     with pytest.raises(ValueError, match=rf"^resume_from_checkpoint is '.*', which holds no {LORA_FILE}"):

@@ -211,10 +211,10 @@ def _trainer(model, folder, rewards, heldout=(), **settings):
     return UbGenTrainer(sampler, config, NAMES, rewards, heldout_reward_funcs=heldout)
 
 
-def test_training_stops_on_an_alarm_with_a_checkpoint(random_mini_model, tmp_path):
+def test_training_stops_on_an_alarm_with_a_checkpoint(tiny_model, tmp_path):
     """Brightness is trained on; its opposite is held out and falls by as much."""
     settings = {"max_steps": 30, "stop_on_alarm": True, "reward_weights": [1.0], "alarm_tolerance": 0.0}
-    trainer = _trainer(random_mini_model, tmp_path, [brightness], [darkness], **settings)
+    trainer = _trainer(tiny_model, tmp_path, [brightness], [darkness], **settings)
     trainer.train()
     history = trainer.state.log_history
     (alarm,) = [entry["step"] for entry in history if "heldout/alarm" in entry]
@@ -226,12 +226,12 @@ def test_training_stops_on_an_alarm_with_a_checkpoint(random_mini_model, tmp_pat
     assert all(math.isclose(up + down, 1, abs_tol=1e-5) for up, down in zip(rising, series))
 
 
-def test_a_reward_of_weight_zero_is_held_out(random_mini_model, tmp_path):
+def test_a_reward_of_weight_zero_is_held_out(tiny_model, tmp_path):
     def contrast(images, class_names, labels, **kwargs):
         return images.std(dim=(1, 2, 3))
 
     rewards = [brightness, contrast]
-    trainer = _trainer(random_mini_model, tmp_path, rewards, max_steps=1, reward_weights=[1.0, 0.0])
+    trainer = _trainer(tiny_model, tmp_path, rewards, max_steps=1, reward_weights=[1.0, 0.0])
     assert trainer.reward_guards.trained == [brightness] and trainer.reward_guards.heldout == [contrast]
 
 

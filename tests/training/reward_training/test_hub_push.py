@@ -30,10 +30,10 @@ def folder(tmp_path):
     return tmp_path / "secret_place"
 
 
-def test_pushes_while_and_after_training(hub, random_mini_model, folder, capsys):
+def test_pushes_while_and_after_training(hub, tiny_model, folder, capsys):
     """A push from a checkpoint meets a fault, and is not made twice."""
     hub.faults.add(COMMIT, cut="after")
-    flags = arguments(folder, random_mini_model, "--hub_model_id", "org/lora", "--hub_private_repo", "true")
+    flags = arguments(folder, tiny_model, "--hub_model_id", "org/lora", "--hub_private_repo", "true")
     assert main([*flags, "--save_steps", "1", "--save_total_limit", "1"]) == 0
     repository = hub.repositories["model", "org/lora"]
     assert repository.private
@@ -47,7 +47,7 @@ def test_pushes_while_and_after_training(hub, random_mini_model, folder, capsys)
         assert names - {"samples/step_000001.png"} <= LORA and "pytorch_lora_weights.safetensors" in names
         for name, file in commit.files.items():
             content = hub.repositories.object(file.sha256).read_bytes()
-            for secret in (WRITE_TOKEN, "secret_place", str(folder.parent), random_mini_model):
+            for secret in (WRITE_TOKEN, "secret_place", str(folder.parent), tiny_model):
                 assert secret.encode() not in content, (name, secret)
     assert set(commits[-1].files) - {".gitattributes"} == LORA
     # what is there is what was trained, and plain diffusers draws with it
@@ -55,7 +55,7 @@ def test_pushes_while_and_after_training(hub, random_mini_model, folder, capsys)
     assert pushed == (folder / "pytorch_lora_weights.safetensors").read_bytes()
     images = []
     for source in ("org/lora", str(folder)):
-        pipeline = StableDiffusionPipeline.from_pretrained(random_mini_model, safety_checker=None)
+        pipeline = StableDiffusionPipeline.from_pretrained(tiny_model, safety_checker=None)
         pipeline.load_lora_weights(source)
         pipeline.set_progress_bar_config(disable=True)
         generator = torch.Generator().manual_seed(3)

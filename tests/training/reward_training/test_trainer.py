@@ -10,10 +10,10 @@ from support.training_worker import build_trainer
 SETTINGS = {"max_steps": 2, "save_strategy": "no", "logging_steps": 1, "sample_steps": 2, "report_to": "tensorboard"}
 
 
-def test_tensorboard_gets_figures_settings_and_grids(random_mini_model, tmp_path, monkeypatch):
+def test_tensorboard_gets_figures_settings_and_grids(tiny_model, tmp_path, monkeypatch):
     accumulators = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
     monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "runs"))
-    trainer = build_trainer(random_mini_model, tmp_path, **SETTINGS)
+    trainer = build_trainer(tiny_model, tmp_path, **SETTINGS)
     trainer.train()
     events = accumulators.EventAccumulator(str(tmp_path / "runs"), size_guidance={"images": 0}).Reload()
     losses = {event.step: event.value for event in events.Scalars("train/loss")}
@@ -35,21 +35,21 @@ def test_a_tracker_that_is_not_installed_is_named_before_anything_is_loaded(tmp_
         build_trainer("no/such/model", tmp_path, kind=kind, report_to="no_such_tracker")
 
 
-def test_a_trainer_that_is_asked_to_push_says_how(random_mini_model, tmp_path):
-    trainer = build_trainer(random_mini_model, tmp_path, max_steps=1, save_strategy="no")
+def test_a_trainer_that_is_asked_to_push_says_how(tiny_model, tmp_path):
+    trainer = build_trainer(tiny_model, tmp_path, max_steps=1, save_strategy="no")
     with pytest.raises(ValueError, match=r"call TrainingPush of .* or train by the command with push_to_hub"):
         trainer.push_to_hub()
 
 
 @pytest.mark.parametrize("kind", ["ubgen", "ddpo"])
-def test_class_names_must_be_those_of_the_sampler(random_mini_model, tmp_path, kind):
-    trainer = build_trainer(random_mini_model, tmp_path, kind=kind, max_steps=1, save_strategy="no")
+def test_class_names_must_be_those_of_the_sampler(tiny_model, tmp_path, kind):
+    trainer = build_trainer(tiny_model, tmp_path, kind=kind, max_steps=1, save_strategy="no")
     for names, message in (([], "class_names is empty"), (["circle"], "holds 1 names, the sampler 3 prompts")):
         with pytest.raises(ValueError, match=message):
             type(trainer)(trainer.model, trainer.args, names, trainer.reward_funcs)
 
 
-def test_what_a_run_starts_from_has_the_names_of_the_first_version(random_mini_model, tmp_path):
+def test_what_a_run_starts_from_has_the_names_of_the_first_version(tiny_model, tmp_path):
     """They are hashed into the model's fingerprint, which a checkpoint is held against."""
-    trainer = build_trainer(random_mini_model, tmp_path, max_steps=1, save_strategy="no")
+    trainer = build_trainer(tiny_model, tmp_path, max_steps=1, save_strategy="no")
     assert set(trainer.initial_modules()) == {"unet", "vae", "text_encoder"}

@@ -33,8 +33,8 @@ def build(model, dtype=torch.float32, targets=ATTENTION, method="lora", std=0.1)
 
 
 @pytest.fixture(scope="module")
-def sampler(random_mini_model):
-    return build(random_mini_model)
+def sampler(tiny_model):
+    return build(tiny_model)
 
 
 def inputs(sampler, rows=2):
@@ -58,8 +58,8 @@ def lora_gradient(sampler, gradient_steps=GRADIENT_STEPS):
 
 
 @pytest.mark.parametrize("targets", [ATTENTION, ("conv1", "ff.net.0.proj")], ids=["attention", "other layers"])
-def test_the_fused_copy_answers_as_the_trained_unet(random_mini_model, targets):
-    sampler = build(random_mini_model, targets=targets)
+def test_the_fused_copy_answers_as_the_trained_unet(tiny_model, targets):
+    sampler = build(tiny_model, targets=targets)
     expected, own = predictions(sampler)
     torch.testing.assert_close(own, expected, rtol=0, atol=2e-5)
     # the LoRA is in it: without one the answer is another
@@ -69,8 +69,8 @@ def test_the_fused_copy_answers_as_the_trained_unet(random_mini_model, targets):
     assert (own - predictions(sampler)[1]).abs().max() > 1e-3
 
 
-def test_images_and_gradient_are_those_of_the_trained_unet(random_mini_model, sampler):
-    faster = build(random_mini_model)
+def test_images_and_gradient_are_those_of_the_trained_unet(tiny_model, sampler):
+    faster = build(tiny_model)
     faster.speed_up_rollouts()
     images, gradient = lora_gradient(faster)
     expected_images, expected = lora_gradient(sampler)
@@ -79,8 +79,8 @@ def test_images_and_gradient_are_those_of_the_trained_unet(random_mini_model, sa
     assert (gradient - expected).norm() < 1e-3 * expected.norm()
 
 
-def test_only_the_steps_without_gradient_leave_the_trained_unet(random_mini_model):
-    sampler, calls = build(random_mini_model), []
+def test_only_the_steps_without_gradient_leave_the_trained_unet(tiny_model):
+    sampler, calls = build(tiny_model), []
     sampler.speed_up_rollouts()
     # the other UNet copies the hooks that are there when it is made
     sampler(LABELS, SEEDS, GRADIENT_STEPS)
@@ -93,8 +93,8 @@ def test_only_the_steps_without_gradient_leave_the_trained_unet(random_mini_mode
     assert calls == [True, False] * 2 and (distance > 0).all()
 
 
-def test_every_rollout_takes_the_weights_as_they_are(random_mini_model):
-    sampler = build(random_mini_model)
+def test_every_rollout_takes_the_weights_as_they_are(tiny_model):
+    sampler = build(tiny_model)
     rollout = RolloutDenoiser(sampler.pipeline)
     rollout.refresh()
     before = rollout(*inputs(sampler))
@@ -128,8 +128,8 @@ def test_only_what_the_lora_touches_is_kept_twice(sampler):
     assert not any("lora" in name for name, _ in twin.named_parameters())
 
 
-def test_the_state_dict_and_the_trained_weights_stay_as_they_were(random_mini_model):
-    sampler = build(random_mini_model)
+def test_the_state_dict_and_the_trained_weights_stay_as_they_were(tiny_model):
+    sampler = build(tiny_model)
     before = {name: value.clone() for name, value in sampler.state_dict().items()}
     sampler.speed_up_rollouts()
     sampler(LABELS, SEEDS, GRADIENT_STEPS)
@@ -137,8 +137,8 @@ def test_the_state_dict_and_the_trained_weights_stay_as_they_were(random_mini_mo
     assert list(after) == list(before) and all(torch.equal(after[name], before[name]) for name in before)
 
 
-def test_a_whole_unet_in_training_shares_every_weight(random_mini_model):
-    sampler = build(random_mini_model, method="full")
+def test_a_whole_unet_in_training_shares_every_weight(tiny_model):
+    sampler = build(tiny_model, method="full")
     assert all(
         a is b
         for a, b in zip(
@@ -163,8 +163,8 @@ def test_products_on_a_cpu_are_packed_and_those_of_compiled_code_are_not(sampler
     assert num_packed(compiled_rows=2) == 0
 
 
-def test_weights_that_were_replaced_are_found(random_mini_model):
-    sampler = build(random_mini_model)
+def test_weights_that_were_replaced_are_found(tiny_model):
+    sampler = build(tiny_model)
     rollout = RolloutDenoiser(sampler.pipeline)
     rollout.refresh()
     sampler.denoiser_network.conv_in.weight = nn.Parameter(
@@ -176,8 +176,8 @@ def test_weights_that_were_replaced_are_found(random_mini_model):
     torch.testing.assert_close(rollout(*inputs(sampler)), expected, rtol=0, atol=2e-5)
 
 
-def test_in_16_bits_the_lora_stays_beside_the_weights_without_float32(random_mini_model):
-    sampler, float32 = build(random_mini_model, torch.bfloat16), build(random_mini_model)
+def test_in_16_bits_the_lora_stays_beside_the_weights_without_float32(tiny_model):
+    sampler, float32 = build(tiny_model, torch.bfloat16), build(tiny_model)
     kinds = set()
     sampler.denoiser_network.up_blocks[0].resnets[0].norm1.register_forward_hook(
         lambda _, __, output: kinds.add(output.dtype)
@@ -195,8 +195,8 @@ def test_in_16_bits_the_lora_stays_beside_the_weights_without_float32(random_min
     assert (own - exact).norm() < 1.2 * (expected - exact).norm()
 
 
-def test_a_small_lora_is_not_lost_in_16_bits(random_mini_model):
-    sampler = build(random_mini_model, torch.bfloat16, std=2e-4)
+def test_a_small_lora_is_not_lost_in_16_bits(tiny_model):
+    sampler = build(tiny_model, torch.bfloat16, std=2e-4)
     twin = twin_network(sampler.denoiser_network)
     copy_lora(sampler.denoiser_network, twin)
 
@@ -216,8 +216,8 @@ def test_a_small_lora_is_not_lost_in_16_bits(random_mini_model):
         assert error((weight + exact.to(weight.dtype)).float() - weight.float()) > 0.2
 
 
-def test_frozen_convolutions_change_their_layout_and_no_value(random_mini_model):
-    sampler = build(random_mini_model, targets=("conv1", "to_q"))
+def test_frozen_convolutions_change_their_layout_and_no_value(tiny_model):
+    sampler = build(tiny_model, targets=("conv1", "to_q"))
     with torch.no_grad():
         before = sampler.predict(*inputs(sampler))
         put_channels_last(sampler.denoiser_network)
@@ -227,8 +227,8 @@ def test_frozen_convolutions_change_their_layout_and_no_value(random_mini_model)
     assert all(p.is_contiguous() for p in sampler.parameters() if p.requires_grad)
 
 
-def test_a_16_bit_gradient_is_float32_and_near_the_exact_one(random_mini_model, sampler):
-    half = build(random_mini_model, torch.bfloat16)
+def test_a_16_bit_gradient_is_float32_and_near_the_exact_one(tiny_model, sampler):
+    half = build(tiny_model, torch.bfloat16)
     half.speed_up_rollouts()
     with torch.autocast("cpu", torch.bfloat16):
         _, gradient = lora_gradient(half)
@@ -242,9 +242,9 @@ def test_float32_weights_under_autocast_are_not_fused(sampler):
         assert not rollout.refresh()
 
 
-def test_compiled_predictions_are_equal_to_rounding_and_follow_updates(random_mini_model, tmp_path, monkeypatch):
+def test_compiled_predictions_are_equal_to_rounding_and_follow_updates(tiny_model, tmp_path, monkeypatch):
     monkeypatch.setenv("TORCHINDUCTOR_CACHE_DIR", str(tmp_path))
-    sampler = build(random_mini_model)
+    sampler = build(tiny_model)
     compiled = RolloutDenoiser(sampler.pipeline, compiled_rows=2)
     # the captured graph as it is: the C++ compiler takes half a minute
     monkeypatch.setattr(compiled, "_compile", lambda twin: torch.compile(twin, dynamic=False, backend="eager"))

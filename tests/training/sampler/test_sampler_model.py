@@ -28,8 +28,8 @@ def build(model, **sampling):
 
 
 @pytest.fixture(scope="module")
-def sampler(random_mini_model):
-    return build(random_mini_model)
+def sampler(tiny_model):
+    return build(tiny_model)
 
 
 def lora_gradient(sampler, images):
@@ -86,8 +86,8 @@ def test_every_strategy_gives_a_gradient_to_every_lora_matrix(sampler, name):
 
 
 @pytest.mark.parametrize("name, expected", [("ddpm", 4), ("pndm", 5)])
-def test_num_steps_counts_the_calls_of_the_unet(random_mini_model, name, expected):
-    sampler, calls = build(random_mini_model), []
+def test_num_steps_counts_the_calls_of_the_unet(tiny_model, name, expected):
+    sampler, calls = build(tiny_model), []
     set_scheduler(sampler.pipeline, name)
     sampler.denoiser_network.register_forward_pre_hook(lambda *_: calls.append(torch.is_grad_enabled()))
     assert sampler.num_steps == expected
@@ -106,8 +106,8 @@ def test_steps_that_does_not_fit_is_refused_before_the_first_step(sampler):
     assert not calls
 
 
-def test_decoding_in_micro_batches_changes_neither_images_nor_gradient(random_mini_model, sampler):
-    micro = build(random_mini_model, decode_batch_size=2)
+def test_decoding_in_micro_batches_changes_neither_images_nor_gradient(tiny_model, sampler):
+    micro = build(tiny_model, decode_batch_size=2)
     labels, seeds, gradient_steps = torch.tensor([0, 2, 1]), [11, 12, 13], GradientSteps(frozenset({1, 3}))
     calls = []
     decoder = micro.pipeline.vae.decoder
@@ -121,7 +121,7 @@ def test_decoding_in_micro_batches_changes_neither_images_nor_gradient(random_mi
     assert (own - reference).norm() < 1e-5 * reference.norm()
 
 
-def test_decoding_in_micro_batches_keeps_no_activations(sampler, random_mini_model):
+def test_decoding_in_micro_batches_keeps_no_activations(sampler, tiny_model):
     """Bytes that autograd keeps from decoding: of a micro-batch its latents, instead of the VAE's activations."""
 
     def kept(model):
@@ -138,16 +138,16 @@ def test_decoding_in_micro_batches_keeps_no_activations(sampler, random_mini_mod
         weights = {p.untyped_storage().data_ptr() for p in model.pipeline.vae.parameters()}
         return sum(size for pointer, size in storages.items() if pointer not in weights)
 
-    assert kept(build(random_mini_model, decode_batch_size=1)) < 0.05 * kept(sampler)
+    assert kept(build(tiny_model, decode_batch_size=1)) < 0.05 * kept(sampler)
 
 
-def test_a_decode_batch_size_below_one_is_refused(random_mini_model):
+def test_a_decode_batch_size_below_one_is_refused(tiny_model):
     with pytest.raises(ValueError, match="decode_batch_size is 0"):
-        build(random_mini_model, decode_batch_size=0)
+        build(tiny_model, decode_batch_size=0)
 
 
-def test_text_encoders_stay_where_they_encoded(random_mini_model):
-    sampler = build(random_mini_model)
+def test_text_encoders_stay_where_they_encoded(tiny_model):
+    sampler = build(tiny_model)
     sampler.to(torch.float64)
     assert sampler.pipeline.vae.dtype == sampler.denoiser_network.dtype == torch.float64
     assert sampler.pipeline.text_encoder.dtype == torch.float32

@@ -19,9 +19,9 @@ FAST = [
 
 
 @pytest.fixture(scope="module")
-def common(random_mini_model, tmp_path_factory):
+def common(tiny_model, tmp_path_factory):
     clip = build_tiny_clip(tmp_path_factory.mktemp("clip"))
-    return ["--model_name_or_path", random_mini_model, "--clip_model", clip, "--class_names", *NAMES, *FAST]
+    return ["--model_name_or_path", tiny_model, "--clip_model", clip, "--class_names", *NAMES, *FAST]
 
 
 @pytest.mark.parametrize(

@@ -46,8 +46,8 @@ def clip_folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def common(random_mini_model, clip_folder):
-    return ["--model_name_or_path", random_mini_model, "--clip_model", clip_folder, "--class_names", *NAMES, *FAST]
+def common(tiny_model, clip_folder):
+    return ["--model_name_or_path", tiny_model, "--clip_model", clip_folder, "--class_names", *NAMES, *FAST]
 
 
 @pytest.fixture(scope="module")
@@ -115,27 +115,27 @@ def _plain_images(model, lora=None):
         ["star", "ring"],
         num_inference_steps=4,
         guidance_scale=2.0,
-        latents=draw_latents([5, 6], (4, 16, 16)),
+        latents=draw_latents([5, 6], (4, 8, 8)),
         generator=step_generators([5, 6]),
         output_type="pt",
     ).images
 
 
-def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, random_mini_model):
+def test_lora_in_plain_diffusers_gives_what_the_trainer_saw(straight, tiny_model):
     folder, _ = straight
     sampler = SamplerModel(
-        load_pipeline(random_mini_model, scheduler="ddpm"), NAMES, LoraSettings(4), SamplingSettings(4, 2.0)
+        load_pipeline(tiny_model, scheduler="ddpm"), NAMES, LoraSettings(4), SamplingSettings(4, 2.0)
     )
     load_lora_into(sampler.pipeline, folder)
     with torch.no_grad():
         seen = sampler(torch.tensor([1, 2]), [5, 6]).clamp(0, 1)
-    base, tuned = _plain_images(random_mini_model), _plain_images(random_mini_model, folder)
+    base, tuned = _plain_images(tiny_model), _plain_images(tiny_model, folder)
     assert (tuned - seen).abs().max() < 1e-5
     assert (tuned - base).abs().max() > 1e-2
 
 
-def test_lora_of_another_rank_is_refused_on_resume(straight, random_mini_model):
-    sampler = SamplerModel(load_pipeline(random_mini_model), NAMES, LoraSettings(8))
+def test_lora_of_another_rank_is_refused_on_resume(straight, tiny_model):
+    sampler = SamplerModel(load_pipeline(tiny_model), NAMES, LoraSettings(8))
     with pytest.raises(ValueError, match="does not fit the model configured"):
         load_lora_into(sampler.pipeline, straight[0])
 
@@ -158,12 +158,12 @@ def _trainer(model, folder, reward, **settings):
     return UbGenTrainer(sampler, config, NAMES, reward)
 
 
-def test_a_nan_stops_training_naming_step_and_reward(random_mini_model, tmp_path):
+def test_a_nan_stops_training_naming_step_and_reward(tiny_model, tmp_path):
     def brightness(images, class_names, labels, step, **kwargs):
         return images.mean(dim=(1, 2, 3)) * (float("nan") if step == 2 else 1.0)
 
     with pytest.raises(FloatingPointError, match="step 2: brightness is not finite"):
-        _trainer(random_mini_model, tmp_path, brightness).train()
+        _trainer(tiny_model, tmp_path, brightness).train()
 
 
 def test_training_raises_a_reward_and_accumulation_divides_the_loss(random_mini_model, tmp_path):
@@ -187,8 +187,8 @@ def test_training_raises_a_reward_and_accumulation_divides_the_loss(random_mini_
     assert after > before
 
 
-def test_noise_depends_on_the_rank(random_mini_model, tmp_path):
-    trainer = _trainer(random_mini_model, tmp_path, lambda images, *_, **__: images.mean(dim=(1, 2, 3)))
+def test_noise_depends_on_the_rank(tiny_model, tmp_path):
+    trainer = _trainer(tiny_model, tmp_path, lambda images, *_, **__: images.mean(dim=(1, 2, 3)))
     draws = []
     for rank in (0, 1):
         trainer.args.__class__.process_index = property(lambda self, rank=rank: rank)
