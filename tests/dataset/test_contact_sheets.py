@@ -5,7 +5,7 @@ import pytest
 from datasets import load_dataset
 from PIL import Image
 
-from ubgen_pipeline.dataset.contact_sheets import ShowSettings, main, show_dataset
+from ubgen_pipeline.dataset.contact_sheets import ShowSettings, contact_sheet, main, show_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.mask_settings import ANNOTATIONS
 
@@ -44,3 +44,13 @@ def test_bad_sheets(annotated, tmp_path, capsys):
         ShowSettings(layers=["boxes"])
     assert main([]) == 2
     assert "ubgen show DIR" in (error := capsys.readouterr().err) and "Traceback" not in error
+
+
+def test_images_of_unequal_proportions_stand_in_one_grid():
+    red, blue = (Image.new("RGB", size, colour) for size, colour in (((32, 64), "red"), ((90, 30), "blue")))
+    sheet = np.asarray(contact_sheet([{"image": red}, {"image": blue}], ["image"], ["a"]))
+    upper, lower = sheet[: len(sheet) // 2], sheet[len(sheet) // 2 :]
+    # three times as wide as high, six times as wide as the other, and white beside that
+    coloured = ((upper, (255, 0, 0)), (lower, (0, 0, 255)))
+    widths = [int((part == colour).all(axis=2).any(axis=0).sum()) for part, colour in coloured]
+    assert widths[1] == 6 * widths[0] and (upper[len(upper) // 2, -20:] == 255).all()

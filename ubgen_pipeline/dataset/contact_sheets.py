@@ -123,13 +123,20 @@ def contact_sheet(rows: Sequence[Mapping[str, Any]], layers: Sequence[str], name
         names: of the classes.
     """
     import torch
+    from torch.nn.functional import pad
     from torchvision.transforms.functional import to_pil_image
     from torchvision.utils import make_grid
 
     lines = [[_tile(row, layer, number, names) for layer, number in _tiles(row, layers)] for row in rows]
     num_columns = max(map(len, lines))
-    blank = torch.full_like(lines[0][0], 255)
-    tiles = [tile for line in lines for tile in [*line, *[blank] * (num_columns - len(line))]]
+    # images may have other proportions than their neighbours
+    width = max(tile.shape[-1] for line in lines for tile in line)
+    blank = torch.full((3, _TILE, width), 255, dtype=torch.uint8)
+    tiles = [
+        pad(tile, (0, width - tile.shape[-1]), value=255)
+        for line in lines
+        for tile in [*line, *[blank] * (num_columns - len(line))]
+    ]
     return to_pil_image(make_grid(tiles, nrow=num_columns, padding=4, pad_value=255))
 
 
