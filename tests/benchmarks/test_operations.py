@@ -20,8 +20,8 @@ def test_attention_counts_the_same_wherever_it_runs(device):
     assert counted == 2 * (queries_by_keys + weights_by_values)
 
 
-def test_operations_are_those_of_a_call(random_mini_model):
-    pipeline = load_pipeline(random_mini_model, scheduler="pndm")
+def test_operations_are_those_of_a_call(mini_model):
+    pipeline = load_pipeline(mini_model, scheduler="pndm")
     pipeline.set_progress_bar_config(disable=True)
 
     def counted(**arguments):

@@ -19,7 +19,7 @@ def test_every_template_has_the_filters_and_those_given():
 
 def test_a_value_that_is_missing_is_an_error_and_markdown_is_not_html():
     template = card_template(TEMPLATE)
-    with pytest.raises(UndefinedError, match="repo_id"):
+    with pytest.raises(UndefinedError, match="class_name"):
         template.render(metadata="", version="1")
     shown = template.environment.from_string("{{ name }} {{ name | text }}\n").render(name="<b> & |")
     assert shown == f"<b> & | {markdown_text('<b> & |')}\n" and "|" not in markdown_text("|")
