@@ -184,7 +184,7 @@ def measure(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path
     from ubgen_evaluation import mini_sets
     from ubgen_evaluation.backbone_measures import measure_backbone
     from ubgen_evaluation.backbones import load_backbone
-    from ubgen_evaluation.dataset_measures import measure_dataset
+    from ubgen_evaluation.dataset_measures import Reference, measure_dataset
     from ubgen_evaluation.evaluate_settings import EvaluateSettings
     from ubgen_evaluation.feature_extraction import extract_features
 
@@ -207,7 +207,8 @@ def measure(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path
     judge = load_backbone("mini")
     real = mini_sets.validation_scenes(settings["num_scenes"], split=settings["split"])
     features = extract_features(judge, real.images).features
-    found |= measure_dataset(str(dataset), judge, asked, (features, real.labels))
+    reference = Reference(features, real.labels, CLASS_NAMES, "rendered scenes")
+    found |= measure_dataset(str(dataset), judge, asked, reference)
     shutil.rmtree(folder / "features", ignore_errors=True)
     return {name: interval.value for name, interval in found.items() if np.isfinite(interval.value)}
 
