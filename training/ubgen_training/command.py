@@ -1,11 +1,15 @@
 """What the training scripts share: exit codes, what is checked first, and what is written once training is over."""
 
+import gc
 import os
 import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+# Imported before there is a process group: its functions have the group as a default argument, and imported later, by
+# DistributedDataParallel, they would hold the group, and with it the threads of gloo, to the interpreter's end.
+import torch.distributed.nn.functional  # noqa: F401
 from torch import distributed
 
 from ubgen_pipeline.commands.console import say_error
@@ -50,10 +54,14 @@ def end_process_group() -> None:
 
     Without it the threads of gloo live on until the interpreter is taken down. One that then drops the tensors of the
     last collective operation needs the interpreter's lock, which is not to be had any more, and the process ends with
-    SIGABRT ("terminate called without an active exception") and exit code -6.
+    SIGABRT ("terminate called without an active exception") and exit code -6. The threads end with the last reference
+    to the group, and a model in DistributedDataParallel holds one: let go of the trainer before.
     """
     if distributed.is_available() and distributed.is_initialized():
+        # a trainer is part of circles
+        gc.collect()
         distributed.destroy_process_group()
+        gc.collect()
 
 
 def check_writable(folder: str) -> None:
