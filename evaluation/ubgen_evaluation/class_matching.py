@@ -10,8 +10,8 @@ from ubgen_pipeline.commands.console import say
 def class_positions(names: Sequence[str], others: Sequence[str], what: str, others_what: str) -> np.ndarray:
     """For each class its position in the other list ``(len(names),)``, or -1 where that has no such class.
 
-    Names are compared without case, and with ``_`` and ``-`` as blanks. Where no name is in both lists, or one list
-    has no names, classes are taken by position if there are as many, and a line says so.
+    Names are compared without case, and with ``_`` and ``-`` as blanks. Where no name is in both lists, one list has
+    no names, or a name stands for two classes, they are taken by position if there are as many, and a line says so.
 
     Args:
         names: of the classes; empty where they are not known.
@@ -39,7 +39,7 @@ def class_positions(names: Sequence[str], others: Sequence[str], what: str, othe
             f"{what} has {len(keys)} classes and {others_what} {len(other_keys)}, with other names; use those of the"
             " same classes."
         )
-    say(f"the classes of {what} and of {others_what} have no names in common: they are matched by their positions")
+    say(f"names do not tell which class of {what} is which of {others_what}: they are matched by their positions")
     return np.arange(max(len(keys), len(other_keys)))
 
 

@@ -297,6 +297,7 @@ class DatasetRun:
         }
 
     def _row_settings(self) -> "RowSettings":
+        from ..inference.choice import wanted_quantization
         from .row_drawer import RowSettings
 
         settings = self.settings
@@ -313,7 +314,7 @@ class DatasetRun:
             embeddings=settings.embeddings or (),
             records_attention=bool(settings.wanted_annotations()),
             revision=settings.revision,
-            quantization=settings.quantization or (self._begun or {}).get("quantization", "none"),
+            quantization=wanted_quantization(settings, self._begun),
         )
 
     def _settle(self, inference: Inference) -> None:
