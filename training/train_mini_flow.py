@@ -52,9 +52,9 @@ def mini_autoencoder() -> AutoencoderKL:
 
 
 def latents_stage(settings: argparse.Namespace) -> None:
-    """Render the scenes, a tenth of them of two objects, and keep their unscaled latents and their factors."""
+    """Render the scenes, a quarter of them of two objects, and keep their unscaled latents and their factors."""
     vae = mini_autoencoder()
-    num_pairs = settings.num_scenes // 10
+    num_pairs = settings.num_scenes // 4
     rendered = [
         *scenes(settings.num_scenes - num_pairs, bias=WORLD_BIAS, seed=SEED),
         *pair_scenes(num_pairs, bias=WORLD_BIAS, seed=SEED + 1),
@@ -86,8 +86,24 @@ def flow_stage(settings: argparse.Namespace) -> None:
         settings.work_dir,
         num_steps=settings.num_steps,
         max_seconds=settings.max_minutes * 60,
+        start_weights=package_weights() if settings.package_step else None,
+        start_step=settings.package_step,
     )
     save_mini_flow(assemble_pipeline(vae, transformer, text_encoders, tokenizer))
+
+
+def package_weights() -> dict[str, dict[str, torch.Tensor]]:
+    """What the package has now, in float32."""
+    files = {
+        "transformer": "diffusion_pytorch_model.safetensors",
+        "text_encoder": "model.safetensors",
+        "text_encoder_2": "model.safetensors",
+    }
+    folder = Path(mini_flow_path())
+    return {
+        part: {name: value.float() for name, value in load_file(folder / part / file).items()}
+        for part, file in files.items()
+    }
 
 
 def save_mini_flow(pipeline) -> None:
@@ -130,6 +146,12 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--work-dir", type=Path, default=Path("build/mini-flow"), help="resumable training state")
     parser.add_argument("--num-scenes", type=int, default=25_000)
     parser.add_argument("--num-steps", type=int, default=16_000)
+    parser.add_argument(
+        "--package-step",
+        type=int,
+        default=0,
+        help="without a state in --work-dir, begin with the package's weights, which are those after this update",
+    )
     parser.add_argument("--max-minutes", type=float, default=float("inf"), help="stop early; run again to go on")
     parser.add_argument("--measure-images", type=int, default=500)
     settings = parser.parse_args(argv)

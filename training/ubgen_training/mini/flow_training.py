@@ -160,11 +160,15 @@ def train_flow(
     learning_rate: float = 1.2e-3,
     max_seconds: float = float("inf"),
     seed: int = 0,
+    start_weights: Mapping[str, Mapping[str, torch.Tensor]] | None = None,
+    start_step: int = 0,
 ) -> FlowModel:
     """Train on scaled ``latents (N, 4, 16, 16)`` of scenes with those objects; returns the averaged weights.
 
     Stops early after ``max_seconds``; called again with the same ``work_dir`` it goes on, also to another
-    ``num_steps``: the learning rate falls in the second half of them.
+    ``num_steps``: the learning rate falls in the second half of them. ``start_weights`` are state dictionaries of
+    ``transformer``, ``text_encoder`` and ``text_encoder_2`` as of update ``start_step``; where ``work_dir`` has no
+    state of its own, training begins there, with the optimizers' moments at zero.
     """
     torch.manual_seed(seed)
     transformer = build_transformer()
@@ -172,14 +176,21 @@ def train_flow(
     own_processors = transformer.attn_processors
     processor: Any = OneForManyZeros()
     transformer.set_attn_processor(processor)
-    networks = {"transformer": transformer, "text_encoder": first, "text_encoder_2": second}
+    networks: dict[str, torch.nn.Module] = {
+        "transformer": transformer,
+        "text_encoder": first,
+        "text_encoder_2": second,
+    }
+    for part, weights in (start_weights or {}).items():
+        networks[part].load_state_dict(weights)
     parameters = {
         f"{part}.{name}": value for part, network in networks.items() for name, value in network.named_parameters()
     }
     optimizer: Any = TwoOptimizers(parameters, learning_rate)
     averages = ExponentialAverage(parameters, decay=0.997)
     state_file = work_dir / "flow.safetensors"
-    step = load_training_state(state_file, parameters, optimizer, averages)
+    step = load_training_state(state_file, parameters, optimizer, averages) or start_step
+    warm_up_from = start_step if start_weights else 0
 
     @functools.cache
     def token_ids(text: str) -> torch.Tensor:
@@ -199,7 +210,7 @@ def train_flow(
         with_pooled = torch.rand(batch_size, 1, generator=generator) < POOLED_SHARE
         for group in optimizer.param_groups:
             left = min(1.0, (1 - step / num_steps) / DECAY_SHARE)
-            group["lr"] = learning_rate * min(1.0, (step + 1) / WARM_UP_STEPS) * max(0.02, left)
+            group["lr"] = learning_rate * min(1.0, (step - warm_up_from + 1) / WARM_UP_STEPS) * max(0.02, left)
         with mixed_precision():
             features, pooled = encode_texts((first, second), texts)
             velocity = transformer(noisy, features, pooled * with_pooled, noise_share * 1000, return_dict=False)[0]
