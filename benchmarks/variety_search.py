@@ -5,13 +5,15 @@
 
 ``variety_search.yaml`` says what each arm changes. Every stage is one of :mod:`benchmarks.evidence` and is kept under
 a hash of its settings, so arms that train alike share the training, and the command can be stopped and started again.
+The figures of a run that ended are kept in a file, too, under the same hash: elsewhere, without the stages' folders,
+such a run is not made again.
 """
 
 import json
 import signal
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -65,6 +67,7 @@ class SearchSettings:
     arms: list[str] | None = field_help("names of arms; all of the file, if not given", None)
     seeds: list[int] | None = field_help("validation seeds; those of the file, if not given", None)
     page: str = field_help("file of the table", "results/variety_search.md")
+    figures_file: str = field_help("file of the figures of all runs that ended", "results/variety_search.json")
     workers: int | None = field_help("stages at the same time; as many as there are cores, if not given", None)
     stages_only: list[str] | None = field(
         default=None, metadata={"help": f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}"}
@@ -126,13 +129,36 @@ def list_search_runs(settings: SearchSettings) -> list[SearchRun]:
     return runs
 
 
-def search_table(runs: Sequence[SearchRun]) -> str:
-    """A row for every run that is done, in Markdown."""
+def read_figures(file: Path) -> dict[str, dict[str, Any]]:
+    """What :func:`gather_figures` wrote; nothing where there is no file.
+
+    Raises:
+        ValueError: the file holds something else.
+    """
+    if not file.is_file():
+        return {}
+    try:
+        return {str(key): dict(figures) for key, figures in json.loads(file.read_text(encoding="utf-8")).items()}
+    except (UnicodeDecodeError, ValueError, TypeError, AttributeError) as error:
+        raise ValueError(f"figures_file {str(file)!r} could not be read ({error!r}); move it away.") from error
+
+
+def gather_figures(runs: Sequence[SearchRun], known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """``known`` figures and those of the runs whose last stage is done, by the hash of that stage."""
+    done = [run.measures for _, run in runs if run.measures.is_done]
+    new = {
+        stage.key: json.loads((stage.folder / "done.json").read_text(encoding="utf-8"))["figures"] for stage in done
+    }
+    return dict(known) | new
+
+
+def search_table(runs: Sequence[SearchRun], figures_of: Mapping[str, Mapping[str, Any]]) -> str:
+    """A row for every run that has figures, in Markdown."""
     lines = [f"| arm | seed | {' | '.join(heading for _, heading, _ in COLUMNS)} |"]
     lines.append(f"|---|---:|{'---:|' * len(COLUMNS)}")
     for arm, run in runs:
-        if run.measures.is_done:
-            figures = json.loads((run.measures.folder / "done.json").read_text(encoding="utf-8"))["figures"]
+        figures = figures_of.get(run.measures.key)
+        if figures is not None:
             values = [_figure_text(figures.get(key), is_share) for key, _, is_share in COLUMNS]
             lines.append(f"| {arm.name} | {run.seed} | {' | '.join(values)} |")
     return "\n".join(lines)
@@ -148,12 +174,20 @@ def run_search(settings: SearchSettings) -> int:
     """Run what is not done and write the table of what is; the number of failed stages."""
     runs = list_search_runs(settings)
     wanted = settings.stages_only or list(STAGE_VERSIONS)
-    stages = {stage.key: stage for found in runs for stage in found.run.stages if stage.kind in wanted}
+    known = read_figures(Path(settings.figures_file))
+    to_make = [found.run for found in runs if found.run.measures.key not in known]
+    stages = {stage.key: stage for run in to_make for stage in run.stages if stage.kind in wanted}
     # SIGTERM stops the stages, too, as an interrupt at the keyboard does
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     num_threads = 1
     failed = Lanes(EvidenceSettings(workers=settings.workers).num_lanes, num_threads).run(list(stages.values()))
-    table = search_table(runs)
+    figures = gather_figures(runs, known)
+    if figures != known:
+        write_whole_text(Path(settings.figures_file), json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    # the page keeps the rows of what was not asked for this time
+    rows = {found.run.measures.key: found for found in runs}
+    rows |= {found.run.measures.key: found for found in list_search_runs(replace(settings, arms=None, seeds=None))}
+    table = search_table(sorted(rows.values(), key=lambda found: (found.arm.name, found.run.seed)), figures)
     print(f"\n{table}\n\ntable: {settings.page}")
     write_whole_text(Path(settings.page), f"# Search for variety\n\n{_ABOUT}\n\n{table}\n")
     for stage in failed:
@@ -163,7 +197,7 @@ def run_search(settings: SearchSettings) -> int:
 
 _ABOUT = (
     "One row per arm and seed, on the validation split: `python -m benchmarks.variety_search` makes what is missing "
-    "and writes this page. `benchmarks/variety_search.yaml` says what each arm changes."
+    "and writes this page; figures that were made are in `variety_search.json`. `benchmarks/variety_search.yaml` says what each arm changes."
 )
 
 
