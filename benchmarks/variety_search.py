@@ -197,7 +197,8 @@ def run_search(settings: SearchSettings) -> int:
 
 _ABOUT = (
     "One row per arm and seed, on the validation split: `python -m benchmarks.variety_search` makes what is missing "
-    "and writes this page; figures that were made are in `variety_search.json`. `benchmarks/variety_search.yaml` says what each arm changes."
+    "and writes this page; figures that were made are in `variety_search.json`. "
+    "`benchmarks/variety_search.yaml` says what each arm changes."
 )
 
 
