@@ -82,7 +82,8 @@ class FiveLevelQuality(nn.Module):
         takes = inspect.signature(type(model).forward).parameters
         self._cache_argument = "cache" if "cache" in takes else "past_key_values"
         self._layouts: dict[tuple[int, int], PromptLayout] = {}
-        self._prefixes: dict[tuple[int, int], Any] = {}
+        # by image size, and by device and dtype of the model, which may be moved or cast
+        self._prefixes: dict[tuple[tuple[int, int], torch.device, torch.dtype], Any] = {}
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         """Logits ``(B, 5)``, bad to excellent, of ``images (B, 3, H, W)`` nominally in [0, 1]."""
@@ -110,13 +111,15 @@ class FiveLevelQuality(nn.Module):
 
     def _prefix(self, images: torch.Tensor, layout: PromptLayout) -> Any:
         """A copy for B images of the keys and values of the first P positions; the model appends to the copy."""
-        size = (images.shape[-2], images.shape[-1])
-        if size not in self._prefixes:
-            device = next(self.model.parameters()).device
-            text_inputs = {n: v[:, : layout.prefix_length].to(device) for n, v in layout.text_inputs.items()}
+        parameter = next(self.model.parameters())
+        made_on = (parameter.device, parameter.dtype)
+        key = ((images.shape[-2], images.shape[-1]), *made_on)
+        if key not in self._prefixes:
+            self._prefixes = {key: prefix for key, prefix in self._prefixes.items() if key[1:] == made_on}
+            text_inputs = {n: v[:, : layout.prefix_length].to(made_on[0]) for n, v in layout.text_inputs.items()}
             with torch.no_grad():
-                self._prefixes[size] = self.model(**text_inputs, use_cache=True, logits_to_keep=1).past_key_values
-        prefix = copy.deepcopy(self._prefixes[size])
+                self._prefixes[key] = self.model(**text_inputs, use_cache=True, logits_to_keep=1).past_key_values
+        prefix = copy.deepcopy(self._prefixes[key])
         prefix.batch_repeat_interleave(len(images))
         return prefix
 
@@ -155,12 +158,6 @@ class FiveLevelQuality(nn.Module):
             self._level_logits(images, layout, length).softmax(dim=-1) for length in (layout.prefix_length, 0)
         )
         return bool((cached - whole).abs().max() <= PREFIX_TOLERANCE[next(self.model.parameters()).dtype])
-
-    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> "FiveLevelQuality":
-        # a moved or cast model needs its prefix anew; torch has no public way to be told, and a test tells should this
-        # one change
-        self._prefixes.clear()
-        return super()._apply(fn, recurse)
 
 
 def build_prompt(processor: Any, question: str = QUESTION, answer_start: str = ANSWER_START) -> str:
