@@ -136,7 +136,7 @@ def compare(settings: PresetSettings) -> list[Row]:
             "mini", lora=settings.lora, few_step_lora=few_step_lora, torch_dtype=dtype, device=device
         )
         pipeline.set_progress_bar_config(disable=True)
-        placement = lora_weights(settings.lora or few_step_lora, str(dtype).removeprefix("torch."))
+        placement = lora_weights(bool(settings.lora or few_step_lora), str(dtype).removeprefix("torch."))
         prepare_pipeline(pipeline, placement, keeps_projections=False)
         pack_products(pipeline.unet)
         return pipeline

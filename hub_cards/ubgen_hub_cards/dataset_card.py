@@ -35,14 +35,16 @@ COLUMN_NOTES = {
     "index": "the row's number in the whole dataset; classes take turns",
     "model": "the generator",
     "model_revision": "its commit on the Hub, where it comes from there",
-    "lora": "the LoRA on it, if any",
+    "lora": "the LoRA on it, if any; a list where there are several, or one of another strength than 1",
     "lora_revision": "its commit on the Hub, where it comes from there",
+    "lora_strength": "what each LoRA's change of the weights was multiplied by",
     "num_inference_steps": "denoising steps",
     "guidance_scale": "strength of classifier-free guidance; 1 or less means none",
     "scheduler": "class of the scheduler in diffusers",
     "negative_prompt": "the text that the image was guided away from, if any",
     "preset": "the lossy shortcut that the image was drawn with",
-    "few_step_lora": "the second LoRA, for a few steps, if the preset takes one",
+    "few_step_lora": "the LoRA for a few steps beside it, if the preset takes one",
+    "few_step_lora_strength": "what its change of the weights was multiplied by",
     "num_prompt_chunks": "tokenizer lengths that every prompt of the run was filled up to, where prompts may be long",
     "attributes": "what the template's placeholders were filled with",
     "model_class": "what the labelling model of the configuration calls the class",
@@ -76,12 +78,14 @@ class Source:
 
     Attributes:
         licence_note: what to know of it before the images train other models, as plain text of one line.
+        strength: of a LoRA.
     """
 
     name: str
     revision: str | None = None
     licence: Mapping[str, str] = field(default_factory=dict)
     licence_note: str | None = None
+    strength: float = 1.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +97,7 @@ class DatasetFacts:
         counts: rows of each class that are there.
         samples_per_class: rows of each class when the dataset is whole.
         features: columns and their types.
-        generator, lora: what drew it; the dataset inherits the generator's licence.
+        generator, loras: what drew it; the dataset inherits the generator's licence.
         seed: of the run.
         settings: names and values of the others that decide the images.
         texts: settings that are free text and may hold anything.
@@ -113,7 +117,7 @@ class DatasetFacts:
     samples_per_class: int
     features: Features
     generator: Source
-    lora: Source | None
+    loras: Sequence[Source]
     seed: int
     settings: Mapping[str, object]
     texts: Mapping[str, str] = field(default_factory=dict)

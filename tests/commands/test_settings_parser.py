@@ -58,6 +58,9 @@ def test_bad_flags(tmp_path):
         parse_settings(Example, ["--num-steps", "x"])
     with pytest.raises(ValueError, match="could not be read"):
         parse_settings(Example, ["--config", str(tmp_path / "missing.yaml")])
+    # argparse would drop the first of them
+    with pytest.raises(ValueError, match="--names is given 2 times; give all its values after one --names"):
+        parse_settings(Example, ["--names", "a", "--rate", "1", "--names=b"])
     # what a shell makes of a variable that is not set
     with pytest.raises(ValueError, match="output_dir is ''; give a folder"):
         parse_settings(Example, ["--output-dir", ""])

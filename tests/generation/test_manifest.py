@@ -8,6 +8,7 @@ from support.random_loras import save_random_lora
 from ubgen_pipeline.generation.manifest import manifest
 from ubgen_pipeline.generation.settings import GenerateSettings
 from ubgen_pipeline.inference.settings import Inference
+from ubgen_pipeline.models.loras import as_loras
 from ubgen_pipeline.models.sources import GeneratorSource
 
 INFERENCE = Inference(4, 1, "float32", "off", "none")
@@ -16,7 +17,8 @@ ALL = {"class_names": ["star", "ring"], "output_dir": "d"}
 
 def manifest_of(inference=INFERENCE, device="cpu", revision=None, **settings):
     asked = GenerateSettings(**{**ALL, **settings})
-    source = GeneratorSource(asked.model, asked.lora, revision, None, asked.few_step_lora, None)
+    few_step = as_loras(asked.few_step_lora)
+    source = GeneratorSource(asked.model, revision, as_loras(asked.lora), few_step[0] if few_step else None)
     return manifest(asked, asked.samples(), source, inference, device)
 
 
@@ -76,6 +78,18 @@ def test_models_count_by_what_they_hold_wherever_they_lie(random_mini_model, tmp
     assert one == two != manifest_of() and str(tmp_path) not in json.dumps(one)
     other = save_random_lora(random_mini_model, tmp_path / "c", seed=1)
     assert manifest_of(lora=str(other)) != one
+
+
+def test_several_loras_stand_with_their_strengths_and_in_their_order(random_mini_model, tmp_path):
+    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+    plain = manifest_of(lora=a)
+    assert manifest_of(lora=[a]) == manifest_of(lora=[f"{a}:1.0"]) == plain
+    # as datasets with one LoRA were always written
+    assert isinstance(plain["lora"], str) and "lora_strength" not in plain
+    both = manifest_of(lora=[f"{a}:0.5", b])
+    assert len(both["lora"]) == 2 and both["lora_strength"] == [0.5, 1.0] and both["lora_revision"] == [None, None]
+    others = ([a, b], [b, f"{a}:0.5"], [f"{a}:0.5"], [f"{a}:0"], [a, f"{b}:0.5"])
+    assert all(manifest_of(lora=list(other)) != both for other in others) and str(tmp_path) not in json.dumps(both)
 
 
 def test_given_mask_settings_stand_as_those_that_masks_are_made_with(mini_model):

@@ -6,9 +6,13 @@ import shutil
 import numpy as np
 import pyarrow.parquet
 import pytest
+from datasets import load_dataset
 from PIL import Image
 
+from support.random_loras import save_random_lora
+from ubgen_pipeline.commands.main import main as command
 from ubgen_pipeline.generation.generate import generate_dataset
+from ubgen_pipeline.generation.generate import main as generate_main
 from ubgen_pipeline.generation.regenerate import largest_difference, main, regenerate
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 
@@ -86,6 +90,61 @@ def test_the_loss_of_a_codec_is_no_difference(random_mini_model, tmp_path, capsy
     # what is written is the image itself, before that loss
     row = find_row(str(tmp_path / "d"), 1)
     assert largest_difference(Image.open(tmp_path / "1.png"), stored_image(row)) > 0
+
+
+def test_several_loras_with_strengths(random_mini_model, tmp_path, capsys):
+    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+    common = ["--model", random_mini_model, "--class-names", "circle", "star", "--samples-per-class", "1"]
+    common += ["--num-inference-steps", "2", "--threads", "1"]
+
+    def generate(name, *loras):
+        more = ["--lora", *loras] if loras else []
+        return generate_main([*common, *more, "--output-dir", str(tmp_path / name)])
+
+    def images(name):
+        return [np.asarray(image) for image in load_dataset(str(tmp_path / name), split="train")["image"]]
+
+    assert generate("both", f"{a}:0.5", f"{b}:-1") == generate("zero", f"{a}:0", f"{b}:0") == generate("base") == 0
+    rows = load_dataset(str(tmp_path / "both"), split="train")
+    assert rows[0]["lora"] == ["a", "b"] and rows[0]["lora_strength"] == [0.5, -1.0]
+    assert np.array_equal(images("zero"), images("base")) and not np.array_equal(images("both"), images("base"))
+    card = (tmp_path / "both" / "README.md").read_text()
+    assert "| LoRA of strength 0.5 | a |" in card and "| LoRA of strength -1.0 | b |" in card
+    # each strength and each place among them is part of what the dataset is
+    for loras, named in [
+        ((f"{a}:0.5", b), "lora_strength was [0.5, -1.0] there and is [0.5, 1.0] now"),
+        ((f"{b}:-1", f"{a}:0.5"), "lora was ["),
+        ((f"{a}:0.5",), "lora was ["),
+        ((), "lora was ["),
+    ]:
+        (tmp_path / "both" / ".ubgen" / "shard-00000.json").unlink(missing_ok=True)
+        capsys.readouterr()
+        assert generate("both", *loras) == 2
+        assert named in capsys.readouterr().err
+    assert generate("both", f"{a}:0.5", f"{b}:-1") == 0
+    again = [str(tmp_path / "both"), "--index", "1", "--model", random_mini_model, "--output", str(tmp_path / "1.png")]
+    assert main([*again, "--lora", a, f"{b}:-1"]) == 0, capsys.readouterr().err
+    for loras, named in [
+        ((a,), "the row was drawn with 2; give each, in that order"),
+        ((b, a), "not the one that drew the row"),
+        ((f"{a}:0.75", b), "the row was drawn with strength 0.5"),
+        ((), "came from a local folder called 'a'"),
+    ]:
+        assert main([*again, *(["--lora", *loras] if loras else [])]) == 2
+        assert named in capsys.readouterr().err
+    for name in ("imagefolder", "webdataset"):
+        export = ["export", str(tmp_path / "both"), "--format", name, "--output-dir", str(tmp_path / name)]
+        assert command(export) == 0, capsys.readouterr().err
+
+
+def test_a_row_without_a_manifest_says_its_loras(random_mini_model, tmp_path):
+    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+    settings = {"samples_per_class": 1, "num_inference_steps": 2, "threads": 1, "batch_size": 1}
+    generate_dataset(["star"], tmp_path / "d", model=random_mini_model, lora=[f"{a}:0.5", f"{b}:2"], **settings)
+    shutil.copytree(tmp_path / "d" / "data", tmp_path / "rows" / "data")
+    row = find_row(str(tmp_path / "rows"), 0)
+    image = regenerate(row, model=random_mini_model, lora=[a, b])
+    assert not row.manifest and largest_difference(image, stored_image(row)) <= 2
 
 
 def test_bad_input(dataset, tmp_path, capsys, random_mini_model):

@@ -9,6 +9,7 @@ from ubgen_pipeline.generation.regenerate import regenerate
 from ubgen_pipeline.generation.row_drawer import RowDrawer, RowSettings, drawn_prompt
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 from ubgen_pipeline.mask_settings import SMALL
+from ubgen_pipeline.models.loras import Lora
 from ubgen_pipeline.models.sources import GeneratorSource
 from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 from ubgen_pipeline.samples.caption_samples import CaptionPrompt
@@ -17,7 +18,7 @@ from ubgen_pipeline.samples.caption_samples import CaptionPrompt
 def settings_of(model, **changes):
     values = {"scheduler": "ddim", "num_inference_steps": 2, "guidance_scale": 2.0, "negative_prompt": None,
               "height": 32, "width": 64}  # fmt: skip
-    return RowSettings(GeneratorSource(model, None, None, None), **{**values, **changes})
+    return RowSettings(GeneratorSource(model), **{**values, **changes})
 
 
 def loaded(settings):
@@ -59,7 +60,8 @@ def test_what_is_given_with_the_call_wins_over_the_settings(random_mini_model):
 
 def test_loras_are_fused_where_the_settings_name_them(random_mini_model, tmp_path):
     lora = str(save_random_lora(random_mini_model, tmp_path / "lora"))
-    with_lora = RowSettings(GeneratorSource(random_mini_model, lora, None, "abc"), "ddim", 2, 2.0, None, None, None)
+    source = GeneratorSource(random_mini_model, loras=(Lora(lora, 1.0, "abc"),))
+    with_lora = RowSettings(source, "ddim", 2, 2.0, None, None, None)
     pipeline = loaded(with_lora)
     assert not any("lora" in name for name, _ in pipeline.unet.named_parameters())
     plain = loaded(settings_of(random_mini_model))

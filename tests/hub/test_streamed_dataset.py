@@ -259,7 +259,7 @@ def test_commit_budget():
 def test_no_more_than_a_hundred_commits_an_hour(hub, tmp_path, monkeypatch):
     """Finished shards wait for each other where the commits of the hour are spent."""
     shards = shards_of(tmp_path / "d", 4)
-    maker = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini", None, None, None), [0, 1])
+    maker = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini"), [0, 1])
     dataset = HubDataset("org/d", shards, maker, shards_per_commit=1)
     shards.open()
     dataset.open()

@@ -34,7 +34,7 @@ def facts(**changes):
         "samples_per_class": 2,
         "features": Features({"image": Image(), "label": ClassLabel(names=HOSTILE), "index": Value("int64")}),
         "generator": Source("mini", None, {"license": "apache-2.0"}),
-        "lora": Source("org/lora", "f" * 40),
+        "loras": [Source("org/lora", "f" * 40)],
         "seed": 7,
         "settings": {"batch_size": 4, "scheduler": None},
         "texts": {"template": "<b>{name}</b> | *x*"},
@@ -189,7 +189,7 @@ def test_two_folders_of_one_name_stay_apart(tmp_path):
         shards.open()
         for shard in shards.shards:
             write(shards, shard.number)
-        card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini", None, None, None), [0, 1])
+        card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini"), [0, 1])
         shards.finish(card(shards.shards, shards.num_bytes()))
         cache = str(tmp_path / "cache")
         loaded = load_dataset(str(tmp_path / str(number) / "d"), split="train", cache_dir=cache)

@@ -61,7 +61,7 @@ def choose(model, begun=None, **settings):
     pipeline = load_pipeline(model)
     chosen = choose_inference(
         InferenceSettings(**settings), begun, pipeline, lambda size: pytest.fail("nothing is drawn on a CPU"),
-        lora=None, latent_pixels=256, num_denoiser_samples=10, is_compilable=True,
+        has_lora=False, latent_pixels=256, num_denoiser_samples=10, is_compilable=True,
     )  # fmt: skip
     packed = any(isinstance(module, PackedLinear) for module in pipeline.unet.modules())
     return chosen, packed

@@ -28,9 +28,8 @@ def test_what_waits_on_the_cpu_is_kept_where_anything_does():
 
 
 def test_a_lora_is_fused_in_float32_only():
-    assert [lora_weights(lora, dtype) for lora, dtype in ((None, "float32"), ("x", "float32"), ("x", "bfloat16"))] == [
-        "none", "fused", "beside"
-    ]  # fmt: skip
+    cases = {(False, "float32"): "none", (True, "float32"): "fused", (True, "bfloat16"): "beside"}
+    assert {case: lora_weights(*case) for case in cases} == cases
 
 
 @pytest.mark.parametrize(

@@ -6,8 +6,8 @@ from peft import LoraConfig, get_peft_model_state_dict, inject_adapter_in_model
 from safetensors.torch import save_file
 
 from support.family_models import CASES
-from ubgen_pipeline.models.loading import load_lora
 from ubgen_pipeline.models.lora_families import lora_family
+from ubgen_pipeline.models.lora_loading import load_lora
 
 DIFFUSERS = ("{}.lora_A.weight", "{}.lora_B.weight")
 OLD_DIFFUSERS = ("{}.lora.down.weight", "{}.lora.up.weight")

@@ -24,7 +24,8 @@ from ubgen_pipeline.class_tokens import fit_prompt
 from ubgen_pipeline.initial_latents import step_generators
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.models.families import FAMILIES
-from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, load_lora, load_pipeline, set_scheduler
+from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, load_pipeline, set_scheduler
+from ubgen_pipeline.models.lora_loading import load_lora
 from ubgen_pipeline.scheduler_noise import is_flow_scheduler
 
 PROMPTS = ["a circle", "a photo of a star in the evening"]

@@ -45,6 +45,7 @@ class SettingsParser(TrlParser):
         finder.error = self.error
         if (config := finder.parse_known_args(list(argv))[0].config) is not None:
             self._set_defaults_from(Path(config))
+        self._refuse_repeated_lists(argv)
         settings, *_, remaining = self.parse_args_into_dataclasses(
             list(argv), return_remaining_strings=True, look_for_args_file=False
         )
@@ -56,6 +57,14 @@ class SettingsParser(TrlParser):
             if getattr(settings, name, None) == "":
                 raise ValueError(f"{name} is ''; give a folder, '.' for the one you are in.")
         return settings
+
+    def _refuse_repeated_lists(self, argv: Sequence[str]) -> None:
+        """Of a list that is given twice, argparse would take the second and drop the first without a word."""
+        for action in self._actions:
+            given = [word for word in argv if word.partition("=")[0] in action.option_strings]
+            if action.nargs == "+" and len(given) > 1:
+                flag = given[0].partition("=")[0]
+                raise ValueError(f"{flag} is given {len(given)} times; give all its values after one {flag}.")
 
     def _set_defaults_from(self, file: Path) -> None:
         try:

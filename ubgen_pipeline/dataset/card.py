@@ -14,6 +14,7 @@ import numpy as np
 import yaml
 
 from ..files.whole_files import write_whole_text
+from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
 from ..prompts.class_prompts import ClassName, label_names
 from .columns import SAFETY_COLUMN, score_notes
@@ -27,9 +28,9 @@ if TYPE_CHECKING:
 
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
-    "class_names", "columns", "device", "lora", "lora_revision", "model", "model_revision", "negative_prompt",
-    "filters", "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores", "seed", "template",
-    "versions",
+    "class_names", "columns", "device", "lora", "lora_revision", "lora_strength", "model", "model_revision",
+    "negative_prompt", "filters", "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores",
+    "seed", "template", "versions",
 )  # fmt: skip
 # files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
@@ -78,7 +79,7 @@ class DatasetCardMaker:
             samples_per_class=manifest["samples_per_class"],
             features=self._features,
             generator=self._sources[0],
-            lora=self._sources[1],
+            loras=self._sources[1],
             seed=manifest["seed"],
             settings={name: value for name, value in sorted(manifest.items()) if name not in _SHOWN_ELSEWHERE},
             texts=_texts(manifest),
@@ -114,17 +115,18 @@ class DatasetCardMaker:
         return stored_features(next(file for file in files if file.is_file()))
 
     @cached_property
-    def _sources(self) -> "tuple[Source, Source | None]":
+    def _sources(self) -> "tuple[Source, list[Source]]":
         from ubgen_hub_cards.dataset_card import Source
 
         generator = self.generator
-        lora = None
-        if generator.lora is not None:
-            lora = Source(public_name(generator.lora) or generator.lora, generator.lora_revision)
+        loras = [
+            Source(public_name(lora.source) or lora.source, lora.revision, strength=lora.strength)
+            for lora in generator.loras
+        ]
         if self.licence is None:
-            return model_source(generator.model, generator.model_revision), lora
+            return model_source(generator.model, generator.model_revision), loras
         name = public_name(generator.model) or generator.model
-        return Source(name, generator.model_revision, self.licence, self.licence_note), lora
+        return Source(name, generator.model_revision, self.licence, self.licence_note), loras
 
 
 def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = None) -> DatasetCardMaker:
@@ -138,11 +140,10 @@ def stored_card_maker(shards: DatasetShards, card: str, repo_id: str | None = No
     """
     classes = [ClassName(*entry[:3]) for entry in shards.manifest["class_names"]]
     files = [shards.file(shard) for shard in shards.shards]
-    here = [name for name in ("model", "lora", "model_revision", "lora_revision") if name in stored_features(files[0])]
+    told = ("model", "lora", "model_revision", "lora_revision", "lora_strength")
+    here = [name for name in told if name in stored_features(files[0])]
     first = {name: stored_column(files[:1], name)[0] for name in here}
-    generator = GeneratorSource(
-        first["model"], first.get("lora"), first.get("model_revision"), first.get("lora_revision")
-    )
+    generator = GeneratorSource(first["model"], first.get("model_revision"), stored_loras(first))
     from ubgen_hub_cards.dataset_card import licence_note_of
 
     return DatasetCardMaker(

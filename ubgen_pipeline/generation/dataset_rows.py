@@ -9,6 +9,7 @@ from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row
 from ..files.image_codecs import image_encoder
 from ..mask_settings import MaskSettings
 from ..models.loading import resolve_model
+from ..models.loras import as_loras, is_plain
 from ..samples.sample import Samples
 from .row_drawer import RowDrawer, drawn_prompt
 from .settings import GenerateSettings
@@ -150,16 +151,23 @@ def dataset_features(
         names: of the classes, in label order.
         has_safety_checker: whether the model has one, which then flags images while they are drawn.
     """
-    from datasets import ClassLabel, Features, Image, Value
+    from datasets import ClassLabel, Features, Image, List, Value
 
     columns: dict[str, Any] = {"image": Image(), "label": ClassLabel(names=list(names))}
     columns |= {name: Value("string") for name in ("class_name", "prompt")}
     columns |= {name: Value("int64") for name in ("seed", "index")}
-    columns |= {name: Value("string") for name in ("model", "model_revision", "lora", "lora_revision")}
+    columns |= {name: Value("string") for name in ("model", "model_revision")}
+    loras = as_loras(settings.lora)
+    text = Value("string") if is_plain(loras) else List(Value("string"))
+    columns |= {"lora": text, "lora_revision": text}
+    if not is_plain(loras):
+        columns["lora_strength"] = List(Value("float64"))
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
     if settings.preset is not None:
         columns |= {name: Value("string") for name in ("preset", "few_step_lora")}
+        if not is_plain(as_loras(settings.few_step_lora)):
+            columns["few_step_lora_strength"] = Value("float64")
     if samples.allows_long_prompts:
         columns["num_prompt_chunks"] = Value("int64")
     if samples.attribute_names:

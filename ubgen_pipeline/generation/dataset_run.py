@@ -13,6 +13,7 @@ from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
+from ..models.loras import Lora, LoraLike, as_loras
 from ..models.sources import GeneratorSource, fingerprint, hub_commit
 from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
@@ -51,12 +52,10 @@ class DatasetRun:
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
         self.source = GeneratorSource(
-            model=settings.model,
-            lora=settings.lora,
-            model_revision=hub_commit(settings.model, settings.revision),
-            lora_revision=hub_commit(settings.lora),
-            few_step_lora=settings.few_step_lora,
-            few_step_lora_revision=hub_commit(settings.few_step_lora),
+            settings.model,
+            hub_commit(settings.model, settings.revision),
+            loras=_at_commits(settings.lora, "lora"),
+            few_step_lora=next(iter(_at_commits(settings.few_step_lora, "few_step_lora")), None),
         )
         self.shards = DatasetShards(folder, {}, len(samples), settings.samples_per_shard)
         self._begun = self.shards.begun_with()
@@ -162,7 +161,7 @@ class DatasetRun:
             self._begun,
             pipeline,
             self.rows.trial,
-            lora=settings.any_lora(),
+            has_lora=self.source.acts,
             latent_pixels=height * width,
             num_denoiser_samples=len(samples) * num_calls // self.world_size,
             is_compilable=not records_attention
@@ -287,8 +286,10 @@ class DatasetRun:
             "model": fingerprint(resolve_model(self.settings.model)),
             "model_revision": self.source.model_revision,
             # a LoRA may change the text encoder, too
-            "lora": [fingerprint(self.settings.lora), self.source.lora_revision],
-            "few_step_lora": [fingerprint(self.settings.few_step_lora), self.source.few_step_lora_revision],
+            "loras": [
+                None if lora is None else [fingerprint(lora.source), lora.revision, lora.strength]
+                for lora in (*self.source.loras, self.source.few_step_lora)
+            ],
             "embeddings": [[fingerprint(file), token] for file, token in embeddings],
             "dtype": dtype,
             "quantization": self._row_settings().quantization,
@@ -319,6 +320,13 @@ class DatasetRun:
 
     def _settle(self, inference: Inference) -> None:
         self.shards.settle(manifest(self.settings, self.samples, self.source, inference, self.device))
+
+
+def _at_commits(given: LoraLike, argument: str) -> tuple[Lora, ...]:
+    """Those LoRAs, each at the commit that its name on the Hub stands for now."""
+    return tuple(
+        dataclasses.replace(lora, revision=hub_commit(lora.source)) for lora in as_loras(given, argument=argument)
+    )
 
 
 def _say_flagged(count: int, which: str) -> None:

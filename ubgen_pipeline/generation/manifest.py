@@ -6,6 +6,7 @@ from typing import Any
 
 from ..inference.presets import PresetSettings
 from ..inference.settings import Inference
+from ..models.loras import few_step_columns, lora_columns
 from ..models.quantization import QUANTIZATION_LIBRARIES
 from ..models.sources import GeneratorSource, fingerprint
 from ..samples.sample import Samples
@@ -39,8 +40,9 @@ def manifest(
         kept["scores"] = settings.score_facts(settings.model)
     if settings.preset is not None:
         kept |= {"preset": settings.preset, **settings.shortcuts()}
-        kept["few_step_lora"] = fingerprint(settings.few_step_lora)
-        kept["few_step_lora_revision"] = source.few_step_lora_revision
+        few_step = source.few_step_lora
+        kept |= few_step_columns(few_step, fingerprint)
+        kept["few_step_lora_revision"] = None if few_step is None else few_step.revision
     if settings.wanted_annotations():
         kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
         # contourpy traced outlines in version 0.1.0: it is noted still, so that datasets begun then can be resumed
@@ -54,10 +56,9 @@ def manifest(
         "samples_per_class": samples.samples_per_class,
         "num_samples": len(samples),
         "model": fingerprint(resolve_model(settings.model)),
-        "lora": fingerprint(settings.lora),
+        **lora_columns(source.loras, fingerprint),
         "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
         "model_revision": source.model_revision,
-        "lora_revision": source.lora_revision,
         **inference.facts(),
         "device": device,
         "versions": {name: version(name) for name in libraries},

@@ -6,8 +6,8 @@ now must be said.
 """
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..files.image_codecs import image_encoder, rgb_image
 from ..inference.presets import PRESETS, Preset
+from ..models.loras import Lora, split_lora, stored_few_step_lora, stored_loras
 from ..models.sources import GeneratorSource, fingerprint
 from .row_lookup import FoundRow, find_row, stored_image
 
@@ -31,7 +32,9 @@ class RegenerateSettings:
     index: int = field_help("the row's index")
     output: str | None = field_help("PNG file to write; INDEX.png if not given", None)
     model: str | None = field_help("where the model lies now, if it came from a local folder", None)
-    lora: str | None = field_help("where the LoRA lies now, if it came from a local folder", None)
+    lora: list[str] | None = field_help(
+        "where the LoRAs lie now, in their order, if they came from local folders", None
+    )
     few_step_lora: str | None = field_help("where the preset's LoRA lies now, if it came from a local folder", None)
     device: str | None = field_help("that of the dataset if not given", None)
 
@@ -71,7 +74,7 @@ def regenerate(
     row: FoundRow,
     *,
     model: str | None = None,
-    lora: str | None = None,
+    lora: str | Sequence[str] | None = None,
     few_step_lora: str | None = None,
     device: str | None = None,
 ) -> Any:
@@ -79,7 +82,7 @@ def regenerate(
 
     Args:
         row: see :func:`.find_row`.
-        model, lora, few_step_lora: where they lie now; None takes the row's own names.
+        model, lora, few_step_lora: where they lie now; None takes the row's own names. Strengths are the row's.
         device: None takes the dataset's own, where this machine has it.
 
     Raises:
@@ -110,7 +113,9 @@ def regenerate(
     return Image.fromarray(drawn.images()[[item["index"] for item in row.batch].index(columns["index"])])
 
 
-def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_lora: str | None) -> "RowSettings":
+def _row_settings(
+    row: FoundRow, model: str | None, lora: str | Sequence[str] | None, few_step_lora: str | None
+) -> "RowSettings":
     """What the row was drawn with, from its columns and the manifest, and from where its models lie now."""
     from ..models.loading import resolve_model
     from .row_drawer import RowSettings
@@ -121,13 +126,12 @@ def _row_settings(row: FoundRow, model: str | None, lora: str | None, few_step_l
         raise ValueError(f"the row was drawn with {what}, which the dataset does not hold; generate it again instead.")
     model = str(model or columns["model"])
     _check_same("model", resolve_model(model), manifest)
+    few_steps = stored_few_step_lora({**manifest, **columns})
     source = GeneratorSource(
-        model=model,
-        lora=_lora_of(row, "lora", lora),
-        model_revision=columns.get("model_revision"),
-        lora_revision=columns.get("lora_revision"),
-        few_step_lora=_lora_of(row, "few_step_lora", few_step_lora),
-        few_step_lora_revision=manifest.get("few_step_lora_revision"),
+        model,
+        columns.get("model_revision"),
+        _loras_now("lora", stored_loras(columns), [lora] if isinstance(lora, str) else lora, manifest),
+        next(iter(_loras_now("few_step_lora", few_steps, few_step_lora and [few_step_lora], manifest)), None),
     )
     name = columns.get("preset")
     if name is not None and name not in PRESETS:
@@ -163,22 +167,38 @@ def _use_scheduler(pipeline: "UbGenPipeline", class_name: str) -> None:
     set_scheduler(pipeline, names[class_name])
 
 
-def _lora_of(row: FoundRow, column: str, given: str | None) -> str | None:
-    """The LoRA that drew the row, from where it lies now."""
-    recorded = row.columns.get(column)
-    if recorded is None and given is not None:
-        raise ValueError(f"{column} is {given!r}, and the row was drawn without one; leave it out.")
-    lora = given or recorded
-    _check_same(column, lora, row.manifest)
-    if lora is not None and "/" not in lora and not Path(lora).expanduser().exists():
-        raise ValueError(
-            f"the row's LoRA came from a local folder called {lora!r}; say with {column} where it lies now."
-        )
-    return lora
+def _loras_now(
+    name: str, recorded: Sequence[Lora], given: Sequence[str] | None, manifest: Mapping[str, Any]
+) -> tuple[Lora, ...]:
+    """The LoRAs that drew the row, from where they lie now."""
+    if given and len(given) != len(recorded):
+        how_many = f"with {len(recorded)}" if recorded else "without one"
+        fix = "; give each, in that order" if recorded else "; leave it out"
+        raise ValueError(f"{name} is {' '.join(given)!r}, and the row was drawn {how_many}{fix}.")
+    # of several, and of one with a strength, the manifest holds a list
+    hashes = manifest.get(name)
+    hashes = hashes if isinstance(hashes, list) else [hashes] * len(recorded)
+    loras = []
+    for place, lora in enumerate(recorded):
+        if given:
+            source, strength = split_lora(given[place], name)
+            if strength not in (None, lora.strength):
+                raise ValueError(
+                    f"{name} is {given[place]!r}, and the row was drawn with strength {lora.strength:g}; leave it out."
+                )
+            lora = replace(lora, source=source)
+        if name in manifest:
+            _check_same(name, lora.source, {name: hashes[place]})
+        if "/" not in lora.source and not Path(lora.source).expanduser().exists():
+            raise ValueError(
+                f"the row's LoRA came from a local folder called {lora.source!r}; say with {name} where it lies now."
+            )
+        loras.append(lora)
+    return tuple(loras)
 
 
-def _check_same(name: str, source: str | None, manifest: dict[str, Any]) -> None:
-    if name in manifest and fingerprint(source) != manifest[name] and Path(source or "").expanduser().exists():
+def _check_same(name: str, source: str, manifest: Mapping[str, Any]) -> None:
+    if name in manifest and fingerprint(source) != manifest[name] and Path(source).expanduser().exists():
         raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
 
 

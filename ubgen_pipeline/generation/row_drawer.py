@@ -19,6 +19,7 @@ from ..inference.prompt_cache import PromptCache
 from ..inference.settings import lora_weights
 from ..mask_settings import MaskSettings
 from ..models.loading import load_pipeline
+from ..models.loras import few_step_columns, lora_columns
 from ..models.sources import GeneratorSource, public_name
 from ..prompts.class_prompts import ClassPrompt
 
@@ -71,12 +72,10 @@ class RowSettings:
         source = self.source
         pipeline = load_pipeline(
             source.model,
-            lora=source.lora,
+            lora=source.loras,
             scheduler=self.scheduler,
             revision=source.model_revision or self.revision,
-            lora_revision=source.lora_revision,
             few_step_lora=source.few_step_lora,
-            few_step_lora_revision=source.few_step_lora_revision,
             embeddings=self.embeddings,
             quantization=self.quantization,
             torch_dtype=getattr(torch, dtype),
@@ -87,7 +86,7 @@ class RowSettings:
 
     def prepare(self, pipeline: "UbGenPipeline", dtype: str) -> None:
         """Make the loaded pipeline fast. The CPU threads must be set before: fused weights round by their number."""
-        placement = lora_weights(self.source.lora or self.source.few_step_lora, dtype)
+        placement = lora_weights(self.source.acts, dtype)
         keeps_projections = self.records_attention or self.quantization != "none"
         prepare_pipeline(pipeline, placement, keeps_projections=keeps_projections)
 
@@ -105,8 +104,7 @@ class RowSettings:
         columns = {
             "model": public_name(self.source.model),
             "model_revision": self.source.model_revision,
-            "lora": public_name(self.source.lora),
-            "lora_revision": self.source.lora_revision,
+            **lora_columns(self.source.loras, public_name),
             "num_inference_steps": self.num_inference_steps,
             "guidance_scale": self.guidance_scale,
             "scheduler": scheduler,
@@ -114,7 +112,7 @@ class RowSettings:
         }
         # datasets drawn without a preset have no such columns
         if self.preset is not None:
-            columns |= {"preset": self.preset, "few_step_lora": public_name(self.source.few_step_lora)}
+            columns |= {"preset": self.preset, **few_step_columns(self.source.few_step_lora, public_name)}
         return columns
 
 

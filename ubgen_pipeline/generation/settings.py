@@ -7,6 +7,7 @@ from pathlib import Path
 from ..commands.settings_parser import field_help
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
+from ..models.loras import as_loras
 from ..prompts.class_file import ClassFile
 from ..sample_seeds import sample_seed
 from ..samples.load_samples import SampleSettings, load_samples
@@ -38,7 +39,9 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     )
     output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
     model: str = field_help("mini, mini-flow, a folder in diffusers layout, or a Hub id", "mini")
-    lora: str | None = field_help("folder, file or Hub id of a LoRA in diffusers format", None)
+    lora: list[str] | None = field_help(
+        "LoRAs, each a folder, file or Hub id; with :STRENGTH after it where that is not 1, such as style:0.5", None
+    )
     revision: str | None = field_help("of the model on the Hub", None)
     template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
     definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
@@ -95,6 +98,11 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
         sample_seed(self.seed, "", 0)
+        # callers from Python may give the only one alone
+        entries = [self.lora] if isinstance(self.lora, (str, Path)) else list(self.lora or ())
+        object.__setattr__(self, "lora", [str(entry) for entry in entries] or None)
+        as_loras(self.lora)
+        as_loras(self.few_step_lora, argument="few_step_lora")
         self.check_inference()
         self.wanted_scores()
         self.apply_preset()

@@ -98,7 +98,7 @@ def choose_inference(
     pipeline: "UbGenPipeline",
     trial: Callable[[int], object],
     *,
-    lora: str | None,
+    has_lora: bool,
     latent_pixels: int,
     num_denoiser_samples: int,
     is_compilable: bool,
@@ -110,7 +110,7 @@ def choose_inference(
         begun: settings in the dataset's manifest; None for a new one.
         pipeline: prepared, its networks placed.
         trial: draws a batch of that size with one step.
-        lora: None where there is none.
+        has_lora: whether a LoRA changes the model.
         latent_pixels: h x w of a sample's latents.
         num_denoiser_samples: see :func:`.compile_pays`.
         is_compilable: False where annotations are made or features kept, which compiled code has no place for.
@@ -122,7 +122,9 @@ def choose_inference(
     network = pipeline.denoiser_network
     device, dtype = pipeline._execution_device, str(network.dtype).removeprefix("torch.")
     if begun is not None:
-        inference = Inference.resumed(settings, {**begun, "dtype": dtype, "lora_weights": lora_weights(lora, dtype)})
+        inference = Inference.resumed(
+            settings, {**begun, "dtype": dtype, "lora_weights": lora_weights(has_lora, dtype)}
+        )
         size, attention = inference.batch_size, inference.attention
     else:
         if settings.batch_size is not None:
@@ -135,7 +137,7 @@ def choose_inference(
         if device.type == "cuda":
             attention = fastest_attention(attention_calls(network, lambda: trial(size)), network.dtype, device)
             say(f"attention {attention} is the fastest")
-        weights = lora_weights(lora, dtype)
+        weights = lora_weights(has_lora, dtype)
         inference = Inference(
             size,
             torch.get_num_threads(),

@@ -83,7 +83,9 @@ class PresetSettings:
         f"a lossy shortcut, faster and not the same images: {', '.join(PRESETS)}; none if not given", None
     )
     few_step_lora: str | None = field_help(
-        f"folder, file or Hub id of the LoRA distilled for a few steps that {', '.join(FEW_STEP_PRESETS)} need", None
+        f"folder, file or Hub id of the LoRA distilled for a few steps that {', '.join(FEW_STEP_PRESETS)} need; with"
+        " :STRENGTH after it where that is not 1",
+        None,
     )
 
     def apply_preset(self) -> None:
@@ -124,10 +126,6 @@ class PresetSettings:
     def shortcuts(self) -> dict[str, Any]:
         """Arguments of the pipeline's call."""
         return dict(PRESETS[self.preset].shortcuts) if self.preset is not None else {}
-
-    def any_lora(self) -> str | None:
-        """A LoRA of the run, whichever; None where there is none."""
-        return self.lora or self.few_step_lora  # pyright: ignore[reportAttributeAccessIssue]
 
     def reuses_features(self) -> bool:
         """See :attr:`Preset.reuses_features`."""

@@ -140,9 +140,9 @@ class Inference:
 _LEFT_OUT = {"attention": "auto", "offload": "none", "quantization": "none"}
 
 
-def lora_weights(lora: str | None, dtype: str) -> str:
+def lora_weights(has_lora: bool, dtype: str) -> str:
     """``fused``, ``beside`` or ``none``: see :class:`Inference`."""
-    if lora is None:
+    if not has_lora:
         return "none"
     return "fused" if dtype == "float32" else "beside"
 

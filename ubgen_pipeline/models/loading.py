@@ -1,8 +1,6 @@
 """Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
 
 import os
-import re
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -19,18 +17,16 @@ from diffusers import (
     PNDMScheduler,
     UniPCMultistepScheduler,
 )
-from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
 from huggingface_hub import constants
 from huggingface_hub.errors import GatedRepoError, RemoteEntryNotFoundError, RevisionNotFoundError
-from safetensors import SafetensorError, safe_open
 
 from ..commands.console import say
-from ..commands.library_log import hushed
 from ..family import Family
 from ..mini import EMBEDDED_MODELS, embedded_model_path
 from ..scheduler_noise import is_flow_scheduler
-from .families import FAMILIES, family_of, family_of_model
-from .lora_families import lora_family
+from .families import FAMILIES, family_of_model
+from .lora_loading import attach_loras
+from .loras import HUB_ID, Lora, LoraLike, as_loras
 from .quantization import quantization_config
 from .text_embeddings import load_embedding, split_embedding
 
@@ -65,7 +61,6 @@ _SCHEDULER_SETTINGS: dict[str, dict[str, Any]] = {
 }
 _said_notes: set[str] = set()
 _EMBEDDED_TEXT = ", ".join(map(repr, EMBEDDED_MODELS))
-_HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
 
 
 def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
@@ -86,7 +81,7 @@ def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
         raise ValueError(
             f"{argument} is {name!r}, which holds no model_index.json; give a folder in diffusers layout."
         )
-    if not _HUB_ID.fullmatch(name):
+    if not HUB_ID.fullmatch(name):
         raise ValueError(
             f"{argument} is {name!r}, which does not exist; give {_EMBEDDED_TEXT}, a folder or a Hub id (owner/name)."
         )
@@ -96,8 +91,8 @@ def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
 def load_pipeline(
     model: str | Path,
     *,
-    lora: str | Path | None = None,
-    few_step_lora: str | Path | None = None,
+    lora: LoraLike = None,
+    few_step_lora: str | Path | Lora | None = None,
     scheduler: str | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
@@ -112,14 +107,15 @@ def load_pipeline(
 
     Args:
         model: ``mini``, ``mini-flow``, a folder in diffusers layout, or a Hub id.
-        lora: folder, file or Hub id of a LoRA in diffusers format.
-        few_step_lora: of a second LoRA, distilled for a few steps, to be added to the first.
+        lora: folder, file or Hub id of a LoRA, or several of them, all of which are added; ``PATH:0.5`` adds half of
+            one, and ``PATH:0`` leaves the model as it is: see :func:`.loras.split_lora`.
+        few_step_lora: of another LoRA, distilled for a few steps, to be added to those.
         scheduler: a key of :data:`SCHEDULERS`, or of :data:`FLOW_SCHEDULERS` for a model of flow matching; None keeps
             the model's own.
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
-        lora_revision: of the LoRA on the Hub.
-        few_step_lora_revision: of the second LoRA on the Hub.
+        lora_revision: of the LoRA on the Hub, where there is one.
+        few_step_lora_revision: of the one for a few steps.
         embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
         quantization: ``int8`` or ``nf4`` for weights of 8 or 4 bits: see :func:`.quantization.quantization_config`.
         device: where to put it; None leaves it on the CPU.
@@ -152,12 +148,11 @@ def load_pipeline(
         _say_licence_note(pipeline)
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
-    if lora is not None:
-        load_lora(pipeline, lora, revision=lora_revision)
-    if few_step_lora is not None:
-        load_lora(pipeline, few_step_lora, revision=few_step_lora_revision, argument="few_step_lora")
-        # loading the second LoRA leaves only one of the two switched on
-        pipeline.set_adapters(sorted({name for names in pipeline.get_list_adapters().values() for name in names}))
+    attach_loras(
+        pipeline,
+        [(entry, "lora") for entry in as_loras(lora, lora_revision)]
+        + [(entry, "few_step_lora") for entry in as_loras(few_step_lora, few_step_lora_revision, "few_step_lora")],
+    )
     if embeddings and not pipeline.has_textual_inversion:
         raise ValueError(
             f"embeddings is {list(embeddings)}, and {type(pipeline).__name__} takes no textual inversions; leave it"
@@ -237,92 +232,6 @@ def set_scheduler(pipeline: Family, name: str) -> None:
     if settings.get("use_flow_sigmas"):
         settings["flow_shift"] = pipeline.scheduler.config.get("shift", 1.0)
     pipeline.scheduler = known[name].from_config(pipeline.scheduler.config, **settings)
-
-
-def load_lora(pipeline: Any, lora: str | Path, *, revision: str | None = None, argument: str = "lora") -> None:
-    """Load a LoRA into the pipeline after checking every key and shape, so that a misfit leaves it untouched.
-
-    Raises:
-        ValueError: no LoRA there, or one that does not fit.
-    """
-    source = str(Path(lora).expanduser()) if Path(lora).expanduser().exists() else str(lora)
-    try:
-        # the pipeline reads state dict and metadata from the path: alpha stands in the metadata
-        state_dict, *_ = pipeline.lora_state_dict(
-            source, use_safetensors=True, return_lora_metadata=True, revision=revision
-        )
-    # diffusers' converters of other layouts trip over those that they do not know in many ways
-    except Exception as error:
-        if family := lora_family(_weight_shapes(source)):
-            raise ValueError(
-                f"{argument} is {str(lora)!r}, which does not fit the model: it seems to be made for {family}; use the"
-                " model it was made for."
-            ) from error
-        raise ValueError(
-            f"{argument} is {str(lora)!r}, which could not be read; give a folder with"
-            f" {pipeline.lora_file}, such a file, or a Hub id. {_first_line(error)}"
-        ) from error
-    if misfit := _misfit(pipeline, state_dict):
-        shapes = _weight_shapes(source) or {key: value.shape for key, value in state_dict.items()}
-        family = lora_family(shapes)
-        own = family_of(type(pipeline).__name__)
-        seems = f" it seems to be made for {family};" if family and own not in re.split(r"[(), ]+", family) else ""
-        raise ValueError(
-            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit};{seems} use the model it was made"
-            " for."
-        )
-    # each key was looked at above, but diffusers warns of each part for which there is none, and peft of a second LoRA
-    with hushed("diffusers.loaders"), warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        pipeline.load_lora_weights(source, use_safetensors=True, revision=revision)
-
-
-def _weight_shapes(source: str) -> dict[str, list[int]]:
-    """Shapes of the weights in a LoRA's file on the disk, by name; none where there is not one file."""
-    place = Path(source)
-    files = list(place.glob("*.safetensors")) if place.is_dir() else [place]
-    if len(files) != 1 or not files[0].is_file():
-        return {}
-    try:
-        with safe_open(files[0], framework="pt") as weights:
-            return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
-    except SafetensorError:
-        return {}
-
-
-def _misfit(pipeline: Any, state_dict: dict[str, torch.Tensor]) -> str | None:
-    """Why the LoRA does not fit, or None; keys are ``<part>.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
-    denoiser = pipeline.denoiser_part
-    parts = {denoiser: pipeline.denoiser_network, **pipeline.text_networks}
-    foreign = [key for key in state_dict if key.split(".")[0] not in parts or "lora" not in key]
-    if foreign or not state_dict:
-        return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
-    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith(f"{denoiser}.")}
-    if len(peft_names) > 1:
-        # diffusers decides by the first key and then drops the keys of the other kind
-        return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
-    for prefix, part in parts.items():
-        own = {
-            key.removeprefix(f"{prefix}."): value for key, value in state_dict.items() if key.startswith(f"{prefix}.")
-        }
-        if not own:
-            continue
-        if prefix != denoiser:
-            own = convert_state_dict_to_peft(own)
-        elif prefix == "unet":
-            own = convert_unet_state_dict_to_peft(own)
-        modules = dict(part.named_modules())
-        for key, value in own.items():
-            module_name, _, side = key.removesuffix(".weight").rpartition(".")
-            # transformers dropped this level from its text encoder; diffusers drops it from the keys, too
-            module = modules.get(module_name) or modules.get(module_name.removeprefix("text_model."))
-            weight = getattr(module, "weight", None)
-            if weight is None:
-                return f"it has no {prefix}.{module_name}"
-            axis = {"lora_A": 1, "lora_B": 0}.get(side)
-            if axis is not None and value.shape[axis] != weight.shape[axis]:
-                return f"{prefix}.{key} is {tuple(value.shape)} beside a weight of {tuple(weight.shape)}"
-    return None
 
 
 def _first_line(error: Exception) -> str:

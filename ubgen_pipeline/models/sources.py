@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from ..mini import EMBEDDED_MODELS
+from .loras import Lora
 
 if TYPE_CHECKING:
     from ubgen_hub_cards.dataset_card import Source
@@ -22,15 +23,18 @@ _LICENCE_KEYS = ("license", "license_name", "license_link")
 class GeneratorSource:
     """The model and LoRAs as the user named them, and their commits on the Hub where they come from there.
 
-    ``few_step_lora`` is one that was distilled for a few steps, which some presets add to the other.
+    ``few_step_lora`` is one that was distilled for a few steps, which some presets add to the others.
     """
 
     model: str
-    lora: str | None
-    model_revision: str | None
-    lora_revision: str | None
-    few_step_lora: str | None = None
-    few_step_lora_revision: str | None = None
+    model_revision: str | None = None
+    loras: tuple[Lora, ...] = ()
+    few_step_lora: Lora | None = None
+
+    @property
+    def acts(self) -> bool:
+        """Whether any LoRA changes the model."""
+        return any(lora.strength != 0 for lora in (*self.loras, self.few_step_lora) if lora is not None)
 
 
 def public_name(source: str | None) -> str | None:

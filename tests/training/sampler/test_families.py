@@ -6,7 +6,7 @@ import torch
 
 from support.family_models import FAMILY_NAMES, QUICK, own_pipeline, tiny_pipeline
 from ubgen_pipeline.latent_denoising import check_jump
-from ubgen_pipeline.models.loading import load_lora
+from ubgen_pipeline.models.lora_loading import load_lora
 from ubgen_training.lora.adapter import LoraSettings, lora_layers
 from ubgen_training.lora.lora_files import load_lora_into, save_lora
 from ubgen_training.sampler.gradient_steps import GradientSteps

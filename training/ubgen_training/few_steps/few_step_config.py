@@ -25,10 +25,16 @@ class FewStepConfig(LatentTrainingConfig):
     free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME | {"lora", "lora_revision", "initial_lora"}
 
     output_dir: str | None = field(default="few_steps", metadata={"help": "Where LoRA and checkpoints are written."})
-    lora: str | None = field(
-        default=None, metadata={"help": "Folder, file or Hub id of the LoRA whose images are wanted in a few steps."}
+    lora: list[str] | None = field(
+        default=None,
+        metadata={
+            "help": "Folder, file or Hub id of the LoRA whose images are wanted in a few steps, or of several, each"
+            " with :STRENGTH after it where that is not 1."
+        },
     )
-    lora_revision: str | None = field(default=None, metadata={"help": "Revision of that LoRA on the Hub."})
+    lora_revision: str | None = field(
+        default=None, metadata={"help": "Revision of that LoRA on the Hub, where there is one."}
+    )
     initial_lora: str | None = field(
         default=None,
         metadata={"help": "Folder of a LoRA of this trainer to begin with, such as one of more segments."},
