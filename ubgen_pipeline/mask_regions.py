@@ -135,8 +135,8 @@ def region_outlines(region: np.ndarray) -> list[np.ndarray]:
         while True:
             ends = steps[corner]
             # where two pixels touch at a corner, turn to stay with the same pixel
-            turn = (-direction[1], direction[0])
-            chosen = next((end for end in ends if (end[0] - corner[0], end[1] - corner[1]) == turn), ends[0])
+            turned = _next_at(corner, direction)
+            chosen = turned if turned in ends else ends[0]
             ends.remove(chosen)
             if not ends:
                 del steps[corner]
@@ -144,7 +144,7 @@ def region_outlines(region: np.ndarray) -> list[np.ndarray]:
             if new_direction != direction:
                 outline.append(corner)
             corner, direction = chosen, new_direction
-            if corner == first:
+            if corner == first and _next_at(corner, direction) not in steps.get(corner, ()):
                 break
         points = np.array(outline)
         # the start may lie on a straight line
@@ -178,32 +178,15 @@ def region_of_outlines(outlines: Sequence[np.ndarray], shape: tuple[int, int]) -
     return np.bitwise_xor.accumulate(crossings, axis=1)[:, :-1].astype(bool)
 
 
-def single_outline(outlines: Sequence[np.ndarray]) -> np.ndarray:
-    """One outline ``(P, 2)`` for a region with holes and parts, for formats that hold one polygon per object.
-
-    The pieces are joined by bridges that are walked there and back, which enclose nothing: its area is the region's.
-
-    Args:
-        outlines: of the region, see :func:`region_outlines`.
-    """
-    joined, *rest = sorted(outlines, key=lambda points: -abs(polygon_area(points)))
-    while rest:
-        # the nearest outline next, so that bridges are short
-        gaps = [((joined[:, None] - points[None]) ** 2).sum(-1) for points in rest]
-        nearest = min(range(len(rest)), key=lambda number: gaps[number].min())
-        here, there = np.unravel_index(int(gaps[nearest].argmin()), gaps[nearest].shape)
-        points = rest.pop(nearest)
-        # along pixel borders too: a slanting bridge may run through a pixel's centre, where readers ask what is inside
-        corner = np.array([[points[there, 0], joined[here, 1]]])
-        bridged = [corner, points[there:], points[: there + 1], corner]
-        joined = np.concatenate([joined[: here + 1], *bridged, joined[here:]])
-    return joined
-
-
 def polygon_area(points: np.ndarray) -> float:
     """Signed area of an outline ``(P, 2)`` in pixels, positive when it runs clockwise on the screen."""
     x, y = points[:, 0], points[:, 1]
     return float((x * np.roll(y, -1) - np.roll(x, -1) * y).sum() / 2)
+
+
+def _next_at(corner: tuple[int, int], direction: tuple[int, int]) -> tuple[int, int]:
+    """Where an outline goes on from a corner that it stays around: to its right."""
+    return corner[0] - direction[1], corner[1] + direction[0]
 
 
 def _turn(before: np.ndarray, point: np.ndarray, after: np.ndarray) -> int:

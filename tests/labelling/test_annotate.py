@@ -155,6 +155,30 @@ def test_every_kind_of_model(tmp_path, build):
         )
 
 
+@pytest.mark.parametrize("build", [segformer, yolos], ids=lambda build: build.__name__)
+def test_objects_that_a_model_does_not_tell_apart_are_refused(tmp_path, build, capsys):
+    build(tmp_path / "m", ["circle", "star"])
+    flags = [save_scenes(tmp_path / "d", 1), "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "o")]
+    assert main([*flags, "--objects", "queries"]) == 2
+    assert "objects is 'queries', which model" in capsys.readouterr().err
+    assert main([*flags, "--objects", "instances"]) == 2
+    assert "choose one of regions, classes, queries" in capsys.readouterr().err
+    assert main([*flags, "--objects", "classes"]) == (0 if build is segformer else 2)
+    assert not (tmp_path / "o").exists() or build is segformer
+
+
+def test_a_universal_segmenters_queries_are_objects(tmp_path):
+    mask2former(tmp_path / "m", ["circle", "star"])
+    flags = [save_scenes(tmp_path / "d", 2), "--model", str(tmp_path / "m"), "--threshold", "0", "--min-area", "0"]
+    assert main([*flags, "--objects", "queries", "--output-dir", str(tmp_path / "o")]) == 0
+    for row in load_dataset(str(tmp_path / "o"), split="train"):
+        mask, instances = np.asarray(row["mask"]), np.asarray(row["instances"])
+        # five queries for each of two classes; every pixel of a class belongs to one
+        assert np.array_equal(instances > 0, mask > 0) and 0 < instances.max() <= 10
+        for number, (label, area) in enumerate(zip(row["objects"]["category"], row["objects"]["area"]), 1):
+            assert (instances == number).sum() == area and set(mask[instances == number]) == {1 + label}
+
+
 def test_masks_in_a_detectors_boxes(tmp_path):
     yolos(tmp_path / "m", ["circle", "star"])
     sam(tmp_path / "s")

@@ -91,3 +91,33 @@ def test_scores_of_a_universal_segmenter_weigh_masks_by_classes():
     output = SimpleNamespace(masks_queries_logits=masks, class_queries_logits=classes)
     scores = transformers_scores(output, (2, 2))
     assert scores.shape == (1, 2, 2, 2) and scores.argmax(dim=1)[0].tolist() == [[0, 1], [0, 1]]
+
+
+def queries_output():
+    """Five queries over 6 x 8 pixels: a disc's two parts, another disc, a ring, sky, and one that found nothing."""
+    classes = torch.full((1, 5, 4), -6.0)
+    for query, place in enumerate((0, 0, 1, 2, 3)):
+        classes[0, query, place] = 6.0
+    masks = torch.full((1, 5, 6, 8), -9.0)
+    masks[0, 0, :, :2] = masks[0, 0, :, 4:6] = 9.0
+    masks[0, 1, :3, 6:] = 9.0
+    masks[0, 2, 3:, 6:] = 9.0
+    masks[0, 3, :, 2:4] = masks[0, 4] = 9.0
+    return SimpleNamespace(masks_queries_logits=masks, class_queries_logits=classes)
+
+
+def test_parts_of_one_object_stay_together_where_they_are_told_apart():
+    def labelled(objects):
+        # disc and ring are the dataset's, sky is not
+        annotator = PixelAnnotator(
+            lambda pixels: queries_output(), transformers_scores, None, np.array([1, 2, 0]), 0.5, 0.0, "cpu", objects
+        )
+        annotator._processor = lambda images, return_tensors: {"pixel_values": torch.zeros(1, 3, 6, 8)}
+        found = annotator(IMAGE)
+        return [(item.value, item.box, item.area, int(item.region.sum())) for item in found.objects]
+
+    assert labelled("queries") == [
+        (1, (0, 0, 6, 6), 24, 24), (1, (6, 0, 8, 3), 6, 6), (2, (6, 3, 8, 6), 6, 6),
+    ]  # fmt: skip
+    assert labelled("classes") == [(1, (0, 0, 8, 6), 30, 30), (2, (6, 3, 8, 6), 6, 6)]
+    assert [area for _, _, area, _ in labelled("regions")] == [18, 12, 6]

@@ -11,7 +11,6 @@ from ubgen_pipeline.mask_regions import (
     polygon_area,
     region_of_outlines,
     region_outlines,
-    single_outline,
 )
 from ubgen_pipeline.mini.scenes import scenes
 
@@ -73,13 +72,6 @@ def test_outlines_enclose_the_region(shape):
         before, after = points - np.roll(points, 1, axis=0), np.roll(points, -1, axis=0) - points
         assert (np.abs(before).min(axis=1) == 0).all(), "an edge that follows no pixel border"
         assert ((before * after).sum(axis=1) == 0).all(), "a point that is no corner"
-
-
-@pytest.mark.parametrize("shape", SHAPES)
-def test_one_outline_has_the_regions_area(shape):
-    points = single_outline(region_outlines(shape))
-    assert polygon_area(points) == shape.sum()
-    assert np.array_equal(enclosed(points, shape.shape), shape)
 
 
 def test_a_square_is_four_points_clockwise():

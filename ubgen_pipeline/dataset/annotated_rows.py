@@ -22,9 +22,9 @@ import numpy as np
 from PIL import Image
 
 from ..files.image_codecs import rgb_image
-from ..mask_regions import connected_regions, region_of_outlines, region_outlines
+from ..mask_regions import connected_regions, polygon_area, region_box, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
-from .columns import OBJECTS_COLUMN, read_objects
+from .columns import OBJECTS_COLUMN, StoredObject, read_objects
 from .reader import StoredRows
 
 
@@ -47,6 +47,11 @@ class AnnotatedObject:
     score: float | None = None
     region: np.ndarray | None = None
     stored_outlines: list[np.ndarray] | None = None
+
+    @property
+    def is_box(self) -> bool:
+        """Whether nothing but its box is known."""
+        return self.region is None and self.stored_outlines is None
 
     @cached_property
     def outlines(self) -> list[np.ndarray]:
@@ -208,9 +213,7 @@ def _objects(
         if instances is not None:
             region = instances == number + 1
         elif mask is not None:
-            # without a map of instances: the region of that class which has this very box
-            same = connected_regions(np.where(mask == item.label + 1, 1, 0), skip=(0,))
-            region = next((region for _, found, region in same if found == item.box), None)
+            region = _region_in(mask == item.label + 1, item)
         if outlines is not None:
             enclosed = _enclosed(outlines, size)
             if region is None and enclosed is not None and enclosed.sum() == item.area:
@@ -218,9 +221,30 @@ def _objects(
             elif region is None or enclosed is None or not np.array_equal(enclosed, region):
                 # where the two differ, the pixels count
                 outlines = None
+            if outlines is not None and region is not None and sum(map(polygon_area, outlines)) != region.sum():
+                # holes that do not run the other way round
+                outlines = None
         area = item.area if region is None else int(region.sum())
         objects.append(AnnotatedObject(item.label, item.box, area, item.score, region, outlines))
     return objects
+
+
+def _region_in(same: np.ndarray, item: StoredObject) -> np.ndarray | None:
+    """The object's pixels ``(H, W)`` bool among those of its class, where there is no map of instances.
+
+    They are the connected region with its box and area, or all regions in the box where these have its area together,
+    or else the one with its box.
+    """
+    x0, y0, x1, y1 = (int(side) for side in item.box)
+    together, like_it = np.zeros_like(same), None
+    for _, box, region in connected_regions(same, skip=(False,)):
+        if box == item.box:
+            like_it = region
+            if region.sum() == item.area:
+                return region
+        if x0 <= box[0] and y0 <= box[1] and box[2] <= x1 and box[3] <= y1:
+            together |= region
+    return together if together.sum() == item.area > 0 and region_box(together) == item.box else like_it
 
 
 def _enclosed(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray | None:

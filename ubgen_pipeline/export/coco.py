@@ -1,34 +1,38 @@
 """Export to COCO's layout: ``images/``, ``annotations/instances_train.json``, and ``masks/`` with the class masks.
 
 Category ids are label + 1 in the order of the dataset's classes, image ids the rows' numbers, annotation ids count
-from 1. Segmentations are run lengths, which say a region exactly, or polygons along pixel borders where asked for.
+from 1. Segmentations are run lengths, which say a region exactly, or polygons where asked for: one for each connected
+part, with its holes joined to its outside by bridges, since COCO has no word for a hole. An annotation is one object,
+whatever it is made of, so ``iscrowd`` is 0: 1 would have evaluations leave it out.
 """
 
 import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
-from ..mask_regions import polygon_area, single_outline
+from .outlines import part_polygons
 
 
-def write_coco(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygons: bool = False) -> None:
+def write_coco(
+    source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygon_grid: str | None = None
+) -> None:
     """Images, masks and one JSON file, written while the rows pass.
 
     Args:
         source: where the rows come from.
         rows: the rows to write.
         folder: an empty folder.
-        polygons: polygons instead of run lengths.
+        polygon_grid: of polygons, which are written instead of run lengths; see :mod:`.outlines`.
 
     Raises:
         ValueError: pycocotools, which packs run lengths, is not installed.
     """
-    encode = None if polygons else _encoder()
+    encode = _encoder() if polygon_grid is None else None
     for name in ("images", "annotations", *(["masks"] if source.has_masks else [])):
         (folder / name).mkdir()
     file, parts = folder / "annotations" / "instances_train.json", folder / "annotations" / "parts"
@@ -48,7 +52,7 @@ def write_coco(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path
             images.write((",\n" if position else "\n") + json.dumps(entry))
             for item in row.objects or []:
                 num_annotations += 1
-                annotation = _annotation(item, row, num_annotations, encode)
+                annotation = _annotation(item, row, num_annotations, encode, polygon_grid or "borders")
                 annotations.write((",\n" if num_annotations > 1 else "\n") + json.dumps(annotation))
         images.write('\n],\n"annotations": [')
         annotations.flush()
@@ -58,7 +62,7 @@ def write_coco(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path
     parts.unlink()
 
 
-def _annotation(item: AnnotatedObject, row: AnnotatedRow, number: int, encode: Any) -> dict[str, Any]:
+def _annotation(item: AnnotatedObject, row: AnnotatedRow, number: int, encode: Any, grid: str) -> dict[str, Any]:
     x0, y0, x1, y1 = item.box
     if encode is not None and item.region is not None:
         packed = encode(np.asfortranarray(item.region, dtype=np.uint8))
@@ -67,7 +71,7 @@ def _annotation(item: AnnotatedObject, row: AnnotatedRow, number: int, encode: A
             "counts": packed["counts"].decode("ascii"),
         }
     else:
-        segmentation = coco_polygons(item.outlines)
+        segmentation = [points.reshape(-1).tolist() for points in part_polygons(item.outlines, grid)]
     entry = {
         "id": number,
         "image_id": row.index,
@@ -79,15 +83,6 @@ def _annotation(item: AnnotatedObject, row: AnnotatedRow, number: int, encode: A
     }
     # not `score`, which marks detections instead of truth
     return entry if item.score is None else {**entry, "confidence": round(float(item.score), 6)}
-
-
-def coco_polygons(outlines: Sequence[np.ndarray]) -> list[list[float]]:
-    """Outlines ``(P, 2)`` as COCO's list of flat polygons x0, y0, x1, y1, …
-
-    COCO has no word for a hole: it is joined to the outline around it by a bridge, which converters keep.
-    """
-    has_holes = any(polygon_area(points) < 0 for points in outlines)
-    return [points.reshape(-1).tolist() for points in ([single_outline(outlines)] if has_holes else outlines)]
 
 
 def _encoder() -> Any:

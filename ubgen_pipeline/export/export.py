@@ -16,16 +16,17 @@ from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..files.whole_files import whole_folder
 from .coco import write_coco
 from .folders import write_imagefolder, write_webdataset
+from .outlines import GRIDS
 from .voc import write_voc
 from .yolo import write_yolo
 
-# writer, whether it needs objects, whether it can write polygons
-_FORMATS: dict[str, tuple[Callable[..., None], bool, bool]] = {
-    "imagefolder": (write_imagefolder, False, False),
-    "webdataset": (write_webdataset, False, False),
-    "coco": (write_coco, True, True),
-    "yolo": (write_yolo, True, True),
-    "voc": (write_voc, True, False),
+# writer, which may give back what the format could not hold; whether it needs objects; grid of its polygons, if any
+_FORMATS: dict[str, tuple[Callable[..., list[str] | None], bool, str | None]] = {
+    "imagefolder": (write_imagefolder, False, None),
+    "webdataset": (write_webdataset, False, None),
+    "coco": (write_coco, True, "borders"),
+    "yolo": (write_yolo, True, "pixels"),
+    "voc": (write_voc, True, None),
 }
 FORMATS = tuple(_FORMATS)
 
@@ -37,13 +38,23 @@ class ExportSettings:
     format: str = field_help(f"one of {', '.join(FORMATS)}")
     output_dir: str = field_help("folder of the export; new or empty")
     polygons: bool = field_help("COCO: polygons instead of run lengths; YOLO: outlines instead of boxes", False)
+    polygon_grid: str | None = field_help(
+        "polygons for readers that ask whether a pixel's centre lies inside (borders, the default for COCO), or that"
+        " fill with OpenCV (pixels, the default for YOLO)",
+        None,
+    )
     keep_flagged: bool = field_help("also export images that the safety checker blackened", False)
 
     def __post_init__(self) -> None:
         if self.format not in _FORMATS:
             raise ValueError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
-        if self.polygons and not _FORMATS[self.format][2]:
+        if self.polygons and _FORMATS[self.format][2] is None:
             raise ValueError(f"polygons is set, but format {self.format!r} has no polygons; use coco or yolo.")
+        if self.polygon_grid is not None:
+            if self.polygon_grid not in GRIDS:
+                raise ValueError(f"polygon_grid is {self.polygon_grid!r}; choose one of {', '.join(GRIDS)}.")
+            if not self.polygons:
+                raise ValueError(f"polygon_grid is {self.polygon_grid!r}, but polygons is not set; set it.")
 
 
 def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
@@ -58,7 +69,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
             needs, or a row that does not fit together; nothing is left behind.
     """
     source = AnnotatedRows(dataset_dir)
-    writer, needs_objects, takes_polygons = _FORMATS[settings.format]
+    writer, needs_objects, own_grid = _FORMATS[settings.format]
     if needs_objects and not source.has_objects:
         raise ValueError(
             f"format is {settings.format!r}, but {str(dataset_dir)!r} has neither masks nor objects; generate it with"
@@ -71,24 +82,29 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         )
     if target.resolve().is_relative_to(source.folder.resolve()):
         raise ValueError(f"output_dir is {settings.output_dir!r}, inside the dataset; give a directory elsewhere.")
-    num_flagged = num_images = 0
+    num_flagged = num_images = num_boxes = 0
 
     def rows() -> Iterator[AnnotatedRow]:
-        nonlocal num_flagged, num_images
+        nonlocal num_flagged, num_images, num_boxes
         for row in Progress(len(source), "images").counted(source):
             if row.values.get("nsfw_content_detected") and not settings.keep_flagged:
                 num_flagged += 1
                 continue
             num_images += 1
+            num_boxes += sum(item.is_box for item in row.objects or [])
             yield row
 
-    options: dict[str, Any] = {"polygons": settings.polygons} if takes_polygons else {}
+    options: dict[str, Any] = {"polygon_grid": settings.polygon_grid or own_grid} if settings.polygons else {}
     with whole_folder(target) as temporary:
-        writer(source, rows(), temporary, **options)
+        losses = writer(source, rows(), temporary, **options) or []
         names = json.dumps(source.class_names, indent=2, ensure_ascii=False)
         (temporary / "class_names.json").write_text(names + "\n", encoding="utf-8")
     left_out = f", {num_flagged} flagged by the safety checker left out" if num_flagged else ""
     say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
+    if num_boxes and source.has_masks and needs_objects:
+        losses.append(f"{num_boxes} objects are not in the masks with their box and area; they are exported as boxes")
+    for loss in losses:
+        say(loss)
     return num_images
 
 

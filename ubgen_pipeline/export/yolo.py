@@ -1,7 +1,8 @@
 """Export to YOLO's layout: ``images/train``, ``labels/train`` with a text file per image, ``data.yaml``.
 
 A line is ``label x y width height`` of the box (centre and size, as shares of the image), or ``label x y x y …`` of
-the object's outline, holes and parts joined by bridges.
+the object's outline, holes and parts joined by bridges. A line holds one polygon, so that readers which fill it paint
+the bridges between parts, too.
 """
 
 from collections.abc import Iterable
@@ -11,25 +12,32 @@ import numpy as np
 import yaml
 
 from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
-from ..mask_regions import single_outline
+from .outlines import num_parts, single_polygon
 
 
-def write_yolo(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygons: bool = False) -> None:
+def write_yolo(
+    source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path, *, polygon_grid: str | None = None
+) -> list[str]:
     """Images, labels, class masks where there are any, and the description that trainers read.
 
     Args:
         source: where the rows come from.
         rows: the rows to write.
         folder: an empty folder.
-        polygons: outlines instead of boxes.
+        polygon_grid: of outlines, which are written instead of boxes; see :mod:`.outlines`.
+
+    Returns:
+        What the format could not hold.
     """
     for name in ("images", "labels", *(["masks"] if source.has_masks else [])):
         (folder / name / "train").mkdir(parents=True)
+    num_joined = 0
     for row in rows:
         (folder / "images" / "train" / f"{row.name}{row.suffix}").write_bytes(row.image)
         if row.mask is not None:
             (folder / "masks" / "train" / f"{row.name}.png").write_bytes(row.values["mask"]["bytes"])
-        lines = [yolo_line(item, row.size, polygons=polygons) + "\n" for item in row.objects or []]
+        lines = [yolo_line(item, row.size, polygon_grid) + "\n" for item in row.objects or []]
+        num_joined += polygon_grid is not None and sum(num_parts(item.outlines) > 1 for item in row.objects or [])
         # an empty file says that there is nothing in the image
         (folder / "labels" / "train" / f"{row.name}.txt").write_text("".join(lines), encoding="utf-8")
     about = {"train": "images/train", "val": "images/train", "names": dict(enumerate(source.class_names))}
@@ -38,14 +46,20 @@ def write_yolo(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path
         + yaml.safe_dump(about, sort_keys=False, allow_unicode=True),
         encoding="utf-8",
     )
+    if not num_joined:
+        return []
+    return [
+        f"{num_joined} objects have several parts, which YOLO's one polygon joins by lines; readers that fill it paint"
+        " these, one pixel wide"
+    ]
 
 
-def yolo_line(item: AnnotatedObject, size: tuple[int, int], *, polygons: bool = False) -> str:
-    """The object's line; ``size`` is the image's (width, height)."""
+def yolo_line(item: AnnotatedObject, size: tuple[int, int], polygon_grid: str | None = None) -> str:
+    """The object's line; ``size`` is the image's (width, height), ``polygon_grid`` that of outlines; None: the box."""
     width, height = size
     x0, y0, x1, y1 = item.box
-    if polygons:
-        numbers = (single_outline(item.outlines) / np.array([width, height])).reshape(-1)
+    if polygon_grid is not None:
+        numbers = (single_polygon(item.outlines, polygon_grid) / np.array([width, height])).reshape(-1)
     else:
         numbers = [(x0 + x1) / 2 / width, (y0 + y1) / 2 / height, (x1 - x0) / width, (y1 - y0) / height]
     return " ".join([str(item.label), *(f"{number:.8g}" for number in numbers)])

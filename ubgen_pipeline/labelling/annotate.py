@@ -25,6 +25,11 @@ if TYPE_CHECKING:
 _OWN_COLUMNS = ("mask", "confidence", "heatmaps", "instances", OBJECTS_COLUMN, "annotator")
 
 
+# What of a segmenter's mask is one object: a connected region of a class; all pixels of a class; or what one query of
+# a universal segmenter (Mask2Former and its like, trained on instances) found, whose parts may lie apart.
+OBJECTS = ("regions", "classes", "queries")
+
+
 @dataclass(frozen=True)
 class AnnotateSettings:
     """Settings of ``ubgen annotate``."""
@@ -43,6 +48,11 @@ class AnnotateSettings:
         "least probability of a pixel's class, which else is ignored, or of a box, which else is dropped", 0.5
     )
     min_area: float = field_help("least share of the image that an object covers", 0.005)
+    objects: str = field_help(
+        "what of a segmenter's mask is one object: regions (connected ones), classes (all pixels of a class), or"
+        " queries (what a universal segmenter trained on instances tells apart, parts together)",
+        "regions",
+    )
     own_class_only: bool = field_help("look for each row's own class alone", False)
     split: str = field_help("split of the dataset", "train")
     samples_per_shard: int = field_help("rows of a parquet file", 256)
@@ -55,6 +65,8 @@ class AnnotateSettings:
             raise ValueError(f"threshold is {self.threshold}; choose from 0 to 1.")
         if not 0 <= self.min_area < 1:
             raise ValueError(f"min_area is {self.min_area}; give a share of the image from 0 to below 1.")
+        if self.objects not in OBJECTS:
+            raise ValueError(f"objects is {self.objects!r}; choose one of {', '.join(OBJECTS)}.")
         if self.samples_per_shard < 1:
             raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give an integer of at least 1.")
 
@@ -97,7 +109,9 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     if Path(output_dir).expanduser().resolve() == Path(folder).expanduser().resolve():
         raise ValueError(f"output_dir is {output_dir!r}, the dataset itself; give another folder.")
     manifest = {
-        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device")},
+        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", "objects")},
+        # datasets that an earlier version began know of regions alone
+        **({} if settings.objects == "regions" else {"objects": settings.objects}),
         # not where a configuration lies, but what it says
         "class_map": [dict(words.class_map), list(words.stand_ins)],
         "source": source.fingerprint(),
@@ -114,6 +128,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
         mask_model=settings.mask_model,
         threshold=settings.threshold,
         min_area=settings.min_area,
+        objects=settings.objects,
         device=device,
     )
     has_masks = annotator(source.rows[0]["image"]).mask is not None

@@ -42,7 +42,8 @@ class Annotator(Protocol):
 class PixelAnnotator:
     """Masks of a segmenter; the probabilities of all model classes that stand for one class add up.
 
-    Where a row's own class is given, other classes of the dataset are ruled out before that.
+    Where a row's own class is given, other classes of the dataset are ruled out before that. ``objects`` says which
+    pixels of a class are one object, see :data:`.annotate.OBJECTS`; ``queries`` needs a universal segmenter.
     """
 
     def __init__(
@@ -54,15 +55,17 @@ class PixelAnnotator:
         threshold: float,
         min_area: float,
         device: str,
+        objects: str = "regions",
     ):
-        self._network, self._scores, self._processor = network, scores, processor
+        self._network, self._scores, self._processor, self._objects = network, scores, processor, objects
         self._table, self._threshold, self._min_area, self._device = table, threshold, min_area, device
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, own_label: int | None = None) -> Labelling:
         image = rgb_image(image)
         pixels = _pixels(image, self._processor, normalise=self._scores is transformers_scores).to(self._device)
-        scores = self._scores(self._network(pixels), image.size[::-1])
+        output = self._network(pixels)
+        scores = self._scores(output, image.size[::-1])
         table, scores = torch.from_numpy(self._table), scores[0].cpu()
         if own_label is not None:
             # probabilities given that no other class of the dataset is there
@@ -75,7 +78,12 @@ class PixelAnnotator:
         probabilities = torch.zeros(len(classes), *by_model_class.shape[1:]).index_add_(0, places, by_model_class)
         confidence, best = probabilities.max(dim=0)
         mask = torch.where(confidence < self._threshold, IGNORE_LABEL, classes[best]).numpy().astype(np.uint8)
-        return Labelling(mask, mask_objects(mask, confidence.numpy(), self._min_area))
+        if self._objects == "regions":
+            return Labelling(mask, mask_objects(mask, confidence.numpy(), self._min_area))
+        parts = np.zeros(mask.shape, np.int64)
+        if self._objects == "queries":
+            parts = best_queries(output, mask, self._table)
+        return Labelling(mask, _joined_objects(mask, parts, confidence.numpy(), self._min_area))
 
 
 class BoxAnnotator:
@@ -177,6 +185,39 @@ def transformers_scores(output: Any, size: Sequence[int]) -> torch.Tensor:
         classes = output.class_queries_logits.float().softmax(dim=-1)[..., :-1]
         return torch.einsum("bqc,bqhw->bchw", classes, masks).clamp_min(1e-6).log()
     return _resized(output.logits.float(), size)
+
+
+def best_queries(output: Any, mask: np.ndarray, table: np.ndarray) -> np.ndarray:
+    """The query of a universal segmenter that says most surely what the mask says, at each pixel: ``(H, W)`` int64.
+
+    Args:
+        output: of the network, for one image.
+        mask: ``(H, W)`` uint8 that was made from it.
+        table: ``(M,)``, see above.
+    """
+    classes = output.class_queries_logits[0].float().cpu().softmax(dim=-1)
+    # queries that found nothing only blur the borders of those that did
+    found = classes.argmax(dim=-1) < classes.shape[-1] - 1
+    kept = torch.nonzero(found)[:, 0] if found.any() else torch.arange(len(found))
+    shares = _resized(output.masks_queries_logits.float().cpu(), mask.shape)[0].sigmoid()[kept]
+    best = torch.zeros(mask.shape, dtype=torch.int64)
+    for value in np.setdiff1d(np.unique(mask), (0, IGNORE_LABEL)):
+        sure = classes[kept, :-1][:, torch.from_numpy(table == value)].sum(dim=1)
+        here = torch.from_numpy(mask == value)
+        best[here] = kept[(sure[:, None] * shares[:, here]).argmax(dim=0)]
+    return best.numpy()
+
+
+def _joined_objects(mask: np.ndarray, parts: np.ndarray, confidence: np.ndarray, min_area: float) -> list[MaskObject]:
+    """An object for each pair of a class and a number in ``parts``, whether it is connected or not, by class."""
+    objects = []
+    for value in np.setdiff1d(np.unique(mask), (0, IGNORE_LABEL)):
+        for part in np.unique(parts[mask == value]):
+            region = (mask == value) & (parts == part)
+            if (area := int(region.sum())) >= min_area * mask.size:
+                score = float(confidence[region].mean())
+                objects.append(MaskObject(int(value), region_box(region), area, score, region))
+    return objects
 
 
 def _pixels(image: Image.Image, processor: Any, *, normalise: bool) -> torch.Tensor:

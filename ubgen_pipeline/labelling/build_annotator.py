@@ -39,6 +39,7 @@ def build_annotator(
     mask_model: str | None = None,
     threshold: float = 0.5,
     min_area: float = 0.005,
+    objects: str = "regions",
     device: str = "cpu",
 ) -> Annotator:
     """The annotator for that model.
@@ -51,10 +52,12 @@ def build_annotator(
         mask_model: SAM or its like, which turns a detector's boxes into masks.
         threshold: least probability of a pixel's class (others are ignored) or of a box (others are dropped).
         min_area: least share of the image that an object covers.
+        objects: what of a segmenter's mask is one object, see :data:`.annotate.OBJECTS`.
         device: where it runs.
 
     Raises:
-        ValueError: a model that cannot be loaded or does not label, or classes that do not map.
+        ValueError: a model that cannot be loaded or does not label, classes that do not map, or objects that the model
+            does not tell apart.
     """
     class_map = dict(class_map or {})
     if foreign := [target for target in class_map.values() if target not in class_names]:
@@ -62,14 +65,22 @@ def build_annotator(
     if read_config(model).get("model_type") in BUILT_NAMES:
         segmenter = load_segmenter(model).to(device)
         table = class_table(["background", *segmenter.class_names], class_names, class_map, model)
-        return PixelAnnotator(segmenter, segmenter.class_scores, None, table, threshold, min_area, device)
+        if objects == "queries":
+            raise _no_queries(model)
+        return PixelAnnotator(segmenter, segmenter.class_scores, None, table, threshold, min_area, device, objects)
     try:
         config: Any = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
     loader = _loader_for(config, model)
+    if objects == "queries" and loader is not AutoModelForUniversalSegmentation:
+        raise _no_queries(model)
     network = _load_part(loader, model, device)
     if loader in (AutoModelForObjectDetection, AutoModelForZeroShotObjectDetection):
+        if objects != "regions":
+            raise ValueError(
+                f"objects is {objects!r}, but model {model!r} is a detector, whose boxes are; leave it out."
+            )
         masks = None if mask_model is None else _mask_from_boxes(mask_model, device)
     if loader is AutoModelForZeroShotObjectDetection:
         asked, table = phrase_table(class_names, class_map)
@@ -84,7 +95,14 @@ def build_annotator(
             network, _load_part(AutoImageProcessor, model), None, table, masks, threshold, min_area, device
         )
     processor = _load_part(AutoImageProcessor, model) if _has_processor(model) else None
-    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device)
+    return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device, objects)
+
+
+def _no_queries(model: str) -> ValueError:
+    return ValueError(
+        f"objects is 'queries', which model {model!r} has none of; give regions or classes, or a universal segmenter"
+        " such as Mask2Former."
+    )
 
 
 def _loader_for(config: Any, model: str) -> Any:
