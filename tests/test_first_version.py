@@ -89,6 +89,14 @@ def test_a_resume_with_other_libraries_is_refused_and_names_them(dataset, capsys
     assert sorted(dataset.rglob("*")) == before
 
 
+def test_a_resume_with_another_model_is_refused_and_names_the_version(dataset, random_mini_model, capsys):
+    lose_the_second_shard(dataset)
+    with_versions(dataset)
+    assert main([*GENERATE, str(dataset), "--model", random_mini_model]) == 2
+    message = capsys.readouterr().err
+    assert "model was" in message and "as ubgen 0.1 hashed it" in message
+
+
 def test_a_row_is_drawn_again(dataset, tmp_path, capsys):
     # 1: the image differs, which it may on another processor
     assert main(["regenerate", str(dataset), "--index", "3", "--output", str(tmp_path / "3.png")]) in (0, 1)

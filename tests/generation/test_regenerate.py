@@ -137,6 +137,20 @@ def test_several_loras_with_strengths(random_mini_model, tmp_path, capsys):
         assert command(export) == 0, capsys.readouterr().err
 
 
+def test_names_and_stray_files_do_not_stop_a_resume_or_a_row(random_mini_model, tmp_path, capsys):
+    model = shutil.copytree(random_mini_model, tmp_path / "model")
+    lora = save_random_lora(random_mini_model, tmp_path / "lora") / "pytorch_lora_weights.safetensors"
+    common = ["--class-names", "circle", "star", "--samples-per-class", "1", "--num-inference-steps", "2"]
+    common += ["--threads", "1", "--model", str(model), "--output-dir", str(tmp_path / "d"), "--lora"]
+    assert generate_main([*common, str(lora)]) == 0
+    (model / "notes.json").write_text("{}")
+    renamed = str(lora.rename(tmp_path / "style.safetensors"))
+    (tmp_path / "d" / ".ubgen" / "shard-00000.json").unlink()
+    assert generate_main([*common, renamed]) == 0, capsys.readouterr().err
+    again = [str(tmp_path / "d"), "--index", "1", "--output", str(tmp_path / "1.png"), "--model", str(model)]
+    assert main([*again, "--lora", renamed]) == 0, capsys.readouterr().err
+
+
 def test_a_row_without_a_manifest_says_its_loras(random_mini_model, tmp_path):
     a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
     settings = {"samples_per_class": 1, "num_inference_steps": 2, "threads": 1, "batch_size": 1}

@@ -1,6 +1,7 @@
 """``ubgen annotate``: masks of a segmenter trained here, and every kind of model that transformers has for labels."""
 
 import itertools
+import shutil
 import string
 
 import numpy as np
@@ -272,6 +273,21 @@ def test_a_model_that_does_not_label(tmp_path, capsys):
     source = save_scenes(tmp_path / "d", 2)
     assert main([source, "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "o")]) == 2
     assert "neither segments nor detects" in capsys.readouterr().err
+
+
+def test_a_model_is_known_by_what_it_holds(tmp_path, capsys):
+    """Under another name it goes on, and others in its place do not."""
+    model, scenes_folder = tmp_path / "model", save_scenes(tmp_path / "scenes", 4)
+    segformer(model, NAMES)
+    shutil.copytree(model, tmp_path / "moved")
+    more = ["--output-dir", str(tmp_path / "out"), "--threshold", "0", "--model"]
+    assert main([scenes_folder, *more, str(model)]) == 0
+    (tmp_path / "out" / ".ubgen" / "shard-00000.json").unlink()
+    assert main([scenes_folder, *more, str(tmp_path / "moved")]) == 0, capsys.readouterr().err
+    file = model / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:-4] + b"abcd")
+    assert main([scenes_folder, *more, str(model)]) == 2
+    assert "model was" in capsys.readouterr().err
 
 
 def test_labelled_class_folders_travel_without_the_photographs(tmp_path):

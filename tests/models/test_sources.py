@@ -10,7 +10,7 @@ from ubgen_pipeline.generation.generate import generate_dataset
 from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
 from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 from ubgen_pipeline.mini import EMBEDDED_MODELS
-from ubgen_pipeline.models.sources import fingerprint, hub_commit, model_source, public_name
+from ubgen_pipeline.models.sources import hub_commit, model_source, public_name
 
 
 def test_local_models(tmp_path):
@@ -32,16 +32,6 @@ def test_local_models(tmp_path):
         source = model_source(name, None)
         # the flow model is of a family whose popular checkpoints have another licence
         assert source.name == name and source.licence == {"license": "apache-2.0"} and source.licence_note is None
-
-
-def test_fingerprint_is_of_what_is_in_the_folder(tmp_path):
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "x.safetensors").write_bytes(b"1")
-    assert fingerprint(str(tmp_path / "a")) == fingerprint(str(tmp_path / "b"))
-    (tmp_path / "b" / "x.safetensors").write_bytes(b"2")
-    assert fingerprint(str(tmp_path / "a")) != fingerprint(str(tmp_path / "b"))
-    assert fingerprint("org/name") == "org/name" and fingerprint(None) is None
 
 
 def test_unreachable_or_unknown_models(hub):

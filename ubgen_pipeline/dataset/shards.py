@@ -21,6 +21,7 @@ from typing import Any
 from ..commands.library_log import log_into
 from ..files.folder_lock import STATE_FOLDER
 from ..files.whole_files import whole_file, write_whole_text
+from ..models.fingerprints import in_earlier_words, is_earlier
 
 # what file systems, file managers and git leave in a folder that is otherwise empty
 _OF_THE_SYSTEM = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".git", ".gitattributes", ".gitignore"}
@@ -80,18 +81,31 @@ class DatasetShards:
             raise ValueError(
                 f"{str(self._manifest_file)!r} is no manifest; give an empty or new directory."
             ) from error
-        if settings_hash(found) != settings_hash(self.manifest):
+        if not self.accepts(found):
             raise ValueError(self.difference(found, f"output_dir is {str(self.folder)!r}"))
+
+    def accepts(self, found: Mapping[str, Any]) -> bool:
+        """Whether a dataset with those settings in its manifest is this one.
+
+        Where an earlier version hashed the models in another way, its hashes of the same files are taken over.
+        """
+        made = in_earlier_words(self.manifest, found)
+        if settings_hash(found) != settings_hash(made):
+            return False
+        self.manifest = made
+        return True
 
     def difference(self, found: Mapping[str, Any], place: str) -> str:
         """The message that names the first setting of the manifest ``found`` at ``place`` that differs from this."""
-        for name in sorted(set(found) | set(self.manifest)):
-            there, here = found.get(name, "not set"), self.manifest.get(name, "not set")
+        made = in_earlier_words(self.manifest, found)
+        for name in sorted(set(found) | set(made)):
+            there, here = found.get(name, "not set"), made.get(name, "not set")
             if there != here:
                 break
+        earlier = " (as ubgen 0.1 hashed it, with the names of all its files)" if is_earlier(there) else ""
         return (
-            f"{place}, a dataset made with other settings: {name} was {_short(there)} there and is {_short(here)} now;"
-            " use that value to resume, or give another place."
+            f"{place}, a dataset made with other settings: {name} was {_short(there)} there{earlier} and is"
+            f" {_short(here)} now; use that value to resume, or give another place."
         )
 
     def manifest_text(self, batch_sizes: Mapping[int, int] | None = None) -> str:

@@ -13,8 +13,9 @@ from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
+from ..models.fingerprints import fingerprint
 from ..models.loras import Lora, LoraLike, as_loras
-from ..models.sources import GeneratorSource, fingerprint, hub_commit
+from ..models.sources import GeneratorSource, hub_commit
 from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
 from .manifest import manifest

@@ -6,9 +6,10 @@ from typing import Any
 
 from ..inference.presets import PresetSettings
 from ..inference.settings import Inference
+from ..models.fingerprints import fingerprint
 from ..models.loras import few_step_columns, lora_columns
 from ..models.quantization import QUANTIZATION_LIBRARIES
-from ..models.sources import GeneratorSource, fingerprint
+from ..models.sources import GeneratorSource
 from ..samples.sample import Samples
 from ..scoring.settings import ScoreSettings
 from .annotation_settings import AnnotationSettings

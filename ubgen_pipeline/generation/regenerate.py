@@ -15,8 +15,9 @@ from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..files.image_codecs import image_encoder, rgb_image
 from ..inference.presets import PRESETS, Preset
+from ..models.fingerprints import is_same
 from ..models.loras import Lora, split_lora, stored_few_step_lora, stored_loras
-from ..models.sources import GeneratorSource, fingerprint
+from ..models.sources import GeneratorSource
 from .row_lookup import FoundRow, find_row, stored_image
 
 if TYPE_CHECKING:
@@ -198,7 +199,7 @@ def _loras_now(
 
 
 def _check_same(name: str, source: str, manifest: Mapping[str, Any]) -> None:
-    if name in manifest and fingerprint(source) != manifest[name] and Path(source).expanduser().exists():
+    if name in manifest and Path(source).expanduser().exists() and not is_same(source, manifest[name]):
         raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
 
 

@@ -24,7 +24,7 @@ from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.hf_api import RepoFile
 
 from ..commands.console import say
-from ..dataset.shards import DatasetShards, Shard, settings_hash
+from ..dataset.shards import DatasetShards, Shard
 from ..files.folder_lock import STATE_FOLDER
 from .access import check_may_write, check_repo_id, open_repository, retried
 
@@ -175,7 +175,7 @@ class HubDataset:
 
     def _check_manifest(self, head: str) -> None:
         found = self._manifest(head)["settings"]
-        if settings_hash(found) != settings_hash(self.shards.manifest):
+        if not self.shards.accepts(found):
             raise ValueError(self.shards.difference(found, f"hub_dataset_id is {self.repo_id!r}"))
 
     def _batch_sizes(self, head: str) -> dict[int, int]:

@@ -13,6 +13,7 @@ from ..dataset.reader import embedded_image, shard_files, stored_column
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, rgb_image
 from ..mask_regions import seen_parts
+from ..models.fingerprints import fingerprint
 from ..models.sources import public_name
 from ..samples.source_dataset import SourceDataset
 from .class_words import SharedWords, read_shared_words
@@ -112,6 +113,8 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
         **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", "objects")},
         # datasets that an earlier version began know of regions alone
         **({} if settings.objects == "regions" else {"objects": settings.objects}),
+        "model": fingerprint(str(settings.model)),
+        "mask_model": fingerprint(settings.mask_model),
         # not where a configuration lies, but what it says
         "class_map": [dict(words.class_map), list(words.stand_ins)],
         "source": source.fingerprint(),

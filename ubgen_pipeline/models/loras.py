@@ -1,13 +1,22 @@
 """LoRAs as users name them: where they lie, how strong they are, what rows and manifests say of them. No torch."""
 
+import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 # a name on the Hub, with its owner or, for some old ones, without
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w-][\w.-]*)?")
+# diffusers' own file, and peft's with its settings and what it puts before each weight's name
+LORA_FILE = "pytorch_lora_weights.safetensors"
+ADAPTER_FILE, ADAPTER_SETTINGS = "adapter_model.safetensors", "adapter_config.json"
+PEFT_PREFIX = "base_model.model."
+# files of a training beside the LoRA
+_BESIDE = re.compile("scheduler|optimizer|checkpoint")
+# as the safetensors library has it
+_MOST_HEADER = 100_000_000
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -130,6 +139,47 @@ def stored_few_step_lora(columns: Mapping[str, Any]) -> tuple[Lora, ...]:
     if name is None:
         return ()
     return (Lora(name, columns.get("few_step_lora_strength", 1.0), columns.get("few_step_lora_revision")),)
+
+
+def lora_names(names: Iterable[str]) -> list[str]:
+    """Of the names of files in one folder those that may be its LoRA: the one of a usual name, or else each other.
+
+    What trainings leave beside a LoRA is none, as diffusers has it.
+    """
+    found = [name for name in sorted(names) if name.endswith(".safetensors") and not _BESIDE.search(name)]
+    for usual in (LORA_FILE, ADAPTER_FILE):
+        if usual in found:
+            return [usual]
+    return found
+
+
+def lora_file(path: Path) -> Path | None:
+    """The file of weights in a LoRA's folder, or the file itself; None where there is none, or more than one."""
+    if not path.is_dir():
+        return path if path.is_file() else None
+    found = lora_names(file.name for file in path.iterdir() if file.is_file())
+    return path / found[0] if len(found) == 1 else None
+
+
+def adapter_settings(file: Path) -> Path | None:
+    """``adapter_config.json`` beside a LoRA's file whose weights have peft's names; None where it is not read."""
+    place = file.with_name(ADAPTER_SETTINGS)
+    if not place.is_file():
+        return None
+    return place if any(key.startswith(PEFT_PREFIX) for key in weight_names(file)) else None
+
+
+def weight_names(file: Path) -> list[str]:
+    """Names of the tensors in a safetensors file; none where it is not one. Only its header is read."""
+    try:
+        with open(file, "rb") as stream:
+            length = int.from_bytes(stream.read(8), "little")
+            if length > _MOST_HEADER:
+                return []
+            header = json.loads(stream.read(length))
+        return [key for key in header if key != "__metadata__"]
+    except (OSError, ValueError, TypeError):
+        return []
 
 
 def _exists(path: str) -> bool:

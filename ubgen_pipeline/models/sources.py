@@ -1,6 +1,5 @@
 """Where a model or LoRA comes from: the name it may be published under, its commit on the Hub, its licence."""
 
-import hashlib
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,19 +59,6 @@ def hub_commit(source: str | None, revision: str | None = None) -> str | None:
         return str(HfApi().resolve_revision(source, revision=revision).resolved)
     except (httpx2.HTTPError, HFValidationError, RevisionResolutionError, OSError):
         return None
-
-
-def fingerprint(source: str | None) -> str | None:
-    """SHA-256 of a model's or LoRA's files, for those that are here; a Hub id stands for itself."""
-    if source is None or not Path(source).expanduser().exists():
-        return source
-    path = Path(source).expanduser()
-    files = [path] if path.is_file() else sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
-    digest = hashlib.sha256()
-    for file in files:
-        with open(file, "rb") as stream:
-            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
-    return digest.hexdigest()
 
 
 def model_source(source: str, commit: str | None) -> "Source":

@@ -6,7 +6,8 @@ from typing import Any
 
 from ..commands.settings_parser import field_help
 from ..mini import EMBEDDED_MODELS
-from ..models.sources import fingerprint, public_name
+from ..models.fingerprints import fingerprint
+from ..models.sources import public_name
 
 SCORES = ("clip", "duplicates", "safety")
 CLIP_TEMPLATE = "a photo of a {name}"

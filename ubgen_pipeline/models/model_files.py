@@ -1,0 +1,130 @@
+"""Which files of a model's folder are loaded: of each part its settings and one set of weights. No torch.
+
+Folders hold several sets: a variant (``model.fp16.safetensors``) beside or instead of the plain one, each in one file
+or in shards with an index, and maybe pickled ones, which are never loaded.
+"""
+
+import json
+import re
+from collections.abc import Collection, Iterable, Sequence
+from pathlib import Path
+
+INDEX = "model_index.json"
+# settings that diffusers and transformers read beside the weights, and the files of tokenizers and processors
+SETTINGS_FILES = frozenset(
+    (
+        *("config.json", "scheduler_config.json", "preprocessor_config.json", "processor_config.json"),
+        *("tokenizer_config.json", "tokenizer.json", "special_tokens_map.json", "added_tokens.json"),
+        *("vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "sentencepiece.bpe.model"),
+        *("chat_template.json", "chat_template.jinja", "open_clip_config.json"),
+    )
+)
+_WEIGHTS = re.compile(
+    r"(?P<stem>diffusion_pytorch_model|model)"
+    r"(\.(?P<before>(?!safetensors\b)\w+))?(?P<shard>-\d+-of-\d+)?(\.(?P<after>(?!safetensors\b)\w+))?"
+    r"\.safetensors(?P<index>\.index(\.(?P<last>\w+))?\.json)?"
+)
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
+# of several variants, which is taken where the plain weights are missing
+_PREFERRED = ("fp16", "bf16")
+
+
+def weight_sets(names: Iterable[str]) -> dict[str | None, list[str]]:
+    """File names of one folder's weights by variant, None for the plain ones; only those that would be loaded."""
+    found: dict[str | None, list[tuple[re.Match[str], str]]] = {}
+    for name in sorted(names):
+        if match := _WEIGHTS.fullmatch(name):
+            variant = match["before"] or match["after"] or match["last"]
+            found.setdefault(variant, []).append((match, name))
+    sets = {}
+    for variant, files in found.items():
+        whole = [name for match, name in files if not match["shard"] and not match["index"]]
+        sharded = [name for match, name in files if match["shard"] or match["index"]]
+        # where both are there, diffusers reads the shards, and transformers the whole file
+        of_diffusers = files[0][0]["stem"] == "diffusion_pytorch_model"
+        has_index = any(match["index"] for match, _ in files)
+        sets[variant] = sharded if sharded and has_index and (of_diffusers or not whole) else whole or sharded
+    return sets
+
+
+def chosen_variant(names: Collection[str], parts: Sequence[str], asked: str | None = None) -> str | None:
+    """The variant to load a model by, None for its plain weights.
+
+    Args:
+        names: of the model's files, from its folder on.
+        parts: folders in it.
+        asked: the user's choice; None takes the plain weights, or where a part has none the variant that is there.
+
+    Raises:
+        ValueError: no such variant, none that all parts have, or pickled weights only; the text follows the model's
+            name.
+    """
+    by_part = {part: _names_in(names, part) for part in parts}
+    sets = {part: weight_sets(files) for part, files in by_part.items()}
+    for part, files in by_part.items():
+        pickles = [name for name in files if name.endswith(_PICKLES)]
+        if not sets[part] and pickles:
+            raise ValueError(
+                f"whose {part} holds pickled weights only ({pickles[0]}), which are not loaded, since loading them can"
+                " run code of whoever made them. Where you trust them, write them anew with"
+                " `DiffusionPipeline.from_pretrained(MODEL, use_safetensors=False).save_pretrained(FOLDER)`, and give"
+                " that folder"
+            )
+    there = sorted({variant for part in sets.values() for variant in part if variant is not None})
+    if asked is not None:
+        without = [part for part, found in sets.items() if found and asked not in found and None not in found]
+        if asked not in there or without:
+            held = f"there are {', '.join(there)}" if there else "there are none: leave it out"
+            where = f" in {without[0]}" if without and asked in there else ""
+            raise ValueError(f"of which there is no variant {asked!r}{where}; {held}")
+        return asked
+    without_plain = [found for found in sets.values() if found and None not in found]
+    if not without_plain:
+        return None
+    common = set.intersection(*(set(found) for found in without_plain))
+    for variant in (*_PREFERRED, *there):
+        if variant in common:
+            return variant
+    raise ValueError(f"whose parts hold weights of different variants ({', '.join(there)}) and no plain ones")
+
+
+def model_parts(folder: Path) -> list[str]:
+    """Names of the parts that a folder's ``model_index.json`` lists."""
+    index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    return [name for name, kind in index.items() if isinstance(kind, list) and not name.startswith("_") and kind[0]]
+
+
+def loaded_files(folder: Path, variant: str | None = None) -> list[Path]:
+    """The files of a model's folder that are loaded, in an order of their own.
+
+    Args:
+        folder: in diffusers layout, or with one model of transformers.
+        variant: of the weights; a part that has none of that kind is loaded from its plain ones.
+    """
+    if (folder / INDEX).is_file():
+        parts = model_parts(folder)
+        files = [folder / INDEX]
+    else:
+        parts, files = [""], []
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    if variant is None:
+        try:
+            variant = chosen_variant(names, parts)
+        # it does not load: whoever loads it says why
+        except ValueError:
+            variant = None
+    for part in parts:
+        here = _names_in(names, part)
+        sets = weight_sets(here)
+        # weights of names that are neither library's: all there are
+        others = [] if sets else sorted(name for name in here if name.endswith(".safetensors"))
+        wanted = [*sorted(SETTINGS_FILES.intersection(here)), *sets.get(variant, sets.get(None, others))]
+        files += [folder / part / name for name in wanted]
+    return files
+
+
+def _names_in(names: Collection[str], part: str) -> list[str]:
+    """Names of the files right in that folder."""
+    begin = f"{part}/" if part else ""
+    inside = [name.removeprefix(begin) for name in names if name.startswith(begin)]
+    return [name for name in inside if "/" not in name]
