@@ -1,9 +1,11 @@
 """A small dataset of hard objects: of several parts, with holes, of one pixel, touching, and an image without any."""
 
+import io
 from pathlib import Path
 
 import numpy as np
 from datasets import ClassLabel, Features, Image, Value
+from PIL import Image as PILImage
 
 from support.scene_dataset import png
 from ubgen_pipeline.dataset.columns import instances_value, objects_feature, objects_value
@@ -60,8 +62,28 @@ def write_parts_dataset(folder: Path, columns: tuple[str, ...] = ("mask", "insta
         row = {"image": png(np.stack([mask] * 3, axis=2) * 100), "label": 0, "index": index, "mask": png(mask)}
         row |= {"instances": instances_value(found, SIZE), "objects": objects_value(found, polygons=polygons)}
         rows.append({name: row[name] for name in features})
+    write_rows(folder, rows, Features(features))
+    return images
+
+
+def write_labelled(folder: Path, labels: list[int], names: list[str], *, flagged=(), codecs=()) -> None:
+    """Write a finished dataset of images with these labels; ``flagged`` are rows, ``codecs`` Pillow's formats."""
+    features = {"image": Image(), "label": ClassLabel(names=names), "index": Value("int64")}
+    rows = []
+    for index, label in enumerate(labels):
+        stream = io.BytesIO()
+        pixels = np.random.default_rng(index).integers(0, 255, (8, 8, 3), np.uint8)
+        PILImage.fromarray(pixels).save(stream, format=codecs[index] if codecs else "PNG")
+        rows.append({"image": {"bytes": stream.getvalue(), "path": None}, "label": label, "index": index})
+    if flagged:
+        features["nsfw_content_detected"] = Value("bool")
+        rows = [{**row, "nsfw_content_detected": row["index"] in flagged} for row in rows]
+    write_rows(folder, rows, Features(features))
+
+
+def write_rows(folder: Path, rows: list[dict], features: Features) -> None:
+    """Write rows as a finished dataset of one file."""
     shards = DatasetShards(folder, {"made": "for a test"}, len(rows), 100)
     shards.open()
-    shards.write(shards.shards[0], rows, Features(features))
-    shards.finish("# Hard objects\n")
-    return images
+    shards.write(shards.shards[0], rows, features)
+    shards.finish("# Made for a test\n")

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow.parquet as parquet
 from PIL import Image
 
 from ..files.image_codecs import rgb_image
@@ -136,6 +137,17 @@ class AnnotatedRows:
         inner = {name: getattr(item, "feature", None) for name, item in self.features.items()}
         return [name for name, item in inner.items() if type(item).__name__ == "Image"]
 
+    def longest_list(self, column: str) -> int:
+        """Most images that a row has in a column of lists of images, none of which is read."""
+        longest = 0
+        for file in self.stored.files:
+            with parquet.ParquetFile(file) as stream:
+                leaves = [stream.schema.column(place).path for place in range(len(stream.schema))]
+                leaf = next(path for path in leaves if path.startswith(f"{column}.") and path.endswith(".path"))
+                for batch in stream.iter_batches(columns=[leaf]):
+                    longest = int(np.diff(batch[column].offsets.to_numpy()).max(initial=longest))
+        return longest
+
     def __len__(self) -> int:
         return len(self.stored)
 
@@ -160,9 +172,9 @@ class AnnotatedRows:
     def _row(self, values: dict[str, Any], position: int) -> AnnotatedRow:
         index = values.get("index")
         index = position if index is None else int(index)
-        data = _bytes(values.get("image"), f"row {index} has no image")
+        data = stored_bytes(values.get("image"), f"row {index} has no image")
         with Image.open(io.BytesIO(data)) as image:
-            size, suffix = image.size, {"JPEG": ".jpg"}.get(str(image.format), f".{image.format or 'png'}".lower())
+            size, suffix = image.size, image_suffix(image)
         mask = self._array("mask", values, index, size)
         if mask is not None:
             wrong = [value for value in np.unique(mask) if value != IGNORE_LABEL and value > len(self.class_names)]
@@ -178,7 +190,7 @@ class AnnotatedRows:
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
         if values.get(column) is None:
             return None
-        with Image.open(io.BytesIO(_bytes(values[column], f"row {index} has an empty {column}"))) as image:
+        with Image.open(io.BytesIO(stored_bytes(values[column], f"row {index} has an empty {column}"))) as image:
             if image.size != size:
                 raise ValueError(
                     f"the {column} of row {index} is {image.size[0]} x {image.size[1]} pixels and its image"
@@ -190,7 +202,24 @@ class AnnotatedRows:
         return array
 
 
-def _bytes(value: Any, complaint: str) -> bytes:
+def image_suffix(image: Image.Image) -> str:
+    """What a file of an opened image's format ends with."""
+    return {"JPEG": ".jpg"}.get(str(image.format), f".{image.format or 'png'}".lower())
+
+
+def label_of(row: AnnotatedRow) -> int:
+    """The row's label.
+
+    Raises:
+        ValueError: it has none.
+    """
+    if row.label is None:
+        raise ValueError(f"row {row.index} has no label; this format needs one for each image.")
+    return row.label
+
+
+def stored_bytes(value: Any, complaint: str) -> bytes:
+    """The file of an image column's value; ``ValueError`` with the complaint where none is stored."""
     if not value or not value.get("bytes"):
         raise ValueError(f"{complaint} inside its parquet file; embed it.")
     return value["bytes"]

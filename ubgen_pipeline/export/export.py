@@ -5,6 +5,7 @@ the dataset. An export is there whole or not at all.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ from typing import Any
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
+from ..dataset.columns import SAFETY_COLUMN
 from ..files.whole_files import whole_folder
 from .coco import write_coco
-from .folders import write_imagefolder, write_webdataset
+from .image_folder import FILES_PER_FOLDER, write_imagefolder
 from .outlines import GRIDS
 from .voc import write_voc
+from .webdataset import write_webdataset
 from .yolo import write_yolo
 
 # writer, which may give back what the format could not hold; whether it needs objects; grid of its polygons, if any
@@ -43,6 +46,11 @@ class ExportSettings:
         " fill with OpenCV (pixels, the default for YOLO)",
         None,
     )
+    empty_classes: str | None = field_help(
+        "imagefolder: keep (empty folders) or drop classes without images, after which readers of folders number the"
+        " others anew",
+        None,
+    )
     keep_flagged: bool = field_help("also export images that the safety checker blackened", False)
 
     def __post_init__(self) -> None:
@@ -50,6 +58,10 @@ class ExportSettings:
             raise ValueError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
         if self.polygons and _FORMATS[self.format][2] is None:
             raise ValueError(f"polygons is set, but format {self.format!r} has no polygons; use coco or yolo.")
+        if self.empty_classes not in (None, "keep", "drop"):
+            raise ValueError(f"empty_classes is {self.empty_classes!r}; choose keep or drop.")
+        if self.empty_classes is not None and self.format != "imagefolder":
+            raise ValueError(f"empty_classes is {self.empty_classes!r}, which is for imagefolder alone; leave it out.")
         if self.polygon_grid is not None:
             if self.polygon_grid not in GRIDS:
                 raise ValueError(f"polygon_grid is {self.polygon_grid!r}; choose one of {', '.join(GRIDS)}.")
@@ -87,7 +99,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
     def rows() -> Iterator[AnnotatedRow]:
         nonlocal num_flagged, num_images, num_boxes
         for row in Progress(len(source), "images").counted(source):
-            if row.values.get("nsfw_content_detected") and not settings.keep_flagged:
+            if row.values.get(SAFETY_COLUMN) and not settings.keep_flagged:
                 num_flagged += 1
                 continue
             num_images += 1
@@ -95,6 +107,8 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
             yield row
 
     options: dict[str, Any] = {"polygon_grid": settings.polygon_grid or own_grid} if settings.polygons else {}
+    if settings.format == "imagefolder":
+        options = {"counts": _class_counts(source, settings), "empty_classes": settings.empty_classes}
     with whole_folder(target) as temporary:
         losses = writer(source, rows(), temporary, **options) or []
         names = json.dumps(source.class_names, indent=2, ensure_ascii=False)
@@ -103,9 +117,24 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
     say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
     if num_boxes and source.has_masks and needs_objects:
         losses.append(f"{num_boxes} objects are not in the masks with their box and area; they are exported as boxes")
+    largest = max(Counter(file.parent for file in target.rglob("*") if file.is_file()).values(), default=0)
+    if largest > FILES_PER_FOLDER:
+        losses.append(
+            f"a folder holds {largest} files, and one of the Hub takes {FILES_PER_FOLDER}: upload an archive of it, or"
+            " export to webdataset or imagefolder for the Hub"
+        )
     for loss in losses:
         say(loss)
     return num_images
+
+
+def _class_counts(source: AnnotatedRows, settings: ExportSettings) -> Counter[int]:
+    """Images of each label that are exported."""
+    labels = source.stored.column("label")
+    if SAFETY_COLUMN in source.features and not settings.keep_flagged:
+        flags = source.stored.column(SAFETY_COLUMN)
+        labels = [label for label, is_flagged in zip(labels, flags) if not is_flagged]
+    return Counter(label for label in labels if label is not None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
