@@ -48,9 +48,9 @@ def check_no_gap(counts: Mapping[int, int], names: list[str], empty_classes: str
     if empty and empty_classes is None:
         raise ValueError(
             f"{len(empty)} classes have no image ({', '.join(empty[:5])}{' …' if len(empty) > 5 else ''});"
-            " torchvision's ImageFolder numbers the folders that are there, so later classes would get other labels. Set"
-            " empty_classes: keep writes empty folders, which it reads with allow_empty=True; drop leaves them out, so"
-            " that labels are right in metadata.parquet alone."
+            " torchvision's ImageFolder numbers the folders that are there, so later classes would get other labels."
+            " Set empty_classes: keep writes empty folders, which it reads with allow_empty=True; drop leaves them"
+            " out, so that labels are right in metadata.parquet alone."
         )
 
 
