@@ -45,6 +45,19 @@ def test_reward_is_the_cosine_of_matching_pairs(clip_folder):
     assert not torch.allclose(values, everything)
 
 
+@pytest.mark.parametrize("pairing", ["matching", "all"])
+def test_a_negative_prompt_takes_its_similarity_off(clip_folder, pairing):
+    encoder = load_clip_encoder(clip_folder)
+    images, labels, names = torch.rand(2, 3, 64, 64), torch.tensor([2, 0]), ["ring", "circle"]
+    relative = ClipAlignmentReward(encoder, NAMES, pairing=pairing, negative_prompt="dark {name}")
+    positive, negative = (
+        ClipAlignmentReward(encoder, NAMES, prompt, pairing)(images, names, labels)
+        for prompt in ("photo of {name}", "dark {name}")
+    )
+    assert not torch.allclose(positive, negative)
+    torch.testing.assert_close(relative(images, names, labels), positive - negative)
+
+
 def test_reward_takes_features_already_computed(clip_folder):
     encoder = load_clip_encoder(clip_folder)
     reward, images, labels = ClipAlignmentReward(encoder, NAMES), torch.rand(2, 3, 64, 64), torch.tensor([1, 1])
@@ -72,3 +85,5 @@ def test_bad_settings_are_named(clip_folder):
         ClipAlignmentReward(encoder, NAMES, pairing="some")
     with pytest.raises(ValueError, match="clip_prompt is 'photo'"):
         ClipAlignmentReward(encoder, NAMES, prompt="photo")
+    with pytest.raises(ValueError, match="clip_negative_prompt is 'bad photo'"):
+        ClipAlignmentReward(encoder, NAMES, negative_prompt="bad photo")

@@ -83,9 +83,17 @@ def test_the_rollout_of_training_is_the_pipelines_and_jumps_where_one_is_known(n
         check_jump(pipeline.scheduler)
     except ValueError:
         return
-    sampler(LABELS, SEEDS, GradientSteps(frozenset({0}), stop_at=0)).sum().backward()
     weights = [weight for weight in sampler.parameters() if weight.requires_grad]
-    assert any(weight.grad is not None and weight.grad.norm() > 0 for weight in weights)
+    for gradient_steps in (
+        GradientSteps(frozenset({0}), stop_at=0),
+        GradientSteps(frozenset({0, 1}), replay="leap", discount=0.5),
+        GradientSteps(frozenset({1}), replay="direct_align", equalise=True),
+    ):
+        found = sampler(LABELS, SEEDS, gradient_steps)
+        if gradient_steps.replay == "leap":
+            torch.testing.assert_close(found.detach().clamp(0, 1), images, rtol=0, atol=1e-3)
+        gradients = torch.autograd.grad(found.sum(), weights, allow_unused=True)
+        assert any(gradient is not None and gradient.norm() > 0 for gradient in gradients)
 
 
 def test_the_lora_goes_into_plain_diffusers_and_back(name, tmp_path):

@@ -79,7 +79,19 @@ def test_hyphens_are_accepted_and_an_unknown_strategy_is_named():
         gradient_strategy("every_k")
 
 
-@pytest.mark.parametrize("name", ["even_k", "last_k", "random_tail", "drtune"])
+def test_leaps_begin_anywhere_and_known_noise_has_any_level():
+    leaps = [choose("leap", 10, 2, seed) for seed in range(300)]
+    assert all(len(each.steps) == 2 and each.replay == "leap" and each.discount == 0.5 for each in leaps)
+    assert {step for each in leaps for step in each.steps} == set(range(10))
+    # every pair, the noisiest with the last among them
+    assert len({each.steps for each in leaps}) == 45
+    assert choose("leap", leap_discount=0.0).discount == 0.0
+    levels = [choose("direct_align", 10, seed=seed) for seed in range(100)]
+    assert {each.replay for each in levels} == {"direct_align"}
+    assert {step for each in levels for step in each.steps} == set(range(10))
+
+
+@pytest.mark.parametrize("name", ["even_k", "last_k", "random_tail", "drtune", "leap"])
 @pytest.mark.parametrize("count", [0, -1, 21])
 def test_a_count_that_does_not_fit_is_named(name, count):
     with pytest.raises(ValueError, match=rf"num_gradient_steps is {count}.* 20 steps \(num_inference_steps\)"):
@@ -98,6 +110,12 @@ def test_a_count_that_does_not_fit_is_named(name, count):
         ({"gradient_strategy": "steps", "gradient_step_list": [2, 2]}, r"gradient_step_list holds \[2\] more than"),
         ({"gradient_strategy": "refl", "num_late_steps": 0}, "num_late_steps is 0"),
         ({"gradient_strategy": "refl", "num_late_steps": 5}, "num_late_steps is 5"),
+        ({"gradient_strategy": "leap", "num_gradient_steps": 2, "leap_discount": 1.5}, "leap_discount is 1.5"),
+        ({"num_gradient_steps": 2, "leap_discount": 0.5}, "leap_discount is 0.5, but gradient_strategy is 'even_k'"),
+        (
+            {"gradient_strategy": "leap", "num_gradient_steps": 2, "equalise_gradient_steps": True},
+            "equalise_gradient_steps is on, but the gradients of gradient_strategy 'leap'",
+        ),
         ({"gradient_strategy": "full", "num_late_steps": 2}, "num_late_steps is 2, but gradient_strategy is 'full'"),
         ({"gradient_step_list": [1], "num_gradient_steps": 1}, r"gradient_step_list is \[1\], but gradient_strategy"),
         ({"gradient_strategy": "last"}, "gradient_strategy is 'last'"),
@@ -109,7 +127,19 @@ def test_settings_that_do_not_fit_are_named_by_the_config(tmp_path, settings, me
         UbGenConfig(output_dir=str(tmp_path), num_inference_steps=4, use_cpu=True, **settings)
 
 
-@pytest.mark.parametrize("strategy", ["full", "refl", "steps"])
+def test_equalising_is_said_with_the_steps(tmp_path):
+    config = UbGenConfig(
+        output_dir=str(tmp_path),
+        num_inference_steps=4,
+        num_gradient_steps=2,
+        equalise_gradient_steps=True,
+        use_cpu=True,
+    )
+    chosen = config.choose_gradient_steps(4, torch.Generator().manual_seed(2))
+    assert chosen == GradientSteps(even_k(4, 2, torch.Generator().manual_seed(2)).steps, equalise=True)
+
+
+@pytest.mark.parametrize("strategy", ["full", "refl", "steps", "direct_align"])
 def test_strategies_without_k_do_not_mind_its_default(tmp_path, strategy):
     listed = {"gradient_step_list": [3, 0]} if strategy == "steps" else {}
     config = UbGenConfig(
@@ -202,8 +232,12 @@ def gradient(clean, toy):
     return torch.autograd.grad(loss, toy.weights)[0]
 
 
+# those whose gradient runs through the loop; tests/training/sampler/test_replays.py has the others
+IN_THE_LOOP = [name for name in GRADIENT_STRATEGIES if choose(name).replay is None]
+
+
 @pytest.mark.parametrize("scale", [1.0, 2.5])
-@pytest.mark.parametrize("strategy", list(GRADIENT_STRATEGIES))
+@pytest.mark.parametrize("strategy", IN_THE_LOOP)
 def test_gradient_is_that_of_full_autograd_with_the_papers_stop_gradients(strategy, scale):
     # of this seed: a tail of two steps, and a jump before the last step, where the weight c has no gradient
     drawn = choose(strategy, seed=3, num_late_steps=5)
@@ -218,7 +252,7 @@ def test_gradient_is_that_of_full_autograd_with_the_papers_stop_gradients(strate
 def test_the_strategies_gradients_differ():
     """So that none of the comparisons above could pass with another strategy's code."""
     toy = Toy()
-    gradients = [gradient(own(choose(name, seed=3, num_late_steps=5), toy, 2.5), toy) for name in GRADIENT_STRATEGIES]
+    gradients = [gradient(own(choose(name, seed=3, num_late_steps=5), toy, 2.5), toy) for name in IN_THE_LOOP]
     for index, one in enumerate(gradients):
         for other in gradients[:index]:
             assert (one - other).norm() > 1e-3 * one.norm()

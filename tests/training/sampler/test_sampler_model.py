@@ -8,6 +8,7 @@ from support.text_features import text_features
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_training.lora.adapter import LoraSettings
+from ubgen_training.sampler.equalised_gradients import step_weights
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
@@ -75,6 +76,87 @@ def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler
     own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
     assert reference.norm() > 0
     assert (own - reference).norm() < 1e-4 * reference.norm()
+
+
+def reference_rollout(sampler):
+    """By plain calls, without gradient: the latents before every step, the final ones, and a guided prediction."""
+    pipeline, scheduler = sampler.pipeline, sampler.pipeline.scheduler
+    scheduler.set_timesteps(NUM_STEPS)
+    prompts = text_features(pipeline, [NAMES[label] for label in LABELS])
+    nothing = text_features(pipeline, ["", ""])
+
+    def predict(latents, position):
+        timestep = scheduler.timesteps[position]
+        unconditional = pipeline.unet(latents, timestep, nothing).sample
+        return unconditional + GUIDANCE * (pipeline.unet(latents, timestep, prompts).sample - unconditional)
+
+    latents, generators = [draw_latents(SEEDS, sampler.latent_shape)], step_generators(SEEDS)
+    with torch.no_grad():
+        for position, timestep in enumerate(scheduler.timesteps):
+            stepped = scheduler.step(predict(latents[-1], position), timestep, latents[-1], generator=generators)
+            latents.append(stepped.prev_sample)
+    signals = [*(float(scheduler.alphas_cumprod[timestep]) for timestep in scheduler.timesteps), 1.0]
+    levels = [(signal**0.5, (1 - signal) ** 0.5) for signal in signals]
+
+    def move(latents, position, to, read=None):
+        # the mini model predicts the velocity
+        velocity = predict(latents if read is None else read, position)
+        (alpha, sigma), (alpha_to, sigma_to) = levels[position], levels[to]
+        return alpha_to * (alpha * latents - sigma * velocity) + sigma_to * (sigma * latents + alpha * velocity)
+
+    return latents, levels, move
+
+
+def decoded(pipeline, latents):
+    return pipeline.vae.decode(latents / pipeline.vae.config.scaling_factor).sample / 2 + 0.5
+
+
+def test_leaps_have_the_rollouts_images_and_the_gradient_of_two_calls(sampler):
+    latents, _, move = reference_rollout(sampler)
+    landed = move(latents[1], 1, 3)
+    middle = landed - landed.detach() + latents[3]
+    landed = move(middle, 3, NUM_STEPS, read=0.3 * middle + 0.7 * middle.detach())
+    expected = decoded(sampler.pipeline, landed - landed.detach() + latents[-1])
+    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3}), replay="leap", discount=0.3))
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
+    torch.testing.assert_close(images, sampler(LABELS, SEEDS, GradientSteps(frozenset())), rtol=0, atol=1e-4)
+    own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
+    assert reference.norm() > 0
+    assert (own - reference).norm() < 1e-4 * reference.norm()
+
+
+@pytest.mark.parametrize("position", [0, 2, 3])
+def test_known_noise_gives_the_gradient_of_one_step(sampler, position):
+    latents, levels, move = reference_rollout(sampler)
+    noise = torch.stack([torch.randn(sampler.latent_shape, generator=each) for each in step_generators(SEEDS)])
+    (alpha, sigma), (alpha_to, sigma_to) = levels[position], levels[position + 1]
+    moved = move(alpha * latents[-1] + sigma * noise, position, position + 1)
+    expected = decoded(sampler.pipeline, (moved - sigma_to * noise) / alpha_to)
+    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({position}), replay="direct_align"))
+    torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
+    own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
+    assert reference.norm() > 0
+    assert (own - reference).norm() < 1e-3 * reference.norm()
+
+
+def test_equalised_steps_change_the_gradient_and_no_pixel(sampler):
+    steps = frozenset({0, 3})
+    plain, equalised = (
+        sampler(LABELS, SEEDS, GradientSteps(steps, detach_inputs=True, equalise=on)) for on in (False, True)
+    )
+    assert torch.equal(plain, equalised)
+    scheduler = sampler.pipeline.scheduler
+    scheduler.set_timesteps(NUM_STEPS)
+    sizes = [abs(weight) for weight in step_weights(scheduler, scheduler.timesteps)]
+    # with constant inputs the gradient is the sum of each step's own, each with its factor
+    parts = [
+        lora_gradient(sampler, sampler(LABELS, SEEDS, GradientSteps(frozenset({step}), detach_inputs=True)))
+        * (sum(sizes) / NUM_STEPS / sizes[step])
+        for step in steps
+    ]
+    expected = sum(parts)
+    assert (lora_gradient(sampler, plain) - expected).norm() > 0.1 * expected.norm()
+    assert (lora_gradient(sampler, equalised) - expected).norm() < 1e-3 * expected.norm()
 
 
 @pytest.mark.parametrize("name", list(GRADIENT_STRATEGIES))

@@ -158,6 +158,16 @@ def _trainer(model, folder, reward, **settings):
     return UbGenTrainer(sampler, config, NAMES, reward)
 
 
+@pytest.mark.parametrize("strategy", ["refl", "leap", "direct_align"])
+def test_a_scheduler_without_a_jump_is_refused_before_anything_is_drawn(tiny_model, tmp_path, monkeypatch, strategy):
+    def no_jump(scheduler):
+        raise ValueError(f"the scheduler is {type(scheduler).__name__}")
+
+    monkeypatch.setattr("ubgen_training.ubgen.ubgen_trainer.check_jump", no_jump)
+    with pytest.raises(ValueError, match="the scheduler is DDPMScheduler"):
+        _trainer(tiny_model, tmp_path, lambda images, *_, **kwargs: images.mean(), gradient_strategy=strategy)
+
+
 def test_a_nan_stops_training_naming_step_and_reward(tiny_model, tmp_path):
     def brightness(images, class_names, labels, step, **kwargs):
         return images.mean(dim=(1, 2, 3)) * (float("nan") if step == 2 else 1.0)

@@ -201,7 +201,9 @@ def _import_reward(path: str, setting: str) -> RewardFunction:
 
 def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
     assert encoder is not None
-    return ClipAlignmentReward(encoder, class_names, config.clip_prompt, config.alignment_pairs)
+    return ClipAlignmentReward(
+        encoder, class_names, config.clip_prompt, config.alignment_pairs, config.clip_negative_prompt
+    )
 
 
 def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:

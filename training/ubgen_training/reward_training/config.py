@@ -115,6 +115,12 @@ class SamplerConfig(ResumableConfig):
         metadata={"help": "'mini', a transformers CLIP or SigLIP, or open_clip:ARCHITECTURE/PRETRAINED."},
     )
     clip_prompt: str = field(default="photo of {name}", metadata={"help": "Text that clip_alignment compares with."})
+    clip_negative_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "Text whose similarity clip_alignment takes off, such as 'blurry photo of {name}'. Default: none."
+        },
+    )
     alignment_pairs: str = field(
         default="matching", metadata={"help": "matching (the paper), or all: mean over the batch's texts."}
     )

@@ -22,7 +22,7 @@ EVALUATED = ("fixed_samples/", "heldout/")
 CURVES = ("loss", "losses/", "rewards/", "discriminator/accuracy", "discriminator/loss", "policy/")
 NOT_SHOWN = ("heldout/diversity/", "heldout/alarm")
 # settings that may hold any text, but no path of this machine
-TEXT_SETTINGS = ("prompt_template", "clip_prompt")
+TEXT_SETTINGS = ("prompt_template", "clip_prompt", "clip_negative_prompt")
 
 
 def write_training_card(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str) -> Path | None:
@@ -59,7 +59,7 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         guidance_scale=args.guidance_scale,
         num_updates=trainer.state.global_step,
         settings={name: value for name, value in settings.items() if name not in TEXT_SETTINGS},
-        texts={name: settings[name] for name in TEXT_SETTINGS},
+        texts={name: settings[name] for name in TEXT_SETTINGS if settings[name] is not None},
         evaluations=[Evaluation(name, values[0], values[-1]) for name, values in _series(history, EVALUATED).items()],
         curves=[curve_of(name, values) for name, values in _series(history, CURVES).items()],
         alarms=[int(entry["step"]) for entry in history if "heldout/alarm" in entry],

@@ -16,16 +16,24 @@ PAIRINGS = ("matching", "all")
 _SAME_TEXT = 1 - 1e-5
 
 
-def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt: str) -> torch.Tensor:
+def encode_class_texts(
+    encoder: ClipEncoder, class_names: Sequence[str], prompt: str, setting: str = "clip_prompt"
+) -> torch.Tensor:
     """Features ``(N, F)`` of ``prompt`` with each of the N names in the place of ``{name}``.
 
     Warns where two classes have one text to the encoder, which then cannot tell their images apart.
+
+    Args:
+        encoder: the CLIP.
+        class_names: N names.
+        prompt: a template.
+        setting: what errors call the template.
 
     Raises:
         ValueError: a ``prompt`` without ``{name}``.
     """
     if "{name}" not in prompt:
-        raise ValueError(f"clip_prompt is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
+        raise ValueError(f"{setting} is {prompt!r}; it must hold {{name}}, as in 'photo of {{name}}'.")
     features = encoder.encode_texts([prompt.replace("{name}", name) for name in class_names])
     units = normalize(features.detach().float(), dim=-1)
     for label in range(1, len(units)):
@@ -35,7 +43,7 @@ def encode_class_texts(encoder: ClipEncoder, class_names: Sequence[str], prompt:
             first, second = class_names[int(alike.nonzero()[0])], class_names[label]
             warnings.warn(
                 f"classes {first!r} and {second!r} have the same text features in clip_model, so no reward of it can "
-                "tell their images apart; give them other names, or another clip_prompt.",
+                "tell their images apart; give them other names, or another {setting}.",
                 stacklevel=3,
             )
             break
@@ -49,6 +57,8 @@ class ClipAlignmentReward(ClipReward):
         encoder: the CLIP.
         class_names: all N names, in label order.
         prompt: template of the description.
+        negative_prompt: template that an image should not fit, such as "blurry photo of {name}": the similarity to it
+            is taken off, so that what the two have in common is not rewarded (SRPO, arXiv 2509.06942, section 3.3).
         pairing: ``matching`` as in the paper, or ``all``: an image's mean similarity to every description in the
             batch, as the released code has it, for comparison.
 
@@ -67,6 +77,7 @@ class ClipAlignmentReward(ClipReward):
         class_names: Sequence[str],
         prompt: str = "photo of {name}",
         pairing: str = "matching",
+        negative_prompt: str | None = None,
     ):
         if pairing not in PAIRINGS:
             raise ValueError(f"alignment_pairs is {pairing!r}; choose one of {', '.join(PAIRINGS)}.")
@@ -74,10 +85,20 @@ class ClipAlignmentReward(ClipReward):
         self.pairing = pairing
         self.reads_whole_batch = pairing == "all"
         self.text_features = encode_class_texts(encoder, class_names, prompt)
+        self.negative_features = None
+        if negative_prompt is not None:
+            self.negative_features = encode_class_texts(
+                encoder, class_names, negative_prompt, setting="clip_negative_prompt"
+            )
 
     def values(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Similarities ``(B,)`` in [-1, 1]."""
-        text_features = self.text_features.to(features.device)[labels]
+        """Similarities ``(B,)`` in [-1, 1], or differences of two in [-2, 2] where there is a negative prompt."""
+        values = self._similarities(features, self.text_features.to(features.device)[labels])
+        if self.negative_features is None:
+            return values
+        return values - self._similarities(features, self.negative_features.to(features.device)[labels])
+
+    def _similarities(self, features: torch.Tensor, text_features: torch.Tensor) -> torch.Tensor:
         if self.pairing == "matching":
             return cosine_similarity(features, text_features, dim=-1)
         return cosine_similarity(features[:, None], text_features[None], dim=-1).mean(dim=1)

@@ -2,9 +2,10 @@
 
 A strategy maps ``(num_steps, num_gradient_steps, generator)`` to :class:`GradientSteps` and is called once per batch,
 so that a batch shares its steps; positions count from 0, the noisiest. Of the keyword arguments each takes what it
-needs: ``step_list`` (``steps``) and ``num_late_steps`` (``refl``).
+needs: ``step_list`` (``steps``), ``num_late_steps`` (``refl``) and ``leap_discount`` (``leap``).
 Skipped steps run the denoiser under ``no_grad``: their prediction is a constant, and only the scheduler's arithmetic
-carries gradient through them. K below is ``num_gradient_steps``, T is ``num_steps``.
+carries gradient through them. ``leap`` and ``direct_align`` keep no graph in the rollout and compute their steps again
+after it; see :mod:`.replays`. K below is ``num_gradient_steps``, T is ``num_steps``.
 
 Deliberate deviations: ``random_tail`` has a length of at most K (AlignProp: at most T, which K = T gives), so that K
 bounds the memory, and never an empty tail; ``drtune`` leaves out that paper's early stop, which is ``refl``'s.
@@ -12,7 +13,7 @@ bounds the memory, and never an empty tail; ``drtune`` leaves out that paper's e
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -22,12 +23,18 @@ class GradientSteps:
     """How the gradient runs through one batch's sampling; see ``ubgen_pipeline.latent_denoising.denoising_steps``.
 
     ``steps`` are the positions whose denoiser call carries gradient; ``detach_inputs`` makes the latents that those
-    calls read constants; after position ``stop_at`` sampling jumps to the predicted clean latents and ends.
+    calls read constants; after position ``stop_at`` sampling jumps to the predicted clean latents and ends. With
+    ``replay`` the rollout carries no gradient, and ``steps`` are computed again after it; ``discount`` is that of
+    :func:`.replays.leap`. ``equalise`` gives every step's prediction the same share of the gradient; see
+    :mod:`.equalised_gradients`.
     """
 
     steps: frozenset[int]
     detach_inputs: bool = False
     stop_at: int | None = None
+    replay: Literal["leap", "direct_align"] | None = None
+    discount: float = 1.0
+    equalise: bool = False
 
 
 GradientStrategy = Callable[..., GradientSteps]
@@ -100,6 +107,37 @@ def refl(
     return GradientSteps(frozenset({step}), stop_at=step)
 
 
+def leap(
+    num_steps: int,
+    num_gradient_steps: int,
+    generator: torch.Generator,
+    *,
+    leap_discount: float | None = None,
+    **_: Any,
+) -> GradientSteps:
+    """K different steps, any of them, with leaps from one to the next (LeapAlign, arXiv 2604.15311, where K is 2).
+
+    ``leap_discount`` None is 0.5.
+
+    Raises:
+        ValueError: ``num_gradient_steps`` is not in [1, num_steps], or ``leap_discount`` not in [0, 1].
+    """
+    check_gradient_steps(num_steps, num_gradient_steps)
+    discount = 0.5 if leap_discount is None else leap_discount
+    if not 0 <= discount <= 1:
+        raise ValueError(f"leap_discount is {discount}; choose from 0 to 1.")
+    chosen = torch.randperm(num_steps, generator=generator)[:num_gradient_steps]
+    return GradientSteps(frozenset(chosen.tolist()), replay="leap", discount=discount)
+
+
+def direct_align(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
+    """One step, any of them, taken from the finished latents with known noise (SRPO, arXiv 2509.06942).
+
+    ``num_gradient_steps`` has no part in it.
+    """
+    return GradientSteps(frozenset({int(torch.randint(num_steps, (), generator=generator))}), replay="direct_align")
+
+
 def steps(
     num_steps: int,
     num_gradient_steps: int,
@@ -132,7 +170,8 @@ def full(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **
 
 
 GRADIENT_STRATEGIES: dict[str, GradientStrategy] = {
-    strategy.__name__: strategy for strategy in (even_k, last_k, random_tail, drtune, refl, steps, full)
+    strategy.__name__: strategy
+    for strategy in (even_k, last_k, random_tail, drtune, refl, leap, direct_align, steps, full)
 }
 
 

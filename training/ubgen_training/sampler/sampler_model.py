@@ -19,13 +19,29 @@ from ubgen_pipeline.call_arguments import TextSettings
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_pipeline.latent_denoising import Denoiser, DenoisingStep, denoising_steps
+from ubgen_pipeline.latent_denoising import (
+    Denoiser,
+    DenoisingStep,
+    check_jump,
+    denoising_steps,
+    guided_conditioning,
+    guided_prediction,
+)
 from ubgen_pipeline.scheduler_noise import initial_scale
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 from ..lora.adapter import LoraSettings, add_lora, check_train_method, train_all_weights
+from .equalised_gradients import (
+    ScaledGradients,
+    direct_align_weight,
+    equalising_factors,
+    mean_weight,
+    scaled_gradient,
+    step_weights,
+)
 from .gradient_steps import GradientSteps
 from .reference_distance import ReferenceDistance
+from .replays import InputScales, KeptRollout, StepLevels, direct_align, leap
 from .rollout_denoiser import RolloutDenoiser
 
 
@@ -147,8 +163,11 @@ class SamplerModel(ModuleWithFrozenParts):
         denoiser = self.predict
         if with_distance:
             denoiser = ReferenceDistance(denoiser, self.denoiser_network, self.guidance_scale, self.pipeline.guide)
-        for step in self.denoise(labels, seeds, gradient_steps, denoiser):
-            latents = step.latents
+        if gradient_steps is not None and gradient_steps.replay is not None:
+            latents = self._replayed_latents(labels, seeds, gradient_steps, denoiser)
+        else:
+            for step in self.denoise(labels, seeds, gradient_steps, denoiser):
+                latents = step.latents
         images = self.decode(latents)
         return (images, denoiser.mean()) if isinstance(denoiser, ReferenceDistance) else images
 
@@ -163,16 +182,17 @@ class SamplerModel(ModuleWithFrozenParts):
 
         ``denoiser`` stands in for :meth:`predict`; None takes that.
         """
-        device = self.denoiser_network.device
-        timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape).to(device)
+        timesteps = self._timesteps()
         # only now: a family may make its scheduler anew
         scheduler = self.pipeline.scheduler
-        latents = draw_latents(seeds, self.latent_shape).to(device) * initial_scale(scheduler)
         conditioning, negative = self.conditioning_of(labels)
+        call = self._with_rollout(denoiser or self.predict)
+        if gradient_steps is not None and gradient_steps.equalise:
+            call = ScaledGradients(call, self._factors(timesteps, gradient_steps.stop_at))
         return denoising_steps(
-            self._with_rollout(denoiser or self.predict),
+            call,
             scheduler,
-            latents,
+            self._initial_latents(seeds),
             conditioning,
             negative=negative,
             guidance_scale=self.guidance_scale,
@@ -183,6 +203,58 @@ class SamplerModel(ModuleWithFrozenParts):
             detach_inputs=gradient_steps is not None and gradient_steps.detach_inputs,
             stop_at=None if gradient_steps is None else gradient_steps.stop_at,
             eta=self.sampling.eta,
+        )
+
+    def _timesteps(self) -> torch.Tensor:
+        """``(T,)``; makes the scheduler ready for a rollout."""
+        timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
+        return timesteps.to(self.denoiser_network.device)
+
+    def _initial_latents(self, seeds: Sequence[int]) -> torch.Tensor:
+        noise = draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device)
+        return noise * initial_scale(self.pipeline.scheduler)
+
+    def _factors(self, timesteps: torch.Tensor, stop_at: int | None) -> list[float]:
+        """What the gradients of all steps' predictions are multiplied by, so that each has the same weight."""
+        scheduler, eta = self.pipeline.scheduler, self.sampling.eta
+        weights = step_weights(scheduler, timesteps, eta=eta)
+        if stop_at is None:
+            return equalising_factors(weights, mean_weight(weights))
+        return equalising_factors(step_weights(scheduler, timesteps, eta=eta, stop_at=stop_at), mean_weight(weights))
+
+    def _replayed_latents(
+        self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: GradientSteps, denoiser: Denoiser
+    ) -> torch.Tensor:
+        """Final latents ``(B, C, h, w)`` whose graph is that of the steps computed again after the rollout."""
+        timesteps = self._timesteps()
+        with torch.no_grad():
+            loop = self.denoise(labels, seeds, GradientSteps(frozenset()), denoiser)
+            # only now: a family may make its scheduler anew
+            scheduler, latents = self.pipeline.scheduler, self._initial_latents(seeds)
+            check_jump(scheduler)
+            levels, weights = StepLevels(scheduler, timesteps), step_weights(scheduler, timesteps)
+            scales, before = InputScales(), {}
+            for position, timestep in enumerate(timesteps):
+                scales.note(scheduler, position, timestep)
+                if position in gradient_steps.steps:
+                    before[position] = latents
+                latents = next(loop).latents
+        conditioning, negative = self.conditioning_of(labels)
+        both = conditioning if negative is None else guided_conditioning(conditioning, negative)
+
+        def predict(latents: torch.Tensor, position: int) -> torch.Tensor:
+            read, guidance = scales(latents, position), (self.guidance_scale, self.pipeline.guide)
+            return guided_prediction(denoiser, read, timesteps[position], both, *guidance)
+
+        if gradient_steps.replay == "leap":
+            return leap(KeptRollout(before, latents), levels, predict, gradient_steps.discount)
+        (position,) = gradient_steps.steps
+        noise = torch.stack([torch.randn(self.latent_shape, generator=each) for each in step_generators(seeds)])
+        factor = 1.0
+        if gradient_steps.equalise:
+            (factor,) = equalising_factors([direct_align_weight(levels, position)], mean_weight(weights))
+        return direct_align(
+            latents, noise.to(latents), levels, lambda x, at: scaled_gradient(predict(x, at), factor), position
         )
 
     def conditioning_of(self, labels: torch.Tensor) -> tuple[Conditioning, Conditioning | None]:

@@ -1,6 +1,6 @@
 """Settings of ``train_ubgen.py`` and :class:`UbGenTrainer`; defaults are the paper's for SD1.5 (Table 5)."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 
@@ -31,7 +31,10 @@ class UbGenConfig(SamplerConfig):
     )
 
     num_gradient_steps: int = field(
-        default=5, metadata={"help": "K, the sampling steps that carry gradient; not used by refl, steps and full."}
+        default=5,
+        metadata={
+            "help": "K, the sampling steps that carry gradient; not used by refl, direct_align, steps and full."
+        },
     )
     gradient_strategy: str = field(
         default="even_k", metadata={"help": f"Which steps carry gradient: {', '.join(GRADIENT_STRATEGIES)}."}
@@ -44,6 +47,16 @@ class UbGenConfig(SamplerConfig):
         metadata={
             "help": "For refl: sampling ends at a step that is chosen among this many last ones. Default: a quarter."
         },
+    )
+    leap_discount: float | None = field(
+        default=None,
+        metadata={
+            "help": "For leap: share of the gradient from one prediction into another, from 0 to 1. Default: 0.5"
+        },
+    )
+    equalise_gradient_steps: bool = field(
+        default=False,
+        metadata={"help": "Divide the gradient of each step's prediction by the step's weight in the final latents."},
     )
     reward_micro_batch_size: int | None = field(
         default=None,
@@ -141,7 +154,12 @@ class UbGenConfig(SamplerConfig):
                 "leaves no untrained model to compare with; choose lora, or set reference_weight to 0."
             )
         strategy = gradient_strategy(self.gradient_strategy).__name__
-        for name, user in (("gradient_step_list", "steps"), ("num_late_steps", "refl")):
+        if self.equalise_gradient_steps and strategy == "leap":
+            raise ValueError(
+                "equalise_gradient_steps is on, but the gradients of gradient_strategy 'leap' do not run through the "
+                "steps; leave it out, or choose another strategy."
+            )
+        for name, user in (("gradient_step_list", "steps"), ("num_late_steps", "refl"), ("leap_discount", "leap")):
             if getattr(self, name) is not None and strategy != user:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but gradient_strategy is {strategy!r}; "
@@ -179,10 +197,12 @@ class UbGenConfig(SamplerConfig):
         Raises:
             ValueError: the strategy's settings do not fit that many steps.
         """
-        return gradient_strategy(self.gradient_strategy)(
+        chosen = gradient_strategy(self.gradient_strategy)(
             num_steps,
             self.num_gradient_steps,
             generator,
             step_list=self.gradient_step_list,
             num_late_steps=self.num_late_steps,
+            leap_discount=self.leap_discount,
         )
+        return replace(chosen, equalise=self.equalise_gradient_steps)

@@ -11,6 +11,7 @@ from datasets import Dataset
 from torch import nn
 
 from ubgen_pipeline.initial_latents import sample_seed
+from ubgen_pipeline.latent_denoising import check_jump
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from ..checkpoints.micro_steps import MicroSteps
@@ -81,7 +82,9 @@ class UbGenTrainer(SamplerTrainer):
         )
         self._num_steps = model.num_steps
         # tried once, so that settings which do not fit this scheduler's number of steps are refused before training
-        args.choose_gradient_steps(self._num_steps, torch.Generator())
+        tried = args.choose_gradient_steps(self._num_steps, torch.Generator())
+        if tried.stop_at is not None or tried.replay is not None:
+            check_jump(model.pipeline.scheduler)
         self._speed_up_rollouts(model)
         self._warmed_up = adversarial is None
         self._micro_steps = MicroSteps(first=1)
