@@ -30,7 +30,7 @@ from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, 
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_pipeline.mask_attention import JointMaskAttention
-from ubgen_pipeline.mask_settings import IGNORE_LABEL, MaskSettings
+from ubgen_pipeline.mask_settings import IGNORE_LABEL, SOURCES, MaskSettings
 from ubgen_pipeline.mini.scenes import PairScene, Scene, SceneFactors, pair_scenes, scenes
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.pipeline import UbGenPipeline
@@ -56,6 +56,7 @@ class SweepSettings:
     guidance_scale: float | None = field_help(
         "classifier-free guidance; 2.0 for a UNet and the family's own for others if not given", None
     )
+    background: str = field_help("word that stands for what belongs to no class, among concept tokens", "a")
     batch_size: int = field_help("scenes denoised together", 25)
     seed: int = field_help("seed of scenes and noise", 11)
     num_printed: int = field_help("settings printed, best first", 12)
@@ -232,7 +233,7 @@ def _body(argv: Sequence[str]) -> None:
             parts = [heat_maps(record.combined(item), item, truth.shape[1:]) for record in recorded]
             return torch.cat(parts).numpy()
 
-        all_candidates = joint_candidates(len(pipeline.transformer.transformer_blocks))
+        all_candidates = joint_candidates(pipeline.mask_attention, [settings.background])
     else:
         quarters = [record_quarters(pipeline, batch, num_steps, scale, settings) for batch in batches]
         recordings = {
@@ -255,7 +256,7 @@ def _body(argv: Sequence[str]) -> None:
     results.sort(key=lambda row: -row["iou"])
     if settings.output:
         Path(settings.output).write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-    shown = ("cross_levels", "self_level", "self_power", "first_step", "last_step", "invert", "threshold")
+    shown = ("source", "cross_levels", "self_level", "self_power", "first_step", "last_step", "invert", "threshold")
     print(f"best on {len(truth[chosen])} scenes, strength {settings.strength}")
     for row in results[: settings.num_printed]:
         print(f"  IoU {row['iou']:.3f}, ignored {row['ignored']:.3f}", {name: row[name] for name in shown})
@@ -272,6 +273,11 @@ def _body(argv: Sequence[str]) -> None:
     }
     if is_joint:
         del ablations["without class prompt"]
+        for source in SOURCES:
+            row = next(row for row in results if row["source"] == source and not row["invert"])
+            ablations[f"the best of {source}, not inverted"] = MaskSettings(
+                **{name: value for name, value in row.items() if name not in ("iou", "ignored")}
+            )
     print(f"on the {len(truth[held_out])} other scenes")
     for name, item in ablations.items():
         iou, ignored = score(maps_of(item)[held_out], truth[held_out], item)

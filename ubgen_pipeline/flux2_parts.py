@@ -99,6 +99,8 @@ class Flux2Parts(Family):
             self,
             [block.attn for block in blocks],
             readers=[(self.prompt_tokenizer, self.max_sequence_length)],
+            concept_blocks=self.transformer.transformer_blocks,
+            text_embedding=[self.transformer.context_embedder],
         )
 
     @classmethod

@@ -19,8 +19,10 @@ Shapes: B samples, K classes of a sample, S = h x w tokens of the image, L of th
 a head.
 """
 
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -45,6 +47,12 @@ class JointAttention:
     key: torch.Tensor
     mask: torch.Tensor | None
     scale: float | None
+
+    @classmethod
+    def of_call(cls, given: dict[str, Any]) -> "JointAttention":
+        """That of a call with these arguments, outside the graph of gradients."""
+        query, key = given["query"].detach(), given["key"].detach()
+        return cls(query, _as_many_heads(key, query.shape[1]), given.get("attn_mask"), given.get("scale"))
 
     def samples(self, index: Any) -> "JointAttention":
         """The same attention of some of the samples."""
@@ -146,10 +154,7 @@ class JointAttentionRecorder:
             self._network.register_forward_hook(self._after_call),
         ]
         for layer in {*self._class_layers, *([] if self._refining_layer is None else [self._refining_layer])}:
-            tap = _Tap(self, layer)
-            self._handles.append(layer.register_forward_pre_hook(tap.open))
-            # after an error, too, so that nothing stays open
-            self._handles.append(layer.register_forward_hook(tap.close, always_call=True))
+            self._handles += AttentionTap(partial(self._see, layer)).listen(layer)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -171,14 +176,17 @@ class JointAttentionRecorder:
         maps = (self._sum / self._num_recorded).mT.unflatten(2, self._image_size)
         return RecordedAttention({self._image_size: maps}, None, None)
 
+    def _see(self, layer: nn.Module, given: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
+        self.record(layer, JointAttention.of_call(given))
+        return output
+
     def record(self, layer: nn.Module, attention: JointAttention) -> None:
         """Take what a layer computes, of the whole batch; calls over other sequences are let go by."""
         num_keys, num_image = attention.key.shape[-2], self._image_size[0] * self._image_size[1]
         if not self._is_on:
             return
+        query = attention.query
         with torch.no_grad():
-            query, key = attention.query.detach(), attention.key.detach()
-            attention = JointAttention(query, _as_many_heads(key, query.shape[1]), attention.mask, attention.scale)
             if self._text_position is not None:
                 num_read = self._weights.shape[-1] if self._text_lengths is None else min(self._text_lengths)
                 if query.shape[-2] == num_keys and num_keys - num_image >= num_read:
@@ -253,7 +261,7 @@ class JointAttentionRecorder:
             for samples, (total, num_seen) in self._found.items():
                 maps = total / num_seen  # (B, S, K)
                 if samples in self._refining:
-                    maps = _refined(self._refining[samples], maps, self._power)
+                    maps = refined(self._refining[samples], maps, self._power)
                 if self._sum is None:
                     self._sum = maps.new_zeros(len(self._weights), *maps.shape[1:])
                 self._sum[list(samples)] += maps
@@ -274,15 +282,34 @@ def check_layers(num_layers: int, class_layers: Collection[int], refining_layer:
                 )
 
 
-class _Tap(TorchFunctionMode):
-    """Shows a recorder the attention that one layer computes; open from the layer's begin to its end."""
+class AttentionTap(TorchFunctionMode):
+    """Shows the attention that one layer computes; open from the layer's begin to its end.
 
-    def __init__(self, recorder: JointAttentionRecorder, layer: nn.Module):
+    Args:
+        see: called with the arguments of ``scaled_dot_product_attention`` by name, and its output; what it returns
+            takes the output's place.
+    """
+
+    # the one tap that opens while a recorder calls a layer itself
+    _alone: "AttentionTap | None" = None
+
+    def __init__(self, see: Callable[[dict[str, Any], torch.Tensor], torch.Tensor]):
         super().__init__()
-        self._recorder, self._layer = recorder, layer
+        self._see = see
         self._is_open = False
 
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Inside the ``with`` no other tap opens: what runs there is none of the model's own calls."""
+        AttentionTap._alone = self
+        try:
+            yield
+        finally:
+            AttentionTap._alone = None
+
     def open(self, *_: object) -> None:
+        if AttentionTap._alone not in (None, self):
+            return
         self.__enter__()
         self._is_open = True
 
@@ -291,18 +318,24 @@ class _Tap(TorchFunctionMode):
             self._is_open = False
             self.__exit__(None, None, None)
 
+    def listen(self, layer: nn.Module) -> list[Any]:
+        """Handles of the hooks on the layer that open and close this."""
+        # after an error, too, so that nothing stays open
+        return [
+            layer.register_forward_pre_hook(self.open),
+            layer.register_forward_hook(self.close, always_call=True),
+        ]
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
         if func is F.scaled_dot_product_attention:
-            # torch's order: query, key, value, attn_mask
-            given = {**dict(zip(("query", "key", "value", "attn_mask"), args)), **kwargs}
-            seen = JointAttention(given["query"], given["key"], given.get("attn_mask"), given.get("scale"))
-            self._recorder.record(self._layer, seen)
+            # torch's order
+            return self._see({**dict(zip(("query", "key", "value", "attn_mask"), args)), **kwargs}, output)
         return output
 
 
-def _refined(attention: JointAttention, maps: torch.Tensor, power: int) -> torch.Tensor:
+def refined(attention: JointAttention, maps: torch.Tensor, power: int) -> torch.Tensor:
     """A^power m ``(B, S, K)`` of maps of that shape, none of them zero."""
     # as deviations from the mean, which passes through since rows of A sum to 1: 16 bits keep their digits
     mean = maps.mean(dim=1, keepdim=True)

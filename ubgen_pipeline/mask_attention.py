@@ -14,6 +14,7 @@ from torch import nn
 
 from .attention_maps import AttentionRecorder, ClassTexts, RecordedAttention, check_levels, joined_texts
 from .class_tokens import class_texts, class_token_weights, joint_token_weights
+from .concept_attention import ConceptAttentionRecorder, ConceptTexts, stacked_concepts
 from .joint_attention import JointAttentionRecorder, check_layers
 from .mask_settings import MaskSettings
 
@@ -64,6 +65,8 @@ class UNetMaskAttention:
         self._pipeline = pipeline
 
     def check(self, settings: MaskSettings) -> None:
+        if settings.source != "attention":
+            raise _no_concepts(self._pipeline)
         check_levels(self._pipeline.denoiser_network, settings.cross_levels, settings.self_level)
 
     def check_words(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> None:
@@ -100,6 +103,9 @@ class JointMaskAttention:
         num_before: tokens that stand before the text.
         text_lengths: ``filled``: texts are filled up to one length. ``own``: the image's tokens follow on each text's
             own end. ``calls``: so they do, and the denoiser is called for each length of texts.
+        concept_blocks: blocks with a stream of tokens for text and one for the image, in order, the first of those
+            that ``cross_levels`` counts; empty: there are no concept tokens.
+        text_embedding: modules that make the first block's text of text features, one after another.
     """
 
     def __init__(
@@ -112,13 +118,20 @@ class JointMaskAttention:
         image_tokens_unit: int = 1,
         num_before: int = 0,
         text_lengths: str = "filled",
+        concept_blocks: Sequence[nn.Module] = (),
+        text_embedding: Sequence[nn.Module] = (),
     ):
         self._pipeline, self.layers, self.readers = pipeline, layers, readers
         self._refining_layers = layers if refining_layers is None else refining_layers
         self.image_tokens_unit, self.num_before = image_tokens_unit, num_before
         self.text_lengths = text_lengths
+        self.concept_blocks, self.text_embedding = concept_blocks, text_embedding
 
     def check(self, settings: MaskSettings) -> None:
+        if settings.source == "concepts":
+            if not self.concept_blocks:
+                raise _no_concepts(self._pipeline)
+            check_layers(len(self.concept_blocks), settings.cross_levels, None)
         if settings.class_prompt:
             raise ValueError(
                 "mask_settings.class_prompt is True, but this model's masks are made of the keys of the prompt that it"
@@ -132,20 +145,57 @@ class JointMaskAttention:
         check_layers(len(self.layers), settings.cross_levels, settings.self_level if settings.self_power else None)
 
     def check_words(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> None:
-        self.texts(prompt, words, settings)
+        if settings.source == "concepts":
+            for word in words:
+                joint_token_weights(self.readers, word, [word])
+        else:
+            joint_token_weights(self.readers, prompt, words)
 
-    def texts(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> torch.Tensor:
-        """``(K, L)`` weights of the tokens, L being the text's own length where it decides where the image lies."""
+    def texts(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> torch.Tensor | ConceptTexts:
+        """``(K, L)`` weights of the tokens, L being the text's own length where it decides where the image lies; or
+        the concepts, each of them encoded."""
+        if settings.source == "concepts":
+            return self._concepts(words, settings.background)
         weights = joint_token_weights(self.readers, prompt, words)
         if self.text_lengths == "filled":
             return weights
         ((tokenizer, _),) = self.readers
         return weights[:, : len(tokenizer(prompt, return_offsets_mapping=True, verbose=False)["offset_mapping"])]
 
+    def _concepts(self, words: Sequence[str], background: Sequence[str]) -> ConceptTexts:
+        texts = [*words, *background]
+        concepts = []
+        for text, row in zip(texts, self._pipeline.encode(texts)):
+            (weights,) = joint_token_weights(self.readers, text, [text])
+            features, places = row["encoder_hidden_states"], weights.nonzero().flatten()
+            concepts.append((features[places.to(features.device)], weights[places]))
+        return stacked_concepts(concepts, num_background=len(background))
+
     def recorder(
-        self, texts: Sequence[torch.Tensor], latent_size: tuple[int, int], settings: MaskSettings, num_steps: int
-    ) -> JointAttentionRecorder:
+        self,
+        texts: Sequence[Any],
+        latent_size: tuple[int, int],
+        settings: MaskSettings,
+        num_steps: int,
+    ) -> Recorder:
         height, width = (side // self._pipeline.latents_per_token for side in latent_size)
+        if settings.source == "concepts":
+            word = settings.background[0]
+            return ConceptAttentionRecorder(
+                self._pipeline.denoiser_network,
+                self.concept_blocks,
+                self.text_embedding,
+                texts,
+                (height, width),
+                text_position=self._pipeline.text_position,
+                # of a word that is the same for all samples, so that none depends on the others
+                first_place=int(joint_token_weights(self.readers, word, [word]).nonzero()[0, 1]),
+                class_layers=settings.cross_levels,
+                refining_layer=settings.self_level,
+                power=settings.self_power,
+                steps=settings.recorded_steps(num_steps),
+                refining_layers=self._refining_layers,
+            )
         most, longest = (max(weights.shape[axis] for weights in texts) for axis in (0, 1))
         # samples of fewer classes get empty ones at the end
         weights = torch.stack(
@@ -168,3 +218,10 @@ class JointMaskAttention:
             text_lengths=None if self.text_lengths == "filled" else [weights.shape[1] for weights in texts],
             has_calls_by_length=self.text_lengths == "calls",
         )
+
+
+def _no_concepts(pipeline: Any) -> ValueError:
+    return ValueError(
+        f"mask_settings.source is 'concepts', but {type(pipeline).__name__} has no blocks with a stream of text beside"
+        " one of the image; give 'attention' (mask_source)."
+    )

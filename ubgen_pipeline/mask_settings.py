@@ -1,9 +1,12 @@
 """How attention becomes masks: the settings, those of the Dataset Diffusion paper, and those of small models."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 IGNORE_LABEL = 255
+# what maps of classes are made of
+SOURCES = ("attention", "concepts")
 ANNOTATIONS = ("mask", "confidence", "heatmap", "instance", "box", "polygon")
 
 
@@ -16,6 +19,10 @@ class MaskSettings:
     """Settings of masks from attention. The defaults are those of Dataset Diffusion (arXiv 2309.14303, section 4).
 
     Attributes:
+        source: one of :data:`SOURCES`. ``attention``: a class's map is the attention to its words. ``concepts``: the
+            likeness of what attention gives a pixel to what it gives the class's words, encoded apart from the prompt
+            (ConceptAttention, arXiv 2502.04320); for transformers with a stream of tokens for text and one for images.
+        background: words that stand for what belongs to no class, where ``source`` is ``concepts``; at least one.
         class_prompt: take the cross-attention's keys from a text of the class words alone (class-prompt
             cross-attention, section 3.2); False takes them from the prompt that the image is drawn from. Joint
             attention knows no other.
@@ -36,6 +43,8 @@ class MaskSettings:
         ValueError: a setting out of its range.
     """
 
+    source: str = "attention"
+    background: tuple[str, ...] = ("background",)
     class_prompt: bool = True
     append_class_names: bool = True
     cross_levels: tuple[int, ...] = (2,)
@@ -50,6 +59,11 @@ class MaskSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "cross_levels", tuple(self.cross_levels))
+        if self.source not in SOURCES:
+            raise ValueError(f"source is {self.source!r}; choose {' or '.join(SOURCES)}.")
+        if isinstance(self.background, str) or not self.background or not all(map(str.strip, self.background)):
+            raise ValueError(f"background is {self.background!r}; give a list of at least one word.")
+        object.__setattr__(self, "background", tuple(self.background))
         levels = (*self.cross_levels, self.self_level)
         if not self.cross_levels or any(not _is_count(level) for level in levels):
             raise ValueError(
@@ -71,6 +85,14 @@ class MaskSettings:
         if not 0 <= self.min_area < 1:
             raise ValueError(f"min_area is {self.min_area}; give a share of the image of at least 0 and below 1.")
 
+    def facts(self) -> dict[str, Any]:
+        """The settings that count, by name, as a manifest holds them."""
+        facts = asdict(self)
+        if self.source == "attention":
+            # those of the first datasets, which knew no other source
+            del facts["source"], facts["background"]
+        return facts
+
     def recorded_steps(self, num_steps: int) -> range:
         """Positions of the recorded ones among ``num_steps`` UNet calls, at least one."""
         start = min(math.floor(self.first_step * num_steps + 0.5), num_steps - 1)
@@ -87,6 +109,21 @@ SMALL = MaskSettings(
 def default_mask_settings(num_blocks: int) -> MaskSettings:
     """Settings for a UNet of so many blocks on its way down: the paper's where it has them, else the mini model's."""
     return PAPER if num_blocks > max(*PAPER.cross_levels, PAPER.self_level) else SMALL
+
+
+def small_concept_settings(num_blocks: int) -> MaskSettings:
+    """Settings for the mini flow model and other transformers of so few blocks, at least two, that read text up to
+    the last but one: found by ``benchmarks/mask_sweep.py``. Its text encoders know few words beside classes."""
+    return MaskSettings(
+        source="concepts",
+        background=("a",),
+        class_prompt=False,
+        cross_levels=tuple(range(num_blocks - 1)),
+        self_level=num_blocks // 2,
+        self_power=2,
+        threshold=0.7,
+        ignore_threshold=0.6,
+    )
 
 
 def joint_mask_settings(num_blocks: int) -> MaskSettings:

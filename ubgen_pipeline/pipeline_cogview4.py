@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from .attention_maps import ClassTexts  # noqa: F401
     from .attention_masks import AttentionMask  # noqa: F401
     from .class_tokens import append_class_words  # noqa: F401
+    from .concept_attention import ConceptTexts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttention  # noqa: F401

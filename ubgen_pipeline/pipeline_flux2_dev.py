@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .attention_masks import AttentionMask  # noqa: F401
     from .call_arguments import CallEntries  # noqa: F401
     from .class_tokens import append_class_words  # noqa: F401
+    from .concept_attention import ConceptTexts  # noqa: F401
     from .conditioning import Conditioning  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .family import Family  # noqa: F401

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from .attention_maps import ClassTexts  # noqa: F401
     from .attention_masks import AttentionMask  # noqa: F401
     from .class_tokens import append_class_words  # noqa: F401
+    from .concept_attention import ConceptTexts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttention  # noqa: F401
@@ -100,6 +101,9 @@ class QwenImageParts(Family):
             self,
             [block.attn for block in self.transformer.transformer_blocks],
             readers=[(self.prompt_tokenizer, self.tokenizer_max_length)],
+            # what the last block makes of the text is read by nothing, so it was never trained
+            concept_blocks=self.transformer.transformer_blocks[:-1],
+            text_embedding=[self.transformer.txt_norm, self.transformer.txt_in],
         )
 
     @classmethod

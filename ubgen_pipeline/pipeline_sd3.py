@@ -16,7 +16,7 @@ from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
-from .mask_settings import MaskSettings
+from .mask_settings import MaskSettings, small_concept_settings
 from .pipeline_call import ClassNameCall
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .attention_maps import ClassTexts  # noqa: F401
     from .attention_masks import AttentionMask  # noqa: F401
     from .class_tokens import append_class_words  # noqa: F401
+    from .concept_attention import ConceptTexts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttention  # noqa: F401
@@ -180,11 +181,17 @@ class StableDiffusion3Parts(Family):
             self,
             [block.attn for block in self.transformer.transformer_blocks],
             readers=[clip, *t5],
+            # the last block's text is read by nothing, so what its queries find was never trained
+            concept_blocks=self.transformer.transformer_blocks[:-1],
+            text_embedding=[self.transformer.context_embedder],
         )
 
     @classmethod
     def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
-        """The block of 24 whose text columns are clearest (Seg4Diff, arXiv 2509.18096), or the one at its depth."""
+        """The block of 24 whose text columns are clearest (Seg4Diff, arXiv 2509.18096), or the one at its depth; the
+        mini flow model's, which are others, for models as small."""
+        if 1 < config["num_layers"] < 12:
+            return small_concept_settings(config["num_layers"])
         block = config["num_layers"] * 9 // 24
         return MaskSettings(class_prompt=False, cross_levels=(block,), self_level=block)
 

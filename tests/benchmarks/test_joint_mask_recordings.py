@@ -12,14 +12,22 @@ from ubgen_pipeline.mini.scenes import pair_scenes
 from ubgen_pipeline.models.loading import load_pipeline
 
 
-def test_combined_maps_are_those_of_the_pipeline():
+@pytest.mark.parametrize(("source", "blocks"), [("attention", (0, 2)), ("concepts", (0, 1))])
+def test_combined_maps_are_those_of_the_pipeline(source, blocks):
     pipeline = load_pipeline("mini-flow")
     pipeline.set_progress_bar_config(disable=True)
     rendered = [KnownScene.of(scene, False) for scene in pair_scenes(2, bias=0.95, seed=1)]
     sweep = SweepSettings(num_objects=2, strength=0.5, seed=5)
     recorded = record_joint_maps(pipeline, rendered, 8, 3.0, sweep)
     settings = MaskSettings(
-        class_prompt=False, cross_levels=(0, 2), self_level=1, self_power=2, first_step=0.25, last_step=0.75
+        source=source,
+        background=("a",),
+        class_prompt=False,
+        cross_levels=blocks,
+        self_level=1,
+        self_power=2,
+        first_step=0.25,
+        last_step=0.75,
     )
     drawn = pipeline(
         [" and ".join(scene.class_names) for scene in rendered],
@@ -41,9 +49,15 @@ def test_combined_maps_are_those_of_the_pipeline():
 
 
 def test_every_candidate_was_recorded():
-    candidates = list(joint_candidates(4))
+    candidates = list(joint_candidates(load_pipeline("mini-flow").mask_attention, ["a"]))
     assert len(set(candidates)) == len(candidates)
     assert {item.cross_levels for item in candidates} >= {(0,), (2, 3), (0, 1, 2, 3)}
+    assert {(item.source, item.invert) for item in candidates} == {
+        ("attention", False),
+        ("attention", True),
+        ("concepts", False),
+    }
+    assert max(max(item.cross_levels) for item in candidates if item.source == "concepts") == 2
     recorded = {item.self_power for item in candidates}
     with pytest.raises(ValueError, match="self_power is 3"):
         from benchmarks.joint_mask_recordings import JointMaps

@@ -23,6 +23,7 @@ from ubgen_pipeline.call_arguments import TextSettings
 from ubgen_pipeline.class_tokens import fit_prompt
 from ubgen_pipeline.initial_latents import step_generators
 from ubgen_pipeline.latent_denoising import denoising_steps
+from ubgen_pipeline.mask_settings import MaskSettings
 from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, load_pipeline, set_scheduler
 from ubgen_pipeline.models.lora_loading import load_lora
@@ -355,7 +356,7 @@ def test_masks_change_no_image_and_are_the_attention_to_the_words(case):
     if case.family == "sdxl":
         masks = replace(pipeline.default_mask_settings(), self_power=0, class_prompt=False)
     else:
-        masks = replace(pipeline.default_mask_settings(), self_power=0, cross_levels=(0,))
+        masks = replace(pipeline.default_mask_settings(), source="attention", self_power=0, cross_levels=(0,))
     settings = {"annotations": ["mask", "heatmap"], "mask_settings": masks, "seeds": [1, 2], "prompts": prompts}
     size = {"num_inference_steps": 2, "height": 64, "width": 32, "output_type": "pt"}
     together = pipeline(words, **settings, **size)
@@ -420,7 +421,7 @@ def test_the_words_of_masks_are_where_the_text_encoders_read_them(family):
     for handle in handles:
         handle.remove()
     attention = pipeline.mask_attention
-    weights = attention.texts("a big star at sea", ["star"], pipeline.default_mask_settings())
+    weights = attention.texts("a big star at sea", ["star"], MaskSettings(class_prompt=False))
     torch.testing.assert_close(weights.sum(), torch.tensor(1.0))
     num_features = len(next(value for value in row.tensors.values() if value.ndim == 2))
     assert weights.shape[1] <= max(num_features, pipeline.prompt_tokens)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from support.family_models import CASES
+from ubgen_pipeline.mask_settings import MaskSettings
 
 NAMES = ["circle", "star"]
 PROMPTS = ["a circle", "a photo of a red star on a blue field"]
@@ -26,7 +27,7 @@ def test_annotations_leave_images_as_they_are_and_do_not_depend_on_the_batch(pip
     settings = {"height": 24, "width": 32, "num_inference_steps": 3, "output_type": "np"}
     plain = pipeline(NAMES, prompts=PROMPTS, **settings)
     # the words are appended, as the default settings have it; a random model's maps lose their contrast at power 4
-    masks = dataclasses.replace(pipeline.default_mask_settings(), self_power=1)
+    masks = dataclasses.replace(pipeline.default_mask_settings(), source="attention", self_power=1)
     wanted = {"annotations": ["mask", "heatmap", "box"], "shown_classes": [["circle"], ["red", "star"]]}
     wanted |= {"shown_labels": [[0], [5, 1]], "mask_settings": masks}
     together = pipeline(NAMES, prompts=PROMPTS, **wanted, **settings)
@@ -45,7 +46,8 @@ def test_annotations_leave_images_as_they_are_and_do_not_depend_on_the_batch(pip
 
 
 def test_the_words_are_found_where_the_text_encoders_read_them(case, pipeline):
-    weights = pipeline.mask_attention.texts("a red star", ["star", "red"], pipeline.default_mask_settings())
+    words = MaskSettings(class_prompt=False)
+    weights = pipeline.mask_attention.texts("a red star", ["star", "red"], words)
     torch.testing.assert_close(weights.sum(dim=1), torch.ones(2))
     readers = {"sd3": [(77, 1)], "flux": []}[case.family]
     if pipeline.text_networks.keys() & {"text_encoder_3"} or case.family == "flux":
@@ -65,7 +67,7 @@ def test_mask_settings_of_the_model_and_those_that_do_not_go(case, pipeline):
     settings = pipeline.default_mask_settings()
     assert not settings.class_prompt and settings == pipeline.mask_settings_of(pipeline.transformer.config)
     deep = pipeline.mask_settings_of({"num_layers": {"sd3": 24, "flux": 19}[case.family]})
-    assert deep.cross_levels == {"sd3": (9,), "flux": (15, 16, 17, 18)}[case.family]
+    assert deep.source == "attention" and deep.cross_levels == {"sd3": (9,), "flux": (15, 16, 17, 18)}[case.family]
     call = {"height": 32, "width": 32, "num_inference_steps": 1, "annotations": ["mask"]}
     with pytest.raises(ValueError, match=r"mask_settings\.class_prompt is True, but this model"):
         pipeline(NAMES, mask_settings=type(settings)(), **call)

@@ -18,11 +18,21 @@ from ubgen_pipeline.mask_settings import IGNORE_LABEL, MaskSettings
         ({"ignore_threshold": 0.9}, "ignore_threshold is 0.9"),
         ({"first_step": 0.5, "last_step": 0.5}, "first_step is 0.5 and last_step 0.5"),
         ({"min_area": 1}, "min_area is 1"),
+        ({"source": "words"}, "source is 'words'; choose attention or concepts"),
+        ({"background": ()}, r"background is \(\); give a list of at least one word"),
+        ({"background": "sea"}, "background is 'sea'"),
+        ({"background": (" ",)}, "background is"),
     ],
 )
 def test_a_setting_out_of_its_range_is_named(settings, message):
     with pytest.raises(ValueError, match=message):
         MaskSettings(**settings)
+
+
+def test_a_manifest_holds_what_counts_so_that_earlier_datasets_resume():
+    assert not MaskSettings().facts().keys() & {"source", "background"}
+    facts = MaskSettings(source="concepts", background=["sea"]).facts()
+    assert (facts["source"], facts["background"]) == ("concepts", ("sea",))
 
 
 def test_recorded_steps_are_a_share_of_the_denoising_and_never_none():

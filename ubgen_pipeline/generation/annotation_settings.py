@@ -18,6 +18,12 @@ class AnnotationSettings:
     annotations: list[str] | None = field_help(
         "columns from attention: mask, confidence, heatmap, instance, box, polygon", None
     )
+    mask_source: str | None = field_help(
+        "attention: to the class's words; concepts: of the class's words to the image, for some transformers", None
+    )
+    mask_background: list[str] | None = field_help(
+        "words that stand for what belongs to no class, where the source is concepts", None
+    )
     mask_class_prompt: bool | None = field_help("cross-attention keys from the class words alone", None)
     mask_append_class_names: bool | None = field_help("append the class words to prompts without them", None)
     mask_cross_levels: list[int] | None = field_help(

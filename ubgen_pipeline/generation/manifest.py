@@ -45,7 +45,7 @@ def manifest(
         kept |= few_step_columns(few_step, fingerprint)
         kept["few_step_lora_revision"] = None if few_step is None else few_step.revision
     if settings.wanted_annotations():
-        kept["mask_settings"] = dataclasses.asdict(settings.mask_settings(resolve_model(settings.model)))
+        kept["mask_settings"] = settings.mask_settings(resolve_model(settings.model)).facts()
         # contourpy traced outlines in version 0.1.0: it is noted still, so that datasets begun then can be resumed
         libraries += ["scipy", "contourpy"]
     if inference.quantization != "none":
