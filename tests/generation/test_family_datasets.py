@@ -187,3 +187,23 @@ def test_a_missing_text_encoder_is_refused_by_name(tmp_path, capsys):
     index_file.write_text(json.dumps({**json.loads(index_file.read_text()), "text_encoder_2": [None, None]}))
     assert main(arguments(tmp_path / "model", tmp_path / "none")) == 2
     assert "has no text_encoder_2" in capsys.readouterr().err
+
+
+def test_files_with_templates_draw_with_models_that_read_no_word_weights(models, tmp_path, capsys):
+    file = tmp_path / "prompts.json"
+    content = {"classes": ["circle", "star (big)"], "templates": ["a {name} at sea"], "negative_prompt": "dull"}
+    file.write_text(json.dumps(content))
+    model, folder = str(models.folder("flux2-klein")), tmp_path / "d"
+    size = ["--height", "32", "--width", "64", "--num-inference-steps", "2", "--threads", "1"]
+    flags = ["--model", model, "--classes", str(file), "--annotations", "mask", *size]
+    assert main([*flags, "--output-dir", str(folder)]) == 0
+    rows = load_dataset(str(folder), split="train")
+    # as the model reads them, without the backslashes that word weights need
+    assert rows["prompt"][:] == ["a circle at sea; circle", "a star (big) at sea; star (big)"]
+    assert rows["num_prompt_chunks"][:] == [None, None]
+    row = find_row(str(folder), 1)
+    assert np.array_equal(np.asarray(regenerate(row, model=model)), np.asarray(stored_image(row)))
+    for change in ({"templates": ["a {name}++ at sea"]}, {"negative_prompt": "(dull:1.3)"}):
+        file.write_text(json.dumps(content | change))
+        assert main([*flags, "--output-dir", str(tmp_path / "other")]) == 2
+        assert "has word weights, which UbGenFlux2KleinPipeline does not read" in capsys.readouterr().err

@@ -84,3 +84,38 @@ def test_a_size_and_embeddings_count_for_their_own_model_only():
     note, model, word = file.remarks("mini", has_embeddings=False)
     assert note == "a note" and "written for org/own" in model and "read as plain letters" in word
     assert len(file.remarks("mini", has_embeddings=True)) == 2
+
+
+def test_each_class_may_have_templates_of_its_own(tmp_path):
+    classes = [{"name": "star", "synonyms": ["sun"]}, {"name": "crane", "id": "n1"}, {"name": "crane", "id": "n2"}]
+    own = {"star": ["a {name} in {weather}", "two suns"], "n1": "a {name} flies", "n2": ["a {name} lifts"]}
+    classes[0]["synonyms"].append("suns")
+    file = write(tmp_path, classes=classes, templates=own, attributes={"weather": ["rain", "snow"]})
+    found = [(item.label, item.prompt, item.word) for item in load_prompt_samples(file).prompts()]
+    assert found == [
+        (0, "a star in rain", "star"),
+        (0, "a star in snow", "star"),
+        (0, "two suns", "suns"),
+        (1, "a crane flies", "crane"),
+        (2, "a crane lifts", "crane"),
+    ]
+    facts = load_prompt_samples(file).facts()
+    assert facts["of_class"] == {"star": ["a {name} in {weather}", "two suns"], "n1": ["a {name} flies"], "n2": [
+        "a {name} lifts"
+    ]}  # fmt: skip
+    # files without stand in manifests as they did before
+    assert "of_class" not in load_prompt_samples(write(tmp_path)).facts()
+    with pytest.raises(ValueError, match="none for class 'ring'"):
+        load_prompt_samples(write(tmp_path, templates={"star": ["{name}"]}))
+    with pytest.raises(ValueError, match="some for 'moon', which is none of the classes"):
+        load_prompt_samples(write(tmp_path, templates={"star": ["{name}"], "ring": ["{name}"], "moon": ["{name}"]}))
+    with pytest.raises(ValueError, match=r"unknown placeholder \{colour\}"):
+        load_prompt_samples(write(tmp_path, templates={"star": ["{name}"], "ring": ["{colour} {name}"]}))
+    with pytest.raises(ValueError, match="none for class 'ring'"):
+        load_prompt_samples(write(tmp_path, templates={"star": ["{name}"], "ring": []}))
+
+
+def test_definitions_join_the_templates_of_each_class(tmp_path):
+    file = write(tmp_path, classes=[{"name": "star", "definition": "it shines"}], templates={"star": ["a {name}."]})
+    (prompt,) = load_prompt_samples(file, definitions=True).prompts()
+    assert prompt.prompt == "a star, it shines"

@@ -10,6 +10,7 @@ from ..files.image_codecs import image_encoder
 from ..mask_settings import MaskSettings
 from ..models.loading import resolve_model
 from ..models.loras import as_loras, is_plain
+from ..prompt_weights import has_weights
 from ..samples.sample import Samples
 from .row_drawer import RowDrawer, drawn_prompt
 from .settings import GenerateSettings
@@ -30,25 +31,33 @@ def check_prompts(settings: GenerateSettings, samples: Samples, pipeline: "UbGen
             that is not where the masks need it, or a level of the mask settings where the model has no attention.
     """
     items, masks = list(samples.prompts()), _mask_settings(settings)
-    if samples.allows_long_prompts and not pipeline.has_word_weights:
-        raise ValueError(
-            f"classes is {settings.classes!r}, a DiffuGen configuration, whose prompts may hold word weights and have"
-            f" any length; {type(pipeline).__name__} reads neither. Give a model of Stable Diffusion 1.x or 2.x, or a"
-            " file of templates."
-        )
-    if masks is not None and samples.allows_long_prompts and not masks.class_prompt:
+    in_chunks = samples.allows_long_prompts and pipeline.has_word_weights
+    if not pipeline.has_word_weights:
+        _refuse_weights([item.prompt for item in items if item.weighted], settings.negative_prompt, pipeline)
+    if masks is not None and in_chunks and not masks.class_prompt:
         raise ValueError("mask_class_prompt is false, which word weights do not work with; leave it out.")
     texts = [drawn_prompt(pipeline, item, masks) for item in items]
     if masks is not None:
         pipeline.mask_attention.check(masks)
         for item, text in zip(items, texts, strict=True):
             pipeline.mask_attention.check_words(text, list(dict.fromkeys(item.shown_words)), masks)
-    if num_cut := sum(drawn_prompt(pipeline, item, None) != item.prompt for item in items):
+    if num_cut := sum(item.is_cut_to_fit and drawn_prompt(pipeline, item, None) != item.prompt for item in items):
         say(f"{num_cut} of {len(items)} captions are longer than the model reads; their ends are left out")
-    if not samples.allows_long_prompts:
+    if not in_chunks:
         pipeline.check_prompt_lengths(texts, [item.name for item in items])
         return None
     return pipeline.count_prompt_chunks([settings.negative_prompt or "", *texts])
+
+
+def _refuse_weights(prompts: Sequence[str], negative_prompt: str | None, pipeline: "UbGenPipeline") -> None:
+    """Raise ``ValueError`` where a prompt that is read for weights has any, or the text that they are guided from."""
+    for text in (*prompts, *([negative_prompt] if prompts and negative_prompt else [])):
+        if has_weights(text):
+            raise ValueError(
+                f"the prompt {text!r} has word weights, which {type(pipeline).__name__} does not read; leave them out,"
+                " or give a model whose text encoder is CLIP. Parentheses and signs that are plain text need"
+                " `weights: false` in the file."
+            )
 
 
 class DatasetRows:
@@ -112,6 +121,9 @@ class DatasetRows:
             **inputs.arguments,
         )
         rows, shared = [], self._drawer.columns()
+        if samples.allows_long_prompts:
+            # a model without word weights reads each prompt as a whole
+            shared.setdefault("num_prompt_chunks", None)
         for position, (sample, image) in enumerate(zip(batch, drawn.images(), strict=True)):
             prompt = sample.prompt
             row = {

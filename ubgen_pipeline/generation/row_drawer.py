@@ -21,6 +21,7 @@ from ..mask_settings import MaskSettings
 from ..models.loading import load_pipeline
 from ..models.loras import few_step_columns, lora_columns
 from ..models.sources import GeneratorSource, public_name
+from ..prompt_weights import plain_text
 from ..prompts.class_prompts import ClassPrompt
 
 if TYPE_CHECKING:
@@ -166,7 +167,8 @@ def drawn_prompt(pipeline: "UbGenPipeline", item: ClassPrompt, masks: MaskSettin
             but before the class words.
         masks: how masks are made; None where no annotation is asked for.
     """
-    text = item.prompt
+    # a model that reads no weights is given the text without their spelling
+    text = plain_text(item.prompt) if item.weighted and not pipeline.has_word_weights else item.prompt
     if masks is not None and masks.append_class_names:
         text = append_class_words(text, item.shown_words)
     if item.is_cut_to_fit:

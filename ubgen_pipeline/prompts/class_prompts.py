@@ -18,7 +18,8 @@ class ClassPrompt:
     """A class as it is drawn: its label (position in the list), name, prompt and key.
 
     ``attributes`` are (placeholder, value) pairs that a template was filled with; ``word`` is what stands for the
-    class in the prompt, where that may be a synonym; empty means the name.
+    class in the prompt, where that may be a synonym; empty means the name. ``weighted`` says whether the prompt is
+    read for word weights, so that a backslash is part of its spelling.
     """
 
     label: int
@@ -27,6 +28,7 @@ class ClassPrompt:
     key: str
     attributes: tuple[tuple[str, str], ...] = ()
     word: str = ""
+    weighted: bool = False
     # whether a prompt that is too long for the model loses words at its end; if not, it is refused
     is_cut_to_fit: ClassVar[bool] = False
 

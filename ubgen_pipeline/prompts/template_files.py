@@ -1,12 +1,13 @@
 """Files with templates beside the classes, in YAML or JSON; what such a file says of other settings, too.
 
 classes: [crane, {name: star, synonyms: [five-pointed star]}]    # or a built-in list, or another class file
-templates: ["a {view} view of a {name}++ in {weather}"]
+templates: ["a {view} view of a {name}++ in {weather}"]          # or of each class its own: {crane: […], star: […]}
 attributes: {view: [front, side], weather: [rain, snow]}
 negative_prompt: blurry
 max_prompts: 3            # of each class, chosen by the run's seed; all of them if not given
 samples_per_prompt: 2     # 1 if not given
 weights: true             # whether ++ and -- are read
+written_by: {…}           # what `ubgen write-prompts` keeps of its settings; not read
 """
 
 from collections.abc import Mapping, Sequence
@@ -19,8 +20,10 @@ from .diffugen_variations import Variations
 from .file_values import count, texts
 from .templates import PromptTemplates
 
+# of a file that ``ubgen write-prompts`` wrote: its settings, by which it knows the file again
+WRITTEN_BY = "written_by"
 _KEYS = (
-    "classes", "templates", "attributes", "negative_prompt", "max_prompts", "samples_per_prompt", "weights"
+    "classes", "templates", "attributes", "negative_prompt", "max_prompts", "samples_per_prompt", "weights", WRITTEN_BY
 )  # fmt: skip
 
 
@@ -106,6 +109,7 @@ def prompt_file_from(data: Mapping[str, Any], folder: Path) -> PromptFile:
     if not isinstance(weights, bool):
         raise ValueError(f"weights is {weights!r}; give true or false.")
     templates = data["templates"]
+    of_class = _class_templates(templates, classes) if isinstance(templates, Mapping) else {}
     settings = {}
     if data.get("negative_prompt") is not None:
         settings["negative_prompt"] = texts("negative_prompt", [data["negative_prompt"]])[0]
@@ -113,14 +117,33 @@ def prompt_file_from(data: Mapping[str, Any], folder: Path) -> PromptFile:
         classes,
         tuple(range(len(classes))),
         PromptTemplates(
-            texts("templates", [templates] if isinstance(templates, str) else templates),
+            () if of_class else texts("templates", [templates] if isinstance(templates, str) else templates),
             {str(name): texts(str(name), values) for name, values in attributes.items()},
             weighted=weights,
+            of_class=of_class,
         ),
         samples_per_prompt=count("samples_per_prompt", data.get("samples_per_prompt", 1)),
         max_prompts=None if data.get("max_prompts") is None else count("max_prompts", data["max_prompts"]),
         settings=settings,
     )
+
+
+def _class_templates(templates: Mapping[Any, Any], classes: Sequence[ClassName]) -> dict[str, tuple[str, ...]]:
+    """Each class's own templates by its key; the mapping has them by its name, or by its id."""
+    keys = {item.name: item.key for item in classes} | {item.key: item.key for item in classes}
+    found: dict[str, tuple[str, ...]] = {}
+    for name, own in templates.items():
+        if str(name) not in keys:
+            raise ValueError(
+                f"templates has some for {str(name)!r}, which is none of the classes; correct it, or add the class."
+            )
+        key = keys[str(name)]
+        if key in found:
+            raise ValueError(f"templates has class {str(name)!r} twice, by its name and by its id; keep one.")
+        found[key] = texts(f"templates of {name}", [own] if isinstance(own, str) else own)
+    if missing := [item.name for item in classes if item.key not in found]:
+        raise ValueError(f"templates has none for class {missing[0]!r}; give it some, or leave the class out.")
+    return found
 
 
 def _classes(classes: Any, folder: Path) -> Sequence[ClassName]:

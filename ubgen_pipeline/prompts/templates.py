@@ -4,8 +4,8 @@ import math
 import random
 import re
 import string
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
 from ..prompt_weights import escape_weights, plain_text
@@ -28,6 +28,7 @@ class PromptTemplates:
         name_field: a further placeholder that stands for the class's name.
         combine_all: combine all attributes with every template, also those that it does not use.
         weighted: whether the texts are read for word weights; names and definitions then are escaped.
+        of_class: class's key -> templates of that class, in place of ``templates``.
     """
 
     templates: tuple[str, ...]
@@ -35,10 +36,13 @@ class PromptTemplates:
     name_field: str = "name"
     combine_all: bool = False
     weighted: bool = True
+    of_class: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not self.templates:
+        if not (self.templates or self.of_class):
             raise ValueError("templates is empty; give at least one text with {name}.")
+        if empty := [key for key, own in self.of_class.items() if not own]:
+            raise ValueError(f"templates has none for class {empty[0]!r}; give at least one text with {{name}}.")
         for name, values in self.attributes.items():
             if name in (*CLASS_FIELDS, self.name_field) or not name.isidentifier():
                 raise ValueError(
@@ -48,16 +52,30 @@ class PromptTemplates:
             if not values:
                 raise ValueError(f"attribute {name!r} has no values; give at least one, or leave it out.")
         known = {*CLASS_FIELDS, self.name_field, *self.attributes}
-        for template in self.templates:
-            if unknown := [field for field in template_fields(template) if field not in known]:
+        for template in self.all_templates:
+            if unknown := [name for name in template_fields(template) if name not in known]:
                 raise ValueError(
                     f"template is {template!r}, with the unknown placeholder {{{unknown[0]}}}; give it values among"
-                    f" the attributes, or use one of {', '.join(f'{{{field}}}' for field in sorted(known))}."
+                    f" the attributes, or use one of {', '.join(f'{{{name}}}' for name in sorted(known))}."
                 )
 
     @property
+    def all_templates(self) -> list[str]:
+        """Those of every class."""
+        return [*self.templates, *(template for own in self.of_class.values() for template in own)]
+
+    @property
     def uses_definitions(self) -> bool:
-        return any("definition" in template_fields(template) for template in self.templates)
+        return any("definition" in template_fields(template) for template in self.all_templates)
+
+    def each(self, change: Callable[[str], str]) -> "PromptTemplates":
+        """The same with every template changed."""
+        own = {key: tuple(map(change, texts)) for key, texts in self.of_class.items()}
+        return replace(self, templates=tuple(map(change, self.templates)), of_class=own)
+
+    def templates_of(self, item: ClassName) -> tuple[str, ...]:
+        """The templates that the class is drawn with."""
+        return self.of_class.get(item.key, self.templates)
 
     def count(self, item: ClassName) -> int:
         """Number of different combinations for a class."""
@@ -71,7 +89,7 @@ class PromptTemplates:
         """
         axes: dict[str, tuple[str, ...]] = {}
         template = ""
-        for template, axes in zip(self.templates, self._axes(item)):  # noqa: B007
+        for template, axes in zip(self.templates_of(item), self._axes(item)):  # noqa: B007
             size = math.prod(map(len, axes.values()))
             if position < size:
                 break
@@ -83,14 +101,18 @@ class PromptTemplates:
         chosen = dict(reversed(chosen.items()))
         word = chosen.pop("synonym", item.name)
         text = self._fill(template, item, word, chosen)
-        check_class_word(text, (item.name, *item.synonyms), weighted=self.weighted)
-        given = {**chosen, "template": template} if self.attributes or len(self.templates) > 1 else {}
-        return ClassPrompt(label, item.name, text, item.key, tuple(given.items()), word)
+        found = check_class_word(text, (item.name, *item.synonyms), weighted=self.weighted)
+        if not {"name", "synonym", self.name_field} & set(template_fields(template)):
+            # the template itself says by which of its words it calls the class
+            word = found
+        several = self.attributes or self.of_class or len(self.templates) > 1
+        given = {**chosen, "template": template} if several else {}
+        return ClassPrompt(label, item.name, text, item.key, tuple(given.items()), word, self.weighted)
 
     def _axes(self, item: ClassName) -> list[dict[str, tuple[str, ...]]]:
         """For each template, what it is combined with."""
         axes = []
-        for template in self.templates:
+        for template in self.templates_of(item):
             fields = template_fields(template)
             own: dict[str, tuple[str, ...]] = {
                 name: values for name, values in self.attributes.items() if self.combine_all or name in fields
@@ -105,16 +127,16 @@ class PromptTemplates:
         own |= {"definition": item.definition, "class_id": item.class_id}
         text = ""
         pieces = _pieces(template)
-        for number, (literal, field) in enumerate(pieces):
+        for number, (literal, name) in enumerate(pieces):
             text += literal
-            if field is None:
+            if name is None:
                 continue
-            value = attributes[field] if field in attributes else own[field]
+            value = attributes[name] if name in attributes else own[name]
             if not value:
                 raise ValueError(
-                    f"template asks for {{{field}}}, which class {item.name!r} does not have; add it to the class."
+                    f"template asks for {{{name}}}, which class {item.name!r} does not have; add it to the class."
                 )
-            if self.weighted and field not in attributes:
+            if self.weighted and name not in attributes:
                 value = escape_weights(value)
             following = pieces[number + 1][0] if number + 1 < len(pieces) else ""
             if self.weighted and " " in value and re.match(r"\+\+|--", following):
@@ -131,7 +153,7 @@ def template_fields(template: str) -> list[str]:
         ValueError: unbalanced braces, an empty placeholder, or one with an attribute, an index, a format or a
             conversion.
     """
-    return [field for _, field in _pieces(template) if field is not None]
+    return [name for _, name in _pieces(template) if name is not None]
 
 
 @lru_cache(maxsize=4096)
@@ -141,23 +163,32 @@ def _pieces(template: str) -> list[tuple[str, str | None]]:
         parsed = list(string.Formatter().parse(template))
     except ValueError as error:
         raise ValueError(f"template is {template!r}; {error}. Write {{{{ and }}}} for braces.") from error
-    for _, field, form, conversion in parsed:
-        if field is not None and (not field.isidentifier() or form or conversion):
-            raise ValueError(f"template is {template!r}; a placeholder is a bare name such as {{name}}, no {field!r}.")
-    return [(literal, field) for literal, field, *_ in parsed]
+    for _, name, form, conversion in parsed:
+        if name is not None and (not name.isidentifier() or form or conversion):
+            raise ValueError(f"template is {template!r}; a placeholder is a bare name such as {{name}}, no {name!r}.")
+    return [(literal, name) for literal, name, *_ in parsed]
 
 
-def check_class_word(prompt: str, words: Sequence[str], *, weighted: bool) -> None:
-    """Raise ``ValueError`` unless one of the class's words stands in the prompt; case does not matter."""
-    wanted = "|".join(re.escape(_normal(word)) for word in words)
+def check_class_word(prompt: str, words: Sequence[str], *, weighted: bool) -> str:
+    """The first of the class's words that stands in the prompt; case does not matter.
+
+    Raises:
+        ValueError: none of them does.
+    """
     # plain_text comes second: it is slow, and seldom needed
     for text in (prompt, plain_text(prompt)) if weighted else (prompt,):
-        if re.search(rf"(?<!\w)({wanted})(?!\w)", _normal(text)):
-            return
+        if (word := class_word_in(text, words)) is not None:
+            return word
     raise ValueError(
         f"class {words[0]!r} is not in its prompt {prompt!r}; write {{name}} where it belongs, or list the word that"
         " stands for it among the class's synonyms."
     )
+
+
+def class_word_in(text: str, words: Sequence[str]) -> str | None:
+    """The first of the words that stands in the text, whole, whatever its case and blanks; None: none does."""
+    text = _normal(text)
+    return next((word for word in words if re.search(rf"(?<!\w){re.escape(_normal(word))}(?!\w)", text)), None)
 
 
 def _normal(text: str) -> str:

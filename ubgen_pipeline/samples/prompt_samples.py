@@ -100,7 +100,9 @@ class PromptSamples:
         templates = dataclasses.asdict(self.file.templates)
         templates["templates"] = list(templates["templates"])
         templates["attributes"] = {name: list(values) for name, values in self.file.templates.attributes.items()}
+        own = {key: list(values) for key, values in templates.pop("of_class").items()}
         facts = {**templates, "drawn": list(self.file.drawn), "seed_range": self.file.seed_range}
+        facts |= {"of_class": own} if own else {}
         return {**facts, "model_classes": dict(self.model_classes)} if self.model_classes else facts
 
     @property
@@ -224,10 +226,9 @@ def load_prompt_samples(
 def _with_definitions(file: PromptFile, everywhere: bool) -> PromptFile:
     templates = file.templates
     if everywhere:
-        texts = tuple(
-            text if "{definition}" in text else f"{text.rstrip('. ')}, {{definition}}" for text in templates.templates
+        templates = templates.each(
+            lambda text: text if "{definition}" in text else f"{text.rstrip('. ')}, {{definition}}"
         )
-        templates = dataclasses.replace(templates, templates=texts)
     drawn = [file.classes[label] for label in file.drawn]
     defined = dict(zip(file.drawn, with_definitions(drawn)))
     classes = tuple(defined.get(label, item) for label, item in enumerate(file.classes))
