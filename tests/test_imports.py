@@ -23,6 +23,7 @@ PIPELINE_ROOMS = {
     "mini": "files",
     "prompts": "ubgen_pipeline",
     "models": "ubgen_pipeline files commands mini ubgen_hub_cards",
+    "captions": "ubgen_pipeline files commands prompts models",
     "dataset": "ubgen_pipeline files commands prompts models ubgen_hub_cards",
     "samples": "ubgen_pipeline files prompts dataset models",
     "inference": "ubgen_pipeline files commands models",

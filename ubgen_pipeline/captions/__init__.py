@@ -1,0 +1,1 @@
+"""Captions of each class by a language model, written as a file with templates."""
