@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from ubgen_pipeline.captions.caption_checks import Answer, Caption
-from ubgen_pipeline.captions.caption_file import CaptionFile, digest_of
+from ubgen_pipeline.captions.caption_file import CaptionFile, digest_of, digest_of_model
 from ubgen_pipeline.prompts.class_lists import ClassName
 from ubgen_pipeline.samples.prompt_samples import load_prompt_samples
 
@@ -94,3 +94,13 @@ def test_a_second_run_is_refused_while_the_first_one_lives(tmp_path):
 def test_the_digest_tells_definitions_and_order_apart():
     digests = {digest_of(CLASSES), digest_of(CLASSES[::-1]), digest_of([ClassName("crane", "n1"), *CLASSES[1:]])}
     assert len(digests) == 3 and json.dumps(sorted(digests))
+
+
+def test_the_digest_of_a_model_tells_its_tokenizer_and_template_apart(tmp_path):
+    found = [digest_of_model(str(tmp_path))]
+    for name, text in (("tokenizer.json", "{}"), ("chat_template.jinja", "a"), ("chat_template.jinja", "b")):
+        (tmp_path / name).write_text(text)
+        found.append(digest_of_model(str(tmp_path)))
+    (tmp_path / "notes.pdf").write_text("no part of it")
+    assert len(set(found)) == 4 and digest_of_model(str(tmp_path)) == found[-1]
+    assert digest_of_model("org/name") is None

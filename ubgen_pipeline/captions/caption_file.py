@@ -22,6 +22,8 @@ from ..prompts.template_files import WRITTEN_BY
 from .caption_checks import Answer, Caption, plural_words, template_of
 
 SUFFIXES = (".yaml", ".yml", ".json")
+# of what a folder with a language model holds, what the answers depend on
+_MODEL_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt", ".py")
 
 
 class CaptionFile:
@@ -155,6 +157,18 @@ def digest_of(classes: Sequence[ClassName]) -> str:
     """SHA-256 of the classes, in order, with all that is known of them."""
     listed = [[item.name, item.class_id, item.definition, *item.synonyms] for item in classes]
     return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def digest_of_model(name: str) -> str | None:
+    """SHA-256 of a language model's folder: weights, settings, tokenizer and chat template; None for a Hub id."""
+    folder = Path(name)
+    if not folder.is_dir():
+        return None
+    digest = hashlib.sha256()
+    for file in sorted(file for file in folder.iterdir() if file.suffix in _MODEL_SUFFIXES and file.is_file()):
+        with open(file, "rb") as stream:
+            digest.update(f"{file.name}\0{hashlib.file_digest(stream, 'sha256').hexdigest()}\0".encode())
+    return digest.hexdigest()
 
 
 def _class_entry(item: ClassName, captions: Sequence[Caption]) -> dict[str, Any]:

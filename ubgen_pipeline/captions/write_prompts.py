@@ -12,7 +12,7 @@ from ..prompts.class_prompts import load_class_names
 from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed
 from .caption_checks import NEAR_DUPLICATE, REASONS, Answer, Caption, content_words, is_near_duplicate, read_caption
-from .caption_file import CaptionFile, digest_of
+from .caption_file import CaptionFile, digest_of, digest_of_model
 from .caption_requests import CaptionRequest, caption_request, parse_contexts
 
 if TYPE_CHECKING:
@@ -238,7 +238,7 @@ def _no_caption(own: ClassCaptions, settings: WritePromptsSettings) -> str:
 def _facts(settings: WritePromptsSettings, classes: Sequence[ClassName]) -> tuple[dict[str, Any], str | None]:
     """What the captions depend on, as JSON values, and the model's commit on the Hub, None for a folder."""
     # imported here, as the versions below: --help should not wait for the libraries behind them
-    from ..models.sources import fingerprint, hub_commit, public_name
+    from ..models.sources import hub_commit, public_name
     from .language_model import split_revision
 
     name, asked = split_revision(str(settings.language_model))
@@ -248,11 +248,10 @@ def _facts(settings: WritePromptsSettings, classes: Sequence[ClassName]) -> tupl
     if asked is None and begun.get("language_model") == name and begun.get("revision"):
         # the branch may have moved since: a run goes on with what it was begun with
         revision = begun["revision"]
-    content = fingerprint(name)
     return {
         "language_model": public_name(name),
         "revision": revision,
-        "fingerprint": None if content == name else content,
+        "fingerprint": digest_of_model(name),
         "classes": digest_of(classes),
         "contexts": {context: list(values) for context, values in parse_contexts(settings.contexts).items()},
         **{item: getattr(settings, item) for item in counted},
