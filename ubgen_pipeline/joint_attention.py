@@ -89,6 +89,41 @@ class JointAttention:
         return torch.cat(means, dim=-1)[..., :num_classes]
 
 
+class ClassPromptKeys:
+    """Keys of cross-attention from a text of the class words alone, in place of the prompt's (class-prompt
+    cross-attention; Dataset Diffusion, section 3.2), of layers whose keys are the text alone.
+
+    Args:
+        features: B times ``(L, D)`` text features, each of its own length.
+        embedding: modules that make what the layers read of the text features, one after another.
+    """
+
+    def __init__(self, features: Sequence[torch.Tensor], embedding: Sequence[nn.Module]):
+        longest = max(len(item) for item in features)
+        self._features = torch.stack([F.pad(item, (0, 0, 0, longest - len(item))) for item in features])
+        lengths = torch.tensor([len(item) for item in features])
+        self._is_read = (torch.arange(longest) < lengths[:, None])[:, None, None]  # (B, 1, 1, L)
+        self._embedding, self._keys = embedding, {}
+
+    def attention(self, layer: nn.Module, attention: JointAttention) -> JointAttention:
+        """The same queries over the keys of the class words."""
+        query = attention.query
+        if layer not in self._keys:
+            # as the layer itself makes them of a text; they do not change between steps
+            text = self._features.to(query.device, query.dtype)
+            for module in self._embedding:
+                text = module(text)
+            with AttentionTap(partial(self._keep, layer)):
+                width: Any = layer.query_dim
+                layer.forward(text.new_zeros(len(text), 1, width), encoder_hidden_states=text)
+        mask = self._is_read.to(query.device)
+        return JointAttention(query, self._keys[layer], None if mask.all() else mask, attention.scale)
+
+    def _keep(self, layer: nn.Module, given: dict[str, Any], output: torch.Tensor) -> torch.Tensor:
+        self._keys[layer] = JointAttention.of_call(given).key
+        return output
+
+
 class JointAttentionRecorder:
     """Records while it is entered (``with``) and the transformer runs; call :meth:`result` afterwards.
 
@@ -109,6 +144,8 @@ class JointAttentionRecorder:
         refining_layers: modules whose attention is among image tokens, in order; None: the same as ``layers``.
         text_lengths: B, tokens of each sample's text, where the image's tokens follow on each text's own end; None:
             texts were filled up to one length.
+        class_prompt: keys whose texts ``token_weights`` are of, in place of those of the prompts; only where
+            ``text_position`` is None.
         has_calls_by_length: the network is called once for all samples whose texts have one length, in each step.
 
     Raises:
@@ -130,11 +167,13 @@ class JointAttentionRecorder:
         refining_layers: Sequence[nn.Module] | None = None,
         text_lengths: Sequence[int] | None = None,
         has_calls_by_length: bool = False,
+        class_prompt: ClassPromptKeys | None = None,
     ):
         check_layers(len(layers), class_layers, refining_layer if power else None)
         self._network, self._weights, self._steps, self._power = network, token_weights, steps, power
         self._image_size, self._text_position = image_size, text_position
         self._text_lengths, self._has_calls_by_length = text_lengths, has_calls_by_length
+        self._class_prompt = class_prompt
         self._class_layers = {layers[number] for number in class_layers}
         refining_layer_of = layers if refining_layers is None else refining_layers
         self._refining_layer = refining_layer_of[refining_layer] if power else None
@@ -194,7 +233,7 @@ class JointAttentionRecorder:
                         image = slice(num_text, num_text + num_image)
                         self._take(layer, samples, part, slice(num_image) if num_text == 0 else image, num_image)
             elif query.shape[-2] == num_image and (
-                layer is self._refining_layer or num_keys >= self._weights.shape[-1]
+                layer is self._refining_layer or self._class_prompt or num_keys >= self._weights.shape[-1]
             ):
                 samples = tuple(range(len(self._weights)))
                 self._take(layer, samples, attention.samples(slice(-len(samples), None)), slice(num_image), num_image)
@@ -221,11 +260,12 @@ class JointAttentionRecorder:
         self, layer: nn.Module, samples: tuple[int, ...], attention: JointAttention, image: slice, num_image: int
     ) -> None:
         """What a layer computes of some samples, whose image lies at those of its queries."""
-        num_keys = attention.key.shape[-2]
         if layer in self._class_layers:
+            read = self._class_prompt.attention(layer, attention) if self._class_prompt else attention
+            num_keys = read.key.shape[-2]
             # times T, so that what 16 bits hold is near 1
             values = self._values(samples, num_keys, num_image, attention.query.device) * num_keys
-            maps = attention.rows(image, slice(None)).over(values) / num_keys
+            maps = read.rows(image, slice(None)).over(values) / num_keys
             total, num_seen = self._found.get(samples, (0, 0))
             self._found[samples] = total + maps, num_seen + 1
         if layer is self._refining_layer:

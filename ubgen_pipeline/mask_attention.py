@@ -7,6 +7,7 @@ Shapes: B samples, K classes of a sample, L tokens of text, h x w latents.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import torch
@@ -15,7 +16,7 @@ from torch import nn
 from .attention_maps import AttentionRecorder, ClassTexts, RecordedAttention, check_levels, joined_texts
 from .class_tokens import class_texts, class_token_weights, joint_token_weights
 from .concept_attention import ConceptAttentionRecorder, ConceptTexts, stacked_concepts
-from .joint_attention import JointAttentionRecorder, check_layers
+from .joint_attention import ClassPromptKeys, JointAttentionRecorder, check_layers
 from .mask_settings import MaskSettings
 
 
@@ -56,6 +57,15 @@ class MaskAttention(Protocol):
             num_steps: of the denoising.
         """
         ...
+
+
+@dataclass(frozen=True)
+class ClassPrompt:
+    """A text of one sample's class words: ``features (L, D)``, and ``weights (K, L)`` of its tokens, which may be
+    longer than the text."""
+
+    features: torch.Tensor
+    weights: torch.Tensor
 
 
 class UNetMaskAttention:
@@ -105,7 +115,7 @@ class JointMaskAttention:
             own end. ``calls``: so they do, and the denoiser is called for each length of texts.
         concept_blocks: blocks with a stream of tokens for text and one for the image, in order, the first of those
             that ``cross_levels`` counts; empty: there are no concept tokens.
-        text_embedding: modules that make the first block's text of text features, one after another.
+        text_embedding: modules that make what the blocks read of text features, one after another.
     """
 
     def __init__(
@@ -132,7 +142,7 @@ class JointMaskAttention:
             if not self.concept_blocks:
                 raise _no_concepts(self._pipeline)
             check_layers(len(self.concept_blocks), settings.cross_levels, None)
-        if settings.class_prompt:
+        if settings.class_prompt and not self._has_cross_attention:
             raise ValueError(
                 "mask_settings.class_prompt is True, but this model's masks are made of the keys of the prompt that it"
                 " draws from; give False (mask_class_prompt)."
@@ -144,18 +154,27 @@ class JointMaskAttention:
             )
         check_layers(len(self.layers), settings.cross_levels, settings.self_level if settings.self_power else None)
 
+    @property
+    def _has_cross_attention(self) -> bool:
+        """Whether text has attention of its own, so that its keys can be of another text than the prompt."""
+        return self._pipeline.text_position is None
+
     def check_words(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> None:
         if settings.source == "concepts":
             for word in words:
                 joint_token_weights(self.readers, word, [word])
         else:
-            joint_token_weights(self.readers, prompt, words)
+            joint_token_weights(self.readers, " ".join(words) if settings.class_prompt else prompt, words)
 
-    def texts(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> torch.Tensor | ConceptTexts:
+    def texts(self, prompt: str, words: Sequence[str], settings: MaskSettings) -> Any:
         """``(K, L)`` weights of the tokens, L being the text's own length where it decides where the image lies; or
-        the concepts, each of them encoded."""
+        those with the class prompt's features; or the concepts, each of them encoded."""
         if settings.source == "concepts":
             return self._concepts(words, settings.background)
+        if settings.class_prompt:
+            text = " ".join(words)
+            (row,) = self._pipeline.encode([text])
+            return ClassPrompt(row["encoder_hidden_states"], joint_token_weights(self.readers, text, words))
         weights = joint_token_weights(self.readers, prompt, words)
         if self.text_lengths == "filled":
             return weights
@@ -196,6 +215,10 @@ class JointMaskAttention:
                 steps=settings.recorded_steps(num_steps),
                 refining_layers=self._refining_layers,
             )
+        class_prompt = None
+        if settings.class_prompt:
+            class_prompt = ClassPromptKeys([item.features for item in texts], self.text_embedding)
+            texts = [item.weights for item in texts]
         most, longest = (max(weights.shape[axis] for weights in texts) for axis in (0, 1))
         # samples of fewer classes get empty ones at the end
         weights = torch.stack(
@@ -217,6 +240,7 @@ class JointMaskAttention:
             refining_layers=self._refining_layers,
             text_lengths=None if self.text_lengths == "filled" else [weights.shape[1] for weights in texts],
             has_calls_by_length=self.text_lengths == "calls",
+            class_prompt=class_prompt,
         )
 
 

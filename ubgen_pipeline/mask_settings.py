@@ -25,7 +25,7 @@ class MaskSettings:
         background: words that stand for what belongs to no class, where ``source`` is ``concepts``; at least one.
         class_prompt: take the cross-attention's keys from a text of the class words alone (class-prompt
             cross-attention, section 3.2); False takes them from the prompt that the image is drawn from. Joint
-            attention knows no other.
+            attention of text and image knows no other.
         append_class_names: append the class words to a prompt that does not end with them (class-prompt appending,
             section 3.1).
         cross_levels: levels of the cross-attention maps, averaged; level i is where the latents were halved i times:

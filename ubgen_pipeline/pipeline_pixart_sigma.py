@@ -6,6 +6,7 @@ diffusers adds no LoRA to this denoiser. Here one is injected by peft, and writt
 
 import json
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -209,12 +210,14 @@ class PixArtSigmaParts(PeftFileLora, Family):
             [block.attn2 for block in blocks],
             readers=[(self.prompt_tokenizer, self.prompt_tokens)],
             refining_layers=[block.attn1 for block in blocks],
+            text_embedding=[self.transformer.caption_projection],
         )
 
     @classmethod
     def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
-        """Blocks as deep as those that FLUX.1's masks are made of; which are best was not measured."""
-        return joint_mask_settings(config["num_layers"])
+        """Blocks as deep as those that FLUX.1's masks are made of, and the paper's class prompts; which are best was
+        not measured."""
+        return replace(joint_mask_settings(config["num_layers"]), class_prompt=True)
 
     def predict(
         self,

@@ -89,12 +89,14 @@ class SanaParts(Family):
             readers=[(self.prompt_tokenizer, self.max_sequence_length)],
             # among tokens of the image it is linear: there is no softmax to read
             refining_layers=[],
+            text_embedding=[self.transformer.caption_projection, self.transformer.caption_norm],
         )
 
     @classmethod
     def mask_settings_of(cls, config: Mapping[str, Any]) -> MaskSettings:
-        """Blocks as deep as those that FLUX.1's masks are made of, unrefined; which are best was not measured."""
-        return replace(joint_mask_settings(config["num_layers"]), self_power=0)
+        """Blocks as deep as those that FLUX.1's masks are made of, unrefined, and the paper's class prompts; which are
+        best was not measured."""
+        return replace(joint_mask_settings(config["num_layers"]), class_prompt=True, self_power=0)
 
     def velocity(
         self,

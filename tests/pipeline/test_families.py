@@ -356,7 +356,9 @@ def test_masks_change_no_image_and_are_the_attention_to_the_words(case):
     if case.family == "sdxl":
         masks = replace(pipeline.default_mask_settings(), self_power=0, class_prompt=False)
     else:
-        masks = replace(pipeline.default_mask_settings(), source="attention", self_power=0, cross_levels=(0,))
+        # of the prompts themselves
+        prompts_own = {"source": "attention", "class_prompt": False, "self_power": 0, "cross_levels": (0,)}
+        masks = replace(pipeline.default_mask_settings(), **prompts_own)
     settings = {"annotations": ["mask", "heatmap"], "mask_settings": masks, "seeds": [1, 2], "prompts": prompts}
     size = {"num_inference_steps": 2, "height": 64, "width": 32, "output_type": "pt"}
     together = pipeline(words, **settings, **size)
