@@ -1,18 +1,20 @@
 """Prompts from templates with ``{placeholders}``: all combinations of values, or some chosen by the seed. No torch."""
 
+import itertools
 import math
 import random
 import re
-import string
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 
 from ..prompt_weights import escape_weights, plain_text
 from ..sample_seeds import sample_seed
+from .choices import Choice, parse_choice
 from .class_prompts import ClassName, ClassPrompt
 
 MAX_PROMPTS = 1_000_000
+_BRACES = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 # filled from the class; all other placeholders are attributes
 CLASS_FIELDS = ("name", "synonym", "definition", "class_id")
 
@@ -23,7 +25,8 @@ class PromptTemplates:
 
     Attributes:
         templates: texts with ``{name}``, ``{synonym}`` (the name and each of its synonyms), ``{definition}``,
-            ``{class_id}`` and attributes. ``{x}++`` weights all the words that stand for x.
+            ``{class_id}``, attributes and choices (see :mod:`.choices`). ``{x}++`` weights all the words that stand
+            for x.
         attributes: placeholder -> its values.
         name_field: a further placeholder that stands for the class's name.
         combine_all: combine all attributes with every template, also those that it does not use.
@@ -58,6 +61,7 @@ class PromptTemplates:
                     f"template is {template!r}, with the unknown placeholder {{{unknown[0]}}}; give it values among"
                     f" the attributes, or use one of {', '.join(f'{{{name}}}' for name in sorted(known))}."
                 )
+            self._choices(template)
 
     @property
     def all_templates(self) -> list[str]:
@@ -87,7 +91,7 @@ class PromptTemplates:
         Raises:
             ValueError: the class lacks what the template asks for, or its word is not in the prompt.
         """
-        axes: dict[str, tuple[str, ...]] = {}
+        axes: dict[str, Sequence[str]] = {}
         template = ""
         for template, axes in zip(self.templates_of(item), self._axes(item)):  # noqa: B007
             size = math.prod(map(len, axes.values()))
@@ -109,36 +113,77 @@ class PromptTemplates:
         given = {**chosen, "template": template} if several else {}
         return ClassPrompt(label, item.name, text, item.key, tuple(given.items()), word, self.weighted)
 
-    def _axes(self, item: ClassName) -> list[dict[str, tuple[str, ...]]]:
-        """For each template, what it is combined with."""
+    def _axes(self, item: ClassName) -> list[dict[str, Sequence[str]]]:
+        """For each template, what it is combined with; of many templates of one class it is found out once."""
+        if item.key not in self.of_class:
+            return self._new_axes(item)
+        if item.key not in self._kept_axes:
+            self._kept_axes[item.key] = self._new_axes(item)
+        return self._kept_axes[item.key]
+
+    @cached_property
+    def _kept_axes(self) -> dict[str, list[dict[str, Sequence[str]]]]:
+        return {}
+
+    def _new_axes(self, item: ClassName) -> list[dict[str, Sequence[str]]]:
         axes = []
         for template in self.templates_of(item):
             fields = template_fields(template)
-            own: dict[str, tuple[str, ...]] = {
+            own: dict[str, Sequence[str]] = {
                 name: values for name, values in self.attributes.items() if self.combine_all or name in fields
             }
             if "synonym" in fields:
                 own = {"synonym": (item.name, *item.synonyms), **own}
-            axes.append(own)
+            axes.append({**own, **self._choices(template)})
         return axes
+
+    def _choices(self, template: str) -> dict[str, Sequence[str]]:
+        """What a template's choices are made from, by the names that they are remembered under."""
+        try:
+            return self._checked_choices(template)
+        except ValueError as error:
+            raise ValueError(f"template is {template!r}; {error}") from error
+
+    def _checked_choices(self, template: str) -> dict[str, Sequence[str]]:
+        found: dict[str, Sequence[str]] = {}
+        texts: dict[str, str] = {}
+        for name, choice in _named_choices(template):
+            values: Sequence[str] = choice.options
+            if choice.attribute is not None:
+                if name not in self.attributes:
+                    raise ValueError(f"{{{choice.text}}} chooses from {name!r}; give it values among the attributes.")
+                values = self.attributes[name]
+            elif name in self.attributes:
+                raise ValueError(f"the attribute {name!r} has the name that a choice gets; rename it.")
+            if name in template_fields(template) or texts.get(name, choice.text) != choice.text:
+                raise ValueError(f"{name!r} is filled in in two ways; list its values under a second name for one.")
+            texts[name] = choice.text
+            found[name] = choice.of(values)
+        return found
 
     def _fill(self, template: str, item: ClassName, word: str, attributes: Mapping[str, str]) -> str:
         own = {self.name_field: item.name, "name": item.name, "synonym": word}
         own |= {"definition": item.definition, "class_id": item.class_id}
         text = ""
         pieces = _pieces(template)
-        for number, (literal, name) in enumerate(pieces):
+        names = iter([name for name, _ in _named_choices(template)])
+        for number, (literal, placeholder) in enumerate(pieces):
             text += literal
-            if name is None:
+            if placeholder is None:
                 continue
+            following = pieces[number + 1][0] if number + 1 < len(pieces) else ""
+            name = next(names) if isinstance(placeholder, Choice) else placeholder
             value = attributes[name] if name in attributes else own[name]
+            if isinstance(placeholder, Choice) and not value:
+                # nothing was chosen: no blank is left over, either
+                text = text[:-1] if text.endswith(" ") and not following[:1].isalnum() else text
+                continue
             if not value:
                 raise ValueError(
                     f"template asks for {{{name}}}, which class {item.name!r} does not have; add it to the class."
                 )
             if self.weighted and name not in attributes:
                 value = escape_weights(value)
-            following = pieces[number + 1][0] if number + 1 < len(pieces) else ""
             if self.weighted and " " in value and re.match(r"\+\+|--", following):
                 # signs hold for the last word only, unless the words are in parentheses
                 value = f"({value})"
@@ -147,26 +192,52 @@ class PromptTemplates:
 
 
 def template_fields(template: str) -> list[str]:
-    """Placeholders of a template, in order.
+    """Placeholders of a template, in order; choices are none.
 
     Raises:
-        ValueError: unbalanced braces, an empty placeholder, or one with an attribute, an index, a format or a
-            conversion.
+        ValueError: unbalanced braces, an empty placeholder, one with an attribute, an index, a format or a
+            conversion, or a choice that cannot be read.
     """
-    return [name for _, name in _pieces(template) if name is not None]
+    return [name for _, name in _pieces(template) if isinstance(name, str)]
+
+
+def _named_choices(template: str) -> list[tuple[str, Choice]]:
+    """A template's choices in order, each with the attribute that it chooses from, or else ``choice_1``, ``choice_2``,
+    …"""
+    choices = [choice for _, choice in _pieces(template) if isinstance(choice, Choice)]
+    numbers = itertools.count(1)
+    return [(choice.attribute or f"choice_{next(numbers)}", choice) for choice in choices]
 
 
 @lru_cache(maxsize=4096)
-def _pieces(template: str) -> list[tuple[str, str | None]]:
-    """Literal text and the placeholder after it, None at the end or after a brace that was written twice."""
+def _pieces(template: str) -> list[tuple[str, str | Choice | None]]:
+    """Literal text and the placeholder after it, None at the end."""
+    pieces: list[tuple[str, str | Choice | None]] = []
+    literal, place = "", 0
+    for found in _BRACES.finditer(template):
+        literal += template[place : found.start()]
+        place = found.end()
+        if found[0] in ("{{", "}}"):
+            literal += found[0][0]
+        elif found[1] is None:
+            raise ValueError(
+                f"template is {template!r}, with a brace without its other half, or one within others. Write {{{{ and"
+                " }} for braces."
+            )
+        else:
+            pieces.append((literal, _placeholder(template, found[1])))
+            literal = ""
+    return [*pieces, (literal + template[place:], None)]
+
+
+def _placeholder(template: str, text: str) -> str | Choice:
     try:
-        parsed = list(string.Formatter().parse(template))
+        choice = parse_choice(text)
     except ValueError as error:
-        raise ValueError(f"template is {template!r}; {error}. Write {{{{ and }}}} for braces.") from error
-    for _, name, form, conversion in parsed:
-        if name is not None and (not name.isidentifier() or form or conversion):
-            raise ValueError(f"template is {template!r}; a placeholder is a bare name such as {{name}}, no {name!r}.")
-    return [(literal, name) for literal, name, *_ in parsed]
+        raise ValueError(f"template is {template!r}; {error}") from error
+    if choice is None and not text.isidentifier():
+        raise ValueError(f"template is {template!r}; a placeholder is a bare name such as {{name}}, no {text!r}.")
+    return choice or text
 
 
 def check_class_word(prompt: str, words: Sequence[str], *, weighted: bool) -> str:
