@@ -43,6 +43,7 @@ class DenoisingSettings:
         num_inference_steps: at least 1.
         guidance_scale: 1 or less means none.
         eta: DDIM's noise share in [0, 1].
+        true_cfg_scale: of a second prediction beside an embedded guidance; 1 or less means none.
         attention_kwargs: handed to the denoiser's attention; ``scale`` in it is that of a LoRA.
     """
 
@@ -50,9 +51,12 @@ class DenoisingSettings:
     guidance_scale: float
     eta: float = 0.0
     attention_kwargs: dict[str, Any] | None = None
+    true_cfg_scale: float = 1.0
 
     def __post_init__(self) -> None:
         check_counts(num_inference_steps=self.num_inference_steps)
+        if not math.isfinite(self.true_cfg_scale):
+            raise ValueError(f"true_cfg_scale is {self.true_cfg_scale}; give a finite number.")
 
     @property
     def lora_scale(self) -> float | None:

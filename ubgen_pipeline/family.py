@@ -40,6 +40,8 @@ class Family:
         guidance: how the guidance scale takes part, one of :data:`GUIDANCE_KINDS`. ``classifier-free``: two
             predictions are combined. ``embedded``: the denoiser reads the number, as ``conditioning["guidance"]``.
             ``none``: of a distilled model, it has no effect.
+        has_true_guidance: whether the call's ``true_cfg_scale`` can guide away from a negative prompt beside what
+            ``guidance`` says, by a second prediction.
         upcasts_vae: whether a VAE whose configuration says that it overflows in float16 is run in float32 instead.
         has_word_weights: whether ``encode`` reads word weights (``star++``).
         has_textual_inversion: whether its text encoder can learn words (textual inversion).
@@ -58,6 +60,7 @@ class Family:
     default_guidance_scale: float
     default_gpu_dtype: str = "bfloat16"
     guidance: str = "classifier-free"
+    has_true_guidance: bool = False
     upcasts_vae: bool = False
     has_word_weights: bool = False
     has_textual_inversion: bool = False
@@ -361,6 +364,7 @@ def check_effects(
     guidance_until: float = 1.0,
     deep_features_every: int = 1,
     eta: float = 0.0,
+    true_cfg_scale: float | None = None,
 ) -> None:
     """Refuse by name what has no effect on a model, instead of drawing the images without it.
 
@@ -368,22 +372,30 @@ def check_effects(
         family: the loaded pipeline.
         guidance_scale: None was not given.
         negative_prompt, weighted_prompts, guidance_until, deep_features_every, eta: as the call takes them.
+        true_cfg_scale: None was not given.
 
     Raises:
         ValueError: naming the first that has no effect.
     """
     model, guidance = type(family).__name__, family.guidance
+    if true_cfg_scale is not None and not family.has_true_guidance:
+        instead = "give guidance_scale instead" if guidance == "classifier-free" else "leave it out"
+        raise ValueError(f"true_cfg_scale is {true_cfg_scale}, which {model} does not read; {instead}.")
+    is_guided = guidance == "classifier-free" or (true_cfg_scale is not None and true_cfg_scale > 1)
+    or_truly = ", or give true_cfg_scale above 1" if family.has_true_guidance else ""
     if guidance == "none" and guidance_scale is not None and guidance_scale > 1:
         raise ValueError(
             f"guidance_scale is {guidance_scale}, which has no effect on this distilled model; leave it out."
         )
-    if guidance != "classifier-free" and negative_prompt and any(negative_prompt):
+    if not is_guided and negative_prompt and any(negative_prompt):
         raise ValueError(
-            f"negative_prompt is {negative_prompt!r}, and this model is not guided away from anything; leave it out."
+            f"negative_prompt is {negative_prompt!r}, and this model is not guided away from anything; leave it"
+            f" out{or_truly}."
         )
-    if guidance != "classifier-free" and guidance_until < 1:
+    if not is_guided and guidance_until < 1:
         raise ValueError(
-            f"guidance_until is {guidance_until}, and this model has no second prediction to leave out; give 1."
+            f"guidance_until is {guidance_until}, and this model has no second prediction to leave out; give"
+            f" 1{or_truly}."
         )
     if weighted_prompts and not family.has_word_weights:
         raise ValueError(f"weighted_prompts is True, and {model} reads no word weights; give prompts without them.")

@@ -79,6 +79,7 @@ class ClassNameCall(Family, _Pipeline):
         strength: float = 0.8,
         guidance_until: float = 1.0,
         deep_features_every: int = 1,
+        true_cfg_scale: float | None = None,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -119,6 +120,8 @@ class ClassNameCall(Family, _Pipeline):
             guidance_until: share of the steps, from the first on, that are guided; below 1 faster, and other images.
             deep_features_every: run the denoiser's deep layers at every n-th step only; above 1 faster, and other
                 images.
+            true_cfg_scale: of classifier-free guidance away from ``negative_prompt`` beside the number that the
+                denoiser reads, at twice the cost; for FLUX.1. None, or 1 or less, means none.
 
         Raises:
             ValueError: an argument out of range, one that has no effect on this model, or a prompt longer than the
@@ -131,6 +134,7 @@ class ClassNameCall(Family, _Pipeline):
             self.default_guidance_scale if guidance_scale is None else guidance_scale,
             eta,
             cross_attention_kwargs,
+            1.0 if true_cfg_scale is None else true_cfg_scale,
         )
         check_output_type(output_type)
         shape, size = self.latent_shape(height, width), self.image_size(height, width)
@@ -146,6 +150,7 @@ class ClassNameCall(Family, _Pipeline):
             guidance_until=guidance_until,
             deep_features_every=deep_features_every,
             eta=eta,
+            true_cfg_scale=true_cfg_scale,
         )
         wanted = check_annotations(annotations or ())
 
@@ -174,12 +179,12 @@ class ClassNameCall(Family, _Pipeline):
         if not text.weighted:
             self.check_prompt_lengths(entries.prompts, entries.class_names)
         self._show_properties(settings)
-        is_guided = self.guidance == "classifier-free"
+        is_guided = self.guidance == "classifier-free" or settings.true_cfg_scale > 1
         if check_embeds(len(entries.prompts), prompt_embeds, negative_prompt_embeds, needs_negative=is_guided):
             conditioning = self.given_conditioning(prompt_embeds)
             negative = self.given_conditioning(negative_prompt_embeds) if is_guided else None
         else:
-            conditioning, negative = self._encode_entries(entries, text, settings.lora_scale)
+            conditioning, negative = self._encode_entries(entries, text, settings.lora_scale, is_guided)
 
         # latents, denoising, decoding, annotations: batch by batch
         finished = []
@@ -212,11 +217,11 @@ class ClassNameCall(Family, _Pipeline):
         self._attention_kwargs = settings.attention_kwargs
 
     def _encode_entries(
-        self, entries: CallEntries, text: TextSettings, lora_scale: float | None
+        self, entries: CallEntries, text: TextSettings, lora_scale: float | None, is_guided: bool
     ) -> tuple[Conditioning, Conditioning | None]:
-        """The K prompts' conditioning, and that of what to guide away from, for families that do so."""
+        """The K prompts' conditioning, and that of what to guide away from where the call does so."""
         num_entries = len(entries.prompts)
-        if self.guidance != "classifier-free":
+        if not is_guided:
             return self.batch(self.encode(entries.prompts, text, lora_scale=lora_scale)), None
         if text.weighted and text.num_chunks is None:
             # the longest of all decides on the number of chunks
@@ -248,6 +253,12 @@ class ClassNameCall(Family, _Pipeline):
         timesteps = self.timesteps(settings.num_inference_steps, (channels, height, width))
         latents = batch.noise.to(self._execution_device, self.latents_dtype) * initial_scale(self.scheduler)
         given, guidance_scale = self.with_guidance(conditioning[0], settings.guidance_scale)
+        negative = conditioning[1]
+        if settings.true_cfg_scale > 1:
+            assert negative is not None
+            guidance_scale = settings.true_cfg_scale
+            # both predictions read the embedded number
+            negative, _ = self.with_guidance(negative, settings.guidance_scale)
         walk = Walk(partial(self.predict, attention_kwargs=settings.attention_kwargs), latents, timesteps)
         with ExitStack() as stack:
             for feature in features:
@@ -259,7 +270,7 @@ class ClassNameCall(Family, _Pipeline):
                 self.scheduler,
                 walk.latents,
                 given,
-                negative=conditioning[1],
+                negative=negative,
                 guidance_scale=guidance_scale,
                 guide=self.guide,
                 num_guided_steps=walk.num_guided_steps,

@@ -1,8 +1,7 @@
 """FLUX.1 schnell and dev: the family, and the pipeline that diffusers loads as a ``custom_pipeline`` too.
 
 As for ``pipeline.py``, the loader copies the siblings that this file names itself. Follows diffusers'
-``FluxPipeline``, whose images the tests compare with. Its second pass with a negative prompt (``true_cfg_scale``) and
-image prompts are left out.
+``FluxPipeline``, whose images the tests compare with. Image prompts are left out.
 
 Shapes: B samples, C x h x w latents, H x W pixels; S = h/2 x w/2 tokens of the image, each 2 x 2 latents; L tokens of
 text, D width of their features.
@@ -51,7 +50,8 @@ PATCH = 2
 class FluxParts(Family):
     """What of FLUX.1 the call is made of; the members are described in :class:`.Family`.
 
-    dev reads the guidance scale as a number and takes one prediction a step; schnell is distilled without it.
+    dev reads the guidance scale as a number and takes one prediction a step; schnell is distilled without it. Both can
+    be guided away from a negative prompt by a second prediction (``true_cfg_scale``).
 
     Attributes:
         max_sequence_length: tokens that the T5 reads of a prompt.
@@ -64,6 +64,7 @@ class FluxParts(Family):
         *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2"),
     )
     text_position = "first"
+    has_true_guidance = True
     max_sequence_length = 512
 
     transformer: Any

@@ -39,6 +39,7 @@ COLUMN_NOTES = {
     "lora_revision": "its commit on the Hub, where it comes from there",
     "lora_strength": "what each LoRA's change of the weights was multiplied by",
     "num_inference_steps": "denoising steps",
+    "true_cfg_scale": "strength of classifier-free guidance beside the number that the model reads",
     "guidance_scale": "strength of classifier-free guidance; 1 or less means none",
     "scheduler": "class of the scheduler in diffusers",
     "negative_prompt": "the text that the image was guided away from, if any",

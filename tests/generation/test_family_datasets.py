@@ -139,6 +139,19 @@ def test_a_lora_of_the_command_line_changes_the_images(models, tmp_path):
     assert np.abs(images[0] - images[1]).max() > 5
 
 
+def test_a_second_prediction_stands_in_rows_and_manifest_and_is_drawn_again(models, tmp_path):
+    model, more = str(models.folder("flux")), ["--negative-prompt", "a red field"]
+    for name, flags in (("truly", [*more, "--true-cfg-scale", "3"]), ("plain", [])):
+        assert main(arguments(model, tmp_path / name, *flags)) == 0
+    rows = load_dataset(str(tmp_path / "truly"), split="train")
+    assert rows[0]["true_cfg_scale"] == 3 and rows[0]["negative_prompt"] == "a red field"
+    assert "beside the number that the model reads" in (tmp_path / "truly/README.md").read_text()
+    row, other = (find_row(str(tmp_path / name), 3) for name in ("truly", "plain"))
+    assert row.manifest["true_cfg_scale"] == 3 and "true_cfg_scale" not in other.manifest
+    assert np.array_equal(np.asarray(regenerate(row, model=model)), np.asarray(stored_image(row)))
+    assert largest_difference(stored_image(row), stored_image(other)) > 1
+
+
 def test_what_is_left_out_is_the_distilled_models(tmp_path):
     tiny_pipeline("flux", guidance_embeds=False).save_pretrained(tmp_path / "model")
     more = ["--model", str(tmp_path / "model"), "--output-dir", str(tmp_path / "d"), "--samples-per-class", "1"]
@@ -156,6 +169,8 @@ def test_what_is_left_out_is_the_distilled_models(tmp_path):
         ("sana", ["--annotations", "mask", "--mask-self-power", "1"], "mask_settings.self_power is 1, but this model"),
         ("sd3", ["--mask-class-prompt", "true", "--annotations", "mask"], "class_prompt is True"),
         ("flux", ["--negative-prompt", "water"], "negative_prompt is 'water'"),
+        ("sd3", ["--true-cfg-scale", "2"], "true_cfg_scale is 2.0, which UbGenStableDiffusion3Pipeline does not read"),
+        ("flux", ["--true-cfg-scale", "1"], "true_cfg_scale is 1.0; give a number above 1, or leave it out"),
         ("sd3", ["--classes", str(DATA / "diffugen_config.json")], "prompts may hold word weights"),
         ("qwen-image", ["--offload", "text", "--device", "cpu"], "offload is 'text', and the device is the CPU"),
         ("qwen-image", ["--offload", "disk"], "offload is 'disk'; choose one of none, text, model, group"),

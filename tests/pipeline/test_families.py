@@ -81,6 +81,26 @@ def test_an_image_is_guided_away_from_its_negative_prompt(case):
     assert (ours - case.draw(pipeline, PROMPTS, guidance_scale=3.0)).abs().max() > 1e-3
 
 
+def test_a_second_prediction_guides_beside_the_number_that_the_model_reads(case):
+    pipeline = case.pipeline
+    settings = {"negative_prompt": "a red field", "true_cfg_scale": 2.5}
+    if not pipeline.has_true_guidance:
+        with pytest.raises(
+            ValueError, match=rf"true_cfg_scale is 2\.5, which {type(pipeline).__name__} does not read"
+        ):
+            case.draw(pipeline, PROMPTS, **settings)
+        return
+    ours = case.draw(pipeline, PROMPTS, guidance_scale=3.0, **settings)
+    expected = case.draw_stock(case.stock, PROMPTS, guidance_scale=3.0, **settings)
+    torch.testing.assert_close(ours, expected, rtol=0, atol=BATCH_TOLERANCE)
+    plain = case.draw(pipeline, PROMPTS, guidance_scale=3.0, true_cfg_scale=1.0)
+    assert torch.equal(plain, case.draw(pipeline, PROMPTS, guidance_scale=3.0)) and (ours - plain).abs().max() > 1e-3
+    # away from the empty prompt, where none is given, and some of the way alone
+    empty = case.draw(pipeline, PROMPTS, guidance_scale=3.0, true_cfg_scale=2.5)
+    half = case.draw(pipeline, PROMPTS, guidance_scale=3.0, guidance_until=0.5, **settings)
+    assert min((empty - plain).abs().max(), (empty - ours).abs().max(), (half - ours).abs().max()) > 1e-4
+
+
 # families whose stock call takes schedulers that make a flow's noise levels themselves
 TAKE_ANY = {"sd3", "flux", "flux2-klein", "flux2-dev", "sana", "aura-flow"}
 

@@ -175,6 +175,8 @@ def dataset_features(
     if not is_plain(loras):
         columns["lora_strength"] = List(Value("float64"))
     columns |= {"num_inference_steps": Value("int64"), "guidance_scale": Value("float64")}
+    if settings.true_cfg_scale is not None:
+        columns["true_cfg_scale"] = Value("float64")
     columns |= {name: Value("string") for name in ("scheduler", "negative_prompt")}
     if settings.preset is not None:
         columns |= {name: Value("string") for name in ("preset", "few_step_lora")}

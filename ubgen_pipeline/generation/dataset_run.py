@@ -133,6 +133,7 @@ class DatasetRun:
                 pipeline,
                 guidance_scale=given.guidance_scale,
                 negative_prompt=given.negative_prompt,
+                true_cfg_scale=given.true_cfg_scale,
                 **given.shortcuts(),
             )
             defaults = ("num_inference_steps", "guidance_scale")
@@ -156,6 +157,7 @@ class DatasetRun:
         self._prompts = self._prompt_cache(num_chunks, dtype, device, offload)
         self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks, self._prompts))
         is_doubled = settings.guidance_scale > 1 and pipeline.guidance == "classifier-free"
+        is_doubled = is_doubled or settings.true_cfg_scale is not None
         num_calls = settings.num_inference_steps * (2 if is_doubled else 1)
         inference = choose_inference(
             settings,
@@ -317,6 +319,7 @@ class DatasetRun:
             records_attention=bool(settings.wanted_annotations()),
             revision=settings.revision,
             quantization=wanted_quantization(settings, self._begun),
+            true_cfg_scale=settings.true_cfg_scale,
         )
 
     def _settle(self, inference: Inference) -> None:

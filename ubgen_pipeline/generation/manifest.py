@@ -72,4 +72,7 @@ def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
     # what waits where, and in how many bits, stands among the facts of the inference, where anything does
     others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload", "quantization"}
+    if settings.true_cfg_scale is None:
+        # manifests of earlier versions have none
+        others.add("true_cfg_scale")
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}

@@ -152,6 +152,7 @@ def _row_settings(
         shortcuts={argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
         records_attention=bool(manifest.get("annotations")),
         quantization=manifest.get("quantization", "none"),
+        true_cfg_scale=columns.get("true_cfg_scale"),
     )
 
 

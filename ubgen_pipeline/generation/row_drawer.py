@@ -44,6 +44,7 @@ class RowSettings:
         records_attention: whether annotations are made from attention.
         revision: of the model as it was asked for; counts where its commit is not known.
         quantization: of the weights, as they load: see :func:`ubgen_pipeline.models.quantization.quantization_config`.
+        true_cfg_scale: of a second prediction beside an embedded guidance; None where there is none.
     """
 
     source: GeneratorSource
@@ -59,6 +60,7 @@ class RowSettings:
     records_attention: bool = False
     revision: str | None = None
     quantization: str = "none"
+    true_cfg_scale: float | None = None
 
     def load(self, device: str, dtype: str) -> "UbGenPipeline":
         """The model, its LoRAs beside the weights.
@@ -94,7 +96,8 @@ class RowSettings:
     def arguments(self) -> dict[str, Any]:
         """What the pipeline is called with for every batch."""
         names = ("num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
-        return {**{name: getattr(self, name) for name in names}, **self.shortcuts}
+        true = {} if self.true_cfg_scale is None else {"true_cfg_scale": self.true_cfg_scale}
+        return {**{name: getattr(self, name) for name in names}, **true, **self.shortcuts}
 
     def columns(self, scheduler: str) -> dict[str, Any]:
         """What every row says of how it was drawn. Paths on this machine are left out.
@@ -111,7 +114,9 @@ class RowSettings:
             "scheduler": scheduler,
             "negative_prompt": self.negative_prompt,
         }
-        # datasets drawn without a preset have no such columns
+        # datasets drawn without one of these have no such columns
+        if self.true_cfg_scale is not None:
+            columns["true_cfg_scale"] = self.true_cfg_scale
         if self.preset is not None:
             columns |= {"preset": self.preset, **few_step_columns(self.source.few_step_lora, public_name)}
         return columns

@@ -55,6 +55,11 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         " own if not given: 2 for Stable Diffusion",
         None,
     )
+    true_cfg_scale: float | None = field_help(
+        "classifier-free guidance away from the negative prompt beside the number that the model reads, at twice the"
+        " cost; for FLUX.1; none if not given",
+        None,
+    )
     scheduler: str | None = field_help(
         "ddpm, ddim, pndm, dpm++, unipc, or of presets lcm, ddim-trailing; for flow matching flow-euler, flow-heun,"
         " flow-lcm, flow-dpm++, flow-unipc; the model's own if not given",
@@ -97,6 +102,10 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
                 _check_count(name, getattr(self, name))
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
             raise ValueError(f"guidance_scale is {self.guidance_scale}; give a number of at least 0.")
+        if self.true_cfg_scale is not None and not 1 < self.true_cfg_scale < float("inf"):
+            raise ValueError(
+                f"true_cfg_scale is {self.true_cfg_scale}; give a number above 1, or leave it out for none."
+            )
         sample_seed(self.seed, "", 0)
         # callers from Python may give the only one alone
         entries = [self.lora] if isinstance(self.lora, (str, Path)) else list(self.lora or ())

@@ -72,7 +72,7 @@ class ImageDrawer:
                 self._own.pipeline = with_own_scheduler(self._pipeline) if self._is_taken else self._pipeline
                 self._is_taken = True
         pipeline: UbGenPipeline = self._own.pipeline
-        if pipeline.guidance == "classifier-free":
+        if pipeline.guidance == "classifier-free" or (arguments.get("true_cfg_scale") or 1) > 1:
             negative = [arguments.get("negative_prompt") or ""] * len(prompts)
             arguments["negative_prompt_embeds"] = self._cache.conditioning(pipeline, negative, negative=True)
         output = pipeline(
