@@ -1,19 +1,29 @@
 """Adding LoRAs to a loaded pipeline; one that does not fit is refused by name and leaves the pipeline untouched."""
 
+import math
 import re
 import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import httpx2
 import torch
-from diffusers.utils.state_dict_utils import convert_state_dict_to_peft, convert_unet_state_dict_to_peft
+from huggingface_hub.errors import OfflineModeIsEnabled
+from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 
 from ..commands.library_log import hushed
 from .families import family_of
 from .lora_families import lora_family
-from .loras import Lora
+from .lora_layouts import other_kind
+from .lora_weights import LoraWeights, read_lora, split_side
+from .loras import ADAPTER_SETTINGS, LORA_FILE, Lora, adapter_settings, lora_names, weight_names
+
+# families whose LoKr files diffusers converts and loads
+_LOKR_FAMILIES = ("z-image", "flux2-klein", "flux2-dev")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt")
 
 
 def attach_loras(pipeline: Any, loras: Sequence[tuple[Lora, str]]) -> None:
@@ -63,86 +73,290 @@ def load_lora(
     Raises:
         ValueError: no LoRA there, or one that does not fit.
     """
-    source = str(Path(lora).expanduser()) if Path(lora).expanduser().exists() else str(lora)
+    file, settings = _find(str(lora), revision, argument)
+    begin = f"{argument} is {str(lora)!r}"
+    # peft's own folder says what it is
+    if settings is None and (kind := other_kind(weight_names(file), _known(pipeline))):
+        raise ValueError(f"{begin}, which is {kind[0]}, and no LoRA that can be loaded exactly; {kind[1]}.")
     try:
-        # the pipeline reads state dict and metadata from the path: alpha stands in the metadata
-        state_dict, *_ = pipeline.lora_state_dict(
-            source, use_safetensors=True, return_lora_metadata=True, revision=revision
-        )
+        weights = read_lora(pipeline, file, settings)
+        config = None if weights.settings is None else _peft_config(weights.settings)
     # diffusers' converters of other layouts trip over those that they do not know in many ways
     except Exception as error:
-        if family := lora_family(_weight_shapes(source)):
-            raise ValueError(
-                f"{argument} is {str(lora)!r}, which does not fit the model: it seems to be made for {family}; use the"
-                " model it was made for."
-            ) from error
+        if family := lora_family(_weight_shapes(file)):
+            own = family_of(type(pipeline).__name__)
+            if own not in _family_names(family):
+                raise ValueError(
+                    f"{begin}, which does not fit the model: it seems to be made for {family}; use the model it was"
+                    " made for."
+                ) from error
         raise ValueError(
-            f"{argument} is {str(lora)!r}, which could not be read; give a folder with"
-            f" {pipeline.lora_file}, such a file, or a Hub id. {_first_line(error)}"
+            f"{begin}, which could not be read; give a folder with {pipeline.lora_file}, such a file, or a Hub id."
+            f" {_first_line(error)}"
         ) from error
-    if misfit := _misfit(pipeline, state_dict):
-        shapes = _weight_shapes(source) or {key: value.shape for key, value in state_dict.items()}
-        family = lora_family(shapes)
+    if misfit := _misfit(pipeline, weights):
+        family = lora_family(_weight_shapes(file))
         own = family_of(type(pipeline).__name__)
-        seems = f" it seems to be made for {family};" if family and own not in re.split(r"[(), ]+", family) else ""
-        raise ValueError(
-            f"{argument} is {str(lora)!r}, which does not fit the model: {misfit};{seems} use the model it was made"
-            " for."
-        )
+        seems = f" it seems to be made for {family};" if family and own not in _family_names(family) else ""
+        raise ValueError(f"{begin}, which does not fit the model: {misfit};{seems} use the model it was made for.")
     if check_only:
         return
+    if adapter_name is None:
+        adapter_name = f"default_{len({name for names in pipeline.get_list_adapters().values() for name in names})}"
     # each key was looked at above, but diffusers warns of each part for which there is none, and peft of a second LoRA
     with hushed("diffusers.loaders"), warnings.catch_warnings():
         warnings.filterwarnings("ignore", "Already found a `peft_config`")
-        pipeline.load_lora_weights(source, use_safetensors=True, revision=revision, adapter_name=adapter_name)
+        if weights.is_injected and pipeline.lora_file == LORA_FILE:
+            _inject(pipeline, weights, config, adapter_name)
+        else:
+            pipeline.load_lora_weights(str(file), use_safetensors=True, adapter_name=adapter_name)
+    _settle(pipeline, weights, adapter_name)
+    for network in (pipeline.denoiser_network, *pipeline.text_networks.values()):
+        if network.dtype == torch.float32:
+            # of a LoRA kept in 16 bits, the product would be rounded to them
+            network.float()
 
 
-def _weight_shapes(source: str) -> dict[str, list[int]]:
-    """Shapes of the weights in a LoRA's file on the disk, by name; none where there is not one file."""
-    place = Path(source)
-    files = list(place.glob("*.safetensors")) if place.is_dir() else [place]
-    if len(files) != 1 or not files[0].is_file():
-        return {}
+def _find(lora: str, revision: str | None, argument: str) -> tuple[Path, Path | None]:
+    """The file of weights on this machine, and peft's settings that belong to it."""
+    place = Path(lora).expanduser()
+    if not place.exists():
+        return _find_on_hub(lora, revision, argument)
+    if place.is_dir():
+        names = [file.name for file in place.iterdir() if file.is_file()]
+        place = place / _the_one(names, lora, argument)
+    elif place.name.endswith(_PICKLES):
+        raise ValueError(_pickled(lora, place.name, argument))
+    return place, adapter_settings(place)
+
+
+def _find_on_hub(lora: str, revision: str | None, argument: str) -> tuple[Path, Path | None]:
+    from huggingface_hub import HfApi, hf_hub_download
+    from huggingface_hub.errors import HFValidationError
+
     try:
-        with safe_open(files[0], framework="pt") as weights:
+        try:
+            names = [name for name in HfApi().list_repo_files(lora, revision=revision) if "/" not in name]
+        # without a network, what was downloaded before under the usual name
+        except (httpx2.TransportError, OfflineModeIsEnabled):
+            names = [LORA_FILE]
+        name = _the_one(names, lora, argument)
+        file = Path(hf_hub_download(lora, name, revision=revision))
+        if ADAPTER_SETTINGS in names:
+            hf_hub_download(lora, ADAPTER_SETTINGS, revision=revision)
+        return file, adapter_settings(file)
+    except (OSError, HFValidationError, httpx2.HTTPError) as error:
+        raise ValueError(
+            f"{argument} is {lora!r}, which could not be read; give a folder with {LORA_FILE}, such a file, or a Hub"
+            f" id. {_first_line(error)}"
+        ) from error
+
+
+def _the_one(names: Sequence[str], lora: str, argument: str) -> str:
+    """The LoRA among the files of a folder.
+
+    Raises:
+        ValueError: none, or several.
+    """
+    found = lora_names(names)
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ValueError(
+            f"{argument} is {lora!r}, which holds several files of weights ({', '.join(found[:5])}); give one of them."
+        )
+    pickled = next((name for name in sorted(names) if name.endswith(_PICKLES)), None)
+    if pickled is not None:
+        raise ValueError(_pickled(lora, pickled, argument))
+    raise ValueError(
+        f"{argument} is {lora!r}, which holds no LoRA; give a folder with {LORA_FILE}, such a file, or a Hub id."
+    )
+
+
+def _pickled(lora: str, name: str, argument: str) -> str:
+    return (
+        f"{argument} is {lora!r}, whose weights are pickled ({name}) and not loaded, since loading them can run code"
+        " of whoever made them. Where you trust them, write them anew with"
+        " `safetensors.torch.save_file(torch.load(FILE, weights_only=True), 'lora.safetensors')`, and give that file."
+    )
+
+
+def _known(pipeline: Any) -> tuple[str, ...]:
+    """Parts of names of what is read although it is no plain LoRA."""
+    if pipeline.denoiser_part == "unet":
+        return (".hada_w", "dora_scale")
+    return (".lokr_",) if family_of(type(pipeline).__name__) in _LOKR_FAMILIES else ()
+
+
+def _peft_config(settings: Mapping[str, Any]) -> Any:
+    """peft's settings as it takes them.
+
+    Raises:
+        ValueError: of a kind that is not loaded.
+    """
+    from peft import LoHaConfig, LoKrConfig, LoraConfig
+
+    kinds = {"LORA": LoraConfig, "LOHA": LoHaConfig, "LOKR": LoKrConfig}
+    kind = settings.get("peft_type")
+    if kind not in kinds:
+        raise ValueError(f"{ADAPTER_SETTINGS} has the peft_type {kind!r}; {', '.join(kinds)} are loaded.")
+    return kinds[kind].from_peft_type(**settings)
+
+
+def _inject(pipeline: Any, weights: LoraWeights, config: Any, name: str) -> None:
+    """Have peft add each part of it."""
+    from peft import LoHaConfig, LoraConfig, inject_adapter_in_model, set_peft_model_state_dict
+
+    networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
+    for part, given in weights.parts.items():
+        network = networks[part]
+        own = dict(given)
+        if part != pipeline.denoiser_part and not hasattr(network, "text_model"):
+            own = {key.removeprefix("text_model."): value for key, value in own.items()}
+        modules = dict(network.named_modules())
+        own = {key: _as_wide(value, key, modules) for key, value in own.items()}
+        settings = config
+        if settings is None:
+            sides = [(split, value) for key, value in own.items() if (split := split_side(key)) is not None]
+            ranks = {module: len(value) for (module, side, _), value in sides if side in ("lora_A", "hada_w1_b")}
+            rank = Counter(ranks.values()).most_common(1)[0][0]
+            # the names from their beginning on, since peft compares ends
+            pattern = {f"^{module}": number for module, number in ranks.items() if number != rank}
+            common = {"r": rank, "rank_pattern": pattern, "target_modules": sorted(ranks)}
+            if any(side == "hada_w1_b" for (_, side, _), _ in sides):
+                settings = LoHaConfig(alpha=rank, **common)
+            else:
+                settings = LoraConfig(lora_alpha=rank, use_dora=any("magnitude" in key for key in own), **common)
+        inject_adapter_in_model(settings, network, adapter_name=name, state_dict=own)
+        unread = set_peft_model_state_dict(network, own, name).unexpected_keys
+        if unread:
+            raise RuntimeError(f"peft read no {unread[0]!r} of a LoRA that fits")
+        # as diffusers marks networks with adapters
+        network._hf_peft_config_loaded = True
+
+
+def _as_wide(value: torch.Tensor, key: str, modules: Mapping[str, Any]) -> torch.Tensor:
+    """A LoRA's factor with as many axes as its layer's weights have: convolutions of one pixel are told as matrices,
+    and linear layers as such convolutions."""
+    split = split_side(key)
+    if split is None or split[1] not in ("lora_A", "lora_B") or value.ndim < 2:
+        return value
+    num_axes = modules[split[0]].weight.ndim
+    if num_axes == 2:
+        return value.flatten(1)
+    return value.reshape(*value.shape, *[1] * (num_axes - value.ndim))
+
+
+def _settle(pipeline: Any, weights: LoraWeights, name: str) -> None:
+    """See that every weight of the file is in the pipeline, and that each product is scaled as the file says.
+
+    Raises:
+        RuntimeError: the loader dropped some.
+    """
+    networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
+    for part, own in weights.parts.items():
+        modules = dict(networks[part].named_modules())
+        for key, value in own.items():
+            split = split_side(key)
+            if split is None:
+                continue
+            layer = _module(modules, split[0])
+            there = getattr(layer, split[1], None)
+            there = there[name] if there is not None and name in there else None
+            there = getattr(there, split[2].removeprefix("."), there)
+            if there is None or not torch.equal(there.flatten(), value.flatten().to(there.dtype).to(there.device)):
+                raise RuntimeError(f"the loader left {part}.{key} out of a LoRA that fits")
+        for (of_part, module), alpha in (weights.alphas or {}).items():
+            if of_part == part:
+                _set_alpha(_module(modules, module), name, alpha)
+
+
+def _set_alpha(layer: Any, name: str, alpha: float) -> None:
+    """Scale the product by alpha over the rank, where the loader did not."""
+    alphas = layer.lora_alpha if hasattr(layer, "lora_alpha") else layer.alpha
+    if layer.scaling[name] != alpha / layer.r[name]:
+        alphas[name] = alpha
+        layer.set_scale(name, 1.0)
+
+
+def _weight_shapes(file: Path) -> dict[str, list[int]]:
+    """Shapes of the weights in a file, by name; none where it is not one of safetensors."""
+    try:
+        with safe_open(file, framework="pt") as weights:
             return {key: weights.get_slice(key).get_shape() for key in weights.keys()}  # noqa: SIM118
     except SafetensorError:
         return {}
 
 
-def _misfit(pipeline: Any, state_dict: dict[str, torch.Tensor]) -> str | None:
-    """Why the LoRA does not fit, or None; keys are ``<part>.<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``."""
-    denoiser = pipeline.denoiser_part
-    parts = {denoiser: pipeline.denoiser_network, **pipeline.text_networks}
-    foreign = [key for key in state_dict if key.split(".")[0] not in parts or "lora" not in key]
-    if foreign or not state_dict:
-        return f"{foreign[0]!r} belongs to no part of it" if foreign else "it holds no weights"
-    peft_names = {"lora_A" in key or "lora_B" in key for key in state_dict if key.startswith(f"{denoiser}.")}
-    if len(peft_names) > 1:
-        # diffusers decides by the first key and then drops the keys of the other kind
-        return "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
-    for prefix, part in parts.items():
-        own = {
-            key.removeprefix(f"{prefix}."): value for key, value in state_dict.items() if key.startswith(f"{prefix}.")
-        }
-        if not own:
-            continue
-        if prefix != denoiser:
-            own = convert_state_dict_to_peft(own)
-        elif prefix == "unet":
-            own = convert_unet_state_dict_to_peft(own)
-        modules = dict(part.named_modules())
+def _family_names(family: str) -> list[str]:
+    """The registry's names in what :func:`lora_family` says."""
+    return re.split(r"[(), ]+", family)
+
+
+def _misfit(pipeline: Any, weights: LoraWeights) -> str | None:
+    """Why the LoRA does not fit, or None."""
+    networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
+    if weights.unread or not weights.parts:
+        return f"{weights.unread[0]!r} belongs to no part of it" if weights.unread else "it holds no weights"
+    for part, own in weights.parts.items():
+        modules = dict(networks[part].named_modules())
+        layers: dict[str, dict[str, torch.Tensor]] = {}
         for key, value in own.items():
-            module_name, _, side = key.removesuffix(".weight").rpartition(".")
-            # transformers dropped this level from its text encoder; diffusers drops it from the keys, too
-            module = modules.get(module_name) or modules.get(module_name.removeprefix("text_model."))
+            split = split_side(key)
+            if split is None:
+                return _unknown_name(part, key, own)
+            layers.setdefault(split[0], {})[split[1] + split[2].removeprefix(".weight")] = value
+        for name, sides in layers.items():
+            module = _module(modules, name)
             weight = getattr(module, "weight", None)
             if weight is None:
-                return f"it has no {prefix}.{module_name}"
-            axis = {"lora_A": 1, "lora_B": 0}.get(side)
-            if axis is not None and value.shape[axis] != weight.shape[axis]:
-                return f"{prefix}.{key} is {tuple(value.shape)} beside a weight of {tuple(weight.shape)}"
+                return f"it has no {part}.{name}"
+            # weights of 4 bits are packed, and their own shape says nothing
+            base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
+            wide = (base.out_features, base.in_features) if isinstance(base, torch.nn.Linear) else weight.shape
+            if misfit := _side_misfit(sides, tuple(wide)):
+                return f"{part}.{name}.{misfit}"
     return None
+
+
+def _unknown_name(part: str, key: str, own: Mapping[str, torch.Tensor]) -> str:
+    if any(split_side(other) for other in own) and "lora" in key:
+        # diffusers decides by the first key and then drops the keys of the other kind
+        return (
+            "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
+            f" ({part}.{key} among them)"
+        )
+    return f"{part}.{key} is no weight of a LoRA"
+
+
+def _side_misfit(sides: Mapping[str, torch.Tensor], wide: tuple[int, ...]) -> str | None:
+    """What of one layer's weights does not fit a layer whose weights are ``wide``; None where all does."""
+
+    def is_not(side: str) -> str:
+        return f"{side}.weight is {tuple(sides[side].shape)} beside a weight of {wide}"
+
+    for down, up, axis in (("lora_A", "lora_B", 1), ("hada_w1_b", "hada_w1_a", 1), ("hada_w2_b", "hada_w2_a", 1)):
+        if (down in sides) != (up in sides):
+            return f"{up if down in sides else down} is missing"
+        if down not in sides:
+            continue
+        taken, made = sides[down], sides[up]
+        # a LoHa's factors are matrices; so may be those of convolutions of one pixel, and the other way round
+        if math.prod(taken.shape[1:]) != math.prod(wide[1:]):
+            return is_not(down)
+        if made.shape[0] != wide[0]:
+            return is_not(up)
+        if made.shape[axis] != taken.shape[0]:
+            return f"{up}.weight is {tuple(made.shape)} beside {down} of {tuple(taken.shape)}"
+    magnitude = sides.get("lora_magnitude_vector")
+    if magnitude is not None and magnitude.numel() != wide[0]:
+        return is_not("lora_magnitude_vector")
+    return None
+
+
+def _module(modules: Mapping[str, Any], name: str) -> Any:
+    """The layer of that name; transformers dropped a level from its text encoder, as diffusers does from names."""
+    return modules.get(name) or modules.get(name.removeprefix("text_model."))
 
 
 def _first_line(error: Exception) -> str:

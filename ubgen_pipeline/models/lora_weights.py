@@ -1,0 +1,175 @@
+"""A LoRA's file, read for a pipeline: its weights by part and layer in peft's names, and what scales each product."""
+
+import json
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers.utils.state_dict_utils import (
+    DIFFUSERS_OLD_TO_PEFT,
+    convert_state_dict,
+    convert_unet_state_dict_to_peft,
+)
+from safetensors.torch import load_file
+
+from .loras import PEFT_PREFIX
+
+_SIDES = re.compile(
+    r"(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_magnitude_vector|hada_w[12]_[ab]|lokr_w[12](_[ab])?|lokr_t2)"
+    r"(\.default)?(?P<ending>\.weight|\.bias)?"
+)
+_KOHYA = re.compile(r"(?P<layer>lora_(unet|te|te1|te2)_[^.]+)\.(?P<rest>.+)")
+# what kohya's layout calls the sides of a LoHa is what peft calls them
+LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+
+
+@dataclass(frozen=True)
+class LoraWeights:
+    """What a file holds.
+
+    Attributes:
+        parts: of each part of the pipeline its weights ``<module>.lora_A.weight (r, in)``, ``lora_B (out, r)``,
+            ``lora_magnitude_vector (out,)`` or those of a LoHa.
+        alphas: of each part and module the number over the rank that its product is multiplied by; None where
+            settings of peft say so.
+        settings: peft's, where the file is peft's own.
+        is_injected: whether peft adds it, since diffusers' loader would drop some of it.
+        unread: names of weights that belong to no part.
+    """
+
+    parts: Mapping[str, Mapping[str, torch.Tensor]]
+    alphas: Mapping[tuple[str, str], float] | None = None
+    settings: Mapping[str, Any] | None = None
+    is_injected: bool = False
+    unread: tuple[str, ...] = field(default=())
+
+
+def split_side(key: str) -> tuple[str, str, str] | None:
+    """``<module>.<side>.weight`` as (module, side, ending); None where it is none of an adapter's weights."""
+    match = _SIDES.fullmatch(key)
+    return None if match is None else (match["module"], match["side"], match["ending"] or ".weight")
+
+
+def read_lora(pipeline: Any, file: Path, settings: Path | None) -> LoraWeights:
+    """The weights in that file, converted by the pipeline's own loader from whichever layout it knows.
+
+    Args:
+        pipeline: of the family that it is for.
+        file: safetensors.
+        settings: peft's ``adapter_config.json`` that belongs to it.
+
+    Raises:
+        Exception: of many kinds, where the converters do not know the layout.
+    """
+    if settings is not None:
+        return _read_peft(pipeline, file, json.loads(settings.read_text(encoding="utf-8")))
+    raw = load_file(file)
+    if pipeline.denoiser_part == "unet" and raw and all(_KOHYA.fullmatch(key) for key in raw):
+        return _read_kohya(pipeline, raw)
+    state_dict, *others = pipeline.lora_state_dict(str(file), use_safetensors=True, return_lora_metadata=True)
+    parts, unread = _by_part(pipeline, state_dict)
+    # without settings the products are not scaled, or were when they were converted
+    alphas = None
+    if not any(others):
+        alphas = {
+            (part, name): float(value.shape[1])
+            for part, own in parts.items()
+            for name, side, ending, value in _sides(own)
+            if side == "lora_B" and ending == ".weight"
+        }
+    return LoraWeights(parts, alphas, unread=unread)
+
+
+def _read_peft(pipeline: Any, file: Path, settings: dict[str, Any]) -> LoraWeights:
+    """A folder of peft's: for the denoiser, or for a text encoder where only that has such modules."""
+    weights = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(file).items()}
+    modules = {split[0] for split in map(split_side, weights) if split is not None}
+    networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
+    for part, network in networks.items():
+        if modules and modules <= {name for name, _ in network.named_modules()}:
+            return LoraWeights({part: weights}, settings=settings, is_injected=True)
+    return LoraWeights({pipeline.denoiser_part: weights}, settings=settings, is_injected=True)
+
+
+def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
+    """kohya's layout for UNets, where every layer has an alpha; with the magnitudes of a DoRA, or a LoHa's factors."""
+    layers: dict[str, dict[str, torch.Tensor]] = {}
+    for key, value in raw.items():
+        match = _KOHYA.fullmatch(key)
+        assert match is not None
+        layers.setdefault(match["layer"], {})[match["rest"]] = value
+    # the loader's names of the layers: it is given stand-ins, which are known again by what they are
+    marks = {layer: torch.empty(1, 1) for layer in layers}
+    standing = {f"{layer}.lora_down.weight": mark for layer, mark in marks.items()}
+    standing |= {f"{layer}.lora_up.weight": torch.empty(1, 1) for layer in layers}
+    config = {"unet_config": pipeline.unet.config} if len(pipeline.text_encoder_parts) > 1 else {}
+    converted, *_ = pipeline.lora_state_dict(dict(standing), return_lora_metadata=True, **config)
+    names, _ = _by_part(pipeline, converted)
+    places = {
+        id(value): (part, name)
+        for part, own in names.items()
+        for name, side, _, value in _sides(own)
+        if side == "lora_A"
+    }
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    alphas, unread = {}, []
+    for layer, weights in layers.items():
+        part, name = places[id(marks[layer])]
+        alpha = weights.pop("alpha", None)
+        down = weights.get("lora_down.weight", weights.get("hada_w1_b"))
+        if down is not None:
+            alphas[part, name] = float(len(down)) if alpha is None else float(alpha)
+        for rest, value in weights.items():
+            side = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}.get(rest, rest)
+            if rest == "dora_scale":
+                side, value = "lora_magnitude_vector", _magnitudes(layer, value)
+            elif side == rest and rest not in LOHA:
+                unread.append(f"{layer}.{rest}")
+                continue
+            parts.setdefault(part, {})[f"{name}.{side}"] = value
+    return LoraWeights(parts, alphas, is_injected=True, unread=tuple(unread))
+
+
+def _magnitudes(layer: str, value: torch.Tensor) -> torch.Tensor:
+    """``(out,)`` of a linear layer and ``(1, out, 1, 1)`` of a convolution, from ``(out, 1, ...)``.
+
+    Raises:
+        ValueError: norms over the outputs, which LyCORIS makes unless told otherwise.
+    """
+    if value.ndim > 1 and (value.shape[0] == 1 or value[0].numel() != 1):
+        raise ValueError(
+            f"{layer}.dora_scale is {tuple(value.shape)}, a magnitude for each input, and peft's DoRA has one for each"
+            " output (LyCORIS trains that with wd_on_output)"
+        )
+    return value.flatten() if value.ndim < 4 else value.transpose(0, 1)
+
+
+def _by_part(
+    pipeline: Any, state_dict: Mapping[str, torch.Tensor]
+) -> tuple[dict[str, dict[str, torch.Tensor]], tuple[str, ...]]:
+    """Weights of each part in peft's names, and the names of those that belong to none."""
+    parts: dict[str, dict[str, torch.Tensor]] = {}
+    unread = []
+    for key, value in state_dict.items():
+        part, _, name = key.partition(".")
+        if part in (pipeline.denoiser_part, *pipeline.text_networks):
+            parts.setdefault(part, {})[name] = value
+        else:
+            unread.append(key)
+    for part, own in parts.items():
+        if all(split_side(key) for key in own):
+            continue
+        if part == "unet":
+            parts[part] = convert_unet_state_dict_to_peft(own)
+        elif part != pipeline.denoiser_part:
+            # diffusers looks at some names to tell which of these it must do, and passes over the rest
+            parts[part] = convert_state_dict(own, DIFFUSERS_OLD_TO_PEFT)
+    return parts, tuple(unread)
+
+
+def _sides(own: Mapping[str, torch.Tensor]) -> list[tuple[str, str, str, torch.Tensor]]:
+    """(module, side, ending, weights) of all that are an adapter's."""
+    return [(*split, value) for key, value in own.items() if (split := split_side(key)) is not None]
