@@ -5,7 +5,13 @@ import shutil
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, UNet2DConditionModel, UniPCMultistepScheduler
+from diffusers import (
+    DDIMScheduler,
+    DiffusionPipeline,
+    StableDiffusionPipeline,
+    UNet2DConditionModel,
+    UniPCMultistepScheduler,
+)
 from peft import PeftModel
 from safetensors.torch import load_file
 
@@ -52,6 +58,10 @@ def test_resume_is_bit_equal_and_the_model_draws(random_mini_model, folder, tmp_
     else:
         pipeline = load_pipeline(straight)
         assert pipeline.scheduler.config.prediction_type == "epsilon"
+        # it is diffusers' own pipeline anywhere, and needs no code of ours
+        plain = DiffusionPipeline.from_pretrained(straight)
+        assert type(plain) is StableDiffusionPipeline and not list(straight.glob("*.py"))
+        assert torch.equal(plain.unet.conv_in.weight, pipeline.unet.conv_in.weight)
         # what is exported is the average
         trained = UNet2DConditionModel.from_pretrained(last, subfolder="unet")
         assert not torch.equal(trained.conv_in.weight, pipeline.unet.conv_in.weight)

@@ -1,13 +1,21 @@
 """What training changes, saved and read back: a LoRA, or the whole denoiser where plain diffusers looks for it."""
 
+import json
+
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DiffusionPipeline, UNet2DConditionModel
 
+from support.family_models import CASES
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings, add_lora, train_all_weights
 from ubgen_training.lora.lora_files import LORA_FILE
-from ubgen_training.lora.trained_weights import DENOISER_FILE, load_trained_weights, save_trained_weights
+from ubgen_training.lora.trained_weights import (
+    DENOISER_FILE,
+    load_trained_weights,
+    save_plain_pipeline,
+    save_trained_weights,
+)
 
 
 def ready(model, method):
@@ -63,3 +71,19 @@ def test_weights_that_are_not_there_or_of_another_layout_are_refused(random_mini
     save_trained_weights(other, "full", tmp_path)
     with pytest.raises(ValueError, match=r"does not fit the model configured: .* weights differ, first '"):
         load_trained_weights(pipeline, "full", tmp_path)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "sd3", "flux", "z-image", "sana", "pixart-sigma"])
+def test_a_whole_model_is_diffusers_own_pipeline(name, tmp_path):
+    case = CASES[name]
+    save_plain_pipeline(case.pipeline, tmp_path)
+    plain = DiffusionPipeline.from_pretrained(tmp_path)
+    assert type(plain) is type(case.stock) and not list(tmp_path.glob("*.py"))
+    index = json.loads((tmp_path / "model_index.json").read_text())
+    assert index["_class_name"] == type(plain).__name__ and "_name_or_path" not in index
+    # numbers and switches of the pipeline itself stay
+    own = {key: value for key, value in case.stock.config.items() if not key.startswith("_")}
+    assert {key: plain.config[key] for key in own} == own
+    weights = case.stock.transformer if hasattr(case.stock, "transformer") else case.stock.unet
+    there = plain.transformer if hasattr(plain, "transformer") else plain.unet
+    assert all(torch.equal(a, b) for a, b in zip(weights.parameters(), there.parameters(), strict=True))

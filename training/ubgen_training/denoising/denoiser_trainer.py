@@ -7,13 +7,12 @@ import torch
 from torch import nn
 
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
-from ubgen_pipeline.files.tensor_files import give_ordinary_permissions
 from ubgen_pipeline.sample_seeds import sample_seed
 
 from ..checkpoints.micro_steps import MicroSteps
 from ..checkpoints.weight_average import WeightAverage
 from ..images.image_trainer import ImageTrainer
-from ..lora.trained_weights import load_trained_weights, save_trained_weights
+from ..lora.trained_weights import load_trained_weights, save_plain_pipeline, save_trained_weights
 from .denoiser_config import LatentTrainingConfig
 from .latent_model import LatentModel
 from .pixel_rows import collate_pixels, pixel_rows
@@ -75,8 +74,7 @@ class DenoiserTrainer(ImageTrainer):
     def save_beside_weights(self, folder: Path) -> None:
         """Write the whole pipeline around a denoiser that was trained as a whole."""
         if self._latent_model.train_method != "lora":
-            self._latent_model.pipeline.save_pretrained(folder, safe_serialization=True)
-            give_ordinary_permissions(*folder.glob("*/*.safetensors"))
+            save_plain_pipeline(self._latent_model.pipeline, folder)
 
     @property
     def _latent_model(self) -> LatentModel:

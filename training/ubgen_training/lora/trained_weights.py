@@ -4,13 +4,15 @@ A whole denoiser is saved in a folder of its part's name, as ``from_pretrained(f
 reads it.
 """
 
+import inspect
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
-from ubgen_pipeline.files.tensor_files import save_tensors
+from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
 
 from ..checkpoints.state import shard_like, whole_state
 from .lora_files import load_lora_into, save_lora
@@ -53,6 +55,23 @@ def save_denoiser(network: Any, folder: Path, *, write: bool = True) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         network.save_config(folder)
         save_tensors(weights, folder / DENOISER_FILE, metadata={"format": "pt"})
+
+
+def save_plain_pipeline(pipeline: Any, folder: Path) -> None:
+    """Write the whole model as diffusers' own pipeline of its family, which loads it anywhere without this code."""
+    kind = next(kind for kind in type(pipeline).__mro__ if kind.__module__.startswith("diffusers.pipelines."))
+    accepted = inspect.signature(kind.__init__).parameters
+    settings = {name: value for name, value in pipeline.config.items() if name in accepted}
+    # of the several pipelines that some families have, each lists what the others may lack
+    parts = {name: part for name, part in pipeline.components.items() if name in accepted}
+    plain: Any = kind(**{**settings, **parts})
+    plain.save_pretrained(folder, safe_serialization=True)
+    # where the parts were loaded from is nobody else's business
+    for file in (folder / plain.config_name, *folder.glob("*/config.json")):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if config.pop("_name_or_path", None) is not None:
+            file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    give_ordinary_permissions(*folder.glob("*/*.safetensors"))
 
 
 @torch.no_grad()
