@@ -40,6 +40,7 @@ def manifest_of(inference=INFERENCE, device="cpu", revision=None, **settings):
         {"scores": ["duplicates"]},
         {"preset": "dpm-20"},
         {"revision": "abc"},
+        {"variant": "fp16"},
     ],
 )
 def test_what_changes_bytes_changes_it(settings):

@@ -1,6 +1,7 @@
 """Models, schedulers and LoRAs by name; what does not exist or fit is refused by name and changes nothing."""
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +11,12 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 from huggingface_hub import HfApi
+from safetensors.torch import load_file, save_file
 
 from support.hub_server import READ_TOKEN
 from support.tiny_models import sd3
 from ubgen_pipeline import load_pipeline
+from ubgen_pipeline.commands.main import main as command
 from ubgen_pipeline.mini import EMBEDDED_MODELS, embedded_model_path, mini_model_path
 from ubgen_pipeline.models.loading import FLOW_SCHEDULERS, SCHEDULERS, resolve_model
 
@@ -147,3 +150,72 @@ def test_the_package_names_its_function_even_after_its_module_was_imported():
         "from ubgen_pipeline import generate_dataset; assert callable(generate_dataset), generate_dataset"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def as_variants(model, folder, parts, variant="fp16"):
+    """A copy of a model, of which those parts have half-precision weights of that variant alone."""
+    shutil.copytree(model, folder)
+    for part in parts:
+        (file,) = (folder / part).glob("*.safetensors")
+        weights = {key: value.half() if value.is_floating_point() else value for key, value in load_file(file).items()}
+        name = file.name.replace(".safetensors", f".{variant}.safetensors")
+        save_file(weights, file.with_name(name), {"format": "pt"})
+        file.unlink()
+    return folder
+
+
+@pytest.mark.parametrize("parts", [("unet",), ("unet", "text_encoder"), ("unet", "text_encoder", "vae")])
+def test_the_variant_that_is_there_alone_is_loaded_and_said(random_mini_model, tmp_path, capsys, parts):
+    folder = as_variants(random_mini_model, tmp_path / "m", parts)
+    pipeline = load_pipeline(folder)
+    assert "m: it holds no plain weights; its variant fp16 is loaded" in capsys.readouterr().err
+    plain = load_pipeline(random_mini_model)
+    for part in ("unet", "text_encoder", "vae"):
+        for own, other in zip(getattr(pipeline, part).parameters(), getattr(plain, part).parameters(), strict=True):
+            wanted = other.half().float() if part in parts else other
+            assert own.dtype == torch.float32 and torch.equal(own, wanted)
+    with pytest.raises(ValueError, match=r"variant is 'bf16', and model is '.*', of which there is no variant 'bf16'"):
+        load_pipeline(folder, variant="bf16")
+
+
+def test_a_variant_is_asked_for_by_name(random_mini_model, tmp_path, capsys):
+    folder = as_variants(random_mini_model, tmp_path / "m", ("unet",))
+    shutil.copy(Path(random_mini_model) / "unet" / "diffusion_pytorch_model.safetensors", folder / "unet")
+    plain, half = (next(load_pipeline(folder, variant=v).unet.parameters()) for v in (None, "fp16"))
+    assert torch.equal(plain.half().float(), half) and not torch.equal(plain, half)
+    assert "no plain weights" not in capsys.readouterr().err
+    common = ["--class-names", "star", "--samples-per-class", "1", "--num-inference-steps", "1", "--threads", "1"]
+    common += ["--model", str(folder), "--output-dir", str(tmp_path / "d")]
+    assert command(["generate", *common, "--variant", "fp16"]) == 0
+    again = ["regenerate", str(tmp_path / "d"), "--index", "0", "--model", str(folder)]
+    assert command([*again, "--output", str(tmp_path / "0.png")]) == 0
+    assert command(["generate", *common]) == 2 and "model was" in capsys.readouterr().err
+
+
+def test_shards_and_mixed_precisions_load(random_mini_model, tmp_path):
+    plain = load_pipeline(random_mini_model)
+    plain.unet.half()
+    StableDiffusionPipeline(
+        **{**plain.components, "safety_checker": None, "feature_extractor": None}, requires_safety_checker=False
+    ).save_pretrained(tmp_path / "m", max_shard_size="100KB")
+    assert len(list((tmp_path / "m" / "unet").glob("*-of-*.safetensors"))) > 1
+    pipeline = load_pipeline(tmp_path / "m")
+    assert {part.dtype for part in pipeline.networks.values()} == {torch.float32}
+    own, other = pipeline.unet.state_dict(), plain.unet.float().state_dict()
+    assert all(torch.equal(own[key], other[key]) for key in other)
+
+
+def test_pickled_weights_are_refused_with_the_way_out(random_mini_model, tmp_path):
+    folder = as_variants(random_mini_model, tmp_path / "m", ("unet",))
+    (file,) = (folder / "unet").glob("*.safetensors")
+    file.rename(file.with_name("diffusion_pytorch_model.bin"))
+    with pytest.raises(ValueError, match=r"unet holds pickled weights only .*run code.*save_pretrained\(FOLDER\)"):
+        load_pipeline(folder)
+
+
+def test_a_variant_alone_on_the_hub_is_loaded_too(hub, random_mini_model, tmp_path, capsys):
+    folder = as_variants(random_mini_model, tmp_path / "m", ("unet", "text_encoder", "vae"))
+    HfApi().create_repo("org/half")
+    HfApi().upload_folder(repo_id="org/half", folder_path=folder)
+    assert load_pipeline("org/half").unet.dtype == torch.float32
+    assert "org/half: it holds no plain weights; its variant fp16" in capsys.readouterr().err

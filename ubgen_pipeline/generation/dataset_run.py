@@ -286,7 +286,7 @@ class DatasetRun:
 
         embeddings = map(split_embedding, self.settings.embeddings or ())
         return {
-            "model": fingerprint(resolve_model(self.settings.model)),
+            "model": fingerprint(resolve_model(self.settings.model), self.settings.variant),
             "model_revision": self.source.model_revision,
             # a LoRA may change the text encoder, too
             "loras": [
@@ -318,6 +318,7 @@ class DatasetRun:
             embeddings=settings.embeddings or (),
             records_attention=bool(settings.wanted_annotations()),
             revision=settings.revision,
+            variant=settings.variant,
             quantization=wanted_quantization(settings, self._begun),
             true_cfg_scale=settings.true_cfg_scale,
         )

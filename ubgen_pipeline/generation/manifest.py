@@ -56,7 +56,7 @@ def manifest(
         "prompts": samples.facts(),
         "samples_per_class": samples.samples_per_class,
         "num_samples": len(samples),
-        "model": fingerprint(resolve_model(settings.model)),
+        "model": fingerprint(resolve_model(settings.model), settings.variant),
         **lora_columns(source.loras, fingerprint),
         "embeddings": [[fingerprint(file), token] for file, token in map(split_embedding, settings.embeddings or ())],
         "model_revision": source.model_revision,
@@ -72,7 +72,6 @@ def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
     # what waits where, and in how many bits, stands among the facts of the inference, where anything does
     others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload", "quantization"}
-    if settings.true_cfg_scale is None:
-        # manifests of earlier versions have none
-        others.add("true_cfg_scale")
+    # manifests of earlier versions have none of these
+    others |= {name for name in ("true_cfg_scale", "variant") if getattr(settings, name) is None}
     return {name: value for name, value in dataclasses.asdict(settings).items() if name not in others}

@@ -126,7 +126,7 @@ def _row_settings(
         what = "a source image" if columns.get("task") is not None else "textual inversions"
         raise ValueError(f"the row was drawn with {what}, which the dataset does not hold; generate it again instead.")
     model = str(model or columns["model"])
-    _check_same("model", resolve_model(model), manifest)
+    _check_same("model", resolve_model(model), manifest, manifest.get("variant"))
     few_steps = stored_few_step_lora({**manifest, **columns})
     source = GeneratorSource(
         model,
@@ -151,6 +151,7 @@ def _row_settings(
         # the manifest's values count: a newer version may give the preset of that name others
         shortcuts={argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
         records_attention=bool(manifest.get("annotations")),
+        variant=manifest.get("variant"),
         quantization=manifest.get("quantization", "none"),
         true_cfg_scale=columns.get("true_cfg_scale"),
     )
@@ -199,8 +200,8 @@ def _loras_now(
     return tuple(loras)
 
 
-def _check_same(name: str, source: str, manifest: Mapping[str, Any]) -> None:
-    if name in manifest and Path(source).expanduser().exists() and not is_same(source, manifest[name]):
+def _check_same(name: str, source: str, manifest: Mapping[str, Any], variant: str | None = None) -> None:
+    if name in manifest and Path(source).expanduser().exists() and not is_same(source, manifest[name], variant):
         raise ValueError(f"{name} is {source!r}, which is not the one that drew the row; give the one that did.")
 
 

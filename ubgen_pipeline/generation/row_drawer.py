@@ -43,6 +43,7 @@ class RowSettings:
         embeddings: textual inversions.
         records_attention: whether annotations are made from attention.
         revision: of the model as it was asked for; counts where its commit is not known.
+        variant: of the model's weights; None for the plain ones.
         quantization: of the weights, as they load: see :func:`ubgen_pipeline.models.quantization.quantization_config`.
         true_cfg_scale: of a second prediction beside an embedded guidance; None where there is none.
     """
@@ -59,6 +60,7 @@ class RowSettings:
     embeddings: Sequence[str] = ()
     records_attention: bool = False
     revision: str | None = None
+    variant: str | None = None
     quantization: str = "none"
     true_cfg_scale: float | None = None
 
@@ -78,6 +80,7 @@ class RowSettings:
             lora=source.loras,
             scheduler=self.scheduler,
             revision=source.model_revision or self.revision,
+            variant=self.variant,
             few_step_lora=source.few_step_lora,
             embeddings=self.embeddings,
             quantization=self.quantization,

@@ -43,6 +43,9 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         "LoRAs, each a folder, file or Hub id; with :STRENGTH after it where that is not 1, such as style:0.5", None
     )
     revision: str | None = field_help("of the model on the Hub", None)
+    variant: str | None = field_help(
+        "of the model's weights, such as fp16; the plain ones if not given, or the variant that is there alone", None
+    )
     template: str = field_help("prompt, with {name} and, where the classes have them, {definition}", "{name}")
     definitions: bool = field_help("join each class's definition, or else WordNet's, to its prompt", False)
     max_prompts: int | None = field_help("different prompts of each class, chosen by the seed; all if not given", None)

@@ -27,7 +27,9 @@ from ..scheduler_noise import is_flow_scheduler
 from .families import FAMILIES, family_of_model
 from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
+from .model_files import chosen_variant, file_names
 from .quantization import quantization_config
+from .sources import public_name
 from .text_embeddings import load_embedding, split_embedding
 
 SCHEDULERS: dict[str, type[Any]] = {
@@ -96,6 +98,7 @@ def load_pipeline(
     scheduler: str | None = None,
     torch_dtype: torch.dtype | None = None,
     revision: str | None = None,
+    variant: str | None = None,
     lora_revision: str | None = None,
     few_step_lora_revision: str | None = None,
     embeddings: Sequence[str] = (),
@@ -114,6 +117,8 @@ def load_pipeline(
             the model's own.
         torch_dtype: of the weights; None is float32.
         revision: of the model on the Hub.
+        variant: of the model's weights, such as ``fp16``; None takes the plain ones, and says so where it must take a
+            variant because there are none.
         lora_revision: of the LoRA on the Hub, where there is one.
         few_step_lora_revision: of the one for a few steps.
         embeddings: textual inversions: ``FILE``, or ``FILE=TOKEN`` to name the word; see :mod:`.text_embeddings`.
@@ -129,12 +134,14 @@ def load_pipeline(
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join((*SCHEDULERS, *FLOW_SCHEDULERS))}.")
     pipeline_class = load_family(model, revision=revision, argument=argument)
     source = resolve_model(model, argument)
+    chosen = _variant(source, model, variant, revision, argument)
     quantized = quantization_config(quantization, pipeline_class)
     try:
         pipeline = pipeline_class.from_pretrained(
             source,
             dtype=torch_dtype or torch.float32,
             revision=revision,
+            variant=chosen,
             use_safetensors=True,
             quantization_config=quantized,
         )
@@ -161,6 +168,26 @@ def load_pipeline(
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
+
+
+def _variant(source: str, model: str | Path, asked: str | None, revision: str | None, argument: str) -> str | None:
+    """The variant of the weights to load: the one asked for, or where there are no plain weights the one there is.
+
+    Raises:
+        ValueError: no such variant, or weights that are not loaded.
+    """
+    try:
+        names, parts = file_names(source, revision)
+        chosen = chosen_variant(names, parts, asked)
+    except OSError as error:
+        raise _not_loaded(model, argument, error, revision) from error
+    except ValueError as error:
+        at = "" if revision is None else f" at revision {revision!r}"
+        name = argument if asked is None else f"variant is {asked!r}, and {argument}"
+        raise ValueError(f"{name} is {str(model)!r}{at}, {error}.") from error
+    if chosen is not None and asked is None and os.environ.get("LOCAL_RANK", "0") == "0":
+        say(f"{argument} {public_name(str(model))}: it holds no plain weights; its variant {chosen} is loaded")
+    return chosen
 
 
 def _say_licence_note(pipeline: Family) -> None:

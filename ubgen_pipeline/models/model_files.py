@@ -88,6 +88,32 @@ def chosen_variant(names: Collection[str], parts: Sequence[str], asked: str | No
     raise ValueError(f"whose parts hold weights of different variants ({', '.join(there)}) and no plain ones")
 
 
+def file_names(source: str, revision: str | None = None) -> tuple[list[str], list[str]]:
+    """Names of a model's files from its folder on, and of its parts.
+
+    Args:
+        source: a folder in diffusers layout, or a Hub id; where the Hub cannot be asked, what is in the cache counts.
+        revision: on the Hub.
+
+    Raises:
+        OSError: no such model.
+    """
+    folder = Path(source)
+    if not folder.is_dir():
+        import httpx2
+        from huggingface_hub import HfApi, hf_hub_download
+        from huggingface_hub.errors import OfflineModeIsEnabled
+
+        folder = Path(hf_hub_download(source, INDEX, revision=revision)).parent
+        try:
+            return HfApi().list_repo_files(source, revision=revision), model_parts(folder)
+        except (httpx2.TransportError, OfflineModeIsEnabled):
+            # in the cache, a snapshot's folder
+            pass
+    names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+    return names, model_parts(folder)
+
+
 def model_parts(folder: Path) -> list[str]:
     """Names of the parts that a folder's ``model_index.json`` lists."""
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
