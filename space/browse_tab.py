@@ -6,7 +6,7 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 import numpy as np
 from column_values import find_columns, read_column
-from dataset_rows import read_rows
+from dataset_rows import read_rows, unread_rows
 from dataset_view import DatasetView, read_view
 from details_panel import build_details
 from histogram import histogram_html
@@ -104,9 +104,11 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
         except ValueError as error:
             return {**emptied, status: status_line(str(error), kind="error")}
         items = [(row.image, f"row {row.position}") for row in visitor.rows]
+        unread = unread_rows(view, label, (number - 1) * PAGE_SIZE, PAGE_SIZE, visitor.rows)
+        note = f" No image could be shown of row {', '.join(map(str, unread))}." if unread else ""
         return {
             **emptied,
-            status: status_line(f"{_summary(view)} Page {number} of {num_pages}."),
+            status: status_line(f"{_summary(view)} Page {number} of {num_pages}.{note}"),
             gallery: gr.update(value=items, selected_index=None),
         }
 

@@ -65,6 +65,18 @@ def read_rows(view: DatasetView, label: int | None, start: int, count: int) -> l
     return rows
 
 
+def unread_rows(view: DatasetView, label: int | None, start: int, count: int, rows: Sequence[DatasetRow]) -> list[int]:
+    """The rows of a class without an image that can be shown: damaged, missing, too large, or not inside its file.
+
+    Args:
+        view, label, start, count: as :func:`read_rows` took them.
+        rows: what it gave.
+    """
+    offsets = np.cumsum([0, *map(len, view.labels)])
+    wanted = [int(offsets[number]) + row for number, row in find_rows(view, label, start, count)]
+    return sorted(set(wanted) - {row.position for row in rows})
+
+
 def _values(parquet: pq.ParquetFile, wanted: Sequence[int]) -> list[tuple[int, dict[str, Any]]]:
     first, found = 0, []
     for group in range(parquet.metadata.num_row_groups):

@@ -37,6 +37,11 @@ class SampleAnnotation:
     heat_maps: np.ndarray
     objects: list[MaskObject]
 
+    def ignored(self) -> "SampleAnnotation":
+        """That of an image which shows nothing: its mask is ignored whole, and holds no object."""
+        mask = np.full_like(self.mask, IGNORE_LABEL)
+        return SampleAnnotation(self.labels, mask, np.zeros_like(self.confidence), np.zeros_like(self.heat_maps), [])
+
     @property
     def boxes(self) -> np.ndarray:
         """``(N, 4)`` int64, the objects' boxes (x0, y0, x1, y1), end exclusive."""

@@ -42,7 +42,7 @@ def measure_backbone(backbone: Backbone, settings: EvaluateSettings) -> dict[str
     if settings.mini_world:
         figures |= _mini_world(backbone, settings, run, interval)
     if settings.test is not None:
-        images = load_labelled_images(settings.test, split=settings.test_split)
+        images = load_labelled_images(settings.test, split=settings.test_split, skip_damaged=settings.skip_damaged)
         probabilities = _probabilities(backbone, run(images.rows), settings.test)
         # which class of the test set each of the backbone's is
         classes = class_positions(

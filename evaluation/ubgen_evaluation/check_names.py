@@ -4,7 +4,6 @@ The body of ``ubgen check-names DIR``. It prints the classes that split, the row
 WordNet knows by that name.
 """
 
-import io
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,6 @@ from PIL import Image
 
 from ubgen_pipeline.commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
-from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.prompts.word_senses import word_senses
 
 from .name_senses import MIN_IMAGES, split_classes, split_labels
@@ -121,7 +119,7 @@ def _batches(source: AnnotatedRows, size: int) -> Iterator[list[tuple[Image.Imag
     for row in source:
         if row.label is None or row.values.get("nsfw_content_detected"):
             continue
-        batch.append((rgb_image(Image.open(io.BytesIO(row.image))), row.label, row.index))
+        batch.append((row.decoded(), row.label, row.index))
         if len(batch) == size:
             yield batch
             batch = []

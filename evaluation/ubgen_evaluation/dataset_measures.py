@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from ubgen_pipeline.dataset.damaged_images import read_rows
 from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 
@@ -42,7 +43,7 @@ def measure_dataset(
     Raises:
         ValueError: the dataset cannot be read, has a class with one image, or other classes than the reference.
     """
-    images = load_labelled_images(source, split=settings.split)
+    images = load_labelled_images(source, split=settings.split, skip_damaged=settings.skip_damaged)
     labels = np.array(images.rows["label"])
     figures: dict[str, Interval] = {"images": _plain(len(labels))}
     if settings.mini_world:
@@ -97,7 +98,7 @@ class _Backgrounds:
         return len(self.rows)
 
     def __iter__(self):
-        for number, row in enumerate(self.rows):
+        for number, row in enumerate(read_rows(self.rows, "the dataset")):
             yield background_only(np.asarray(open_image(row, number)))
 
 
@@ -107,7 +108,8 @@ def _mini_factors(images: LabelledImages, labels: np.ndarray, settings: Evaluate
     unknown = [name for name in images.class_names if name not in CLASS_NAMES]
     if unknown:
         raise ValueError(f"dataset {images.source} has the class {unknown[0]!r}, which the mini world does not have.")
-    pixels = np.stack([np.asarray(open_image(row, number)) for number, row in enumerate(images.rows)])
+    rows = read_rows(images.rows, images.source)
+    pixels = np.stack([np.asarray(open_image(row, number)) for number, row in enumerate(rows)])
     judged = predict_factors(pixels)
     world = np.array([CLASS_NAMES.index(name) for name in images.class_names])[labels]
     own_background = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]

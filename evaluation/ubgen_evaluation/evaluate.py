@@ -50,7 +50,9 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
         backbone, columns = load_backbone(settings.feature_backbone, device), {}
         reference: Reference | None = None
         if settings.reference is not None:
-            real = load_labelled_images(settings.reference, split=settings.reference_split)
+            real = load_labelled_images(
+                settings.reference, split=settings.reference_split, skip_damaged=settings.skip_damaged
+            )
             features = extract_features(
                 backbone, real.rows, batch_size=settings.batch_size, cache_dir=settings.cache_folder
             ).features

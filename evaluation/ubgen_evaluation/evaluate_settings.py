@@ -43,6 +43,9 @@ class EvaluateSettings:
     split: str = field_help("split of the datasets", "train")
     reference: str | None = field_help("real dataset that the datasets' fidelity is measured against", None)
     reference_split: str = field_help("split of --reference", "train")
+    skip_damaged: bool = field_help(
+        "leave rows with damaged images out of these datasets, counted; else the first stops the run", False
+    )
     feature_backbone: str = field_help("backbone in whose features datasets are measured", "mini")
     batch_size: int = field_help("images that a backbone reads at a time", 64)
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)

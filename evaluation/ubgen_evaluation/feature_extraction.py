@@ -15,7 +15,8 @@ import torch
 from PIL import Image
 from torch import nn
 
-from ubgen_pipeline.files.image_codecs import rgb_image
+from ubgen_pipeline.dataset.damaged_images import read_rows
+from ubgen_pipeline.files.image_codecs import DECODER_ERRORS, rgb_image
 from ubgen_pipeline.files.whole_files import whole_file
 
 from .backbones import Backbone
@@ -97,13 +98,13 @@ def open_image(item: Any, number: int = 0) -> Image.Image:
             with Image.open(item) as opened:
                 return rgb_image(opened, what)
         return rgb_image(item, what)
-    except (OSError, AttributeError, TypeError) as error:
+    except (*DECODER_ERRORS, AttributeError, TypeError) as error:
         raise ValueError(f"{what} could not be read as an image: {error}") from error
 
 
 def _batches(images: Iterable[Any], size: int) -> Iterator[list[Image.Image]]:
     batch: list[Image.Image] = []
-    for number, item in enumerate(images):
+    for number, item in enumerate(read_rows(images, "the dataset")):
         batch.append(open_image(item, number))
         if len(batch) == size:
             yield batch
@@ -114,7 +115,7 @@ def _batches(images: Iterable[Any], size: int) -> Iterator[list[Image.Image]]:
 
 def _cache_key(backbone: Backbone, images: Iterable[Any]) -> str:
     digest = hashlib.sha256(f"{weights_fingerprint(backbone.model)} {backbone.settings}".encode())
-    for number, item in enumerate(images):
+    for number, item in enumerate(read_rows(images, "the dataset")):
         if isinstance(item, (str, Path)):
             try:
                 digest.update(hashlib.sha256(Path(item).read_bytes()).digest())

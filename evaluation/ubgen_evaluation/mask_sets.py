@@ -122,8 +122,11 @@ class Ade20kMasks:
 
     def __iter__(self) -> Iterator[MaskedImage]:
         for file, mask_file in zip(self.files, self._masks):
-            with Image.open(mask_file) as opened:
-                labels = np.asarray(opened)
+            try:
+                with Image.open(mask_file) as opened:
+                    labels = np.asarray(opened)
+            except (OSError, SyntaxError) as error:
+                raise ValueError(f"file {mask_file} could not be read as a mask: {error}") from error
             if labels.ndim != 2 or labels.max() > self.num_classes:
                 raise ValueError(f"file {mask_file} holds {labels.max()}; a mask has one channel, 0 to 150.")
             # 0 wraps round to 255, which is ignored

@@ -49,6 +49,8 @@ COLUMN_NOTES = {
     "num_prompt_chunks": "tokenizer lengths that every prompt of the run was filled up to, where prompts may be long",
     "attributes": "what the template's placeholders were filled with",
     "model_class": "what the labelling model of the configuration calls the class",
+    "not_finite": "of an image that held NaN when it was drawn: `redrawn` in float32 by itself, or `black`, since it"
+    " held NaN then, too; null for all others",
     "filename": "the caption's name in the file of captions",
     "classes": "all classes that the image was asked to show",
     "mask": "a class for each pixel: 0 background, label + 1, 255 not decided; made from the model's attention while"

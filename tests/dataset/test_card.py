@@ -8,7 +8,7 @@ import pytest
 
 from support import DATA
 from support.scene_dataset import write_scene_dataset
-from ubgen_pipeline.dataset.card import add_bias_report, card_of_copy, licence_of, num_flagged, stored_card_maker
+from ubgen_pipeline.dataset.card import add_bias_report, card_of_copy, licence_of, marked_rows, stored_card_maker
 from ubgen_pipeline.dataset.reader import StoredRows, shard_files
 from ubgen_pipeline.dataset.shards import open_dataset
 
@@ -59,9 +59,9 @@ def test_a_licence_is_read_from_the_metadata():
 def test_flagged_rows_are_counted(tmp_path):
     write_scene_dataset(tmp_path)
     file = shard_files(tmp_path)[0]
-    assert num_flagged(file) == 0
+    assert not marked_rows(file).total()
     flags = pyarrow.array([True, False, None, True])
     table = parquet.read_table(file)
     table = table.replace_schema_metadata(None).append_column("nsfw_content_detected", flags)
     parquet.write_table(table, file)
-    assert num_flagged(file) == 2
+    assert marked_rows(file) == {"nsfw_content_detected": 2}

@@ -83,7 +83,7 @@ def test_flagged_images_are_left_out_and_counted(dataset, tmp_path, capsys):
         lambda t: t.append_column("nsfw_content_detected", pyarrow.array([i == 1 for i in range(len(t))])),
     )
     assert export_dataset(tmp_path / "d", ExportSettings("yolo", str(tmp_path / "o"))) == NUM_ROWS - 3
-    assert "3 flagged" in capsys.readouterr().err
+    assert "3 that are marked as black" in capsys.readouterr().err
     assert export_dataset(tmp_path / "d", ExportSettings("yolo", str(tmp_path / "p"), keep_flagged=True)) == NUM_ROWS
 
 

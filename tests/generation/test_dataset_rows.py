@@ -104,16 +104,27 @@ def test_columns_are_those_of_the_kind_of_samples(tmp_path):
         return list(dataset_features(asked, samples, ["star"], has_safety_checker=False))
 
     plain = names(class_names=["star"])
+    # the mark of images that were not finite comes after what says how they were drawn
+    assert plain.pop() == "not_finite"
     assert plain[:6] == ["image", "label", "class_name", "prompt", "seed", "index"] and "filename" not in plain
     (tmp_path / "captions.json").write_text(json.dumps([{"caption": "a star", "class_prompt": "star"}]))
     captions = names(classes=str(tmp_path / "captions.json"), annotations=["mask"])
-    assert captions[: len(plain)] == plain and captions[-1] == "filename" and "mask" in captions
+    assert (
+        captions[: len(plain)] == plain
+        and captions[len(plain)] == "not_finite"
+        and captions[-1] == "filename"
+        and "mask" in captions
+    )
     (tmp_path / "t.yaml").write_text("{classes: [star], templates: ['a {view} {name}'], attributes: {view: [front]}}")
-    assert names(classes=str(tmp_path / "t.yaml"))[len(plain) :] == ["num_prompt_chunks", "attributes"]
-    assert names(class_names=["star"], preset="dpm-20")[len(plain) :] == ["preset", "few_step_lora"]
+    assert names(classes=str(tmp_path / "t.yaml"))[len(plain) :] == [
+        "num_prompt_chunks", "attributes", "not_finite"
+    ]  # fmt: skip
+    assert names(class_names=["star"], preset="dpm-20")[len(plain) :] == [
+        "preset", "few_step_lora", "not_finite"
+    ]  # fmt: skip
     asked = GenerateSettings(class_names=["star"], scores=["duplicates"])
     checked = list(dataset_features(asked, asked.samples(), ["star"], has_safety_checker=True))
-    assert checked[len(plain) :] == ["nsfw_content_detected", "perceptual_hash"]
+    assert checked[len(plain) :] == ["not_finite", "nsfw_content_detected", "perceptual_hash"]
 
 
 def test_word_weights_and_class_prompts_are_not_mixed(mini_model, tmp_path, capsys):

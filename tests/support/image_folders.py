@@ -20,3 +20,9 @@ def save_class_folders(folder: Path, class_names, num_images: int, start: int = 
     for label, name in enumerate(class_names):
         for index in range(start, start + num_images):
             save_image(folder / name / f"{index}.png", label, index)
+
+
+def damage(file: Path) -> None:
+    """Cut an image file short, as a download that broke off leaves it: its head can be read, its pixels cannot."""
+    data = file.read_bytes()
+    file.write_bytes(data[: len(data) // 2])

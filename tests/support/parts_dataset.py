@@ -66,15 +66,17 @@ def write_parts_dataset(folder: Path, columns: tuple[str, ...] = ("mask", "insta
     return images
 
 
-def write_labelled(folder: Path, labels: list[int], names: list[str], *, flagged=(), codecs=()) -> None:
-    """Write a finished dataset of images with these labels; ``flagged`` are rows, ``codecs`` Pillow's formats."""
+def write_labelled(folder: Path, labels: list[int], names: list[str], *, flagged=(), codecs=(), damaged=()) -> None:
+    """Write a finished dataset of images with these labels; ``flagged`` and ``damaged`` are rows, ``codecs``
+    Pillow's formats."""
     features = {"image": Image(), "label": ClassLabel(names=names), "index": Value("int64")}
     rows = []
     for index, label in enumerate(labels):
         stream = io.BytesIO()
         pixels = np.random.default_rng(index).integers(0, 255, (8, 8, 3), np.uint8)
         PILImage.fromarray(pixels).save(stream, format=codecs[index] if codecs else "PNG")
-        rows.append({"image": {"bytes": stream.getvalue(), "path": None}, "label": label, "index": index})
+        data = stream.getvalue()[: 60 if index in damaged else None]
+        rows.append({"image": {"bytes": data, "path": None}, "label": label, "index": index})
     if flagged:
         features["nsfw_content_detected"] = Value("bool")
         rows = [{**row, "nsfw_content_detected": row["index"] in flagged} for row in rows]

@@ -22,7 +22,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..files.image_codecs import rgb_image
+from ..files.image_codecs import DECODER_ERRORS, DamagedImageError, read_rgb
 from ..mask_regions import connected_regions, polygon_area, region_box, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, StoredObject, read_objects
@@ -96,7 +96,7 @@ class AnnotatedRow:
 
     def decoded(self) -> Image.Image:
         """The image as RGB."""
-        return rgb_image(Image.open(io.BytesIO(self.image)))
+        return read_rgb(self.image, f"row {self.index}, column 'image',")
 
 
 class AnnotatedRows:
@@ -173,8 +173,11 @@ class AnnotatedRows:
         index = values.get("index")
         index = position if index is None else int(index)
         data = stored_bytes(values.get("image"), f"row {index} has no image")
-        with Image.open(io.BytesIO(data)) as image:
-            size, suffix = image.size, image_suffix(image)
+        try:
+            with Image.open(io.BytesIO(data)) as image:
+                size, suffix = image.size, image_suffix(image)
+        except DECODER_ERRORS as error:
+            raise DamagedImageError(f"row {index}, column 'image',", str(error)) from error
         mask = self._array("mask", values, index, size)
         if mask is not None:
             wrong = [value for value in np.unique(mask) if value != IGNORE_LABEL and value > len(self.class_names)]
@@ -190,13 +193,16 @@ class AnnotatedRows:
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
         if values.get(column) is None:
             return None
-        with Image.open(io.BytesIO(stored_bytes(values[column], f"row {index} has an empty {column}"))) as image:
-            if image.size != size:
-                raise ValueError(
-                    f"the {column} of row {index} is {image.size[0]} x {image.size[1]} pixels and its image"
-                    f" {size[0]} x {size[1]}; make them the same."
-                )
-            array = np.asarray(image)
+        try:
+            with Image.open(io.BytesIO(stored_bytes(values[column], f"row {index} has an empty {column}"))) as image:
+                array = np.asarray(image)
+        except (OSError, SyntaxError) as error:
+            raise DamagedImageError(f"row {index}, column {column!r},", str(error)) from error
+        if image.size != size:
+            raise ValueError(
+                f"the {column} of row {index} is {image.size[0]} x {image.size[1]} pixels and its image"
+                f" {size[0]} x {size[1]}; make them the same."
+            )
         if array.ndim != 2:
             raise ValueError(f"the {column} of row {index} has {array.shape[2]} channels; give one of whole numbers.")
         return array

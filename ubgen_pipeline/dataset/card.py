@@ -5,6 +5,7 @@ ubgen's made from one get theirs here too, and the report of a measured bias is 
 """
 
 import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,7 +18,7 @@ from ..files.whole_files import write_whole_text
 from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
 from ..prompts.class_prompts import ClassName, label_names
-from .columns import SAFETY_COLUMN, score_notes
+from .columns import NOT_FINITE_COLUMN, SAFETY_COLUMN, score_notes
 from .reader import StoredRows, stored_column, stored_features
 from .shards import DatasetShards, Shard, open_dataset
 
@@ -29,8 +30,8 @@ if TYPE_CHECKING:
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "lora_strength", "model", "model_revision",
-    "negative_prompt", "filters", "num_samples", "prompts", "revision", "samples_per_class", "scored", "scores",
-    "seed", "template", "versions",
+    "negative_prompt", "filters", "not_finite", "num_samples", "prompts", "revision", "samples_per_class", "scored",
+    "scores", "seed", "template", "versions",
 )  # fmt: skip
 # files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
@@ -102,7 +103,7 @@ class DatasetCardMaker:
     def _num_flagged(self, present: Sequence[Shard]) -> int | None:
         if not self.counts_flags or SAFETY_COLUMN not in self._features:
             return None
-        return sum(num_flagged(self.shards.file(shard)) for shard in present)
+        return sum(marked_rows(self.shards.file(shard))[SAFETY_COLUMN] for shard in present)
 
     def _report(self, name: str) -> str | None:
         file = self.shards.folder / name
@@ -210,9 +211,14 @@ def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]
     return counts.tolist()
 
 
-def num_flagged(file: Path) -> int:
-    """Rows of a parquet file that a safety checker flagged; 0 where it has no such column."""
-    return stored_column([file], SAFETY_COLUMN).count(True) if SAFETY_COLUMN in stored_features(file) else 0
+def marked_rows(file: Path) -> Counter[str]:
+    """Rows of a parquet file that a safety checker flagged, and those of each mark of images that were not finite."""
+    columns, marks = stored_features(file), Counter[str]()
+    if SAFETY_COLUMN in columns:
+        marks[SAFETY_COLUMN] = stored_column([file], SAFETY_COLUMN).count(True)
+    if NOT_FINITE_COLUMN in columns:
+        marks.update(mark for mark in stored_column([file], NOT_FINITE_COLUMN) if mark is not None)
+    return marks
 
 
 def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -30,6 +30,9 @@ CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
 HASH_COLUMN = "perceptual_hash"
 GROUP_COLUMN = "duplicate_group"
 SAFETY_COLUMN = "nsfw_content_detected"
+NOT_FINITE_COLUMN = "not_finite"
+# its values: drawn again in float32, with success; or black, since that image was not finite either
+REDRAWN, BLACK = "redrawn", "black"
 
 
 @dataclass(frozen=True)

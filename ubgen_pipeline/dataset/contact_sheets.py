@@ -16,6 +16,7 @@ from ..commands.settings_parser import field_help, leading_folder, parse_setting
 from ..files.image_codecs import rgb_image
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, read_objects
+from .damaged_images import read_row
 from .reader import shard_files
 
 LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
@@ -91,7 +92,11 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for number, start in enumerate(range(0, len(rows), settings.images_per_sheet)):
-        sheet = contact_sheet([dataset[row] for row in rows[start : start + settings.images_per_sheet]], layers, names)
+        sheet = contact_sheet(
+            [read_row(dataset, row, str(folder)) for row in rows[start : start + settings.images_per_sheet]],
+            layers,
+            names,
+        )
         written.append(output / f"sheet-{number:03d}.png")
         sheet.save(written[-1])
     return written

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .damaged_images import without_damaged
 from .library_internals import with_known_features
 from .reader import open_rows
 
@@ -15,12 +16,14 @@ LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 class LabelledImages:
     """Rows of ``image`` (a PIL image once read) and ``label``, and what the labels stand for.
 
-    ``rows`` is a ``datasets.Dataset``, or a ``datasets.IterableDataset`` when streamed.
+    ``rows`` is a ``datasets.Dataset``, or a ``datasets.IterableDataset`` when streamed. ``skip_damaged`` says whether
+    rows with damaged images are left out, as they already are of a ``Dataset``.
     """
 
     rows: Any
     class_names: tuple[str, ...]
     source: str
+    skip_damaged: bool = False
 
     @property
     def is_streamed(self) -> bool:
@@ -37,8 +40,9 @@ def load_labelled_images(
     revision: str | None = None,
     image_column: str | None = None,
     label_column: str | None = None,
+    skip_damaged: bool = False,
 ) -> LabelledImages:
-    """Open a dataset without reading its images.
+    """Open a dataset, without reading its images if not asked to.
 
     Args:
         source: what :func:`.reader.open_rows` takes, or a ``datasets`` dataset.
@@ -47,6 +51,8 @@ def load_labelled_images(
         revision: of the Hub.
         image_column: default: the first of :data:`IMAGE_COLUMNS` there is.
         label_column: default: the first of :data:`LABEL_COLUMNS` there is.
+        skip_damaged: leave rows with damaged images out, and say how many; every image is read for that, unless
+            they are streamed.
 
     Raises:
         ValueError: nothing there, no such split or column, no rows, or labels without names in a stream.
@@ -81,7 +87,9 @@ def load_labelled_images(
                 "read it without streaming."
             )
         rows = rows.class_encode_column("label")
-    return LabelledImages(rows, tuple(rows.features["label"].names), name)
+    if skip_damaged and isinstance(rows, Dataset):
+        rows = without_damaged(rows, name)
+    return LabelledImages(rows, tuple(rows.features["label"].names), name, skip_damaged)
 
 
 def _column(source: str, features: dict[str, Any], given: str | None, usual: tuple[str, ...], kind: str) -> str:

@@ -6,7 +6,7 @@ the dataset. An export is there whole or not at all.
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from typing import Any
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
-from ..dataset.columns import SAFETY_COLUMN
+from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, SAFETY_COLUMN
 from ..files.whole_files import whole_folder
 from .coco import write_coco
 from .image_folder import FILES_PER_FOLDER, write_imagefolder
@@ -51,7 +51,9 @@ class ExportSettings:
         " others anew",
         None,
     )
-    keep_flagged: bool = field_help("also export images that the safety checker blackened", False)
+    keep_flagged: bool = field_help(
+        "also export images that are marked as black: flagged by the safety checker, or not finite", False
+    )
 
     def __post_init__(self) -> None:
         if self.format not in _FORMATS:
@@ -99,7 +101,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
     def rows() -> Iterator[AnnotatedRow]:
         nonlocal num_flagged, num_images, num_boxes
         for row in Progress(len(source), "images").counted(source):
-            if row.values.get(SAFETY_COLUMN) and not settings.keep_flagged:
+            if not settings.keep_flagged and _is_black(row.values):
                 num_flagged += 1
                 continue
             num_images += 1
@@ -113,7 +115,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         losses = writer(source, rows(), temporary, **options) or []
         names = json.dumps(source.class_names, indent=2, ensure_ascii=False)
         (temporary / "class_names.json").write_text(names + "\n", encoding="utf-8")
-    left_out = f", {num_flagged} flagged by the safety checker left out" if num_flagged else ""
+    left_out = f", {num_flagged} that are marked as black left out" if num_flagged else ""
     say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
     if num_boxes and source.has_masks and needs_objects:
         losses.append(f"{num_boxes} objects are not in the masks with their box and area; they are exported as boxes")
@@ -128,12 +130,18 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
     return num_images
 
 
+def _is_black(values: Mapping[str, Any]) -> bool:
+    """Whether a row's image is marked as black: flagged by the safety checker, or not finite."""
+    return bool(values.get(SAFETY_COLUMN)) or values.get(NOT_FINITE_COLUMN) == BLACK
+
+
 def _class_counts(source: AnnotatedRows, settings: ExportSettings) -> Counter[int]:
     """Images of each label that are exported."""
     labels = source.stored.column("label")
-    if SAFETY_COLUMN in source.features and not settings.keep_flagged:
-        flags = source.stored.column(SAFETY_COLUMN)
-        labels = [label for label, is_flagged in zip(labels, flags) if not is_flagged]
+    if not settings.keep_flagged:
+        names = [name for name in (SAFETY_COLUMN, NOT_FINITE_COLUMN) if name in source.features]
+        marks = zip(*(source.stored.column(name) for name in names)) if names else [()] * len(labels)
+        labels = [label for label, values in zip(labels, marks) if not _is_black(dict(zip(names, values)))]
     return Counter(label for label in labels if label is not None)
 
 

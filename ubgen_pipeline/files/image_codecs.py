@@ -1,6 +1,8 @@
 """Image files in memory: the codecs of a dataset's image column, and any image as 8-bit RGB. No torch."""
 
 import io
+import struct
+import zlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,6 +18,22 @@ _SAVE_ARGUMENTS: dict[str, dict[str, Any]] = {
     "jpeg": {"format": "JPEG", "quality": JPEG_QUALITY},
 }
 CODECS = tuple(_SAVE_ARGUMENTS)
+# what Pillow's decoders raise for a damaged file; an OSError without a number is theirs, not the disk's
+DECODER_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, zlib.error, Image.DecompressionBombError)
+
+
+class DamagedImageError(ValueError):
+    """An image that cannot be decoded.
+
+    Args:
+        what: it is: its row and column, or its file.
+        reason: the decoder's.
+    """
+
+    def __init__(self, what: str, reason: str = ""):
+        # a data loader's worker hands over one text
+        message = f"{what} holds a damaged image ({reason}); replace or remove it, or set skip_damaged."
+        super().__init__(message if reason else what)
 
 
 def check_codec(codec: str) -> None:
@@ -49,6 +67,25 @@ def image_encoder(codec: str) -> Callable[[np.ndarray], bytes]:
     return encode
 
 
+def read_rgb(data: bytes | None, what: str) -> Image.Image:
+    """The image of a file's bytes, by :func:`rgb_image`.
+
+    Args:
+        data: content of the file.
+        what: it is, for errors.
+
+    Raises:
+        DamagedImageError: it cannot be decoded.
+        ValueError: see :func:`rgb_image`.
+    """
+    try:
+        with Image.open(io.BytesIO(data or b"")) as opened:
+            opened.load()
+    except DECODER_ERRORS as error:
+        raise DamagedImageError(what, str(error) or type(error).__name__) from error
+    return rgb_image(opened, what)
+
+
 def rgb_image(image: Image.Image, what: str = "image") -> Image.Image:
     """The image with 8 bits for each of red, green and blue: 16 bits are scaled, and what is transparent is white.
 
@@ -59,8 +96,10 @@ def rgb_image(image: Image.Image, what: str = "image") -> Image.Image:
         what: it is, for errors.
 
     Raises:
-        ValueError: floating-point pixels, or whole numbers beyond 16 bits, for which no scale is known.
+        ValueError: floating-point pixels, or whole numbers beyond 16 bits, for which no scale is known; or no image.
     """
+    if not isinstance(image, Image.Image):
+        raise ValueError(f"{what} is no image, but {type(image).__name__}; leave it out.")
     if image.mode.startswith("I"):
         values = np.asarray(image).astype(np.int64)
         if values.min(initial=0) < 0 or values.max(initial=0) > 65535:

@@ -5,20 +5,32 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
-from ..dataset.columns import SAFETY_COLUMN, annotation_features, annotation_row, score_features
+from ..dataset.columns import (
+    BLACK,
+    NOT_FINITE_COLUMN,
+    REDRAWN,
+    SAFETY_COLUMN,
+    annotation_features,
+    annotation_row,
+    score_features,
+)
 from ..files.image_codecs import image_encoder
 from ..mask_settings import MaskSettings
 from ..models.loading import resolve_model
 from ..models.loras import as_loras, is_plain
 from ..prompt_weights import has_weights
-from ..samples.sample import Samples
+from ..samples.sample import Sample, Samples
 from .row_drawer import RowDrawer, drawn_prompt
 from .settings import GenerateSettings
 
 if TYPE_CHECKING:
     from datasets import Features
 
+    from ..inference.image_drawer import DrawnImages
     from ..pipeline import UbGenPipeline
+
+
+_FATES = {REDRAWN: "drawn again in float32", BLACK: "it stays black, and is marked where rows have a column for that"}
 
 
 def check_prompts(settings: GenerateSettings, samples: Samples, pipeline: "UbGenPipeline") -> int | None:
@@ -85,6 +97,8 @@ class DatasetRows:
                 device=str(drawer.pipeline._execution_device),
             )
         self.is_compiled = False
+        # datasets that an earlier version began have no column for that
+        self.marks_not_finite = False
 
     def texts(self, indices: Iterable[int]) -> list[str]:
         """What the model reads for the samples with these indices, in their order."""
@@ -113,19 +127,21 @@ class DatasetRows:
             texts,
             [sample.seed for sample in filled],
             num_samples=len(batch),
-            annotations=self._wanted,
-            shown_classes=[sample.prompt.shown_words for sample in filled],
-            shown_labels=[sample.prompt.shown_labels for sample in filled],
-            # the texts have the class words already, from drawn_prompt
-            mask_settings=dataclasses.replace(self._masks, append_class_names=False) if self._masks else None,
+            **self._annotating(filled),
             **inputs.arguments,
         )
-        rows, shared = [], self._drawer.columns()
+        rows, shared, finite = [], self._drawer.columns(), drawn.finite()
         if samples.allows_long_prompts:
             # a model without word weights reads each prompt as a whole
             shared.setdefault("num_prompt_chunks", None)
         for position, (sample, image) in enumerate(zip(batch, drawn.images(), strict=True)):
-            prompt = sample.prompt
+            prompt, output, place, mark = sample.prompt, drawn.output, position, None
+            if not finite[position]:
+                again = self._draw_again(sample, texts[position], batch_size)
+                mark = BLACK
+                if again is not None and again.finite()[0]:
+                    image, output, place, mark = again.images()[0], again.output, 0, REDRAWN
+                say(f"the image of index {sample.index} is not finite: {_FATES[mark]}")
             row = {
                 "image": {"bytes": self.encode(image), "path": None},
                 "label": prompt.label,
@@ -141,19 +157,50 @@ class DatasetRows:
                 row["attributes"] = {name: given.get(name) for name in samples.attribute_names}
             if samples.model_classes:
                 row["model_class"] = samples.model_classes.get(prompt.name)
-            if drawn.output.annotations is not None:
-                row |= annotation_row(self._wanted, drawn.output.annotations[position])
-            if drawn.output.nsfw_content_detected is not None:
-                row[SAFETY_COLUMN] = drawn.output.nsfw_content_detected[position]
+            if self.marks_not_finite:
+                row[NOT_FINITE_COLUMN] = mark
+            if output.annotations is not None:
+                found = output.annotations[place]
+                row |= annotation_row(self._wanted, found.ignored() if mark == BLACK else found)
+            if output.nsfw_content_detected is not None:
+                row[SAFETY_COLUMN] = output.nsfw_content_detected[place] and mark != BLACK
             if self._scorer is not None:
                 # the stored file is scored, so that a codec's loss counts and the score can be made again later
                 row |= self._scorer(row["image"]["bytes"], prompt.label, row.get(SAFETY_COLUMN))
             rows.append(row)
         return rows
 
+    def _draw_again(self, sample: Sample, text: str, batch_size: int) -> "DrawnImages | None":
+        """One sample by itself, in float32; None where that is not possible."""
+        samples, pipeline = self._samples, self._drawer.pipeline
+        batch = [sample] * (batch_size if self.is_compiled else 1)
+        inputs = samples.inputs(batch, pipeline.image_size(self._settings.height, self._settings.width))
+        return self._drawer.draw_again(
+            [item.prompt.name for item in batch],
+            [text] * len(batch),
+            [item.seed for item in batch],
+            num_samples=1,
+            **self._annotating(batch),
+            **inputs.arguments,
+        )
+
+    def _annotating(self, batch: Sequence[Sample]) -> dict[str, Any]:
+        return {
+            "annotations": self._wanted,
+            "shown_classes": [sample.prompt.shown_words for sample in batch],
+            "shown_labels": [sample.prompt.shown_labels for sample in batch],
+            # the texts have the class words already, from drawn_prompt
+            "mask_settings": dataclasses.replace(self._masks, append_class_names=False) if self._masks else None,
+        }
+
 
 def dataset_features(
-    settings: GenerateSettings, samples: Samples, names: Sequence[str], has_safety_checker: bool
+    settings: GenerateSettings,
+    samples: Samples,
+    names: Sequence[str],
+    has_safety_checker: bool,
+    *,
+    marks_not_finite: bool = True,
 ) -> "Features":
     """Columns and types of those rows.
 
@@ -162,6 +209,7 @@ def dataset_features(
         samples: those that the settings stand for.
         names: of the classes, in label order.
         has_safety_checker: whether the model has one, which then flags images while they are drawn.
+        marks_not_finite: whether rows say which images were not finite; not in datasets of earlier versions.
     """
     from datasets import ClassLabel, Features, Image, List, Value
 
@@ -188,6 +236,8 @@ def dataset_features(
         columns["attributes"] = {name: Value("string") for name in samples.attribute_names}
     if samples.model_classes:
         columns["model_class"] = Value("string")
+    if marks_not_finite:
+        columns[NOT_FINITE_COLUMN] = Value("string")
     if wanted := settings.wanted_annotations():
         columns |= annotation_features(wanted, names)
     columns |= samples.features()

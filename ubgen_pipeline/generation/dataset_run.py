@@ -2,13 +2,14 @@
 
 import dataclasses
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
-from ..dataset.card import DatasetCardMaker, num_flagged
-from ..dataset.columns import SAFETY_COLUMN
+from ..dataset.card import DatasetCardMaker, marked_rows
+from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN, SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
@@ -89,7 +90,7 @@ class DatasetRun:
             )
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
-        self._num_written = self._num_flagged = 0
+        self._num_written, self._marks = 0, Counter[str]()
         self._rate: float | None = None
 
     def missing(self) -> list[int]:
@@ -172,6 +173,7 @@ class DatasetRun:
             and offload not in ("model", "group"),
         )
         self.rows.is_compiled = inference.compile == "on"
+        self.rows.marks_not_finite = inference.not_finite == "marked"
         self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
@@ -204,7 +206,13 @@ class DatasetRun:
                 self.shards,
                 numbers,
                 self.rows.rows,
-                dataset_features(self.settings, self.samples, self.names, has_safety_checker),
+                dataset_features(
+                    self.settings,
+                    self.samples,
+                    self.names,
+                    has_safety_checker,
+                    marks_not_finite=self.rows.marks_not_finite,
+                ),
                 batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
                 # one line of progress: rank 0's share goes as fast as the others'
@@ -216,7 +224,7 @@ class DatasetRun:
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
-        self._num_flagged += num_flagged(self.shards.file(shard))
+        self._marks += marked_rows(self.shards.file(shard))
         if self._hub is not None:
             self._hub.add(shard)
 
@@ -236,14 +244,15 @@ class DatasetRun:
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
-            _say_flagged(self._num_flagged, "made here")
+            _say_marked(self._marks, "made here")
         elif self.rank == 0:
             note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
                 note.wait(0.5)
             self._write_card()
             say(f"{self.shards.folder}: {made}")
-            _say_flagged(sum(num_flagged(self.shards.file(shard)) for shard in self.shards.shards), "of the dataset")
+            marks = (marked_rows(self.shards.file(shard)) for shard in self.shards.shards)
+            _say_marked(sum(marks, Counter()), "of the dataset")
 
     def table(self) -> str:
         """Figures of the dataset, which is finished, with the rate of what this process has drawn."""
@@ -334,9 +343,12 @@ def _at_commits(given: LoraLike, argument: str) -> tuple[Lora, ...]:
     )
 
 
-def _say_flagged(count: int, which: str) -> None:
-    if count:
+def _say_marked(marks: Mapping[str, int], which: str) -> None:
+    for mark, fate in ((REDRAWN, "drawn again in float32"), (BLACK, "black, since they were not in float32 either")):
+        if marks.get(mark):
+            say(f"{marks[mark]} images {which} were not finite; they are {fate}, and marked in {NOT_FINITE_COLUMN}")
+    if flagged := marks.get(SAFETY_COLUMN):
         say(
-            f"{count} images {which} were flagged by the safety checker; their rows are kept and marked in"
+            f"{flagged} images {which} were flagged by the safety checker; their rows are kept and marked in"
             f" {SAFETY_COLUMN}, and what the generator's own checker flags is black"
         )

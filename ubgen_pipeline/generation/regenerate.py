@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
+from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN
 from ..files.image_codecs import image_encoder, rgb_image
 from ..inference.presets import PRESETS, Preset
 from ..models.fingerprints import is_same
@@ -98,7 +99,12 @@ def regenerate(
 
     columns, manifest = row.columns, row.manifest
     settings = _row_settings(row, model, lora, few_step_lora)
-    dtype = manifest.get("dtype", "float32")
+    if columns.get(NOT_FINITE_COLUMN) == BLACK:
+        raise ValueError("the row's image was not finite when it was drawn, and is stored black; draw another row.")
+    was_redrawn = columns.get(NOT_FINITE_COLUMN) == REDRAWN
+    # such an image was drawn by itself
+    batch = [columns] if was_redrawn else row.batch
+    dtype = "float32" if was_redrawn else manifest.get("dtype", "float32")
     if manifest.get("threads"):
         torch.set_num_threads(manifest["threads"])
     own = str(manifest.get("device") or "cpu")
@@ -110,8 +116,8 @@ def regenerate(
         pack_products(pipeline.denoiser_network)
     drawer = RowDrawer(pipeline, settings, columns.get("num_prompt_chunks"))
     with attention_order(manifest.get("attention", OWN_ORDER)):
-        drawn = drawer.draw(*([item[name] for item in row.batch] for name in ("class_name", "prompt", "seed")))
-    return Image.fromarray(drawn.images()[[item["index"] for item in row.batch].index(columns["index"])])
+        drawn = drawer.draw(*([item[name] for item in batch] for name in ("class_name", "prompt", "seed")))
+    return Image.fromarray(drawn.images()[[item["index"] for item in batch].index(columns["index"])])
 
 
 def _row_settings(

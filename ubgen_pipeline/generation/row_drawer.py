@@ -14,7 +14,8 @@ import torch
 
 from ..class_tokens import append_class_words, fit_prompt
 from ..inference.image_drawer import DrawnImages, ImageDrawer
-from ..inference.prepared_pipeline import prepare_pipeline
+from ..inference.packed_products import pack_products
+from ..inference.prepared_pipeline import is_out_of_memory, prepare_pipeline
 from ..inference.prompt_cache import PromptCache
 from ..inference.settings import lora_weights
 from ..mask_settings import MaskSettings
@@ -147,6 +148,8 @@ class RowDrawer:
         # On a GPU one batch is drawn after the other. Threads that start at the same time would only interleave their
         # kernels and gain nothing.
         self._device = Lock() if pipeline._execution_device.type != "cpu" else nullcontext()
+        self._again: ImageDrawer | None = None
+        self._again_lock = Lock()
 
     def draw(self, class_names: Sequence[str], texts: Sequence[str], seeds: Sequence[int], **more: Any) -> DrawnImages:
         """Draw B rows as one batch.
@@ -159,6 +162,40 @@ class RowDrawer:
         """
         with self._device:
             return self._draw(class_names, texts, seeds=seeds, **{**self.settings.arguments(), **more})
+
+    def draw_again(
+        self, class_names: Sequence[str], texts: Sequence[str], seeds: Sequence[int], **more: Any
+    ) -> DrawnImages | None:
+        """Draw rows again in float32, which overflows later than 16 bits; arguments as in :meth:`draw`.
+
+        Weights of 16 bits are loaded once more for that, and wait in the CPU's memory afterwards. None where that is
+        not possible: weights of fewer bits, or too little memory.
+        """
+        pipeline = self.pipeline
+        if pipeline.denoiser_network.dtype == torch.float32:
+            return self.draw(class_names, texts, seeds, **more)
+        if self.settings.quantization != "none":
+            return None
+        device = pipeline._execution_device
+        with self._again_lock, self._device:
+            try:
+                if self._again is None:
+                    wide = self.settings.load("cpu", "float32")
+                    self.settings.prepare(wide, "float32")
+                    pack_products(wide.denoiser_network)
+                    self._again = ImageDrawer(wide, num_chunks=self.num_chunks)
+                self._again.to(device)
+                drawn = self._again(class_names, texts, seeds=seeds, **{**self.settings.arguments(), **more})
+                # waits for the device, which the weights leave next
+                drawn.images()
+                return drawn
+            except (RuntimeError, MemoryError) as error:
+                if not is_out_of_memory(error):
+                    raise
+                return None
+            finally:
+                if self._again is not None:
+                    self._again.to("cpu")
 
     def columns(self) -> dict[str, Any]:
         """What each of the rows says of how it was drawn, beside its own class, prompt and seed."""

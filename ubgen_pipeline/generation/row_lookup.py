@@ -4,7 +4,6 @@ This is no view of ``dataset/reader.py``, which opens whole datasets: here a dat
 the Hub no more than the shard with the row is fetched.
 """
 
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -12,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ..files.folder_lock import STATE_FOLDER
-from ..files.image_codecs import rgb_image
+from ..files.image_codecs import read_rgb
 from ..hub.access import check_repo_id, retried
 
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
@@ -55,9 +54,7 @@ def find_row(dataset: str, index: int) -> FoundRow:
 
 def stored_image(row: FoundRow) -> Any:
     """The row's image as the dataset holds it, a ``PIL.Image``."""
-    from PIL import Image
-
-    return rgb_image(Image.open(io.BytesIO(row.columns["image"]["bytes"])))
+    return read_rgb(row.columns["image"]["bytes"], f"row {row.columns['index']}, column 'image',")
 
 
 def _batch_of(index: int, manifest: dict[str, Any], size: int) -> list[int]:

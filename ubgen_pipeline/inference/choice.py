@@ -146,6 +146,7 @@ def choose_inference(
             weights,
             offload=settings.offload or "none",
             quantization=settings.quantization or "none",
+            not_finite="marked",
         )
     is_worth_it = inference.compile == "auto" and compile_pays(num_denoiser_samples, device.type)
     is_compiled = inference.compile == "on" or (is_worth_it and is_compilable)

@@ -31,13 +31,20 @@ class DrawnImages:
     output: "UbGenOutput"
     num_samples: int
     _pixels: torch.Tensor
+    _finite: torch.Tensor
     _arrived: torch.cuda.Event | None
 
     def images(self) -> np.ndarray:
-        """``(B, H, W, 3)`` uint8; waits for the copy from the device."""
+        """``(B, H, W, 3)`` uint8, black where the image is not finite; waits for the copy from the device."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._pixels.numpy()[: self.num_samples]
+
+    def finite(self) -> np.ndarray:
+        """``(B,)`` bool, which images have no NaN or infinity; waits as :meth:`images` does."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._finite.numpy()[: self.num_samples]
 
 
 class ImageDrawer:
@@ -55,6 +62,10 @@ class ImageDrawer:
         self._own = threading.local()
         self._lock = threading.Lock()
         self._is_taken = False
+
+    def to(self, device: torch.device | str) -> None:
+        """Move the networks, while nothing is drawn."""
+        self._pipeline.to(device)
 
     def __call__(
         self, class_names: Sequence[str], prompts: Sequence[str], *, num_samples: int | None = None, **arguments: Any
@@ -94,12 +105,17 @@ def _on_the_way(output: "UbGenOutput", num_samples: int) -> DrawnImages:
     output.images = None
     # in float32: in 16 bits not all of the values from 0 to 255 would be exact
     pixels = (images.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    # clamping to [0, 1] lets NaN through, and what a cast makes of it depends on the device
+    finite = images.isfinite().flatten(1).all(dim=1)
+    pixels.masked_fill_(~finite[:, None, None, None], 0)
     if not pixels.is_cuda:
-        return DrawnImages(output, num_samples, pixels.cpu(), None)
+        return DrawnImages(output, num_samples, pixels.cpu(), finite.cpu(), None)
     host = torch.empty(pixels.shape, dtype=torch.uint8, pin_memory=True)
+    host_finite = torch.empty(finite.shape, dtype=torch.bool, pin_memory=True)
     # a new thread uses GPU 0, even where its process chose another one
     with torch.cuda.device(pixels.device):
         host.copy_(pixels, non_blocking=True)
+        host_finite.copy_(finite, non_blocking=True)
         arrived = torch.cuda.Event()
         arrived.record()
-    return DrawnImages(output, num_samples, host, arrived)
+    return DrawnImages(output, num_samples, host, host_finite, arrived)

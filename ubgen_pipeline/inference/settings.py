@@ -102,6 +102,8 @@ class Inference:
         attention: kernel that torch tries first, or ``auto`` for its own order: see :mod:`.attention_kernels`.
         offload: one of :data:`OFFLOADS`: see :func:`.placement.place_networks`.
         quantization: one of :data:`QUANTIZATIONS`: see :func:`ubgen_pipeline.models.quantization.quantization_config`.
+        not_finite: ``marked`` where rows have a column that marks images of NaNs; ``kept`` in datasets that an earlier
+            version began, whose rows have none.
     """
 
     batch_size: int
@@ -112,6 +114,7 @@ class Inference:
     attention: str = "auto"
     offload: str = "none"
     quantization: str = "none"
+    not_finite: str = "kept"
 
     def facts(self) -> dict[str, Any]:
         """For the manifest, from which what is usual is left out: torch's own order of attention kernels, no network
@@ -137,7 +140,7 @@ class Inference:
 
 
 # what a manifest does not say
-_LEFT_OUT = {"attention": "auto", "offload": "none", "quantization": "none"}
+_LEFT_OUT = {"attention": "auto", "offload": "none", "quantization": "none", "not_finite": "kept"}
 
 
 def lora_weights(has_lora: bool, dtype: str) -> str:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.columns import OBJECTS_COLUMN, instances_value, objects_feature, objects_value
+from ..dataset.damaged_images import read_row
 from ..dataset.reader import embedded_image, shard_files, stored_column
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, rgb_image
@@ -19,6 +20,8 @@ from ..samples.source_dataset import SourceDataset
 from .class_words import SharedWords, read_shared_words
 
 if TYPE_CHECKING:
+    from PIL.Image import Image as PilImage
+
     from .annotators import Annotator, Labelling
 
 # Annotations of the dataset are replaced, or left out where the model gives none of that kind: they would tell of
@@ -54,6 +57,7 @@ class AnnotateSettings:
         " queries (what a universal segmenter trained on instances tells apart, parts together)",
         "regions",
     )
+    skip_damaged: bool = field_help("leave rows with damaged images out, counted; else the first stops the run", False)
     own_class_only: bool = field_help("look for each row's own class alone", False)
     split: str = field_help("split of the dataset", "train")
     samples_per_shard: int = field_help("rows of a parquet file", 256)
@@ -109,10 +113,13 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     output_dir = str(settings.output_dir)
     if Path(output_dir).expanduser().resolve() == Path(folder).expanduser().resolve():
         raise ValueError(f"output_dir is {output_dir!r}, the dataset itself; give another folder.")
+    if settings.skip_damaged:
+        source.leave_out_damaged()
+    later = {"objects": "regions", "skip_damaged": False}
     manifest = {
-        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", "objects")},
-        # datasets that an earlier version began know of regions alone
-        **({} if settings.objects == "regions" else {"objects": settings.objects}),
+        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", *later)},
+        # datasets that an earlier version began do not have these settings
+        **{name: getattr(settings, name) for name, usual in later.items() if getattr(settings, name) != usual},
         "model": fingerprint(str(settings.model)),
         "mask_model": fingerprint(settings.mask_model),
         # not where a configuration lies, but what it says
@@ -134,7 +141,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
         objects=settings.objects,
         device=device,
     )
-    has_masks = annotator(source.rows[0]["image"]).mask is not None
+    has_masks = annotator(_image(source.rows.select_columns(["image"]), 0, source.source)).mask is not None
     shards.open()
     missing = shards.missing()
     progress = Progress(sum(shard.stop - shard.start for shard in missing), "images")
@@ -155,14 +162,20 @@ def _rows(
     images = [name for name, feature in kept.features.items() if isinstance(feature, Image)]
     for name in images:
         kept = kept.cast_column(name, Image(mode=kept.features[name].mode, decode=False))
+    decoded = source.rows.select_columns(["image"])
     for index in range(shard.start, shard.stop):
-        row = source.rows[index]
-        image = rgb_image(row["image"], f"row {index}")
-        own_label = words.stand_ins[row["label"]] if settings.own_class_only else None
-        labelling = words.in_row(annotator(image, own_label), row["label"])
         values = kept[index]
+        label = values["label"]
+        own_label = words.stand_ins[label] if settings.own_class_only else None
+        labelling = words.in_row(annotator(_image(decoded, index, source.source), own_label), label)
         values |= {name: embedded_image(values[name]) for name in images}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}
+
+
+def _image(images: Any, index: int, source: str) -> "PilImage":
+    """The image in RGB of a row of the column ``image``."""
+    row = read_row(images, index, source)
+    return rgb_image(row["image"], f"row {index} of {source}, column 'image',")
 
 
 def _columns(labelling: "Labelling") -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from ..dataset.damaged_images import read_row, without_damaged
 from ..dataset.reader import label_names_of, open_rows
 from ..files.image_codecs import rgb_image
 from ..mask_settings import IGNORE_LABEL
@@ -73,6 +74,10 @@ class SourceDataset:
         self.new_names = names
         self._new_labels = [names.index(name) if name in names else -1 for name in targets]
 
+    def leave_out_damaged(self) -> None:
+        """Leave out the rows whose images cannot be decoded, and say how many."""
+        self.rows = without_damaged(self.rows, self.source)
+
     def __len__(self) -> int:
         return len(self.rows)
 
@@ -92,7 +97,7 @@ class SourceDataset:
         Raises:
             ValueError: a mask of another size than the image, or no such region.
         """
-        entry = self.rows[index]
+        entry = read_row(self.rows, index, f"source {self.source!r}")
         label = self._new_labels[entry["label"]]
         image = ImageOps.fit(
             rgb_image(entry["image"], f"row {index} of the source"), (size[1], size[0]), Image.Resampling.BICUBIC

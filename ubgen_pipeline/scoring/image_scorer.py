@@ -3,7 +3,6 @@
 :class:`ImageScorer` gives the columns of a row; behind it are :class:`ClipScorer` and :class:`SafetyFlagger`.
 """
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from PIL import Image
 from torch.nn.functional import normalize
 
 from ..dataset.columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
-from ..files.image_codecs import rgb_image
+from ..files.image_codecs import read_rgb
 from ..models.clip_encoders import load_clip_encoder, picture_pixels
 from .duplicates import hash_text, perceptual_hash
 from .settings import ScoreSettings
@@ -51,8 +50,18 @@ class ImageScorer:
         if "clip" in self._wanted:
             self._clip = ClipScorer(settings.clip_for(generator), class_names, settings.clip_template, device)
 
+    def no_scores(self) -> dict[str, Any]:
+        """The columns' values of an image that cannot be read."""
+        columns = {"clip": CLIP_COLUMNS, "duplicates": (HASH_COLUMN,), "safety": (SAFETY_COLUMN,)}
+        return {name: None for score in self._wanted for name in columns[score]}
+
     def __call__(
-        self, data: bytes, label: int | None, flagged: bool | None, hashed: str | None = None
+        self,
+        data: bytes | None,
+        label: int | None,
+        flagged: bool | None,
+        hashed: str | None = None,
+        what: str = "image",
     ) -> dict[str, Any]:
         """The columns' values.
 
@@ -61,9 +70,12 @@ class ImageScorer:
             label: its class; without one there is nothing to compare with.
             flagged: what the column of the safety flag holds so far.
             hashed: its hash, where it is known.
+            what: the image is, for errors.
+
+        Raises:
+            DamagedImageError: it cannot be decoded.
         """
-        with Image.open(io.BytesIO(data)) as opened:
-            image = rgb_image(opened)
+        image = read_rgb(data, what)
         columns: dict[str, Any] = {}
         is_black = image.getbbox() is None
         if self._clip is not None:

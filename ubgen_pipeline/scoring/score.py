@@ -4,7 +4,6 @@ Rows, their order and their division into files stay as they are, and so does wh
 regenerate``, ``ubgen publish`` and ``ubgen export`` take the new dataset as they take the old one.
 """
 
-import io
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -12,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from PIL import Image
 
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
@@ -20,7 +18,7 @@ from ..dataset.card import card_of_copy
 from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
 from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
-from ..files.image_codecs import rgb_image
+from ..files.image_codecs import DamagedImageError, read_rgb
 from .duplicates import (
     MAX_HASH_DISTANCE,
     check_hash_distance,
@@ -42,6 +40,10 @@ class ScoreCommandSettings(ScoreSettings):
     output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
     max_hash_distance: int = field_help(
         "bits of 64 by which the hashes of near-duplicates may differ, 0 to 16", MAX_HASH_DISTANCE
+    )
+    skip_damaged: bool = field_help(
+        "leave damaged images without scores, named and counted; else the first stops the run",
+        False,
     )
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
 
@@ -103,13 +105,14 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
             own_checker=SAFETY_COLUMN in source.features,
             device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
         )
-        known = _duplicates(source, settings.max_hash_distance) if "duplicates" in facts else None
+        known = _duplicates(source, settings) if "duplicates" in facts else None
         features = _features(source, settings.wanted_scores())
         shards.open()
         missing = shards.missing()
         progress = Progress(sum(shard.stop - shard.start for shard in missing), "images")
         for shard in missing:
-            shards.write(shard, progress.counted(_rows(source, scorer, known, shard)), features)
+            rows = _rows(source, scorer, known, shard, skip_damaged=settings.skip_damaged)
+            shards.write(shard, progress.counted(rows), features)
         shards.finish(card_of_copy(shards, source, "scored"))
     return StoredRows(output_dir)
 
@@ -122,7 +125,7 @@ def score_table(rows: StoredRows) -> str:
         is_black = np.isnan(scores)
         lines.append(("CLIP score, mean", "-" if is_black.all() else f"{np.nanmean(scores):.3f}"))
         lines.append(("zero-shot right", str(int((rows.numbers(CLIP_COLUMNS[1]) == label).sum()))))
-        lines.append(("black all over, without scores", str(int(is_black.sum()))))
+        lines.append(("black all over or damaged, without scores", str(int(is_black.sum()))))
     if GROUP_COLUMN in rows.features:
         sizes = np.unique(rows.numbers(GROUP_COLUMN), return_counts=True)[1]
         lines.append(("groups of near-duplicates", str(int((sizes > 1).sum()))))
@@ -132,19 +135,28 @@ def score_table(rows: StoredRows) -> str:
     return table(("", "rows"), lines)
 
 
-def _duplicates(source: StoredRows, max_distance: int) -> tuple[list[str | None], list[int]]:
+def _duplicates(source: StoredRows, settings: ScoreCommandSettings) -> tuple[list[str | None], list[int]]:
     """The hash of every row, and the index of the first row of its group."""
     if HASH_COLUMN in source.features:
         texts = source.column(HASH_COLUMN)
     else:
         rows = source.rows(range(len(source)), columns=["image"])
-        texts = [_hash(row) for row in Progress(len(source), "hashes").counted(rows)]
-    return texts, row_groups(source.indices(), *hashes_from_texts(texts), max_distance).tolist()
+        hashed = enumerate(Progress(len(source), "hashes").counted(rows))
+        texts = [_hash(row, _what(position), skip_damaged=settings.skip_damaged) for position, row in hashed]
+    return texts, row_groups(source.indices(), *hashes_from_texts(texts), settings.max_hash_distance).tolist()
 
 
-def _hash(row: Mapping[str, Any]) -> str | None:
-    with Image.open(io.BytesIO(row["image"]["bytes"])) as image:
-        rgb = rgb_image(image)
+def _what(position: int) -> str:
+    return f"row {position}, column 'image',"
+
+
+def _hash(row: Mapping[str, Any], what: str, *, skip_damaged: bool) -> str | None:
+    try:
+        rgb = read_rgb((row["image"] or {}).get("bytes"), what)
+    except DamagedImageError:
+        if not skip_damaged:
+            raise
+        return None
     return None if rgb.getbbox() is None else hash_text(perceptual_hash(rgb))
 
 
@@ -153,11 +165,21 @@ def _rows(
     scorer: "ImageScorer",
     known: tuple[list[str | None], list[int]] | None,
     shard: Shard,
+    *,
+    skip_damaged: bool,
 ) -> Iterator[dict[str, Any]]:
     positions = range(shard.start, shard.stop)
     for position, row in zip(positions, source.rows(positions)):
         hashed = known[0][position] if known is not None else None
-        row |= scorer(row["image"]["bytes"], row["label"], row.get(SAFETY_COLUMN), hashed)
+        data = (row["image"] or {}).get("bytes")
+        try:
+            row |= scorer(data, row["label"], row.get(SAFETY_COLUMN), hashed, _what(position))
+        except DamagedImageError as error:
+            if not skip_damaged:
+                raise
+            # what an earlier run said of it would be of another image
+            row |= scorer.no_scores()
+            say(f"{error} It has no scores.")
         if known is not None:
             row[GROUP_COLUMN] = known[1][position]
         yield row

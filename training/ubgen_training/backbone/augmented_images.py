@@ -121,7 +121,7 @@ def _transform(image_size: int, **settings: Any) -> Callable[[Any], torch.Tensor
 def _augment(
     row: dict[str, Any], index: int, epoch: int, transform: Callable[[Any], torch.Tensor], seed: int | None
 ) -> dict[str, Any]:
-    image, label = rgb_image(row["image"]), int(row["label"])
+    image, label = rgb_image(row["image"], f"the image of row {index}"), int(row["label"])
     if seed is None:
         return {"pixel_values": transform(image), "label": label}
     own_seed = sample_seed(seed, f"augmentation/epoch {epoch}", index)

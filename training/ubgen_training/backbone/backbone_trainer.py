@@ -1,5 +1,6 @@
 """Trains a timm classifier on labelled images; checkpoints as every trainer's here, weights in timm's own layout."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -167,7 +168,7 @@ def _subset(images: LabelledImages, args: BackboneConfig) -> LabelledImages:
     if args.max_rows > len(rows):
         raise ValueError(f"max_rows is {args.max_rows}, but {images.source} has {len(rows)} rows; choose fewer.")
     kept = np.random.default_rng(args.seed).permutation(len(rows))[: args.max_rows]
-    return LabelledImages(rows.select(sorted(kept.tolist())), images.class_names, images.source)
+    return dataclasses.replace(images, rows=rows.select(sorted(kept.tolist())))
 
 
 def _accuracy(prediction: Any) -> dict[str, float]:

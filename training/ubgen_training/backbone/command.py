@@ -27,11 +27,17 @@ def train(config: BackboneConfig) -> Path:
     checkpoint = find_checkpoint(config.resume_from_checkpoint, str(config.output_dir))
     check_writable(str(config.output_dir))
     images = load_labelled_images(
-        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+        config.dataset,
+        split=config.split,
+        streaming=config.streaming,
+        revision=config.revision,
+        skip_damaged=config.skip_damaged,
     )
     eval_images = None
     if config.eval_dataset is not None:
-        eval_images = load_labelled_images(config.eval_dataset, split=config.eval_split)
+        eval_images = load_labelled_images(
+            config.eval_dataset, split=config.eval_split, skip_damaged=config.skip_damaged
+        )
     model_args = config.model_args if isinstance(config.model_args, dict) else {}
     model = build_backbone(
         config.architecture, len(images.class_names), config.image_size, model_args, seed=config.seed

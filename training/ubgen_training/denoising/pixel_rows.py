@@ -50,7 +50,11 @@ def load_images(config: LatentTrainingConfig) -> tuple[LabelledImages, list[str]
         ValueError: the dataset cannot be read, or a class's name cannot be used.
     """
     images = load_labelled_images(
-        config.dataset, split=config.split, streaming=config.streaming, revision=config.revision
+        config.dataset,
+        split=config.split,
+        streaming=config.streaming,
+        revision=config.revision,
+        skip_damaged=config.skip_damaged,
     )
     names = load_class_names(list(images.class_names))
     prompts = class_prompts(names, config.prompt_template, argument="prompt_template")
@@ -78,7 +82,7 @@ def collate_pixels(rows: list[dict[str, Any]]) -> dict[str, torch.Tensor]:
 def _pixels(
     row: dict[str, Any], index: int, epoch: int, size: tuple[int, int], seed: int, flip: float
 ) -> dict[str, Any]:
-    image = _cover(rgb_image(row["image"]), *size)
+    image = _cover(rgb_image(row["image"], f"the image of row {index}"), *size)
     if _is_flipped(seed, epoch, index, flip):
         image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
     pixels = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 127.5 - 1

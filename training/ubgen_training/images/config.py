@@ -37,6 +37,9 @@ class ImageTrainingConfig(ResumableConfig):
     revision: str | None = field(default=None, metadata={"help": "Revision of the dataset on the Hub."})
     streaming: bool = field(default=False, metadata={"help": "Read the dataset row by row; needs max_steps."})
     shuffle_buffer: int = field(default=1000, metadata={"help": "Rows that a streamed dataset is shuffled within."})
+    skip_damaged: bool = field(
+        default=False, metadata={"help": "Leave rows with damaged images out, counted; else the first stops the run."}
+    )
     horizontal_flip: float = field(default=0.0, metadata={"help": "Probability of a horizontal flip."})
 
     dataloader_drop_last: bool = field(default=True, metadata={"help": "Leave out an incomplete last batch."})

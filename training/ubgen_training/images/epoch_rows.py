@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from ubgen_pipeline.dataset.damaged_images import StreamedImages, read_row
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
 
 # a row's columns, its index and the epoch to what the trainer gets
@@ -30,7 +31,7 @@ class EpochRows(Dataset):
         return len(self.images.rows)
 
     def __getitem__(self, index: int) -> dict[str, Any]:
-        return self.prepare(self.images.rows[index], index, self.epoch)
+        return self.prepare(read_row(self.images.rows, index, self.images.source), index, self.epoch)
 
 
 class EpochStream(IterableDataset):
@@ -39,11 +40,14 @@ class EpochStream(IterableDataset):
     def __init__(self, images: LabelledImages, prepare: PrepareRow, *, seed: int, buffer_size: int):
         self.prepare = prepare
         self.epoch = 0
-        self._rows = images.rows.shuffle(seed=seed, buffer_size=buffer_size)
+        # undecoded, so that what lies in the buffer is small, and that a damaged image can be left out
+        stream = StreamedImages(images.rows, images.source, skip_damaged=images.skip_damaged)
+        stream.rows = stream.rows.shuffle(seed=seed, buffer_size=buffer_size)
+        self._rows = stream
 
     def set_epoch(self, epoch: int) -> None:
         self.epoch = epoch
-        self._rows.set_epoch(epoch)
+        self._rows.rows.set_epoch(epoch)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, row in enumerate(self._rows):

@@ -45,7 +45,7 @@ def train(config: SegmenterConfig) -> list[MaskQuality]:
     if checkpoint is not None and config.self_training_rounds:
         raise ValueError("resume_from_checkpoint goes with one round; set self_training_rounds to 0.")
     check_writable(str(output))
-    data = load_masked_images(config.dataset, config.split)
+    data = load_masked_images(config.dataset, config.split, skip_damaged=config.skip_damaged)
     check_masks(data, 1 + len(data.class_names), "dataset")
     if len(data.rows) < config.per_device_train_batch_size:
         raise ValueError(
@@ -54,7 +54,7 @@ def train(config: SegmenterConfig) -> list[MaskQuality]:
         )
     test = None
     if config.test_dataset is not None:
-        test = load_masked_images(config.test_dataset, config.test_split)
+        test = load_masked_images(config.test_dataset, config.test_split, skip_damaged=config.skip_damaged)
         check_masks(test, 1 + len(test.class_names), "test_dataset")
         test = map_classes(test, data.class_names, "test_dataset")
     results = []

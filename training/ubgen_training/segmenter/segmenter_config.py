@@ -32,6 +32,9 @@ class SegmenterConfig(ResumableConfig):
     split: str = field(default="train", metadata={"help": "Split of the training set."})
     test_dataset: str | None = field(default=None, metadata={"help": "Test set of the same form; none: no figures."})
     test_split: str = field(default="train", metadata={"help": "Split of the test set."})
+    skip_damaged: bool = field(
+        default=False, metadata={"help": "Leave rows with damaged images out, counted; else the first stops the run."}
+    )
     model: str = field(
         default="deeplabv3_resnet50",
         metadata={

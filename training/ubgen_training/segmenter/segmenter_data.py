@@ -14,6 +14,7 @@ from PIL import Image as PilImage
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
+from ubgen_pipeline.dataset.damaged_images import read_row, without_damaged
 from ubgen_pipeline.dataset.reader import label_names_of, open_rows
 from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.mask_settings import IGNORE_LABEL
@@ -28,9 +29,10 @@ class MaskedImages:
     class_names: list[str]
 
 
-def load_masked_images(source: str, split: str = "train") -> MaskedImages:
+def load_masked_images(source: str, split: str = "train", *, skip_damaged: bool = False) -> MaskedImages:
     """Read a folder of ``ubgen generate --annotations mask``, a folder of ``save_to_disk``, a Hub id, or
-    ``mini:NUMBER`` or ``mini:NUMBER:SEED:BIAS``, that many rendered scenes of the mini world.
+    ``mini:NUMBER`` or ``mini:NUMBER:SEED:BIAS``, that many rendered scenes of the mini world; ``skip_damaged`` leaves
+    rows with damaged images or masks out.
 
     Raises:
         ValueError: nothing there, or no masks, or no class names.
@@ -44,6 +46,8 @@ def load_masked_images(source: str, split: str = "train") -> MaskedImages:
             f"dataset is {source!r}, which has no column {sorted(missing)[0]!r}; generate it with --annotations mask."
         )
     names = label_names_of(rows, f"dataset is {source!r}, whose")
+    if skip_damaged:
+        rows = without_damaged(rows, source, ("image", "mask"))
     return MaskedImages(rows, names)
 
 
@@ -76,7 +80,7 @@ def check_masks(data: MaskedImages, num_classes: int, argument: str) -> None:
         ValueError: a mask of another size than its image, of more than one channel, or with a class the model lacks.
     """
     for index in range(len(data.rows)):
-        image, mask = as_arrays(data.rows[index])
+        image, mask = as_arrays(read_row(data.rows, index, argument))
         if mask.shape != image.shape[:2]:
             raise ValueError(
                 f"{argument}: row {index} has a mask of {mask.shape} beside an image of {image.shape[:2]}; masks must"

@@ -38,7 +38,7 @@ def train(config: TextualInversionConfig) -> Path:
         config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype, argument="model_name_or_path"
     )
     height, width = (side * pipeline.vae_scale_factor for side in pipeline.latent_shape()[-2:])
-    images = read_images(config.images, height, width)
+    images = read_images(config.images, height, width, skip_damaged=config.skip_damaged)
     if config.mirror_images:
         images = torch.cat([images, images.flip(-1)])
     model = TokenModel(

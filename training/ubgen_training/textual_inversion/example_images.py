@@ -4,17 +4,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 
-from ubgen_pipeline.files.image_codecs import rgb_image
+from ubgen_pipeline.files.image_codecs import DamagedImageError, read_rgb
 from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES, scenes
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp")
 
 
-def read_images(source: str, height: int, width: int) -> torch.Tensor:
+def read_images(source: str, height: int, width: int, *, skip_damaged: bool = False) -> torch.Tensor:
     """``(N, 3, height, width)`` in [0, 1]: the images of a folder in name order, or rendered novel scenes; cut to
-    the model's shape about the centre.
+    the model's shape about the centre. ``skip_damaged`` leaves images out that cannot be read, and says which.
 
     Raises:
         ValueError: no folder, no images in it, or one that cannot be read.
@@ -31,9 +31,13 @@ def read_images(source: str, height: int, width: int) -> torch.Tensor:
         pictures = []
         for file in files:
             try:
-                pictures.append(rgb_image(Image.open(file), f"file {str(file)!r}"))
-            except (OSError, UnidentifiedImageError) as error:
-                raise ValueError(f"images holds {file.name!r}, which could not be read; remove it.") from error
+                pictures.append(read_rgb(file.read_bytes(), f"file {str(file)!r} of images"))
+            except DamagedImageError as error:
+                if not skip_damaged:
+                    raise
+                print(f"{error} It is left out.")
+        if not pictures:
+            raise ValueError(f"images is {source!r}, whose {len(files)} images are all damaged; put others there.")
     cut = [ImageOps.fit(picture, (width, height), Image.Resampling.BICUBIC) for picture in pictures]
     arrays = [np.asarray(picture, np.float32) / 255 for picture in cut]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)

@@ -45,6 +45,9 @@ class TextualInversionConfig(ResumableConfig):
             "silhouette that the mini model never saw."
         },
     )
+    skip_damaged: bool = field(
+        default=False, metadata={"help": "Leave damaged images out, named; else the first stops the run."}
+    )
     token: str = field(default="<new>", metadata={"help": "The word to be learned; not one the model knows."})
     initial_word: str = field(default="object", metadata={"help": "The word whose vector training starts from."})
     num_vectors: int = field(default=1, metadata={"help": "Vectors of the token; each takes a place of the prompt."})
