@@ -114,6 +114,11 @@ class Family:
         """:attr:`licence_note`, for a family whose checkpoints differ by their denoiser's configuration."""
         return cls.licence_note
 
+    def defaults_note(self) -> str | None:
+        """What to say once of steps and guidance where the model's configuration and name leave open whether it is
+        made for a few steps; None where they do not."""
+        return None
+
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded are not of this family, to follow the model's name; None where they are."""
         raise NotImplementedError

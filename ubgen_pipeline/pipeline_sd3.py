@@ -41,6 +41,10 @@ if TYPE_CHECKING:
     from .source_images import SourceImages  # noqa: F401
 
 
+# blocks of 3.5 large and of its turbo
+LARGE_NUM_LAYERS = 38
+
+
 class StableDiffusion3Parts(Family):
     """What of Stable Diffusion 3 the call is made of; the members are described in :class:`.Family`.
 
@@ -74,6 +78,16 @@ class StableDiffusion3Parts(Family):
     def is_distilled(self) -> bool:
         """Whether this is 3.5 large turbo, by the model's name alone: its configurations are those of 3.5 large."""
         return "turbo" in self.model_name.lower()
+
+    def defaults_note(self) -> str | None:
+        name, num_layers = self.model_name.lower(), self.transformer.config.num_layers
+        # both of 3.5 large are as deep, and no other model is
+        if num_layers != LARGE_NUM_LAYERS or "turbo" in name or "large" in name:
+            return None
+        return (
+            "this model is configured as Stable Diffusion 3.5 large and its turbo are, and its name says neither:"
+            " steps and guidance are large's. For turbo give num_inference_steps 4 and guidance_scale 1."
+        )
 
     @property
     def default_num_inference_steps(self) -> int:  # pyright: ignore[reportIncompatibleVariableOverride]

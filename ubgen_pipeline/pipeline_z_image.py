@@ -68,11 +68,25 @@ class ZImageParts(Family):
 
     @property
     def is_distilled(self) -> bool:
-        """Whether this is Turbo: as it was loaded or saved with; where that says nothing, by the model's name, since
-        the configurations of the two are alike."""
+        """Whether this is Turbo: as it was loaded or saved with; where that says nothing, by the model's name."""
         if (stated := self.config.get("is_distilled")) is not None:
             return stated
         return "turbo" in self.model_name.lower()
+
+    @property
+    def has_turbo_scheduler(self) -> bool:
+        """Whether the scheduler's shift is Turbo's, in a model that nothing else is known of. It decides on what is
+        left out, and guidance stays possible, since a model trained further may have any shift."""
+        is_open = self.config.get("is_distilled") is None and not self.is_distilled
+        return is_open and self.scheduler.config.get("shift") == TURBO_SHIFT
+
+    def defaults_note(self) -> str | None:
+        if not self.has_turbo_scheduler:
+            return None
+        return (
+            f"this model's scheduler has the shift of Z-Image-Turbo, {TURBO_SHIFT:g}, where Z-Image has 6: 8 steps"
+            " without guidance are the defaults. For another model give num_inference_steps and guidance_scale."
+        )
 
     @property
     def guidance(self) -> str:
@@ -80,19 +94,20 @@ class ZImageParts(Family):
 
     @property
     def default_num_inference_steps(self) -> int:
-        return 8 if self.is_distilled else 50
+        return 8 if self.is_distilled or self.has_turbo_scheduler else 50
 
     @property
     def default_guidance_scale(self) -> float:
         # the base model's card gives 4, counted from 0
-        return 1.0 if self.is_distilled else 5.0
+        return 1.0 if self.is_distilled or self.has_turbo_scheduler else 5.0
 
     @property
     def latents_dtype(self) -> torch.dtype:
         return torch.float32
 
     def with_scheduler(self, scheduler: Any) -> Any:
-        return type(self)(**{**self.components, "scheduler": scheduler}, is_distilled=self.is_distilled)  # pyright: ignore
+        stated = True if self.is_distilled else self.config.get("is_distilled")
+        return type(self)(**{**self.components, "scheduler": scheduler}, is_distilled=stated)  # pyright: ignore
 
     def family_misfit(self) -> str | None:
         return self.widths_misfit(
@@ -184,6 +199,8 @@ class ZImageParts(Family):
         return {"guidance_scale": scale - 1}
 
 
+# of the published Turbo's scheduler; the base model has 6
+TURBO_SHIFT = 3.0
 # latents a side of what the network reads as one token, where it is called as here
 _PATCH = 2
 

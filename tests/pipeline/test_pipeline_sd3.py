@@ -4,8 +4,10 @@ import pytest
 from diffusers import FlowMatchHeunDiscreteScheduler
 from peft import LoraConfig, inject_adapter_in_model
 
-from support.family_models import CASES
+from support.family_models import CASES, tiny_pipeline
 from ubgen_pipeline.models.families import FAMILIES
+from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.pipeline_sd3 import LARGE_NUM_LAYERS
 
 CASE = CASES["sd3"]
 
@@ -29,6 +31,17 @@ def test_turbo_is_known_by_its_name(path, defaults):
     pipeline = CASE.ours(CASE.stock)
     pipeline.register_to_config(_name_or_path=path)
     assert (pipeline.default_num_inference_steps, pipeline.default_guidance_scale) == defaults
+
+
+def test_a_large_model_whose_name_says_nothing_of_turbo_is_told_of(tmp_path, capsys):
+    large = tiny_pipeline("sd3", num_layers=LARGE_NUM_LAYERS)
+    for name in ("mine", "my-large"):
+        large.save_pretrained(tmp_path / name)
+    load_pipeline(tmp_path / "my-large")
+    assert "is configured as" not in capsys.readouterr().err
+    pipeline = load_pipeline(tmp_path / "mine")
+    assert "its name says neither: steps and guidance are large's" in capsys.readouterr().err
+    assert (pipeline.default_num_inference_steps, pipeline.default_guidance_scale) == (28, 4.5)
 
 
 @pytest.mark.parametrize("name", ["text_encoder", "text_encoder_2"])

@@ -5,7 +5,8 @@ import copy
 import pytest
 import torch
 
-from support.family_models import CASES
+from support.family_models import CASES, tiny_pipeline
+from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.pipeline_z_image import UbGenZImagePipeline
 
 CASE = CASES["z-image"]
@@ -26,6 +27,20 @@ def test_turbo_is_known_by_its_name_and_after_it_was_saved(tmp_path):
     assert again.is_distilled and again.with_scheduler(again.scheduler).is_distilled
     assert kept(CASE.pipeline) == ("classifier-free", 50, 5)
     assert UbGenZImagePipeline.from_pretrained(tmp_path / "renamed", is_distilled=False).guidance == "classifier-free"
+
+
+def test_turbo_under_another_name_is_known_by_its_scheduler_and_says_so(tmp_path, capsys):
+    CASE.build().save_pretrained(tmp_path / "base")
+    tiny_pipeline("z-image", shift=3.0).save_pretrained(tmp_path / "mine")
+    base = load_pipeline(tmp_path / "base")
+    assert kept(base) == ("classifier-free", 50, 5) and "shift" not in capsys.readouterr().err
+    mine = load_pipeline(tmp_path / "mine")
+    assert kept(mine) == ("classifier-free", 8, 1.0)
+    assert "has the shift of Z-Image-Turbo, 3, where Z-Image has 6: 8 steps" in capsys.readouterr().err
+    assert kept(mine.with_scheduler(mine.scheduler)) == kept(mine)
+    # what is given counts, and who says that it is not Turbo is believed
+    assert mine(["circle"], guidance_scale=3.0, num_inference_steps=1, height=32, width=32).images
+    assert kept(UbGenZImagePipeline(**mine.components, is_distilled=False)) == ("classifier-free", 50, 5)
 
 
 @pytest.mark.parametrize(

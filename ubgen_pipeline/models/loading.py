@@ -152,7 +152,9 @@ def load_pipeline(
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
     if str(model) not in EMBEDDED_MODELS:
-        _say_licence_note(pipeline)
+        note = pipeline.licence_note_of(pipeline.denoiser_network.config)
+        _say_once(None if note is None else f"before images of this model train others: {note}")
+        _say_once(pipeline.defaults_note())
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
     attach_loras(
@@ -190,13 +192,12 @@ def _variant(source: str, model: str | Path, asked: str | None, revision: str | 
     return chosen
 
 
-def _say_licence_note(pipeline: Family) -> None:
-    """What the family says of the licence, the first time in this process, and of several processes in one."""
-    note = pipeline.licence_note_of(pipeline.denoiser_network.config)
+def _say_once(note: str | None) -> None:
+    """What the family says of the model, the first time in this process, and of several processes in one."""
     if note is None or note in _said_notes or os.environ.get("LOCAL_RANK", "0") != "0":
         return
     _said_notes.add(note)
-    say(f"before images of this model train others: {note}")
+    say(note)
 
 
 def load_family(model: str | Path, *, revision: str | None = None, argument: str = "model") -> type[Any]:
