@@ -47,7 +47,9 @@ TRAINING_ROOMS = {
         " ubgen_hub_cards"
     ),
     "ubgen": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models inference",
-    "ddpo": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models",
+    "rollouts": "reward_training checkpoints sampler rewards ubgen_pipeline models",
+    "ddpo": "command rollouts reward_training lora sampler rewards ubgen_pipeline models",
+    "nft": "command rollouts reward_training checkpoints lora sampler rewards ubgen_pipeline models",
     "images": "checkpoints dataset",
     "denoising": "command checkpoints lora images ubgen_pipeline files prompts models dataset",
     "few_steps": "command denoising lora checkpoints ubgen_pipeline models",

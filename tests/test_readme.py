@@ -65,6 +65,7 @@ SHORTER = {
     for script, flags in {
         "train_ubgen.py": "--num_gradient_steps 1 --discriminator_warmup_steps 1",
         "train_ddpo.py": "--num_trained_steps 2 --rollout_size 2 --gradient_accumulation_steps 2",
+        "train_nft.py": "--num_trained_steps 2 --rollout_size 2 --gradient_accumulation_steps 2",
     }.items()
 }
 
@@ -173,7 +174,7 @@ def test_every_strategy_has_a_recipe():
 
     recipes = " ".join(text for _, text in training_commands())
     assert all(f"--gradient_strategy {name} " in recipes for name in GRADIENT_STRATEGIES)
-    assert "train_ddpo.py" in recipes
+    assert "train_ddpo.py" in recipes and "train_nft.py" in recipes
 
 
 def test_the_readme_opens_with_ten_lines_that_run():

@@ -4,7 +4,6 @@ Shapes: B samples, N denoiser rows (2B under guidance, unconditional half first)
 """
 
 import inspect
-import math
 from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -204,21 +203,35 @@ def predicted_clean_latents(
         timestep: ``()``, one of ``scheduler.timesteps``.
         latents: as the scheduler's ``step`` takes them, before any scaling for the denoiser.
     """
-    kind = _prediction_type(scheduler)
+    kind = prediction_type(scheduler)
+    alpha, sigma = (1.0, 0.0) if kind == "sample" else noise_levels(scheduler, timestep)
+    return clean_latents_at(kind, prediction, latents, alpha, sigma)
+
+
+def clean_latents_at(
+    kind: str, prediction: torch.Tensor, latents: torch.Tensor, alpha: Any, sigma: Any
+) -> torch.Tensor:
+    """:func:`predicted_clean_latents` of a kind of prediction at known noise levels.
+
+    Args:
+        kind: one of :data:`PREDICTION_TYPES`.
+        prediction: ``(B, C, h, w)``, after guidance.
+        latents: ``(B, C, h, w)``.
+        alpha, sigma: of x = alpha x0 + sigma noise: numbers, or ``(B, 1, 1, 1)``.
+    """
     if kind == "sample":
         return prediction
-    alpha, sigma = noise_levels(scheduler, timestep)
     if kind == "epsilon":
         return (latents - sigma * prediction) / alpha
     if kind == "v_prediction":
-        size = math.hypot(alpha, sigma)
+        size = (alpha**2 + sigma**2) ** 0.5
         return (alpha / size * latents - sigma * prediction) / size
     return latents - sigma * prediction
 
 
 def check_jump(scheduler: Any) -> None:
     """Raise ``ValueError`` unless :func:`predicted_clean_latents` knows this scheduler and its prediction type."""
-    kind = _prediction_type(scheduler)
+    kind = prediction_type(scheduler)
     # EDM schedulers scale the prediction before it means any of these
     can_noise = hasattr(scheduler, "add_noise") or hasattr(scheduler, "scale_noise")
     if kind not in PREDICTION_TYPES or not can_noise or hasattr(scheduler, "precondition_outputs"):
@@ -229,7 +242,8 @@ def check_jump(scheduler: Any) -> None:
         )
 
 
-def _prediction_type(scheduler: Any) -> str:
+def prediction_type(scheduler: Any) -> str:
+    """What the scheduler takes the denoiser's prediction for, one of :data:`PREDICTION_TYPES` or another."""
     # flow-matching schedulers know no other prediction and do not name it
     return scheduler.config.get("prediction_type", "flow_prediction")
 

@@ -26,6 +26,9 @@ from ubgen_training.ddpo.ddpo_config import DDPOConfig
 from ubgen_training.ddpo.ddpo_trainer import DDPOTrainer
 from ubgen_training.ddpo.policy_sampler import PolicySampler
 from ubgen_training.lora.adapter import LoraSettings
+from ubgen_training.nft.forward_sampler import ForwardSampler
+from ubgen_training.nft.nft_config import NFTConfig
+from ubgen_training.nft.nft_trainer import NFTTrainer
 from ubgen_training.rewards.logdet_variety import LogDetVarietyReward
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
@@ -67,6 +70,12 @@ DDPO_SETTINGS = {
     "statistics_min_count": 2,
     "kl_weight": 0.1,
 }
+# as those of DDPO; a rollout lasts for 4 updates
+NFT_SETTINGS = {
+    **{name: value for name, value in DDPO_SETTINGS.items() if name != "dynamics"},
+    "scheduler": "ddim",
+    "old_decay": 0.9,
+}
 
 
 class BrightnessReward:
@@ -98,6 +107,9 @@ def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kin
     if kind == "ubgen":
         config = UbGenConfig(**{"adversarial_weight": 0.5 if clip else 0.0, **UBGEN_SETTINGS, **settings})
         sampler_type, trainer_type, eta = SamplerModel, UbGenTrainer, 0.0
+    elif kind == "nft":
+        config = NFTConfig(**{**NFT_SETTINGS, **settings})
+        sampler_type, trainer_type, eta = ForwardSampler, NFTTrainer, 0.0
     else:
         config = DDPOConfig(**{**DDPO_SETTINGS, **settings})
         sampler_type, trainer_type, eta = PolicySampler, DDPOTrainer, config.eta

@@ -17,6 +17,7 @@ SCRIPTS = {
     "train_ddpo": "ddpo",
     "train_denoiser": "denoising",
     "train_few_steps": "few_steps",
+    "train_nft": "nft",
     "train_segmenter": "segmenter",
     "train_textual_inversion": "textual_inversion",
     "train_ubgen": "ubgen",

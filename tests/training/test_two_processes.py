@@ -61,13 +61,14 @@ def _finish(*processes):
 
 @pytest.fixture(scope="module")
 def ddp(tiny_model, clip_folder, tmp_path_factory):
-    """Both trainers without a stop; then one of each that a kill of the second process ends inside an update."""
+    """All trainers without a stop; then one of each that a kill of the second process ends inside an update."""
     folder = tmp_path_factory.mktemp("ddp")
     ubgen = {"model": tiny_model, "clip": clip_folder, "max_steps": UBGEN_LAST, **UNWATCHED}
     ddpo = {"model": tiny_model, "kind": "ddpo", "max_steps": DDPO_LAST, **UNWATCHED}
     runs = [
         {**ubgen, "output_dir": str(folder / "ubgen")},
         {**ddpo, "output_dir": str(folder / "ddpo")},
+        {**ddpo, "kind": "nft", "output_dir": str(folder / "nft")},
         {**ubgen, "clip": None, "max_steps": 2, "images_per_class_in_batch": 2, "output_dir": str(folder / "pairs")},
         {**ubgen, **VARIETY, "output_dir": str(folder / "variety")},
         {**ubgen, "output_dir": str(folder / "killed"), "kill_inside_step": 1},
@@ -91,6 +92,8 @@ def resumed_on_two_nodes(ddp, tiny_model, clip_folder, tmp_path_factory):
     for step in (3, 4):
         shutil.copytree(ddp / "ddpo" / f"checkpoint-{step}", folder / f"ddpo_{step}" / f"checkpoint-{step}")
         runs.append({**ddpo, "output_dir": str(folder / f"ddpo_{step}")})
+    shutil.copytree(ddp / "nft" / "checkpoint-3", folder / "nft_3" / "checkpoint-3")
+    runs.append({**ddpo, "kind": "nft", "output_dir": str(folder / "nft_3")})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -112,10 +115,10 @@ def test_ubgen_resumes_bit_equal_on_two_nodes(ddp, resumed_on_two_nodes):
     assert_equal_checkpoints(resumed_on_two_nodes / "ubgen" / last, ddp / "ubgen" / last, num_ranks=2)
 
 
-@pytest.mark.parametrize("step", [3, 4])
-def test_ddpo_resumes_bit_equal_on_two_nodes(ddp, resumed_on_two_nodes, step):
+@pytest.mark.parametrize("name, step", [("ddpo", 3), ("ddpo", 4), ("nft", 3)])
+def test_trainings_on_rollouts_resume_bit_equal_on_two_nodes(ddp, resumed_on_two_nodes, name, step):
     last = f"checkpoint-{DDPO_LAST}"
-    assert_equal_checkpoints(resumed_on_two_nodes / f"ddpo_{step}" / last, ddp / "ddpo" / last, num_ranks=2)
+    assert_equal_checkpoints(resumed_on_two_nodes / f"{name}_{step}" / last, ddp / name / last, num_ranks=2)
 
 
 def test_variety_compares_and_remembers_the_images_of_both_processes(ddp):

@@ -12,6 +12,7 @@ from safetensors import safe_open
 from support import ROOT
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.family_models import tiny_pipeline
+from support.flags import with_flags
 from ubgen_training.ddpo.command import main
 
 SCRIPT = ROOT / "training" / "train_ddpo.py"
@@ -64,8 +65,8 @@ def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(random
 def test_bad_settings_end_with_one_line_and_code_2(random_mini_model, tmp_path, flags, named, monkeypatch, capsys):
     (tmp_path / "ddpo_test_rewards.py").write_text(REWARDS)
     monkeypatch.syspath_prepend(tmp_path)
-    arguments = ["--model_name_or_path", random_mini_model, *FLAGS, "--output_dir", str(tmp_path), *flags]
-    assert main(arguments) == 2
+    arguments = ["--model_name_or_path", random_mini_model, *FLAGS, "--output_dir", str(tmp_path)]
+    assert main(with_flags(arguments, *flags)) == 2
     message = capsys.readouterr().err
     assert "ubgen: error: " in message and named in message and "Traceback" not in message
     assert not list(tmp_path.glob("checkpoint-*"))
@@ -75,7 +76,7 @@ def test_a_reward_of_nan_ends_with_code_1_before_any_update(random_mini_model, t
     (tmp_path / "ddpo_test_rewards.py").write_text(REWARDS)
     monkeypatch.syspath_prepend(tmp_path)
     arguments = ["--model_name_or_path", random_mini_model, *FLAGS, "--output_dir", str(tmp_path)]
-    assert main([*arguments, "--reward_funcs", "ddpo_test_rewards:broken"]) == 1
+    assert main(with_flags(arguments, "--reward_funcs", "ddpo_test_rewards:broken")) == 1
     assert "step 0: broken is not finite" in capsys.readouterr().err
     assert not list(tmp_path.glob("checkpoint-*"))
 

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from support import ROOT
+from support.flags import with_flags
 from support.tiny_clip import build_tiny_clip
 from ubgen_training.ubgen.command import card_method, main
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
@@ -40,7 +41,7 @@ def common(tiny_model, tmp_path_factory):
     ],
 )
 def test_bad_settings_end_with_one_line_and_code_2(common, tmp_path, flags, named, capsys):
-    code = main([*common, "--output_dir", str(tmp_path), "--max_steps", "1", *flags])
+    code = main(with_flags([*common, "--output_dir", str(tmp_path), "--max_steps", "1"], *flags))
     message = capsys.readouterr().err
     assert code == 2, message
     assert named in message

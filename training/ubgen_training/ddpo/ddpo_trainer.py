@@ -1,51 +1,31 @@
 """Trains a LoRA by policy gradient through the sampler's steps (DDPO, arXiv 2305.13301; GRPO, arXiv 2402.03300).
 
-An update is one of the base trainer's. Every ``updates_per_rollout`` of them a rollout is drawn and scored without
-gradient, so rewards need none; in between, each batch of (sample, step) pairs is judged again by the weights of the
-moment. Everything random is a hash of (seed, purpose, rank, rollout); what was drawn with weights that are gone lies
-in the checkpoint.
+Each batch of (sample, step) pairs of a rollout is judged again by the weights of the moment.
 
 Deliberate deviations from DDPO's released code: pairs, not whole trajectories, make a batch, so that samples and steps
 are shuffled together; the last step, which adds no noise or next to none, is not trained on.
 """
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
 import torch
-from datasets import Dataset
 from torch import nn
 
-from ubgen_pipeline.models.clip_encoders import ClipEncoder
-
-from ..checkpoints.micro_steps import MicroSteps
-from ..reward_training.trainer import SamplerTrainer, choose_seeds
-from ..rewards.reward_functions import (
-    RewardFunction,
-    call_reward,
-    check_finite,
-    check_reward_weights,
-    remember_batch,
-    reward_name,
-)
+from ..rewards.reward_functions import check_finite
+from ..rollouts.policy_loss import policy_loss
+from ..rollouts.trainer import RolloutTrainer
 from .ddpo_config import DDPOConfig
-from .objective import ClassStatistics, group_advantages, policy_loss
 from .policy_sampler import PolicySampler
-from .rollout import Rollout, ordered_labels, shuffled_pairs
+from .rollout import Rollout
 
 
-class DDPOTrainer(SamplerTrainer):
+class DDPOTrainer(RolloutTrainer):
     """Fine-tunes a sampler's LoRA from class names and rewards that need no gradient.
 
     Args:
-        model: the sampler; its prompts are those of ``class_names``, in order.
-        args: settings; see :class:`DDPOConfig`.
-        class_names: N names; an image's label is its name's position.
-        reward_funcs: one reward or a list; see :mod:`ubgen_training.rewards.reward_functions`. Their weights are
-            ``args.reward_weights``.
-        clip_encoder: the CLIP in whose features the diversity of samples is measured; None measures none.
-        kwargs: handed to :class:`SamplerTrainer`.
+        model: a :class:`PolicySampler`.
+        arguments: those of :class:`.RolloutTrainer`.
 
     Raises:
         ValueError: settings that do not fit together or do not fit the sampler.
@@ -54,50 +34,26 @@ class DDPOTrainer(SamplerTrainer):
     args: DDPOConfig
     tags = ("ubgen", "text-to-image", "lora", "ddpo")
     settings_file = "ddpo_config.json"
-    # the loss is a mean over the batch of pairs, so accumulation still has to divide it
-    loss_is_scaled_for_ga = False
+    rollout_type = Rollout
 
-    def __init__(
-        self,
-        model: PolicySampler,
-        args: DDPOConfig,
-        class_names: Sequence[str],
-        reward_funcs: RewardFunction | Sequence[RewardFunction],
-        clip_encoder: ClipEncoder | None = None,
-        **kwargs: Any,
-    ):
-        super().__init__(model, args, class_names, reward_funcs, clip_encoder, **kwargs)
-        self.reward_weights = check_reward_weights(self.reward_funcs, args.reward_weights)
-        self._num_steps = model.num_steps - 1
-        silent = sorted(set(range(self._num_steps)) - set(model.coefficients.stochastic_steps))
+    def __init__(self, model: PolicySampler, *arguments: Any, **kwargs: Any):
+        super().__init__(model, *arguments, **kwargs)
+        silent = sorted(set(range(self.num_trainable_steps)) - set(model.coefficients.stochastic_steps))
         if silent:
             raise ValueError(f"steps {silent} add no noise under this scheduler; choose fewer num_inference_steps.")
-        self.statistics = ClassStatistics(args.statistics_window, args.statistics_min_count)
-        self.train_dataset = self._counting_dataset()
-        self._rollout: Rollout | None = None
-        self._micro_steps = MicroSteps()
 
-    def compute_loss(
-        self,
-        model: nn.Module,
-        inputs: dict[str, torch.Tensor],
-        return_outputs: bool = False,
-        num_items_in_batch: Any = None,
-    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        """The clipped objective on the next batch of pairs; ``inputs`` only say that it is due."""
-        args, step = self.args, self.state.global_step
-        micro_step = self._micro_steps.next(step)
-        number, update = divmod(step, args.updates_per_rollout)
-        position = update * args.batches_per_update + micro_step
-        if position == 0:
-            self._rollout = self._collect(number)
-        elif self._rollout is None:
-            raise ValueError(
-                f"the checkpoint of update {step} holds no rollout for process {args.process_index}; resume with as"
-                " many processes as it was written with."
-            )
-        rollout, pairs = self._rollout, self._pairs(number, position)
-        samples = pairs[:, 0]
+    def draw(
+        self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """A rollout of the weights of the moment, with the log-probabilities of its steps."""
+        drawn = model(labels=labels, seeds=seeds, record=True)
+        return drawn.images, {"latents": drawn.latents, "log_probs": drawn.log_probs}
+
+    def pair_loss(
+        self, model: nn.Module, rollout: Rollout, pairs: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The clipped objective; nothing in it is random."""
+        args, samples = self.args, pairs[:, 0]
         log_probs, kl = model(
             labels=rollout.labels[samples],
             transitions=rollout.transitions(pairs, args.device),
@@ -111,7 +67,7 @@ class DDPOTrainer(SamplerTrainer):
             kl=kl,
             kl_weight=args.kl_weight,
         )
-        check_finite(report.loss, "the policy loss", step)
+        check_finite(report.loss, "the policy loss", self.state.global_step)
         deviation = (report.ratio - 1).abs()
         metrics = {
             "policy/ratio_deviation": deviation.mean().item(),
@@ -119,94 +75,4 @@ class DDPOTrainer(SamplerTrainer):
             "policy/clip_fraction": report.clipped.float().mean().item(),
         }
         self.add_metrics(metrics if kl is None else {**metrics, "policy/kl": kl.detach().mean().item()})
-        return (report.loss, {"ratio": report.ratio}) if return_outputs else report.loss
-
-    @torch.no_grad()
-    def _collect(self, number: int) -> Rollout:
-        """Draw and score this process's part of rollout ``number``."""
-        args, model = self.args, self.model
-        assert model is not None
-        copies = args.group_size if args.advantages == "group" else 1
-        count = args.rollout_size // copies
-        first = (number * args.world_size + args.process_index) * count
-        labels = ordered_labels(first, count, len(self.class_names), args.seed).repeat_interleave(copies)
-        seeds = choose_seeds(len(labels), self._generator("rollout", number))
-        latents, log_probs, rewards = [], [], []
-        batch = args.per_device_train_batch_size
-        for start in range(0, len(labels), batch):
-            rows = slice(start, start + batch)
-            drawn = model(labels=labels[rows], seeds=seeds[rows], record=True)
-            rewards.append(self._score(drawn.images, labels[rows], seeds[rows]))
-            latents.append(drawn.latents.cpu())
-            log_probs.append(drawn.log_probs.cpu())
-        advantages = self._advantages(torch.cat(rewards), labels)
-        return Rollout(labels, advantages, torch.cat(latents), torch.cat(log_probs))
-
-    def _score(self, images: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        """The weighted sum ``(B,)`` of the rewards, noting each."""
-        step = self.state.global_step
-        check_finite(images, "the sampled images", step)
-        names, labels = self._names_of(labels), labels.to(images.device)
-        total = images.new_zeros(len(images))
-        for reward, weight in zip(self.reward_funcs, self.reward_weights):
-            values = call_reward(reward, images, names, labels, step=step, seeds=seeds).to(total)
-            self.add_metrics({f"rewards/{reward_name(reward)}": values.mean().item()})
-            total += weight * values
-        remember_batch(self.reward_funcs)
-        return total
-
-    def _advantages(self, rewards: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Advantages ``(R,)`` float32 of this process's samples; the statistics see those of all."""
-        args, size = self.args, len(rewards)
-        self.add_metrics(
-            {"rewards/total": rewards.mean().item(), "rewards/deviation": rewards.std(correction=0).item()}
-        )
-        if args.advantages == "group":
-            values = group_advantages(rewards.tolist(), args.group_size)
-        else:
-            everyone = [self.gather_ranks(part) for part in (rewards, labels)]
-            values = self.statistics.advantages(*(part.tolist() for part in everyone))
-            values = values[args.process_index * size : (args.process_index + 1) * size]
-        return torch.tensor(values, dtype=torch.float32).clamp(-args.advantage_clip, args.advantage_clip)
-
-    def _pairs(self, number: int, position: int) -> torch.Tensor:
-        """The pairs ``(B, 2)`` of the rollout's batch at ``position``."""
-        args = self.args
-        inner_epoch, batch = divmod(position, args.batches_per_pass)
-        generator = self._generator(f"pairs/{inner_epoch}", number)
-        pairs = shuffled_pairs(args.rollout_size, self._num_steps, args.trained_steps, generator)
-        size = args.per_device_train_batch_size
-        return pairs[batch * size : (batch + 1) * size]
-
-    def _counting_dataset(self) -> Dataset:
-        """As many rows as an epoch has pairs: enough rollouts to show each class ``class_repeats`` times.
-
-        The base's loader only counts with it. Labels come from the rollouts, whose order no loader knows.
-        """
-        args = self.args
-        prompts = args.rollout_size // (args.group_size if args.advantages == "group" else 1) * args.world_size
-        rollouts = math.ceil(len(self.class_names) * args.class_repeats / prompts)
-        batches = rollouts * args.num_inner_epochs * args.batches_per_pass
-        return Dataset.from_dict({"label": [0] * (batches * args.per_device_train_batch_size * args.world_size)})
-
-    def extra_state(self) -> dict[str, Any]:
-        """The base's, with the classes' recent rewards."""
-        return {**super().extra_state(), "statistics": self.statistics.state_dict()}
-
-    def load_extra_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`extra_state` gave."""
-        super().load_extra_state(state)
-        self.statistics.load_state_dict(state["statistics"])
-
-    def rank_state(self) -> dict[str, Any]:
-        """The base's, with this process's rollout where the next update goes on with it."""
-        rollout = self._rollout
-        if self.state.global_step % self.args.updates_per_rollout == 0:
-            rollout = None
-        return {**super().rank_state(), "rollout": None if rollout is None else rollout.state_dict()}
-
-    def load_rank_state(self, state: dict[str, Any]) -> None:
-        """Restore what :meth:`rank_state` gave."""
-        super().load_rank_state(state)
-        self._rollout = Rollout(**state["rollout"]) if state["rollout"] is not None else None
-        self._micro_steps.restart()
+        return report.loss, {"ratio": report.ratio}

@@ -7,21 +7,26 @@ for flow matching Euler's): the clean latents and the noise that it implies, mix
 Shapes: B samples, C x h x w latents, T steps.
 """
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 
-from ubgen_pipeline.latent_denoising import predicted_clean_latents
-from ubgen_pipeline.scheduler_noise import model_input, noise_levels
+from ubgen_pipeline.latent_denoising import clean_latents_at, denoising_steps, prediction_type
+from ubgen_pipeline.scheduler_noise import noise_levels
 
 # (latents (B, C, h, w) as the scheduler steps them, position) -> guided prediction (B, C, h, w)
 PredictAt = Callable[[torch.Tensor, int], torch.Tensor]
+# one step for all samples, or (B,) steps
+Position = int | torch.Tensor
 
 
 class StepLevels:
     """What the steps of one rollout do to latents, without the scheduler's own state.
+
+    A position counts from 0, the noisiest, to T, which is the end.
 
     Args:
         scheduler: its ``set_timesteps`` has run, and it has taken no step yet.
@@ -29,25 +34,82 @@ class StepLevels:
     """
 
     def __init__(self, scheduler: Any, timesteps: torch.Tensor):
-        self.scheduler, self.timesteps = scheduler, timesteps
-        # the last step ends at clean latents
-        self.levels = [*(noise_levels(scheduler, timestep) for timestep in timesteps), (1.0, 0.0)]
+        self.kind, self.timesteps = prediction_type(scheduler), timesteps
+        levels = [*(noise_levels(scheduler, timestep) for timestep in timesteps), (1.0, 0.0)]
+        # (T + 1,) each
+        self.alphas, self.sigmas = torch.tensor(levels, dtype=torch.float64).unbind(1)
+        self.scales = input_scales(scheduler, timesteps)
 
-    def clean(self, latents: torch.Tensor, prediction: torch.Tensor, position: int) -> torch.Tensor:
+    def clean(self, latents: torch.Tensor, prediction: torch.Tensor, position: Position) -> torch.Tensor:
         """x0 ``(B, C, h, w)`` implied by the prediction on the latents before the step at ``position``."""
-        return predicted_clean_latents(self.scheduler, prediction, self.timesteps[position], latents)
+        alpha, sigma = self._levels(position, latents)
+        return clean_latents_at(self.kind, prediction, latents, alpha, sigma)
 
-    def move(self, latents: torch.Tensor, prediction: torch.Tensor, position: int, to: int) -> torch.Tensor:
-        """Latents ``(B, C, h, w)`` before the step ``to``, T being the end, from those before ``position``."""
+    def move(self, latents: torch.Tensor, prediction: torch.Tensor, position: Position, to: Position) -> torch.Tensor:
+        """Latents ``(B, C, h, w)`` before the step ``to`` from those before ``position``."""
         clean = self.clean(latents, prediction, position)
-        (alpha, sigma), (alpha_to, sigma_to) = self.levels[position], self.levels[to]
-        noise = (latents - alpha * clean) / sigma
-        return alpha_to * clean + sigma_to * noise
+        alpha, sigma = self._levels(position, latents)
+        alpha_to, sigma_to = self._levels(to, latents)
+        return alpha_to * clean + sigma_to * (latents - alpha * clean) / sigma
 
-    def noised(self, clean: torch.Tensor, noise: torch.Tensor, position: int) -> torch.Tensor:
+    def noised(self, clean: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
         """Clean latents with the noise of the level before the step at ``position``."""
-        alpha, sigma = self.levels[position]
+        alpha, sigma = self._levels(position, clean)
         return alpha * clean + sigma * noise
+
+    def without(self, latents: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
+        """The clean latents that :meth:`noised` was given."""
+        alpha, sigma = self._levels(position, latents)
+        return (latents - sigma * noise) / alpha
+
+    def target(self, clean: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
+        """The prediction ``(B, C, h, w)`` that would be right on :meth:`noised` latents."""
+        alpha, sigma = self._levels(position, clean)
+        if self.kind == "sample":
+            return clean
+        if self.kind == "epsilon":
+            return noise
+        if self.kind == "v_prediction":
+            return (alpha * noise - sigma * clean) / (alpha**2 + sigma**2) ** 0.5
+        return noise - clean
+
+    def read(self, latents: torch.Tensor, position: Position) -> torch.Tensor:
+        """Latents as the denoiser reads them at ``position``."""
+        return latents * _rows(self.scales, position, latents)
+
+    def _levels(self, position: Position, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _rows(self.alphas, position, like), _rows(self.sigmas, position, like)
+
+
+def _rows(values: torch.Tensor, position: Position, like: torch.Tensor) -> torch.Tensor:
+    """``values`` at one position, ``()``, or at ``(B,)`` of them, ``(B, 1, 1, 1)``, on the device of ``like``."""
+    chosen = values[position.cpu() if isinstance(position, torch.Tensor) else position].to(like.device, like.dtype)
+    return chosen.view(-1, *[1] * (like.ndim - 1)) if chosen.ndim else chosen
+
+
+def input_scales(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
+    """``(T,)`` float64, what the scheduler multiplies latents with before the denoiser reads them at each step.
+
+    Schedulers scale by a number that belongs to their own place, not to the timestep they are given, so a copy is
+    walked there; its latents do not matter.
+
+    Args:
+        scheduler: its ``set_timesteps`` has run, and it has taken no step yet.
+        timesteps: ``(T,)``.
+    """
+    latents, scales = torch.ones(1, 1, 1, 1, dtype=torch.float64), []
+    walker, generators = copy.deepcopy(scheduler), [torch.Generator().manual_seed(0)]
+    for step in denoising_steps(
+        lambda read, *_: scales.append(read) or torch.zeros_like(read),
+        walker,
+        latents,
+        torch.zeros(1),
+        timesteps=timesteps.cpu(),
+        generators=generators,
+    ):
+        scales[-1] = float(scales[-1] / latents)
+        latents = step.latents
+    return torch.tensor(scales, dtype=torch.float64)
 
 
 @dataclass(frozen=True)
@@ -101,25 +163,4 @@ def direct_align(
     """
     noisy = levels.noised(clean, noise, position)
     moved = levels.move(noisy, predict(noisy, position), position, position + 1)
-    alpha, sigma = levels.levels[position + 1]
-    return (moved - sigma * noise) / alpha
-
-
-class InputScales:
-    """How the scheduler scales what the denoiser reads at each position, noted while a rollout passes there.
-
-    Schedulers that scale do so by a number, and by their own place, not by the timestep that they are given: once the
-    rollout is over they cannot be asked again.
-    """
-
-    def __init__(self) -> None:
-        self.scales: dict[int, torch.Tensor] = {}
-
-    def note(self, scheduler: Any, position: int, timestep: torch.Tensor) -> None:
-        """To be called right before the step at ``position``."""
-        one = torch.ones(1, dtype=torch.float64, device=timestep.device)
-        self.scales[position] = model_input(scheduler, one, timestep)
-
-    def __call__(self, latents: torch.Tensor, position: int) -> torch.Tensor:
-        """Latents as the denoiser reads them at ``position``."""
-        return latents * self.scales[position].to(latents.dtype)
+    return levels.without(moved, noise, position + 1)

@@ -41,7 +41,7 @@ from .equalised_gradients import (
 )
 from .gradient_steps import GradientSteps
 from .reference_distance import ReferenceDistance
-from .replays import InputScales, KeptRollout, StepLevels, direct_align, leap
+from .replays import KeptRollout, StepLevels, direct_align, leap
 from .rollout_denoiser import RolloutDenoiser
 
 
@@ -233,9 +233,8 @@ class SamplerModel(ModuleWithFrozenParts):
             scheduler, latents = self.pipeline.scheduler, self._initial_latents(seeds)
             check_jump(scheduler)
             levels, weights = StepLevels(scheduler, timesteps), step_weights(scheduler, timesteps)
-            scales, before = InputScales(), {}
-            for position, timestep in enumerate(timesteps):
-                scales.note(scheduler, position, timestep)
+            before = {}
+            for position in range(len(timesteps)):
                 if position in gradient_steps.steps:
                     before[position] = latents
                 latents = next(loop).latents
@@ -243,7 +242,7 @@ class SamplerModel(ModuleWithFrozenParts):
         both = conditioning if negative is None else guided_conditioning(conditioning, negative)
 
         def predict(latents: torch.Tensor, position: int) -> torch.Tensor:
-            read, guidance = scales(latents, position), (self.guidance_scale, self.pipeline.guide)
+            read, guidance = levels.read(latents, position), (self.guidance_scale, self.pipeline.guide)
             return guided_prediction(denoiser, read, timesteps[position], both, *guidance)
 
         if gradient_steps.replay == "leap":

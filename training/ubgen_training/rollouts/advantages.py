@@ -1,21 +1,15 @@
-"""What a policy gradient maximises: advantages of samples, and the clipped objective over their denoising steps.
+"""Advantages: a sample's reward held against others, the recent ones of its class or those of its group.
 
-An advantage is a reward held against others: the recent ones of its class (:class:`ClassStatistics`) or those of its
-group (:func:`group_advantages`). For a pair of a sample with advantage A and one of its steps, taken with probability
-p_old and now given p, the loss is that of Black et al. 2023 (arXiv 2305.13301, section 4.3) with the clipping of
-Schulman et al. 2017 (arXiv 1707.06347, Eq. 7):
+:class:`ClassStatistics` is DDPO's (Black et al. 2023, arXiv 2305.13301), :func:`group_advantages` GRPO's (Shao et al.
+2024, arXiv 2402.03300).
 
-    loss = - min(r A, clip(r, 1 - c, 1 + c) A) + w KL,    r = p / p_old
-
-Shapes: B pairs.
+Shapes: B samples.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
 # keeps a class whose rewards are all equal from dividing by 0; its advantages are 0
 _SMALLEST_DEVIATION = 1e-6
@@ -84,43 +78,6 @@ def group_advantages(rewards: Sequence[float], group_size: int) -> np.ndarray:
         raise ValueError(f"{len(values)} rewards do not split into groups of group_size = {group_size}.")
     groups = values.reshape(-1, group_size)
     return np.concatenate([_normalised(group, group) for group in groups]) if len(groups) else values
-
-
-@dataclass(frozen=True)
-class PolicyLoss:
-    """The scalar ``loss`` and, detached and per pair, the ``ratio (B,)`` and whether it was ``clipped (B,)``."""
-
-    loss: torch.Tensor
-    ratio: torch.Tensor
-    clipped: torch.Tensor
-
-
-def policy_loss(
-    log_probs: torch.Tensor,
-    old_log_probs: torch.Tensor,
-    advantages: torch.Tensor,
-    *,
-    clip_range: float,
-    kl: torch.Tensor | None = None,
-    kl_weight: float = 0.0,
-) -> PolicyLoss:
-    """The mean loss of B pairs.
-
-    Args:
-        log_probs: ``(B,)`` of the steps under the weights being trained, with gradient.
-        old_log_probs: ``(B,)`` of the same steps when they were taken.
-        advantages: ``(B,)``.
-        clip_range: c, above 0.
-        kl: ``(B,)``, to the reference model; None leaves the term out.
-        kl_weight: w.
-    """
-    ratio = torch.exp(log_probs - old_log_probs.detach())
-    kept = ratio * advantages
-    bounded = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
-    loss = -torch.minimum(kept, bounded).mean()
-    if kl is not None:
-        loss = loss + kl_weight * kl.mean()
-    return PolicyLoss(loss, ratio.detach(), (bounded < kept).detach())
 
 
 def _normalised(values: np.ndarray, peers: np.ndarray) -> np.ndarray:

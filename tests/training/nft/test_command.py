@@ -1,0 +1,107 @@
+"""The command of training by the forward process: once as a process, and what it refuses."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+from safetensors import safe_open
+
+from support import ROOT
+from support.checkpoint_equality import assert_equal_checkpoints
+from support.family_models import tiny_pipeline
+from support.flags import with_flags
+from ubgen_training.nft.command import main
+
+SCRIPT = ROOT / "training" / "train_nft.py"
+FLAGS = [
+    *("--class_names", "circle", "star", "--num_inference_steps", "3", "--num_trained_steps", "2", "--lora_rank", "2"),
+    *("--rollout_size", "2", "--per_device_train_batch_size", "2", "--max_steps", "2", "--save_steps", "1"),
+    *("--reward_funcs", "jpeg_size", "--num_samples_per_class", "1", "--use_cpu", "--disable_tqdm", "true"),
+]
+REWARDS = """
+import torch
+
+def flat(images, class_names, labels, **kwargs):
+    return images.mean()
+
+def broken(images, class_names, labels, **kwargs):
+    return images.mean(dim=(1, 2, 3)) * float("nan")
+"""
+
+
+def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(random_mini_model, tmp_path):
+    command = [sys.executable, str(SCRIPT), "--model_name_or_path", random_mini_model, *FLAGS]
+    flags = ["--output_dir", str(tmp_path)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run([*command, *flags], capture_output=True, text=True, env=environment, timeout=300)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert f"LoRA saved in {tmp_path}" in done.stdout
+    with safe_open(tmp_path / "pytorch_lora_weights.safetensors", framework="pt") as file:
+        assert all(name.startswith("unet.") for name in file.keys())  # noqa: SIM118
+    history = json.loads((tmp_path / "checkpoint-2" / "trainer_state.json").read_text())["log_history"]
+    assert {entry["step"] for entry in history if "rewards/jpeg_size" in entry} == {1, 2}
+    code = main([*command[2:], *flags, "--max_steps", "3", "--resume_from_checkpoint", "last"])
+    assert code == 0 and (tmp_path / "checkpoint-3" / "checkpoint.json").is_file()
+
+
+@pytest.mark.parametrize(
+    "flags, named",
+    [
+        (["--scheduler", "euler_flow"], "scheduler is 'euler_flow', and UbGenPipeline predicts noise"),
+        (["--objective", "ppo"], "objective is 'ppo'; choose nft or awm"),
+        (["--num_trained_steps", "4"], "num_trained_steps is 4"),
+        (["--advantages", "group", "--group_size", "3"], "group_size = 3"),
+        (["--reward_funcs", "beauty"], "reward_funcs holds 'beauty'"),
+        (["--reward_weights", "1", "2"], "reward_weights holds 2"),
+        (["--reward_funcs", "nft_test_rewards:flat"], "reward 'flat' returned ()"),
+        (["--resume_from_checkpoint", "last"], "holds no complete checkpoint"),
+        (["--report_to", "no_such_tracker"], "report_to holds ['no_such_tracker']"),
+    ],
+)
+def test_bad_settings_end_with_one_line_and_code_2(random_mini_model, tmp_path, flags, named, monkeypatch, capsys):
+    (tmp_path / "nft_test_rewards.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["--model_name_or_path", random_mini_model, *FLAGS, "--output_dir", str(tmp_path)]
+    assert main(with_flags(arguments, *flags)) == 2
+    message = capsys.readouterr().err
+    assert "ubgen: error: " in message and named in message and "Traceback" not in message
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+def test_a_reward_of_nan_ends_with_code_1_before_any_update(random_mini_model, tmp_path, monkeypatch, capsys):
+    (tmp_path / "nft_test_rewards.py").write_text(REWARDS)
+    monkeypatch.syspath_prepend(tmp_path)
+    arguments = ["--model_name_or_path", random_mini_model, *FLAGS, "--output_dir", str(tmp_path)]
+    assert main(with_flags(arguments, "--reward_funcs", "nft_test_rewards:broken")) == 1
+    assert "step 0: broken is not finite" in capsys.readouterr().err
+    assert not list(tmp_path.glob("checkpoint-*"))
+
+
+@pytest.mark.parametrize("family", ["sd3", "flux2-klein", "sdxl"])
+def test_every_kind_of_family_trains_resumes_to_the_bit_and_loads_in_plain_diffusers(tmp_path, family):
+    tiny_pipeline(family).save_pretrained(tmp_path / "model")
+    arguments = [
+        *("--model_name_or_path", str(tmp_path / "model"), "--height", "32", "--width", "32", *FLAGS),
+        *("--kl_weight", "0.1", "--learning_rate", "0.05", "--heldout_steps", "0", "--sample_steps", "0"),
+    ]
+    whole, again = tmp_path / "whole", tmp_path / "again"
+    assert main([*arguments, "--output_dir", str(whole)]) == 0
+    shutil.copytree(whole / "checkpoint-1", again / "checkpoint-1")
+    assert main([*arguments, "--output_dir", str(again), "--resume_from_checkpoint", "last"]) == 0
+    assert_equal_checkpoints(again / "checkpoint-2", whole / "checkpoint-2")
+    assert json.loads((whole / "nft_config.json").read_text())["guidance_scale"] == 1.0
+    stock = tiny_pipeline(family)
+    stock.load_lora_weights(whole)
+    network = stock.unet if family == "sdxl" else stock.transformer
+    weights = [weight for name, weight in network.named_parameters() if "lora_B" in name]
+    assert sum(bool(weight.any()) for weight in weights) > 0.8 * len(weights)
+
+
+def test_a_scheduler_without_noise_levels_is_refused(tmp_path, capsys):
+    tiny_pipeline("sana-sprint").save_pretrained(tmp_path / "model")
+    arguments = ["--model_name_or_path", str(tmp_path / "model"), *FLAGS, "--output_dir", str(tmp_path / "out")]
+    assert main(arguments) == 2
+    assert "SCMScheduler" in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""Rewards by the forward process: DiffusionNFT and advantage-weighted matching."""

@@ -1,0 +1,1 @@
+"""What trainings share that draw samples, score them, and then train on them for a while."""

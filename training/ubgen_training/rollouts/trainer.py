@@ -1,0 +1,218 @@
+"""Trains on samples that were drawn and scored before, in batches of (sample, step) pairs, until the next are drawn.
+
+An update is one of the base trainer's. Every ``updates_per_rollout`` of them a rollout is drawn and scored without
+gradient, so rewards need none; in between, each batch of pairs gives a loss. Everything random is a hash of (seed,
+purpose, rank, rollout); what was drawn with weights that are gone lies in the checkpoint.
+
+Shapes: R samples of a rollout, B of a batch.
+"""
+
+import math
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+import torch
+from datasets import Dataset
+from torch import nn
+
+from ubgen_pipeline.models.clip_encoders import ClipEncoder
+
+from ..checkpoints.micro_steps import MicroSteps
+from ..reward_training.trainer import SamplerTrainer, choose_seeds
+from ..rewards.reward_functions import (
+    RewardFunction,
+    call_reward,
+    check_finite,
+    check_reward_weights,
+    remember_batch,
+    reward_name,
+)
+from ..sampler.sampler_model import SamplerModel
+from .advantages import ClassStatistics, group_advantages
+from .config import RolloutConfig
+from .pairs import ordered_labels, shuffled_pairs
+
+
+@dataclass(frozen=True)
+class RolloutTensors:
+    """R samples on the CPU: ``labels (R,)``, ``advantages (R,)``, and what a subclass keeps of each, R rows of it."""
+
+    labels: torch.Tensor
+    advantages: torch.Tensor
+
+    def state_dict(self) -> dict[str, torch.Tensor]:
+        """The tensors by name, for a checkpoint; the class made of these reads it."""
+        return {part.name: getattr(self, part.name) for part in fields(self)}
+
+
+class RolloutTrainer(SamplerTrainer):
+    """Fine-tunes a sampler's LoRA from class names and rewards that need no gradient; a subclass says how.
+
+    Args:
+        model: the sampler; its prompts are those of ``class_names``, in order.
+        args: settings; see :class:`RolloutConfig`.
+        class_names: N names; an image's label is its name's position.
+        reward_funcs: one reward or a list; see :mod:`ubgen_training.rewards.reward_functions`. Their weights are
+            ``args.reward_weights``.
+        clip_encoder: the CLIP in whose features the diversity of samples is measured; None measures none.
+        kwargs: handed to :class:`SamplerTrainer`.
+
+    Raises:
+        ValueError: settings that do not fit together or do not fit the sampler.
+    """
+
+    args: RolloutConfig
+    rollout_type: ClassVar[type[RolloutTensors]]
+    # the loss is a mean over the batch of pairs, so accumulation still has to divide it
+    loss_is_scaled_for_ga = False
+
+    def __init__(
+        self,
+        model: SamplerModel,
+        args: RolloutConfig,
+        class_names: Sequence[str],
+        reward_funcs: RewardFunction | Sequence[RewardFunction],
+        clip_encoder: ClipEncoder | None = None,
+        **kwargs: Any,
+    ):
+        super().__init__(model, args, class_names, reward_funcs, clip_encoder, **kwargs)
+        self.reward_weights = check_reward_weights(self.reward_funcs, args.reward_weights)
+        self.num_trainable_steps = args.num_trainable_steps(model.num_steps)
+        self.statistics = ClassStatistics(args.statistics_window, args.statistics_min_count)
+        self.train_dataset = self._counting_dataset()
+        self._rollout: Any = None
+        self._micro_steps = MicroSteps()
+
+    @abstractmethod
+    def draw(
+        self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """Images ``(B, 3, H, W)`` of a batch, and what the rollout keeps of each beside label and advantage."""
+
+    @abstractmethod
+    def pair_loss(
+        self, model: nn.Module, rollout: Any, pairs: torch.Tensor, generator: torch.Generator
+    ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The mean loss of ``pairs (B, 2)`` of sample and step, and what else to give to who asks for outputs.
+
+        ``generator`` is a CPU generator of this batch's own.
+        """
+
+    def before_rollout(self, number: int) -> None:
+        """Called before rollout ``number`` is drawn."""
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, torch.Tensor],
+        return_outputs: bool = False,
+        num_items_in_batch: Any = None,
+    ) -> torch.Tensor | tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        """The loss of the next batch of pairs; ``inputs`` only say that it is due."""
+        args, step = self.args, self.state.global_step
+        micro_step = self._micro_steps.next(step)
+        number, update = divmod(step, args.updates_per_rollout)
+        position = update * args.batches_per_update + micro_step
+        if position == 0:
+            self.before_rollout(number)
+            self._rollout = self._collect(number)
+        elif self._rollout is None:
+            raise ValueError(
+                f"the checkpoint of update {step} holds no rollout for process {args.process_index}; resume with as"
+                " many processes as it was written with."
+            )
+        generator = self._generator(f"batch/{position}", number)
+        loss, outputs = self.pair_loss(model, self._rollout, self._pairs(number, position), generator)
+        return (loss, outputs) if return_outputs else loss
+
+    @torch.no_grad()
+    def _collect(self, number: int) -> RolloutTensors:
+        """Draw and score this process's part of rollout ``number``."""
+        args, model = self.args, self.model
+        assert model is not None
+        copies = args.group_size if args.advantages == "group" else 1
+        count = args.rollout_size // copies
+        first = (number * args.world_size + args.process_index) * count
+        labels = ordered_labels(first, count, len(self.class_names), args.seed).repeat_interleave(copies)
+        seeds = choose_seeds(len(labels), self._generator("rollout", number))
+        kept, rewards = [], []
+        batch = args.per_device_train_batch_size
+        for start in range(0, len(labels), batch):
+            rows = slice(start, start + batch)
+            images, parts = self.draw(model, labels[rows], seeds[rows])
+            rewards.append(self._score(images, labels[rows], seeds[rows]))
+            kept.append({name: value.cpu() for name, value in parts.items()})
+        advantages = self._advantages(torch.cat(rewards), labels)
+        joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
+        return self.rollout_type(labels, advantages, **joined)
+
+    def _score(self, images: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
+        """The weighted sum ``(B,)`` of the rewards, noting each."""
+        step = self.state.global_step
+        check_finite(images, "the sampled images", step)
+        names, labels = self._names_of(labels), labels.to(images.device)
+        total = images.new_zeros(len(images))
+        for reward, weight in zip(self.reward_funcs, self.reward_weights):
+            values = call_reward(reward, images, names, labels, step=step, seeds=seeds).to(total)
+            self.add_metrics({f"rewards/{reward_name(reward)}": values.mean().item()})
+            total += weight * values
+        remember_batch(self.reward_funcs)
+        return total
+
+    def _advantages(self, rewards: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """Advantages ``(R,)`` float32 of this process's samples; the statistics see those of all."""
+        args, size = self.args, len(rewards)
+        self.add_metrics(
+            {"rewards/total": rewards.mean().item(), "rewards/deviation": rewards.std(correction=0).item()}
+        )
+        if args.advantages == "group":
+            values = group_advantages(rewards.tolist(), args.group_size)
+        else:
+            everyone = [self.gather_ranks(part) for part in (rewards, labels)]
+            values = self.statistics.advantages(*(part.tolist() for part in everyone))
+            values = values[args.process_index * size : (args.process_index + 1) * size]
+        return torch.tensor(values, dtype=torch.float32).clamp(-args.advantage_clip, args.advantage_clip)
+
+    def _pairs(self, number: int, position: int) -> torch.Tensor:
+        """The pairs ``(B, 2)`` of the rollout's batch at ``position``."""
+        args = self.args
+        inner_epoch, batch = divmod(position, args.batches_per_pass)
+        generator = self._generator(f"pairs/{inner_epoch}", number)
+        pairs = shuffled_pairs(args.rollout_size, self.num_trainable_steps, args.trained_steps, generator)
+        size = args.per_device_train_batch_size
+        return pairs[batch * size : (batch + 1) * size]
+
+    def _counting_dataset(self) -> Dataset:
+        """As many rows as an epoch has pairs: enough rollouts to show each class ``class_repeats`` times.
+
+        The base's loader only counts with it. Labels come from the rollouts, whose order no loader knows.
+        """
+        args = self.args
+        prompts = args.rollout_size // (args.group_size if args.advantages == "group" else 1) * args.world_size
+        rollouts = math.ceil(len(self.class_names) * args.class_repeats / prompts)
+        batches = rollouts * args.num_inner_epochs * args.batches_per_pass
+        return Dataset.from_dict({"label": [0] * (batches * args.per_device_train_batch_size * args.world_size)})
+
+    def extra_state(self) -> dict[str, Any]:
+        """The base's, with the classes' recent rewards."""
+        return {**super().extra_state(), "statistics": self.statistics.state_dict()}
+
+    def load_extra_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`extra_state` gave."""
+        super().load_extra_state(state)
+        self.statistics.load_state_dict(state["statistics"])
+
+    def rank_state(self) -> dict[str, Any]:
+        """The base's, with this process's rollout where the next update goes on with it."""
+        rollout = self._rollout
+        if self.state.global_step % self.args.updates_per_rollout == 0:
+            rollout = None
+        return {**super().rank_state(), "rollout": None if rollout is None else rollout.state_dict()}
+
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """Restore what :meth:`rank_state` gave."""
+        super().load_rank_state(state)
+        self._rollout = self.rollout_type(**state["rollout"]) if state["rollout"] is not None else None
+        self._micro_steps.restart()
