@@ -65,6 +65,7 @@ class ClassNameCall(Family, _Pipeline):
         return_dict: bool = True,
         batch_size: int | None = None,
         callback_on_step_end: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None] | None = None,
+        callback_on_step_end_tensor_inputs: Sequence[str] | None = None,
         cross_attention_kwargs: dict[str, Any] | None = None,
         weighted_prompts: bool = False,
         num_prompt_chunks: int | None = None,
@@ -101,7 +102,11 @@ class ClassNameCall(Family, _Pipeline):
             return_dict: False returns the output's fields as a tuple.
             batch_size: samples denoised together; None takes all N at once.
             callback_on_step_end: called as ``callback(pipeline, step, timestep, {"latents": latents})`` after every
-                step of every batch; ``latents`` in the dict it returns replace the current ones.
+                step of every batch; tensors in the dict it returns replace the current ones. A ``_guidance_scale``
+                that it sets on the pipeline counts from the next step on. diffusers' own callbacks work, too.
+            callback_on_step_end_tensor_inputs: names of the tensors that it gets, such as ``latents`` (which alone it
+                gets by default) and ``prompt_embeds``: of B samples, after those of the negative prompts under
+                guidance.
             cross_attention_kwargs: handed to the denoiser's attention; ``{"scale": s}`` scales a loaded LoRA.
             weighted_prompts: read word weights (``star++``) in prompts and negative prompts, and take any length.
             num_prompt_chunks: with them, tokenizer lengths that every prompt is filled up to; None takes the longest
@@ -159,7 +164,9 @@ class ClassNameCall(Family, _Pipeline):
         if source_images is not None:
             features.insert(0, SourceImages(source_images, regions, strength))
         if callback_on_step_end is not None:
-            features.append(StepCallback(callback_on_step_end))
+            callback = StepCallback(callback_on_step_end, callback_on_step_end_tensor_inputs)
+            callback.check(self)
+            features.append(callback)
         if wanted:
             recorded = attention_annotations(
                 self,
@@ -259,7 +266,8 @@ class ClassNameCall(Family, _Pipeline):
             guidance_scale = settings.true_cfg_scale
             # both predictions read the embedded number
             negative, _ = self.with_guidance(negative, settings.guidance_scale)
-        walk = Walk(partial(self.predict, attention_kwargs=settings.attention_kwargs), latents, timesteps)
+        denoiser = partial(self.predict, attention_kwargs=settings.attention_kwargs)
+        walk = Walk(denoiser, latents, timesteps, given, negative, guidance_scale)
         with ExitStack() as stack:
             for feature in features:
                 stack.callback(feature.stop)
@@ -269,9 +277,9 @@ class ClassNameCall(Family, _Pipeline):
                 walk.denoiser,
                 self.scheduler,
                 walk.latents,
-                given,
-                negative=negative,
-                guidance_scale=guidance_scale,
+                walk.conditioning,
+                negative=walk.negative,
+                guidance_scale=walk.guidance_scale,
                 guide=self.guide,
                 num_guided_steps=walk.num_guided_steps,
                 timesteps=walk.timesteps,

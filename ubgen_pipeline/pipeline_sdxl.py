@@ -139,11 +139,6 @@ class StableDiffusionXLParts(Family):
         network: Any | None = None,
     ) -> torch.Tensor:
         text, pooled = conditioning["encoder_hidden_states"], conditioning["text_embeds"]
-        size = (latents.shape[2] * self.vae_scale_factor, latents.shape[3] * self.vae_scale_factor)
-        # the size asked for, nothing cropped
-        time_ids = self._get_add_time_ids(
-            size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=pooled.shape[-1]
-        )
         embedded = None
         if self.unet.config.time_cond_proj_dim is not None:
             # LCM counts the scale from 0
@@ -156,9 +151,18 @@ class StableDiffusionXLParts(Family):
             encoder_hidden_states=text,
             timestep_cond=embedded,
             cross_attention_kwargs=attention_kwargs,
-            added_cond_kwargs={"text_embeds": pooled, "time_ids": time_ids.to(latents.device).repeat(len(latents), 1)},
+            added_cond_kwargs={"text_embeds": pooled, "time_ids": self.time_ids(latents, conditioning)},
             return_dict=False,
         )[0]
+
+    def time_ids(self, latents: torch.Tensor, conditioning: Conditioning) -> torch.Tensor:
+        """``(B, 6)`` for the B rows of the conditioning: the size asked for, nothing cropped."""
+        text, pooled = conditioning["encoder_hidden_states"], conditioning["text_embeds"]
+        size = (latents.shape[2] * self.vae_scale_factor, latents.shape[3] * self.vae_scale_factor)
+        ids = self._get_add_time_ids(
+            size, (0, 0), size, dtype=text.dtype, text_encoder_projection_dim=pooled.shape[-1]
+        )
+        return ids.to(latents.device).repeat(len(text), 1)
 
     def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
         mean, std = self._latent_statistics(latents)

@@ -7,7 +7,7 @@ makes each object once and walks through its batches one after another, so an ob
 Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -15,8 +15,9 @@ from typing import Any
 import torch
 
 from .call_arguments import SampleBatch, check_counts
+from .conditioning import Conditioning
 from .deep_features import DeepFeatureDenoiser
-from .latent_denoising import Denoiser, DenoisingStep
+from .latent_denoising import Denoiser, DenoisingStep, guided_prediction
 
 
 @dataclass(frozen=True)
@@ -27,12 +28,18 @@ class Walk:
         denoiser: as the loop takes it.
         latents: ``(B, C, h, w)`` to start from, with the noise of the first timestep.
         timesteps: ``(T,)``.
+        conditioning: of B rows.
+        negative: of B rows to guide away from, if anything.
+        guidance_scale: that the loop guides with; 1 or less means none.
         num_guided_steps: steps from the first on that are guided; None: all.
     """
 
     denoiser: Denoiser
     latents: torch.Tensor
     timesteps: torch.Tensor
+    conditioning: Conditioning
+    negative: Conditioning | None = None
+    guidance_scale: float = 1.0
     num_guided_steps: int | None = None
 
 
@@ -112,19 +119,137 @@ class Shortcuts(SamplingFeature):
         return replace(walk, denoiser=partial(pipeline.predict, network=deep))
 
 
-@dataclass(frozen=True)
 class StepCallback(SamplingFeature):
-    """Calls ``callback(pipeline, step, timestep, {"latents": latents})`` after every step, as diffusers does.
+    """Calls ``callback(pipeline, step, timestep, tensors)`` after every step, as diffusers does.
 
-    ``latents`` in the dict that it returns replace the current ones.
+    Tensors in the dict that it returns replace the current ones, and so does a guidance scale that it sets as
+    ``pipeline._guidance_scale``, from the next step on.
+
+    Args:
+        callback: one of diffusers' own names the tensors that it takes itself.
+        names: of the tensors; None: the latents alone.
     """
 
-    callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None]
+    def __init__(
+        self,
+        callback: Callable[[Any, int, Any, dict[str, Any]], dict[str, Any] | None],
+        names: Sequence[str] | None = None,
+    ):
+        self._callback, self._scale = callback, None
+        self._names = list(getattr(callback, "tensor_inputs", names or ["latents"]))
+        self._guided: _GuidedDenoiser | None = None
+
+    def check(self, pipeline: Any) -> None:
+        """Raise ``ValueError`` for a name of a tensor that callbacks of this pipeline do not get."""
+        known = list(pipeline._callback_tensor_inputs)
+        if unknown := [name for name in self._names if name not in known]:
+            raise ValueError(
+                f"callback_on_step_end_tensor_inputs holds {unknown[0]!r}; {type(pipeline).__name__} has"
+                f" {', '.join(known)}."
+            )
+
+    def start(self, pipeline: Any, batch: SampleBatch, walk: Walk) -> Walk:
+        # each batch begins with the call's own scale, whatever the callback did in the one before
+        self._scale = pipeline._guidance_scale if self._scale is None else self._scale
+        pipeline._guidance_scale = self._scale
+        self._guided = _GuidedDenoiser(pipeline, walk)
+        # it guides; the loop must not, too
+        return replace(walk, denoiser=self._guided, negative=None, guidance_scale=1.0)
 
     def after_step(self, pipeline: Any, step: DenoisingStep) -> None:
-        returned = self.callback(pipeline, step.index, step.timestep, {"latents": step.latents}) or {}
-        if returned.get("latents", step.latents) is not step.latents:
-            step.latents.copy_(returned["latents"])
+        assert self._guided is not None
+        given = {name: step.latents if name == "latents" else self._guided.tensor(name) for name in self._names}
+        returned = self._callback(pipeline, step.index, step.timestep, dict(given)) or {}
+        for name, value in returned.items():
+            if name not in given or value is given[name]:
+                continue
+            if name == "latents":
+                step.latents.copy_(value)
+            else:
+                self._guided.replace(name, given[name], value)
+
+
+class _GuidedDenoiser:
+    """The guided prediction of every step, from conditioning and a scale that may change between the steps.
+
+    Args:
+        pipeline: whose ``_guidance_scale`` counts.
+        walk: to go.
+    """
+
+    def __init__(self, pipeline: Any, walk: Walk):
+        self._pipeline, self._walk, self._scale = pipeline, walk, pipeline._guidance_scale
+        self._num_calls, self._num_rows = 0, walk.conditioning.num_rows
+        # the rows to guide away from come first, as diffusers joins them
+        self._both = walk.conditioning if walk.negative is None else walk.conditioning.guided(walk.negative)
+
+    def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Any) -> torch.Tensor:
+        scale = self._guidance_scale()
+        limit, self._num_calls = self._walk.num_guided_steps, self._num_calls + 1
+        if limit is not None and self._num_calls > limit:
+            scale = 1.0
+        read = self._both if scale > 1 else self._conditional()
+        return guided_prediction(self._walk.denoiser, latents, timestep, read, scale, self._pipeline.guide)
+
+    def tensor(self, name: str) -> Any:
+        """What diffusers' callbacks get under that name."""
+        if name == "add_time_ids":
+            return self._pipeline.time_ids(self._walk.latents, self._shown())
+        tensors, key = self._shown().tensors, self._key(name)
+        if name.startswith("negative_"):
+            return None if self._walk.negative is None else self._both.rows(slice(self._num_rows)).tensors[key]
+        return tensors[key]
+
+    def replace(self, name: str, given: Any, value: Any) -> None:
+        """Take what a callback gave back, for 2B rows or the B that are guided to.
+
+        Raises:
+            ValueError: it has other sizes, or cannot be replaced.
+        """
+        if _is_part(value, given):
+            # a cut-off keeps the last rows alone; the scale that it sets says so already
+            return
+        key, own = self._key(name), self._both.tensors
+        half = None if self._walk.negative is None else self._both.rows(slice(self._num_rows)).tensors[key]
+        if name == "add_time_ids" or not isinstance(value, torch.Tensor) or not isinstance(given, torch.Tensor):
+            raise ValueError(f"callback_on_step_end gives other {name}, which cannot be replaced here; leave it.")
+        if value.shape[1:] == given.shape[1:]:
+            if name.startswith("negative_") and len(value) == self._num_rows:
+                value = torch.cat([value, self._conditional()[key]])
+            elif half is not None and len(value) == self._num_rows:
+                value = torch.cat([half, value])
+            if value.shape == own[key].shape:
+                self._both = self._both.with_tensor(key, value)
+                return
+        raise ValueError(
+            f"callback_on_step_end gives {name} of shape {tuple(value.shape)}; it was {tuple(given.shape)}."
+        )
+
+    def _guidance_scale(self) -> float:
+        now = self._pipeline._guidance_scale
+        if now == self._scale or self._walk.negative is None or self._pipeline.guidance != "classifier-free":
+            return self._walk.guidance_scale
+        return self._pipeline.with_guidance(self._walk.conditioning, now)[1]
+
+    def _conditional(self) -> Conditioning:
+        return self._both if self._walk.negative is None else self._both.rows(slice(self._num_rows, None))
+
+    def _shown(self) -> Conditioning:
+        return self._both if self._guidance_scale() > 1 else self._conditional()
+
+    def _key(self, name: str) -> str:
+        """The conditioning's own name of a tensor."""
+        names = list(self._both.tensors)
+        if name in ("prompt_embeds", "negative_prompt_embeds"):
+            return names[0]
+        return next((own for own in names if own in ("pooled_projections", "text_embeds")), names[0])
+
+
+def _is_part(value: Any, given: Any) -> bool:
+    """Whether a tensor is another view of the one that was given."""
+    if not isinstance(value, torch.Tensor) or not isinstance(given, torch.Tensor):
+        return False
+    return value.untyped_storage().data_ptr() == given.untyped_storage().data_ptr()
 
 
 class SafetyCheck(SamplingFeature):

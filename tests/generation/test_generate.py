@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,3 +170,16 @@ def test_the_command_starts_in_a_second():
         # time of the processor, not of the clock: other processes on a busy machine do not count
         seconds.append(after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime)
     assert min(seconds) < 1
+
+
+def test_threads_may_call_it_at_the_same_time(random_mini_model, tmp_path, capsys):
+    def draw(name):
+        settings = {"samples_per_class": 2, "num_inference_steps": 2, "threads": 1}
+        return generate_dataset(["circle", "star"], tmp_path / name, model=random_mini_model, **settings)
+
+    with ThreadPoolExecutor(3) as threads:
+        datasets = list(threads.map(draw, "abc"))
+    assert [len(dataset) for dataset in datasets] == [4] * 3
+    files = [next((tmp_path / name / "data").iterdir()).read_bytes() for name in "abc"]
+    assert files[0] == files[1] == files[2]
+    assert "waits for the dataset that another thread draws" in capsys.readouterr().err

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from ubgen_pipeline.call_arguments import SampleBatch
+from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_pipeline.sampling_features import (
     FinishedBatch,
@@ -16,11 +17,12 @@ from ubgen_pipeline.sampling_features import (
     Walk,
 )
 
+ROW = Conditioning({"encoder_hidden_states": torch.zeros(1, 2, 3)})
 BATCH = SampleBatch(slice(0, 1), [0], [3], torch.zeros(1, 4, 2, 2))
 
 
 def _walk(num_steps=10):
-    return Walk(lambda *_: torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.arange(num_steps))
+    return Walk(lambda *_: torch.zeros(1), torch.zeros(1, 4, 2, 2), torch.arange(num_steps), ROW)
 
 
 def test_a_feature_without_methods_changes_nothing():
@@ -69,11 +71,13 @@ def test_the_callback_sees_every_step_and_may_change_latents():
         return {"latents": state["latents"] + 1} if step else None
 
     feature = StepCallback(callback)
+    pipeline = SimpleNamespace(_guidance_scale=2.0)
+    assert feature.start(pipeline, BATCH, _walk()).guidance_scale == 1
     for index in range(2):
         step = SimpleNamespace(index=index, timestep=9 - index, latents=torch.zeros(2))
-        feature.after_step("pipeline", step)
+        feature.after_step(pipeline, step)
         assert step.latents.tolist() == [index, index]
-    assert seen == [("pipeline", 0, 9), ("pipeline", 1, 8)]
+    assert seen == [(pipeline, 0, 9), (pipeline, 1, 8)]
 
 
 def test_the_safety_check_leaves_latents_alone():

@@ -7,6 +7,7 @@ r, r + world size, …; a shard's content does not depend on who made it.
 
 import json
 import os
+import threading
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from .dataset_run import DatasetRun
 
+# The number of torch's threads and the order of its attention kernels, which pixels depend on, hold for the process.
+# A run draws in as many threads as pay.
+_ONE_RUN = threading.RLock()
+
 
 def generate_dataset(
     class_names: Sequence[str] | str | Path | None, output_dir: str | Path | None = None, **settings: Any
@@ -33,7 +38,7 @@ def generate_dataset(
     """Generate, or finish generating, the dataset in ``output_dir`` and return it as a ``datasets.Dataset``.
 
     With ``hub_dataset_id`` and without ``keep_local`` it is not here any more: the streaming one on the Hub is
-    returned.
+    returned. Several threads may call it: one dataset is drawn after the other.
 
     Args:
         class_names: class names, a class file, or the name of a built-in list; None takes the source's classes.
@@ -129,13 +134,19 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
     from .dataset_run import DatasetRun
 
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
-    run = DatasetRun(settings, samples, rank, world_size)
-    with writing_into(run.shards.folder, run.rank):
-        if settings.engine == "ray":
-            from .ray_engine import write_with_ray
+    if not _ONE_RUN.acquire(blocking=False):
+        say(f"{settings.folder()} waits for the dataset that another thread draws")
+        _ONE_RUN.acquire()
+    try:
+        run = DatasetRun(settings, samples, rank, world_size)
+        with writing_into(run.shards.folder, run.rank):
+            if settings.engine == "ray":
+                from .ray_engine import write_with_ray
 
-            write_with_ray(run)
-        else:
-            run.write(run.missing())
-        run.finish()
+                write_with_ray(run)
+            else:
+                run.write(run.missing())
+            run.finish()
+    finally:
+        _ONE_RUN.release()
     return run

@@ -20,6 +20,7 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from ..models.loading_lock import one_at_a_time
 from ..models.segmenter import BUILT_NAMES, load_segmenter, read_config
 from .annotators import (
     Annotator,
@@ -31,6 +32,7 @@ from .annotators import (
 from .phrase_boxes import MODEL_TYPES, PhraseBoxes
 
 
+@one_at_a_time
 def build_annotator(
     model: str,
     class_names: Sequence[str],

@@ -15,6 +15,7 @@ from .clip_preprocessing import (
     open_clip_preprocessing,
     transformers_preprocessing,
 )
+from .loading_lock import one_at_a_time
 
 MINI_PREFIX = "mini:"
 OPEN_CLIP_PREFIX = "open_clip:"
@@ -59,6 +60,7 @@ def picture_pixels(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.array(image)).permute(2, 0, 1)[None].float() / 255
 
 
+@one_at_a_time
 def load_clip_encoder(name: str) -> ClipEncoder:
     """The CLIP called ``name``.
 

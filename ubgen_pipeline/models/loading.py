@@ -25,6 +25,7 @@ from ..family import Family
 from ..mini import EMBEDDED_MODELS, embedded_model_path
 from ..scheduler_noise import is_flow_scheduler
 from .families import FAMILIES, family_of_model
+from .loading_lock import one_at_a_time
 from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
 from .model_files import chosen_variant, file_names
@@ -90,6 +91,7 @@ def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
     return name
 
 
+@one_at_a_time
 def load_pipeline(
     model: str | Path,
     *,

@@ -28,6 +28,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 
 from ..files.tensor_files import give_ordinary_permissions, save_tensors
 from ..mini.networks import UNetSegmenter
+from .loading_lock import one_at_a_time
 
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")
@@ -141,6 +142,7 @@ def build_segmenter(model: str, class_names: Sequence[str], *, seed: int = 0) ->
         return Segmenter(_transformers_network(model, labels), class_names, model)
 
 
+@one_at_a_time
 def load_segmenter(model: str | Path) -> Segmenter:
     """A trained segmenter in eval mode: a folder that :meth:`Segmenter.save` wrote, or a model of transformers.
 

@@ -16,6 +16,7 @@ from torch.nn.functional import normalize
 from ..dataset.columns import CLIP_COLUMNS, HASH_COLUMN, SAFETY_COLUMN
 from ..files.image_codecs import read_rgb
 from ..models.clip_encoders import load_clip_encoder, picture_pixels
+from ..models.loading_lock import one_at_a_time
 from .duplicates import hash_text, perceptual_hash
 from .settings import ScoreSettings
 
@@ -181,6 +182,7 @@ class SafetyFlagger:
         return bool(flags[0])
 
 
+@one_at_a_time
 def _load(place: str, checker_folder: str, processor_folder: str) -> tuple[Any, Any]:
     """The checker and its image processor in these folders of a model."""
     from diffusers.pipelines.stable_diffusion.safety_checker import StableDiffusionSafetyChecker
