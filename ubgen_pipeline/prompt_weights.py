@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass
 
 _SIGNS = re.compile(r"(\+{2,}|-{2,})(?![\w+-])")
-_NUMBER_AFTER = re.compile(r"\d+(?:\.\d+)?(?![\w.]\w)")
+_NUMBER_AFTER = re.compile(r"\d+(?:\.\d+)?(?!\w|\.\w)")
 _NUMBER_INSIDE = re.compile(r":\s*(\d+(?:\.\d+)?)\s*$")
 _ESCAPED = re.compile(r"\\([()+\-\\])")
 # a word that signs may be attached to: no space, no bracket
@@ -34,6 +34,11 @@ def parse_weights(prompt: str) -> list[Fragment]:
         elif text:
             joined.append(Fragment(text, piece.weight))
     return joined
+
+
+def without_escapes(prompt: str) -> str:
+    """A prompt that is not read for weights, with its escaped parentheses as they would be drawn if it were."""
+    return re.sub(r"\\([()])", r"\1", prompt)
 
 
 def plain_text(prompt: str) -> str:

@@ -17,6 +17,7 @@ from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
 from ..files.folder_lock import writing_into
 from ..prompts.class_file import ClassFile, read_class_file
+from ..prompts.foreign_syntax import foreign_syntax
 from ..prompts.template_files import PromptFile
 from ..samples.prompt_samples import read_prompt_file
 from ..samples.sample import Samples
@@ -125,6 +126,9 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
     samples = settings.samples(class_file)
     for note in samples.notes:
         say(f"{settings.classes}: {note}")
+    prompts = (item.prompt for item in samples.prompts())
+    for warning in foreign_syntax([settings.negative_prompt or ""]) + foreign_syntax(prompts):
+        say(warning)
     return samples
 
 

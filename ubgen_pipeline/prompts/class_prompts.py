@@ -87,10 +87,16 @@ def class_prompts(
         ValueError: a template without ``{name}`` or with another field, or a class that lacks what it asks for.
     """
     try:
-        fields = {field for _, field, _, _ in string.Formatter().parse(template) if field is not None}
+        parsed = [piece for piece in string.Formatter().parse(template) if piece[1] is not None]
     except ValueError as error:
         raise ValueError(f"{argument} is {template!r}; {error}.") from error
+    if formatted := [field for _, field, form, conversion in parsed if form or conversion]:
+        raise ValueError(
+            f"{argument} is {template!r}; a placeholder is a bare name such as {{name}}, without a format or a"
+            f" conversion as {formatted[0]!r} has. Write {{{{ and }}}} for braces."
+        )
     # {name.x} and {name[0]} count as other fields, too
+    fields = {field for _, field, _, _ in parsed}
     if "name" not in fields or fields - {"name", "definition", "class_id"}:
         raise ValueError(
             f"{argument} is {template!r}; it must hold {{name}} and may hold {{definition}} and {{class_id}}, no"

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from ..prompt_weights import has_weights
+from ..prompt_weights import has_weights, without_escapes
 from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.class_prompts import ClassName, ClassPrompt, class_prompts, load_class_names
 from ..prompts.diffugen import is_diffugen_config, prompt_file_from_diffugen
@@ -194,6 +194,7 @@ def load_prompt_samples(
             classes = with_definitions(classes)
         class_prompts(classes, template)
         weighted = has_weights(template) or has_weights(negative_prompt or "")
+        template = template if weighted else without_escapes(template)
         file = PromptFile(classes, tuple(range(len(classes))), PromptTemplates((template,), {}, weighted=weighted))
         samples_per_class = SAMPLES_PER_CLASS if samples_per_class is None else samples_per_class
     elif definitions or file.templates.uses_definitions:
