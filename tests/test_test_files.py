@@ -25,6 +25,7 @@ FOLDERS = {
 ELSEWHERE = {
     # parts that two families share
     "pipeline/test_families.py": "sana_parts",
+    "pipeline/test_family_drawing.py": "batch_norm_latents",
     "pipeline/test_pipeline_flux2.py": "flux2_parts",
     # parts of one thing, which is tested as a whole
     "mini/test_scenes.py": "mini/silhouettes mini/surfaces",

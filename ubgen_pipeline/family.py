@@ -48,6 +48,9 @@ class Family:
         has_kept_features: whether deep layers of the denoiser can be left out at some steps.
         text_position: where text lies among the tokens of joint attention, ``first`` or ``last``; None where text has
             attention of its own.
+        title: what checkpoints of the family are called, in errors; of families with one text encoder.
+        text_width_name: what the denoiser's configuration calls the width of the text features that it takes; of the
+            same.
         example_model: Hub id of a checkpoint, for cards and pages.
         licence_note: what to know of the licence of popular checkpoints before their images train other models.
     """
@@ -66,12 +69,15 @@ class Family:
     has_textual_inversion: bool = False
     has_kept_features: bool = False
     text_position: str | None = None
+    title: str
+    text_width_name: str
     example_model: str
     licence_note: str | None = None
 
     # of diffusers' pipeline
     safety_checker: Any = None
     tokenizer: Any
+    text_encoder: Any
     scheduler: Any
     vae: Any
     vae_scale_factor: int
@@ -120,8 +126,15 @@ class Family:
         return None
 
     def family_misfit(self) -> str | None:
-        """Why the parts that were loaded are not of this family, to follow the model's name; None where they are."""
-        raise NotImplementedError
+        """Why the parts that were loaded are not of this family, to follow the model's name; None where they are.
+
+        Here of families with one text encoder, by :attr:`title` and :attr:`text_width_name`."""
+        taken = self.denoiser_network.config[self.text_width_name]
+        return self.widths_misfit(
+            channels=self.vae.config.latent_channels,
+            text=(taken, self.text_encoder.config.get_text_config().hidden_size),
+            title=self.title,
+        )
 
     def widths_misfit(self, *, channels: int, text: tuple[int, int], title: str) -> str | None:
         """:meth:`family_misfit` by what the denoiser takes: ``channels`` beside the VAE's, and ``text``: the width of

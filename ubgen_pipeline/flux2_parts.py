@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from diffusers.pipelines.flux2.pipeline_flux2 import compute_empirical_mu
 
+from .batch_norm_latents import BatchNormLatents
 from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
@@ -23,7 +24,7 @@ from .scheduler_noise import set_flow_timesteps
 from .templated_prompts import TemplatedTokenizer
 
 
-class Flux2Parts(Family):
+class Flux2Parts(BatchNormLatents, Family):
     """What of FLUX.2 the call is made of; the members are described in :class:`.Family`.
 
     Attributes:
@@ -44,8 +45,6 @@ class Flux2Parts(Family):
     _prepare_text_ids: Any
     _prepare_latent_ids: Any
     _pack_latents: Any
-    _patchify_latents: Any
-    _unpatchify_latents: Any
 
     @property
     def lora_targets(self) -> tuple[str, ...]:
@@ -145,18 +144,3 @@ class Flux2Parts(Family):
             return_dict=False,
         )[0]
         return predicted.mT.reshape(latents.shape).to(latents.dtype)
-
-    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, std = self._latent_statistics()
-        return self._unpatchify_latents(latents * std + mean)
-
-    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, std = self._latent_statistics()
-        return (self._patchify_latents(latents) - mean) / std
-
-    def _latent_statistics(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation ``(1, C, 1, 1)`` of the latents, which the VAE keeps as a batch norm does."""
-        norm, eps = self.vae.bn, self.vae.config.batch_norm_eps
-        mean, std = norm.running_mean, torch.sqrt(norm.running_var + eps)
-        like = {"device": self._execution_device, "dtype": self.vae.dtype}
-        return mean.view(1, -1, 1, 1).to(**like), std.view(1, -1, 1, 1).to(**like)

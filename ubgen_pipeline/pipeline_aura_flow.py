@@ -40,6 +40,8 @@ class AuraFlowParts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "AuraFlow"
+    text_width_name = "joint_attention_dim"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0", "add_q_proj", "add_k_proj", "add_v_proj", "to_add_out")
     default_num_inference_steps = 50
     default_guidance_scale = 3.5
@@ -51,13 +53,6 @@ class AuraFlowParts(Family):
     transformer: Any
     text_encoder: Any
     encode_prompt: Any
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.joint_attention_dim, self.text_encoder.config.d_model),
-            title="AuraFlow",
-        )
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """``encoder_hidden_states (L, D)``, filled up with zeros, which the network reads, too."""

@@ -44,6 +44,8 @@ class CogView4Parts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "CogView4"
+    text_width_name = "text_embed_dim"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 50
     default_guidance_scale = 5.0
@@ -55,13 +57,6 @@ class CogView4Parts(Family):
     text_encoder: Any
     tokenizer: Any
     encode_prompt: Any
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.text_embed_dim, self.text_encoder.config.hidden_size),
-            title="CogView4",
-        )
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """``encoder_hidden_states (L, D)``, L a multiple of 16."""

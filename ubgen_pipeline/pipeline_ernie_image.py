@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from diffusers import ErnieImagePipeline
 
+from .batch_norm_latents import BatchNormLatents
 from .call_arguments import TextSettings
 from .conditioning import Conditioning, unpadded
 from .family import Family
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from .source_images import SourceImages  # noqa: F401
 
 
-class ErnieImageParts(Family):
+class ErnieImageParts(BatchNormLatents, Family):
     """What of ERNIE-Image the call is made of; the members are described in :class:`.Family`.
 
     A latent here is a square of two by two of the VAE's, so C is four times the VAE's channels.
@@ -51,12 +52,12 @@ class ErnieImageParts(Family):
     default_num_inference_steps = 50
     default_guidance_scale = 4.0
     text_position = "last"
+    # the stock call's number, which is that of the training, and not the configuration's
+    batch_norm_eps = 1e-5
 
     transformer: Any
     text_encoder: Any
     encode_prompt: Any
-    _patchify_latents: Any
-    _unpatchify_latents: Any
 
     def family_misfit(self) -> str | None:
         return self.widths_misfit(
@@ -103,22 +104,6 @@ class ErnieImageParts(Family):
                 return_dict=False,
             )[0]
         return predicted.to(latents.dtype)
-
-    def unscaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        mean, std = self._latent_statistics(latents)
-        return self._unpatchify_latents(latents * std + mean)
-
-    def scaled_latents(self, latents: torch.Tensor) -> torch.Tensor:
-        latents = self._patchify_latents(latents)
-        mean, std = self._latent_statistics(latents)
-        return (latents - mean) / std
-
-    def _latent_statistics(self, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and standard deviation ``(1, C, 1, 1)``, which the VAE keeps as a batch norm does."""
-        norm = self.vae.bn
-        # the stock call's number, which is that of the training, and not the configuration's
-        mean, std = norm.running_mean, torch.sqrt(norm.running_var + 1e-5)
-        return mean.view(1, -1, 1, 1).to(latents), std.view(1, -1, 1, 1).to(latents)
 
     @property
     def mask_attention(self) -> JointMaskAttention:

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from .annotations import SampleAnnotation  # noqa: F401
     from .attention_maps import ClassTexts  # noqa: F401
     from .attention_masks import AttentionMask  # noqa: F401
+    from .batch_norm_latents import BatchNormLatents  # noqa: F401
     from .call_arguments import CallEntries  # noqa: F401
     from .class_tokens import append_class_words  # noqa: F401
     from .concept_attention import ConceptTexts  # noqa: F401

@@ -42,6 +42,8 @@ class Lumina2Parts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "Lumina 2"
+    text_width_name = "cap_feat_dim"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 30
     default_guidance_scale = 4.0
@@ -55,13 +57,6 @@ class Lumina2Parts(Family):
     system_prompt: str
     encode_prompt: Any
     _get_gemma_prompt_embeds: Any
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.cap_feat_dim, self.text_encoder.config.hidden_size),
-            title="Lumina 2",
-        )
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)``."""

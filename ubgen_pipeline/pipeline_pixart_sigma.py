@@ -171,6 +171,8 @@ class PixArtSigmaParts(PeftFileLora, Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "PixArt-Sigma"
+    text_width_name = "caption_channels"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_num_inference_steps = 20
     default_guidance_scale = 4.5
@@ -182,13 +184,6 @@ class PixArtSigmaParts(PeftFileLora, Family):
     tokenizer: Any
     encode_prompt: Any
     _text_preprocessing: Any
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.caption_channels, self.text_encoder.config.d_model),
-            title="PixArt-Sigma",
-        )
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """``encoder_hidden_states (L, D)`` and ``encoder_attention_mask (L,)``."""

@@ -56,6 +56,8 @@ class ZImageParts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "Z-Image"
+    text_width_name = "cap_feat_dim"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     text_position = "last"
     max_sequence_length = 512
@@ -108,13 +110,6 @@ class ZImageParts(Family):
     def with_scheduler(self, scheduler: Any) -> Any:
         stated = True if self.is_distilled else self.config.get("is_distilled")
         return type(self)(**{**self.components, "scheduler": scheduler}, is_distilled=stated)  # pyright: ignore
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.cap_feat_dim, self.text_encoder.config.hidden_size),
-            title="Z-Image",
-        )
 
     def encode_one(self, prompt: str, text: TextSettings, lora_scale: float | None) -> Conditioning:
         """``cap_feats (L, D)``, L being the prompt's own length."""

@@ -24,6 +24,8 @@ class SanaParts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder",)
+    title = "Sana"
+    text_width_name = "caption_channels"
     lora_targets = ("to_q", "to_k", "to_v", "to_out.0")
     default_guidance_scale = 4.5
     licence_note = (
@@ -38,13 +40,6 @@ class SanaParts(Family):
     tokenizer: Any
     encode_prompt: Any
     _text_preprocessing: Any
-
-    def family_misfit(self) -> str | None:
-        return self.widths_misfit(
-            channels=self.vae.config.latent_channels,
-            text=(self.transformer.config.caption_channels, self.text_encoder.config.hidden_size),
-            title="Sana",
-        )
 
     @property
     def latents_dtype(self) -> torch.dtype:

@@ -25,6 +25,10 @@ from ubgen_pipeline.models.families import FAMILIES
 FAMILY_NAMES = tuple(name for name in FAMILIES if name != "sd")
 # what each of them draws in a moment
 QUICK = {"num_inference_steps": 2, "height": 32, "width": 32}
+# of other lengths, so that what a batch is made of would show
+PROMPTS = ["a circle", "a photo of a star in the evening"]
+# equal arithmetic, but for what a kernel may choose per call; and for batches of other sizes and fillings
+TOLERANCE, BATCH_TOLERANCE = 1e-5, 1e-4
 
 
 def _fixture(name: str) -> Any:
