@@ -61,7 +61,7 @@ def picture_pixels(image: Image.Image) -> torch.Tensor:
 
 
 @one_at_a_time
-def load_clip_encoder(name: str) -> ClipEncoder:
+def load_clip_encoder(name: str, setting: str = "clip_model") -> ClipEncoder:
     """The CLIP called ``name``.
 
     Args:
@@ -70,6 +70,7 @@ def load_clip_encoder(name: str) -> ClipEncoder:
             ``google/siglip-base-patch16-224``; or an open_clip model:
             ``open_clip:ARCHITECTURE/PRETRAINED`` (``open_clip:ViT-B-32/laion2b_s34b_b79k``),
             ``open_clip:hf-hub:ORGANISATION/MODEL``, or ``open_clip:local-dir:FOLDER``.
+        setting: the one that names it, for errors.
 
     Raises:
         ValueError: it is unknown, cannot be loaded, or has an image processor without gradient.
@@ -84,7 +85,7 @@ def load_clip_encoder(name: str) -> ClipEncoder:
     except (OSError, RuntimeError, ValueError, KeyError) as error:
         first_line = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"clip_model {name!r} cannot be loaded ({first_line}); give 'mini', a transformers CLIP or SigLIP such as "
+            f"{setting} {name!r} cannot be loaded ({first_line}); give 'mini', a transformers CLIP or SigLIP such as "
             "'openai/clip-vit-large-patch14' or its folder, or 'open_clip:ViT-B-32/laion2b_s34b_b79k'."
         ) from error
     encoder.model.eval().requires_grad_(False)

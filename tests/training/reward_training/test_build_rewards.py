@@ -72,6 +72,7 @@ def module(tmp_path, monkeypatch):
 
 
 def test_every_name_gives_its_reward(config):
+    config.recognition_model = "mini"
     built = {name: build_reward(name, config, _Encoder(), NAMES) for name in REWARDS}
     assert isinstance(built["clip_alignment"], ClipAlignmentReward) and isinstance(built["quality"], QualityReward)
     assert isinstance(built["jpeg_size"], JpegSizeReward) and built["jpeg_incompressibility"].sign == 1
@@ -83,6 +84,12 @@ def test_settings_reach_the_named_rewards(config):
     config.alignment_pairs = "all"
     reward = build_reward("clip_alignment", config, _Encoder(), NAMES)
     assert reward.pairing == "all" and reward.reads_whole_batch
+
+
+def test_the_classifier_that_cannot_be_loaded_is_named(config):
+    config.recognition_model = "no/such/model"
+    with pytest.raises(ValueError, match="recognition_model 'no/such/model' cannot be loaded"):
+        build_reward("recognised", config, None, NAMES)
 
 
 def test_quality_model_chooses_the_scorer(config, monkeypatch):

@@ -17,6 +17,7 @@ from ..rewards.jpeg_size import JpegSizeReward
 from ..rewards.logdet_variety import LogDetVarietyReward
 from ..rewards.pyiqa_metrics import PyiqaReward
 from ..rewards.quality import load_quality_reward
+from ..rewards.recognition import DetectionReward, RecognitionReward
 from ..rewards.reward_functions import (
     RewardFunction,
     call_reward,
@@ -27,6 +28,7 @@ from ..rewards.reward_functions import (
 from .config import SamplerConfig
 
 PYIQA_PREFIX = "pyiqa:"
+DETECTOR_PREFIX = "detector:"
 # values of the images of noise: inside (0, 1), since some rewards have no gradient on a black image
 PROBE_RANGE = (0.2, 0.8)
 # of the features' size, by which those of different images must differ; rounding alone stays below
@@ -45,9 +47,9 @@ def build_reward(
     """The reward called ``name``.
 
     Args:
-        name: one of ``REWARDS``; ``pyiqa:METRIC``; or ``package.module:attribute``, a reward as described in
-            :mod:`ubgen_training.rewards.reward_functions` or a class of such, which is then made without arguments.
-            Modules in the current folder are found.
+        name: one of ``REWARDS``; ``pyiqa:METRIC``; ``detector:MODEL``; or ``package.module:attribute``, a reward as
+            described in :mod:`ubgen_training.rewards.reward_functions` or a class of such, which is then made without
+            arguments. Modules in the current folder are found.
         config: holds the settings of the named rewards.
         encoder: the CLIP of ``clip_alignment`` and the two of variety; see :func:`needs_clip_encoder`.
         class_names: all names, in label order.
@@ -62,11 +64,13 @@ def build_reward(
         return REWARDS[name](config, encoder, class_names)
     if name.startswith(PYIQA_PREFIX):
         return PyiqaReward(name.removeprefix(PYIQA_PREFIX), setting)
+    if name.startswith(DETECTOR_PREFIX):
+        return DetectionReward(name.removeprefix(DETECTOR_PREFIX), setting)
     if ":" in name:
         return _import_reward(name, setting)
     raise ValueError(
-        f"{setting} holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, or give an import path "
-        "such as package.module:attribute."
+        f"{setting} holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, {DETECTOR_PREFIX}MODEL, "
+        "or give an import path such as package.module:attribute."
     )
 
 
@@ -224,6 +228,12 @@ def _logdet_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_na
     )
 
 
+def _recognised(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
+    # an own one, even of the same name: the other's features carry gradient
+    own = load_clip_encoder(config.recognition_model, "recognition_model")
+    return RecognitionReward(own, class_names, config.clip_prompt)
+
+
 def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     return load_quality_reward(config.quality_model, dtype)
@@ -234,6 +244,7 @@ REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], 
     "quality": _quality,
     "class_variety": _class_variety,
     "logdet_variety": _logdet_variety,
+    "recognised": _recognised,
     "jpeg_size": lambda *_: JpegSizeReward(),
     "jpeg_incompressibility": lambda *_: JpegSizeReward(incompressible=True),
 }

@@ -103,8 +103,8 @@ class SamplerConfig(ResumableConfig):
         default_factory=lambda: ["clip_alignment", "quality"],
         metadata={
             "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
-            "logdet_variety, jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an import path "
-            "package.module:attribute."
+            "logdet_variety, recognised, detector:MODEL, jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an "
+            "import path package.module:attribute."
         },
     )
     reward_weights: list[float] | None = field(
@@ -119,6 +119,12 @@ class SamplerConfig(ResumableConfig):
         default=None,
         metadata={
             "help": "Text whose similarity clip_alignment takes off, such as 'blurry photo of {name}'. Default: none."
+        },
+    )
+    recognition_model: str = field(
+        default="openai/clip-vit-base-patch32",
+        metadata={
+            "help": "For recognised: the zero-shot classifier, named as clip_model; best another one than that."
         },
     )
     alignment_pairs: str = field(
