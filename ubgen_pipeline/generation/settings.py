@@ -38,7 +38,11 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
     )
     output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
-    model: str = field_help("mini, mini-flow, a folder in diffusers layout, or a Hub id", "mini")
+    model: str = field_help(
+        "mini, mini-flow, a folder in diffusers layout, a checkpoint of a whole model in one .safetensors file, or a"
+        " Hub id",
+        "mini",
+    )
     lora: list[str] | None = field_help(
         "LoRAs, each a folder, file or Hub id; with :STRENGTH after it where that is not 1, such as style:0.5", None
     )

@@ -72,13 +72,18 @@ def family_of_model(source: str, revision: str | None = None) -> str:
     """The registry's name of a model's family, by the class that its ``model_index.json`` names; no weights are read.
 
     Args:
-        source: a folder in diffusers layout, or a Hub id.
+        source: a folder in diffusers layout, a checkpoint of a whole model in one file, or a Hub id.
         revision: of the model on the Hub.
 
     Raises:
         ValueError: a family that is not in the registry; the text follows the model's name.
         OSError: no such model, or one that cannot be read.
     """
+    if (file := Path(source).expanduser()).is_file():
+        # imported here: it loads torch
+        from .single_file import family_of_file
+
+        return family_of_file(file)
     named = _part_config(source, None, revision).get("_class_name")
     # a model saved with our code names the file, too
     class_name = str(named[-1] if isinstance(named, list) and named else named)
@@ -94,6 +99,10 @@ def family_of_model(source: str, revision: str | None = None) -> str:
 
 def denoiser_config(source: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of a model's denoiser; raises as :func:`family_of_model`."""
+    if (file := Path(source).expanduser()).is_file():
+        from .single_file import denoiser_config_of_file
+
+        return denoiser_config_of_file(file)
     pipeline_class = FAMILIES[family_of_model(source, revision)].pipeline_class()
     return _part_config(source, pipeline_class.denoiser_part, revision)
 

@@ -74,6 +74,9 @@ def _contents(path: Path, variant: str | None) -> Iterator[tuple[str, str]]:
     """What is loaded: its place, which is no file's name, and a hash of its bytes."""
     for file in _loaded(path, variant):
         is_settings = file.name in SETTINGS_FILES or file.name in (INDEX, ADAPTER_SETTINGS)
+        if file.suffix == ".yaml":
+            yield "settings", _hash(file)
+            continue
         place = file.parent.relative_to(path) if path.is_dir() else Path()
         # weights stand for their part, and settings for themselves
         yield (place / (file.name if is_settings else "weights")).as_posix(), _hash(file)
@@ -86,7 +89,9 @@ def _loaded(path: Path, variant: str | None) -> list[Path]:
     if is_model and (not is_lora or (path / INDEX).is_file()):
         return loaded_files(path, variant)
     if (file := lora_file(path)) is not None:
-        return [file, *filter(None, [adapter_settings(file)])]
+        # of a checkpoint in one file, what its authors say of it
+        beside = file.with_suffix(".yaml") if path.is_file() and file.with_suffix(".yaml").is_file() else None
+        return [file, *filter(None, [adapter_settings(file), beside])]
     # of what else a folder may hold, all
     return sorted(path.rglob("*.safetensors")) + sorted(path.rglob("*.json"))
 

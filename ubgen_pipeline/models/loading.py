@@ -30,6 +30,7 @@ from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
 from .model_files import chosen_variant, file_names
 from .quantization import quantization_config
+from .single_file import is_single_file, load_single_file
 from .sources import public_name
 from .text_embeddings import load_embedding, split_embedding
 
@@ -80,9 +81,12 @@ def resolve_model(name_or_path: str | Path, argument: str = "model") -> str:
         return str(folder)
     if name in EMBEDDED_MODELS:
         raise ValueError(f"{argument} is {name!r}, but {folder} holds no model; build it with `make {name}`.")
+    if folder.is_file():
+        return str(folder)
     if folder.exists():
         raise ValueError(
-            f"{argument} is {name!r}, which holds no model_index.json; give a folder in diffusers layout."
+            f"{argument} is {name!r}, which holds no model_index.json; give a folder in diffusers layout, or the"
+            " checkpoint of a whole model in one file."
         )
     if not HUB_ID.fullmatch(name):
         raise ValueError(
@@ -111,7 +115,8 @@ def load_pipeline(
     """Load a pipeline of the model's family, safetensors only and running no code from the model's folder.
 
     Args:
-        model: ``mini``, ``mini-flow``, a folder in diffusers layout, or a Hub id.
+        model: ``mini``, ``mini-flow``, a folder in diffusers layout, the checkpoint of a whole model in one file, or a
+            Hub id.
         lora: folder, file or Hub id of a LoRA, or several of them, all of which are added; ``PATH:0.5`` adds half of
             one, and ``PATH:0`` leaves the model as it is: see :func:`.loras.split_lora`.
         few_step_lora: of another LoRA, distilled for a few steps, to be added to those.
@@ -136,20 +141,24 @@ def load_pipeline(
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join((*SCHEDULERS, *FLOW_SCHEDULERS))}.")
     pipeline_class = load_family(model, revision=revision, argument=argument)
     source = resolve_model(model, argument)
-    chosen = _variant(source, model, variant, revision, argument)
-    quantized = quantization_config(quantization, pipeline_class)
-    try:
-        pipeline = pipeline_class.from_pretrained(
-            source,
-            dtype=torch_dtype or torch.float32,
-            revision=revision,
-            variant=chosen,
-            use_safetensors=True,
-            quantization_config=quantized,
-        )
-    # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
-    except (OSError, ValueError) as error:
-        raise _not_loaded(model, argument, error, revision) from error
+    dtype = torch_dtype or torch.float32
+    if is_single_file(source):
+        pipeline = _from_file(pipeline_class, source, dtype, argument, variant=variant, quantization=quantization)
+    else:
+        chosen = _variant(source, model, variant, revision, argument)
+        quantized = quantization_config(quantization, pipeline_class)
+        try:
+            pipeline = pipeline_class.from_pretrained(
+                source,
+                dtype=dtype,
+                revision=revision,
+                variant=chosen,
+                use_safetensors=True,
+                quantization_config=quantized,
+            )
+        # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
+        except (OSError, ValueError) as error:
+            raise _not_loaded(model, argument, error, revision) from error
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
@@ -172,6 +181,28 @@ def load_pipeline(
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
+
+
+def _from_file(
+    pipeline_class: Any, source: str, dtype: torch.dtype, argument: str, *, variant: str | None, quantization: str
+) -> Any:
+    """The pipeline of a checkpoint in one file.
+
+    Raises:
+        ValueError: a file that cannot be read, or a setting that takes a folder.
+    """
+    for name, value, usual in (("variant", variant, None), ("quantization", quantization, "none")):
+        if value != usual:
+            raise ValueError(
+                f"{name} is {value!r}, and {argument} is the file {source!r}; leave it out, or give a folder in"
+                " diffusers layout."
+            )
+    try:
+        return load_single_file(pipeline_class, Path(source), dtype)
+    # the converters ask for weights by name
+    except (KeyError, ValueError) as error:
+        what = f"which lacks the weights {error}" if isinstance(error, KeyError) else error
+        raise ValueError(f"{argument} is {source!r}, {what}.") from error
 
 
 def _variant(source: str, model: str | Path, asked: str | None, revision: str | None, argument: str) -> str | None:
