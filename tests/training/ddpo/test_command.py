@@ -81,13 +81,23 @@ def test_a_reward_of_nan_ends_with_code_1_before_any_update(random_mini_model, t
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-@pytest.mark.parametrize("family, dynamics", [("sd3", None), ("flux2-klein", "cps")])
-def test_a_flow_is_trained_from_ratio_1_resumed_to_the_bit_and_loads_in_plain_diffusers(tmp_path, family, dynamics):
+@pytest.mark.parametrize(
+    "family, dynamics, window",
+    [
+        ("sd3", None, []),
+        ("sd3", None, ["--num_inference_steps", "4", "--window_size", "2", "--window_interval", "1"]),
+        ("flux2-klein", "cps", []),
+    ],
+)
+def test_a_flow_is_trained_from_ratio_1_resumed_to_the_bit_and_loads_in_plain_diffusers(
+    tmp_path, family, dynamics, window
+):
     tiny_pipeline(family).save_pretrained(tmp_path / "model")
     arguments = [
         *("--model_name_or_path", str(tmp_path / "model"), "--height", "32", "--width", "32", *FLAGS),
         *("--kl_weight", "0.1", "--learning_rate", "0.05", "--heldout_steps", "0", "--sample_steps", "0"),
         *([] if dynamics is None else ["--dynamics", dynamics]),
+        *window,
     ]
     whole, again = tmp_path / "whole", tmp_path / "again"
     assert main([*arguments, "--output_dir", str(whole)]) == 0

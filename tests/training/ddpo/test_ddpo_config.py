@@ -27,6 +27,15 @@ def test_counts_wait_for_the_models_own_steps():
         _config(num_inference_steps=None, num_trained_steps=9).take_sampling(4, 1.0)
 
 
+def test_a_window_moves_on_and_begins_again():
+    config = _config(num_inference_steps=6, dynamics="cps", window_size=3, window_interval=2)
+    assert config.num_trained_steps == 3
+    # of the five steps that can draw, three in a row
+    assert [config.window(rollout)[0] for rollout in range(8)] == [0, 0, 1, 1, 2, 2, 0, 0]
+    assert config.window(2) == range(1, 4)
+    assert _config(num_inference_steps=6).window(9) == range(5)
+
+
 def test_inner_epochs_multiply_the_updates():
     counts = {"rollout_size": 8, "num_inference_steps": 6, "num_trained_steps": 3, "per_device_train_batch_size": 4}
     config = _config(**counts, num_inner_epochs=2, gradient_accumulation_steps=2)
@@ -45,6 +54,11 @@ def test_inner_epochs_multiply_the_updates():
         ({"num_inference_steps": 1}, "num_inference_steps is 1"),
         ({"num_trained_steps": 0}, "num_trained_steps is 0; choose 1 to 49"),
         ({"num_trained_steps": 50}, "num_trained_steps is 50; choose 1 to 49"),
+        ({"dynamics": "cps", "window_size": 50}, "window_size is 50; choose 1 to 49"),
+        ({"dynamics": "cps", "window_size": 0}, "window_size is 0; choose 1 to 49"),
+        ({"dynamics": "ddim", "window_size": 2}, "window_size is 2, but dynamics is 'ddim'"),
+        ({"dynamics": "cps", "window_interval": 0}, "window_interval is 0"),
+        ({"dynamics": "cps", "window_size": 2, "num_trained_steps": 3}, "num_trained_steps is 3; choose 1 to 2"),
         ({"rollout_size": 0}, "rollout_size is 0"),
         ({"num_inner_epochs": 0}, "num_inner_epochs is 0"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0"),

@@ -60,6 +60,23 @@ def test_steps_are_those_of_the_papers_and_their_log_probability_is_a_gaussians(
 
 
 @pytest.mark.parametrize("dynamics", FLOW_DYNAMICS)
+def test_steps_outside_of_a_window_are_eulers(dynamics):
+    scheduler, euler = scheduler_of(dynamics), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    euler.set_timesteps(6)
+    whole = scheduler.coefficients(0.6)
+    scheduler.window = range(2, 4)
+    inside = scheduler.coefficients(0.6)
+    assert inside.stochastic_steps == [2, 3]
+    for name in ("latent", "prediction", "deviation"):
+        assert torch.equal(getattr(inside, name)[2:4], getattr(whole, name)[2:4])
+    x, v = draw_latents([1, 2], SHAPE), draw_latents([3, 4], SHAPE)
+    for index, timestep in enumerate(euler.timesteps):
+        arrived = scheduler.step(v, timestep, x, generator=step_generators(SEEDS), eta=0.6)[0]
+        expected = euler.step(v, timestep, x, return_dict=False)[0]
+        assert torch.equal(arrived, expected) == (index not in (2, 3))
+
+
+@pytest.mark.parametrize("dynamics", FLOW_DYNAMICS)
 def test_without_noise_every_step_is_eulers_to_the_bit(dynamics):
     ours, euler = scheduler_of(dynamics), FlowMatchEulerDiscreteScheduler(shift=3.0)
     euler.set_timesteps(6)

@@ -43,6 +43,16 @@ class DDPOConfig(RolloutConfig):
             " and dance_sde (0.3); ddpm ignores it."
         },
     )
+    window_size: int | None = field(
+        default=None,
+        metadata={
+            "help": "For models of flow matching: only so many steps in a row draw and are trained on, the others are"
+            " Euler's (MixGRPO). Default: all but the last."
+        },
+    )
+    window_interval: int = field(
+        default=25, metadata={"help": "Rollouts after which the window moves on by one step, from the noisiest on."}
+    )
     clip_range: float = field(
         default=1e-4, metadata={"help": "The ratio counts within 1 +/- this; see log_probability."}
     )
@@ -72,6 +82,8 @@ class DDPOConfig(RolloutConfig):
         if (chosen := self.dynamics or self.scheduler) is not None:
             self.take_dynamics(chosen)
         self.check_positive("clip_range")
+        if self.window_interval < 1:
+            raise ValueError(f"window_interval is {self.window_interval}; choose 1 or more.")
         self.check_kl_weight(self.kl_weight)
         if self.log_probability not in REDUCTIONS:
             raise ValueError(f"log_probability is {self.log_probability!r}; choose {' or '.join(REDUCTIONS)}.")
@@ -84,6 +96,11 @@ class DDPOConfig(RolloutConfig):
             ValueError: a noise share that gives no density.
         """
         self.dynamics = self.dynamics or dynamics
+        if self.dynamics in NOISE_DYNAMICS and self.window_size is not None:
+            raise ValueError(
+                f"window_size is {self.window_size}, but dynamics is {self.dynamics!r}, all of whose steps draw; leave"
+                " it out."
+            )
         if self.dynamics in NOISE_DYNAMICS:
             # a checkpoint's settings name it, as they did before there were others
             self.scheduler = self.dynamics
@@ -103,9 +120,23 @@ class DDPOConfig(RolloutConfig):
         return self.eta
 
     def num_trainable_steps(self, num_inference_steps: int) -> int:
-        """All but the last, which adds no noise, or next to none."""
+        """All but the last, which adds no noise, or next to none; with a window those of it."""
         if num_inference_steps < 2:
             raise ValueError(
                 f"num_inference_steps is {num_inference_steps}; choose 2 or more: the last adds no noise."
             )
-        return num_inference_steps - 1
+        most = num_inference_steps - 1
+        if self.window_size is not None and not 1 <= self.window_size <= most:
+            raise ValueError(
+                f"window_size is {self.window_size}; choose 1 to {most}, which leaves out the last of"
+                f" num_inference_steps = {num_inference_steps}."
+            )
+        return self.window_size or most
+
+    def window(self, rollout: int) -> range:
+        """Positions of the steps that draw in a rollout: from the first step on, and back to it after the last."""
+        assert self.num_inference_steps is not None
+        most = self.num_inference_steps - 1
+        size = self.window_size or most
+        start = rollout // self.window_interval % (most - size + 1)
+        return range(start, start + size)

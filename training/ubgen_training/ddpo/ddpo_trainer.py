@@ -38,9 +38,15 @@ class DDPOTrainer(RolloutTrainer):
 
     def __init__(self, model: PolicySampler, *arguments: Any, **kwargs: Any):
         super().__init__(model, *arguments, **kwargs)
-        silent = sorted(set(range(self.num_trainable_steps)) - set(model.coefficients.stochastic_steps))
+        silent = sorted(set(range(model.num_steps - 1)) - set(model.coefficients.stochastic_steps))
         if silent:
             raise ValueError(f"steps {silent} add no noise under this scheduler; choose fewer num_inference_steps.")
+
+    def first_step(self, number: int) -> int:
+        """That of the rollout's window, which is set here: a resumed run enters in the middle of a rollout."""
+        window = self.args.window(number)
+        self._sampler.set_window(window)
+        return window[0]
 
     def draw(
         self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
@@ -76,3 +82,9 @@ class DDPOTrainer(RolloutTrainer):
         }
         self.add_metrics(metrics if kl is None else {**metrics, "policy/kl": kl.detach().mean().item()})
         return report.loss, {"ratio": report.ratio}
+
+    @property
+    def _sampler(self) -> PolicySampler:
+        sampler = super()._sampler
+        assert isinstance(sampler, PolicySampler)
+        return sampler

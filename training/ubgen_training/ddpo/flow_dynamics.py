@@ -9,8 +9,10 @@ with d = s' - s < 0 and noise share eta:
     cps         coefficients-preserving sampling (arXiv 2509.05952): x0 and the noise that v implies, of which a part
                 sin(eta pi / 2) is drawn anew: (1 - s') x0 + s' cos(eta pi / 2) noise, deviation s' sin(eta pi / 2)
 
-With eta 0 all three are Euler's step. Deliberate deviations: the last step, which ends at the image, is Euler's for
-all, so that no noise is left in it; where s = 1, w of flow_sde is taken at the next level, as in the released code.
+With eta 0 all three are Euler's step, and so are the steps outside of a window, where there is one (MixGRPO, arXiv
+2507.21802): only those inside draw, and are trained on. Deliberate deviations: the last step, which ends at the image,
+is Euler's for all, so that no noise is left in it; where s = 1, w of flow_sde is taken at the next level, as in the
+released code.
 
 Shapes: B samples, T steps, C x h x w latents.
 """
@@ -31,6 +33,8 @@ class StochasticFlowScheduler(FlowMatchEulerDiscreteScheduler):
     """Euler's schedule with the steps of one of :data:`FLOW_DYNAMICS`."""
 
     dynamics: str
+    # of the positions that draw; None: all
+    window: range | None = None
 
     @classmethod
     def like(cls, scheduler: Any, dynamics: str) -> "StochasticFlowScheduler":
@@ -43,7 +47,7 @@ class StochasticFlowScheduler(FlowMatchEulerDiscreteScheduler):
     def coefficients(self, eta: float) -> StepCoefficients:
         """Of every step, after ``set_timesteps``."""
         sigmas: Any = self.sigmas
-        return flow_coefficients(sigmas, eta, self.dynamics)
+        return flow_coefficients(sigmas, eta, self.dynamics, self.window)
 
     # not the base's arguments: it has others for stochastic samplers of its own
     def step(  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -69,13 +73,16 @@ class StochasticFlowScheduler(FlowMatchEulerDiscreteScheduler):
         return ((mean + deviation * noise).to(model_output.dtype),)
 
 
-def flow_coefficients(sigmas: torch.Tensor, eta: float, dynamics: str) -> StepCoefficients:
+def flow_coefficients(
+    sigmas: torch.Tensor, eta: float, dynamics: str, window: range | None = None
+) -> StepCoefficients:
     """The coefficients of every step of a flow.
 
     Args:
         sigmas: ``(T + 1,)`` noise levels, the last one that of the image.
         eta: noise share, 0 or more; of ``cps`` in [0, 1].
         dynamics: one of :data:`FLOW_DYNAMICS`.
+        window: of the steps that draw; the others are Euler's. None: all.
     """
     sigmas = sigmas.detach().double().cpu()
     level, following = sigmas[:-1], sigmas[1:]
@@ -91,9 +98,10 @@ def flow_coefficients(sigmas: torch.Tensor, eta: float, dynamics: str) -> StepCo
         pull = width**2 / (2 * level)
         latent, prediction = 1 + pull * change, (1 + pull * (1 - level)) * change
         deviation = width * (-change).sqrt()
-    is_last = torch.arange(len(level)) == len(level) - 1
+    positions = range(len(level))
+    is_euler = torch.tensor([step == positions[-1] or step not in (window or positions) for step in positions])
     return StepCoefficients(
-        latent=torch.where(is_last, 1.0, latent),
-        prediction=torch.where(is_last, change, prediction),
-        deviation=torch.where(is_last, 0.0, deviation),
+        latent=torch.where(is_euler, 1.0, latent),
+        prediction=torch.where(is_euler, change, prediction),
+        deviation=torch.where(is_euler, 0.0, deviation),
     )

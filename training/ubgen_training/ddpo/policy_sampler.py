@@ -19,7 +19,7 @@ from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientSteps
 from ..sampler.sampler_model import SamplerModel
 from .flow_dynamics import StochasticFlowScheduler
-from .step_log_probability import gaussian_kl, log_probability, step_coefficients
+from .step_log_probability import StepCoefficients, gaussian_kl, log_probability, step_coefficients
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,20 @@ class PolicySampler(SamplerModel):
     def __init__(self, *arguments: Any, log_probability: str = "mean", **settings: Any):
         super().__init__(*arguments, **settings)
         self.reduction = log_probability
+        self.coefficients = self._coefficients()
+
+    def _coefficients(self) -> StepCoefficients:
         self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
         scheduler, eta = self.pipeline.scheduler, self.sampling.eta
         is_flow = isinstance(scheduler, StochasticFlowScheduler)
-        self.coefficients = scheduler.coefficients(eta) if is_flow else step_coefficients(scheduler, eta)
+        return scheduler.coefficients(eta) if is_flow else step_coefficients(scheduler, eta)
+
+    def set_window(self, window: range) -> None:
+        """Let the steps at these positions draw, and no others; where all of a schedule's do, nothing changes."""
+        scheduler = self.pipeline.scheduler
+        if isinstance(scheduler, StochasticFlowScheduler) and scheduler.window != window:
+            scheduler.window = window
+            self.coefficients = self._coefficients()
 
     def forward(
         self,

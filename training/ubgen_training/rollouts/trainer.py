@@ -103,6 +103,10 @@ class RolloutTrainer(SamplerTrainer):
     def before_rollout(self, number: int) -> None:
         """Called before rollout ``number`` is drawn."""
 
+    def first_step(self, number: int) -> int:
+        """Position of the first of rollout ``number``'s trainable steps; called before anything is done with it."""
+        return 0
+
     def compute_loss(
         self,
         model: nn.Module,
@@ -115,6 +119,7 @@ class RolloutTrainer(SamplerTrainer):
         micro_step = self._micro_steps.next(step)
         number, update = divmod(step, args.updates_per_rollout)
         position = update * args.batches_per_update + micro_step
+        first_step = self.first_step(number)
         if position == 0:
             self.before_rollout(number)
             self._rollout = self._collect(number)
@@ -124,7 +129,8 @@ class RolloutTrainer(SamplerTrainer):
                 " many processes as it was written with."
             )
         generator = self._generator(f"batch/{position}", number)
-        loss, outputs = self.pair_loss(model, self._rollout, self._pairs(number, position), generator)
+        pairs = self._pairs(number, position) + torch.tensor([0, first_step])
+        loss, outputs = self.pair_loss(model, self._rollout, pairs, generator)
         return (loss, outputs) if return_outputs else loss
 
     @torch.no_grad()
@@ -176,7 +182,7 @@ class RolloutTrainer(SamplerTrainer):
         return torch.tensor(values, dtype=torch.float32).clamp(-args.advantage_clip, args.advantage_clip)
 
     def _pairs(self, number: int, position: int) -> torch.Tensor:
-        """The pairs ``(B, 2)`` of the rollout's batch at ``position``."""
+        """The pairs ``(B, 2)`` of the rollout's batch at ``position``, steps counted from the first trainable one."""
         args = self.args
         inner_epoch, batch = divmod(position, args.batches_per_pass)
         generator = self._generator(f"pairs/{inner_epoch}", number)
