@@ -4,7 +4,6 @@ The stimuli are cue-conflict images: the shape of one category with the texture 
 Shapes: N stimuli, C classes of the backbone.
 """
 
-import ast
 import json
 import re
 from collections.abc import Mapping, Sequence
@@ -13,6 +12,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
+
+from ubgen_pipeline.commands.console import say
 
 from .array_checks import check_features, check_same_length
 
@@ -111,8 +112,10 @@ def load_categories(file: str | Path, class_ids: Sequence[str] | None = None) ->
     """Read which classes of the backbone belong to which category.
 
     Args:
-        file: JSON of ``{category: [class, …]}``, or text lines ``category = ['n02690373', …]`` as published with the
-            cue-conflict images; a class is a number or a WordNet id.
+        file: JSON of ``{category: [class, …]}``; or lines ``category = [n02690373, …]`` as they were published with
+            the cue-conflict images: the mapping from MS-COCO, or ``human_categories.py``, whose
+            ``category_indices = [404, …]`` count where it has them. A class is a number or a WordNet id. In lines,
+            ids outside of the backbone's classes are skipped, and how many is said.
         class_ids: the WordNet id of every class in the backbone's order; default: ImageNet-1k's.
 
     Raises:
@@ -121,8 +124,9 @@ def load_categories(file: str | Path, class_ids: Sequence[str] | None = None) ->
     path = Path(file)
     try:
         text = path.read_text(encoding="utf-8")
-        raw = json.loads(text) if text.lstrip().startswith("{") else _assignments(text)
-    except (OSError, ValueError, SyntaxError) as error:
+        is_published = not text.lstrip().startswith("{")
+        raw = _assignments(text) if is_published else json.loads(text)
+    except (OSError, ValueError) as error:
         raise ValueError(f"{path} could not be read as categories: {error}") from error
     if not raw:
         raise ValueError(f"{path} holds no categories; write JSON of {{category: [class, …]}}.")
@@ -130,12 +134,18 @@ def load_categories(file: str | Path, class_ids: Sequence[str] | None = None) ->
         class_ids = imagenet_class_ids()
     numbers = {class_id: index for index, class_id in enumerate(class_ids)}
     categories: dict[str, list[int]] = {}
+    num_skipped = 0
     for name, classes in raw.items():
         unknown = [item for item in classes if isinstance(item, str) and item not in numbers]
-        if unknown:
+        if is_published and len(unknown) < len(classes):
+            num_skipped += len(unknown)
+            classes = [item for item in classes if item not in unknown]
+        elif unknown:
             raise ValueError(f"{path}: category {name!r} names {unknown[0]!r}, which is no class of the backbone.")
         categories[name] = [numbers[item] if isinstance(item, str) else item for item in classes]
         _check_classes(f"{name} in {path}", categories[name], len(class_ids))
+    if num_skipped:
+        say(f"{path}: {num_skipped} ids are none of the {len(class_ids)} classes and are skipped")
     return categories
 
 
@@ -147,9 +157,13 @@ def imagenet_class_ids() -> list[str]:
 
 
 def _assignments(text: str) -> dict[str, list[Any]]:
-    """Lines ``name = [..]``, also over several lines."""
-    found = re.findall(r"^\s*(\w+)\s*=\s*(\[[^\]]*\])", text, re.MULTILINE)
-    return {name: ast.literal_eval(items) for name, items in found}
+    """Lines ``name = [..]``, also over several lines, of numbers or of ids with or without quotes."""
+    found = re.findall(r"^\s*(\w+)\s*=\s*\[([\s\w,'\"]*)\]", text, re.MULTILINE)
+    lists = [(name, re.findall(r"\w+", items)) for name, items in found]
+    # `indices = []` of a program is no category
+    read = {name: [int(item) if item.isdecimal() else item for item in items] for name, items in lists if items}
+    indices = {name.removesuffix("_indices"): items for name, items in read.items() if name.endswith("_indices")}
+    return {name: indices.get(name, items) for name, items in read.items() if not name.endswith("_indices")} | indices
 
 
 def _check_classes(name: str, classes: Sequence[int], num_classes: int) -> None:

@@ -74,6 +74,8 @@ def test_category_files(tmp_path):
     numbers = tmp_path / "categories.json"
     numbers.write_text(json.dumps({"airplane": [404], "bear": [294, 295]}))
     assert load_categories(text) == load_categories(numbers) == {"airplane": [404], "bear": [294, 295]}
+    text.write_text("airplane = [404]")
+    assert load_categories(text) == {"airplane": [404]}
     text.write_text("airplane = ['n99999999']")
     with pytest.raises(ValueError, match=r"categories\.txt: category 'airplane' names 'n99999999'"):
         load_categories(text)
@@ -81,3 +83,38 @@ def test_category_files(tmp_path):
         numbers.write_text(content)
         with pytest.raises(ValueError, match=message):
             load_categories(numbers)
+
+
+def test_category_files_as_they_were_published(tmp_path, capsys):
+    """The forms of texture-vs-shape's human_categories.py and of its mapping from MS-COCO."""
+    ids = imagenet_class_ids()
+    chair = ["n02791124", "n03376595", "n04099969", "n00605023", "n04429376"]
+    mapping = tmp_path / "mapping.txt"
+    mapping.write_text(
+        "# A document that explains [itself], e.g. 'knife'.\n\n    knife =    [n03041632]\n\n"
+        "    airplane = [n02690373, n03955296, n13861050,\n                n13941806]\n\n"
+        f"    chair =    [{', '.join(chair[:3])},\n                {', '.join(chair[3:])}]\n"
+    )
+    expected = {"knife": [499], "airplane": [404], "chair": [423, 559, 765, 857]}
+    assert [ids.index(item) for item in chair if item in ids] == expected["chair"]
+    assert load_categories(mapping) == expected
+    # three airplanes, and a chair
+    assert "4 ids are none of the 1000 classes and are skipped" in capsys.readouterr().err
+    program = tmp_path / "human_categories.py"
+    quoted = ", ".join(map(repr, chair))
+    program.write_text(
+        '"""Code."""\nimport numpy as np\n\ndef compute(category):\n    categories = HumanCategories()\n'
+        '    indices = []\n    return sorted(["knife", "chair"])\n\nclass HumanCategories(object):\n'
+        f"    knife =    ['n03041632']\n    airplane = ['n02690373', 'n03955296']\n    chair =    [{quoted}]\n"
+        "    knife_indices = [499]\n    chair_indices = [423, 559,\n                     765]\n"
+    )
+    # the numbers count where it has them
+    assert load_categories(program) == {**expected, "chair": [423, 559, 765]}
+    assert "1 ids are none" in capsys.readouterr().err
+    json_file = tmp_path / "categories.json"
+    json_file.write_text(json.dumps({"chair": chair}))
+    with pytest.raises(ValueError, match="category 'chair' names 'n00605023'"):
+        load_categories(json_file)
+    mapping.write_text("chair = [n00605023]")
+    with pytest.raises(ValueError, match="category 'chair' names 'n00605023'"):
+        load_categories(mapping)

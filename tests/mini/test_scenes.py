@@ -184,6 +184,10 @@ def test_background_swaps_keep_the_foreground():
         inner = ~grown(~one.mask)
         assert inner.any()
         assert np.array_equal(one.image[inner], two.image[inner])
+    for scene in [*same, *random]:
+        surface = BACKGROUNDS[scene.factors.background](np.random.default_rng(scene.factors.surface_seed))
+        mean = surface.reshape(-1, 3).mean(axis=0)
+        assert all(np.linalg.norm(np.array(colour) - mean) > 90 for colour in scene.factors.colours)
     own = np.mean([s.factors.background == OWN_BACKGROUND[s.factors.class_name] for s in random])
     assert 0.03 <= own <= 0.2
     with pytest.raises(ValueError, match=r"kind must be .* got 'other'"):

@@ -23,6 +23,9 @@ def F(text, weight=1.0):  # noqa: N802
         ("(red, blue:1.4), x", [F("red, blue", 1.4), F(", x")]),
         ("(a (b)++ c)--", [F("a ", DOWN), F("b", UP * DOWN), F(" c", DOWN)]),
         ("a crane (bird)", [F("a crane (bird)")]),
+        # a number that goes on as a word is none
+        ("(a b)2x, (c)1.5kg", [F("(a b)2x, (c)1.5kg")]),
+        ("(a b)2. (c)1.5.", [F("a b", 2.0), F(". "), F("c", 1.5), F(".")]),
         ("T-shirt, 4+ stars, a -- b, x+y++z, ++", [F("T-shirt, 4+ stars, a -- b, x+y++z, ++")]),
         (r"C\+\+ \(x\)++", [F("C++ "), F("(x)", UP)]),
         ("(never closed++ x", [F("(never "), F("closed", UP), F(" x")]),

@@ -77,15 +77,21 @@ class PairScene:
     factors: tuple[SceneFactors, SceneFactors]
 
 
-def _distinct_colours(rng: np.random.Generator, background: np.ndarray):
-    """Two colours well apart from each other and from the background's mean, so that every silhouette is visible."""
-    taken = [background.reshape(-1, 3).mean(axis=0)]
-    while len(taken) < 3:
+def _distinct_colours(rng: np.random.Generator, *backgrounds: np.ndarray):
+    """Two colours well apart from each other and from the backgrounds' means, so that every silhouette is visible."""
+    taken = [background.reshape(-1, 3).mean(axis=0) for background in backgrounds]
+    while len(taken) < len(backgrounds) + 2:
         colour = rng.integers(0, 256, 3)
         if all(np.linalg.norm(colour - other) > _MIN_CONTRAST for other in taken):
             taken.append(colour)
-    first, second = ((int(red), int(green), int(blue)) for red, green, blue in taken[1:])
+    first, second = ((int(red), int(green), int(blue)) for red, green, blue in taken[-2:])
     return first, second
+
+
+def _contrast(factors: SceneFactors, background: np.ndarray) -> float:
+    """Distance of the nearer of the object's colours to the background's mean."""
+    mean = background.reshape(-1, 3).mean(axis=0)
+    return min(float(np.linalg.norm(np.array(colour) - mean)) for colour in factors.colours)
 
 
 def draw_factors(
@@ -230,7 +236,7 @@ def background_swap_scenes(num_scenes: int, *, seed: int, kind: str) -> Iterator
     """ImageNet-9's Mixed-Same (``kind="same"``) and Mixed-Rand (``kind="random"``) sets.
 
     A foreground of uniform texture goes on a background that belongs to its own class, or to a class drawn at random.
-    Equal seeds give the same foregrounds in both kinds.
+    Equal seeds give the same foregrounds in both kinds, with colours that are well apart from both backgrounds.
 
     Raises:
         ValueError: if ``kind`` is neither.
@@ -241,5 +247,12 @@ def background_swap_scenes(num_scenes: int, *, seed: int, kind: str) -> Iterator
         rng = np.random.default_rng((seed, index))
         class_name = CLASS_NAMES[index % len(CLASS_NAMES)]
         factors = draw_factors(class_name, bias=0.0, rng=rng)
-        donor = class_name if kind == "same" else str(rng.choice(CLASS_NAMES))
-        yield render_scene(replace(factors, background=OWN_BACKGROUND[donor]))
+        donors = {"same": class_name, "random": str(rng.choice(CLASS_NAMES))}
+        surfaces = [
+            BACKGROUNDS[OWN_BACKGROUND[donor]](np.random.default_rng(factors.surface_seed))
+            for donor in donors.values()
+        ]
+        # the colours were chosen for the background that is replaced
+        if min(_contrast(factors, surface) for surface in surfaces) <= _MIN_CONTRAST:
+            factors = replace(factors, colours=_distinct_colours(rng, *surfaces))
+        yield render_scene(replace(factors, background=OWN_BACKGROUND[donors[kind]]))

@@ -13,6 +13,8 @@ from ubgen_training.textual_inversion.textual_inversion_config import TextualInv
         ({"num_samples": -1}, "num_samples is -1"),
         ({"templates": ["{token}", "a photo"]}, r"templates holds 'a photo'; each must hold \{token\}"),
         ({"templates": []}, "templates holds ''"),
+        ({"templates": ["{token} {token:d}"]}, r"\{token\} is the only placeholder, without a format"),
+        ({"templates": ["{token} of {name}"]}, r"\{token\} is the only placeholder, without a format"),
         ({"seed": -1}, "the range of numpy's"),
         ({"push_to_hub": True}, "push_to_hub is not supported"),
     ],

@@ -1,5 +1,6 @@
 """Settings of textual inversion."""
 
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -83,6 +84,8 @@ class TextualInversionConfig(ResumableConfig):
         for template in self.templates or [""]:
             if "{token}" not in template:
                 raise ValueError(f"templates holds {template!r}; each must hold {{token}}.")
+            if re.search(r"[{}]", template.replace("{token}", "")):
+                raise ValueError(f"templates holds {template!r}; {{token}} is the only placeholder, without a format.")
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
         if self.push_to_hub:
