@@ -171,7 +171,11 @@ def test_what_is_left_out_is_the_distilled_models(tmp_path):
         ("flux", ["--negative-prompt", "water"], "negative_prompt is 'water'"),
         ("sd3", ["--true-cfg-scale", "2"], "true_cfg_scale is 2.0, which UbGenStableDiffusion3Pipeline does not read"),
         ("flux", ["--true-cfg-scale", "1"], "true_cfg_scale is 1.0; give a number above 1, or leave it out"),
-        ("sd3", ["--classes", str(DATA / "diffugen_config.json")], "has word weights, which UbGenStableDiffusion3Pipeline does not read"),
+        (
+            "sd3",
+            ["--classes", str(DATA / "diffugen_config.json")],
+            "has word weights, which UbGenStableDiffusion3Pipeline does not read",
+        ),
         ("qwen-image", ["--offload", "text", "--device", "cpu"], "offload is 'text', and the device is the CPU"),
         ("qwen-image", ["--offload", "disk"], "offload is 'disk'; choose one of none, text, model, group"),
         ("qwen-image", ["--offload", "model", "--compile", "on"], "offload is 'model' and compile on"),
