@@ -21,6 +21,7 @@ from .conditioning import Conditioning, padded_batch
 from .latent_denoising import classifier_free_guidance
 from .mask_settings import MaskSettings
 from .prompt_encoding import check_prompt_lengths, count_prompt_chunks
+from .scheduler_noise import has_time
 
 GUIDANCE_KINDS = ("classifier-free", "embedded", "none")
 
@@ -241,6 +242,10 @@ class Family:
         self.scheduler.set_timesteps(num_steps, device=self._execution_device)
         return self.scheduler.timesteps
 
+    def noise_time(self, timestep: torch.Tensor) -> float:
+        """How far ``timestep ()`` is from a clean image, from 0 to 1, noise alone."""
+        return float(timestep) / self.scheduler.config.num_train_timesteps
+
     def predict(
         self,
         latents: torch.Tensor,
@@ -383,13 +388,16 @@ def check_effects(
     deep_features_every: int = 1,
     eta: float = 0.0,
     true_cfg_scale: float | None = None,
+    diversity: object = None,
+    guidance_interval: Sequence[float] | None = None,
 ) -> None:
     """Refuse by name what has no effect on a model, instead of drawing the images without it.
 
     Args:
         family: the loaded pipeline.
         guidance_scale: None was not given.
-        negative_prompt, weighted_prompts, guidance_until, deep_features_every, eta: as the call takes them.
+        negative_prompt, weighted_prompts, guidance_until, deep_features_every, eta, diversity, guidance_interval: as
+            the call takes them.
         true_cfg_scale: None was not given.
 
     Raises:
@@ -414,6 +422,21 @@ def check_effects(
         raise ValueError(
             f"guidance_until is {guidance_until}, and this model has no second prediction to leave out; give"
             f" 1{or_truly}."
+        )
+    if guidance_interval is not None:
+        scale = family.default_guidance_scale if guidance_scale is None else guidance_scale
+        if not is_guided or (guidance == "classifier-free" and scale <= 1):
+            why = f"guidance_scale is {scale}" if is_guided else "this model is not guided by a second prediction"
+            raise ValueError(f"guidance_interval is {list(guidance_interval)}, and {why}; leave it out{or_truly}.")
+        if guidance_until < 1:
+            raise ValueError(
+                f"guidance_interval is {list(guidance_interval)} beside guidance_until {guidance_until}; give one of"
+                " them."
+            )
+    if diversity is not None and not has_time(family.scheduler):
+        raise ValueError(
+            f"diversity is {diversity!r}, and the timesteps of {type(family.scheduler).__name__} are no share of its"
+            " noise; leave it out, or take another scheduler."
         )
     if weighted_prompts and not family.has_word_weights:
         raise ValueError(f"weighted_prompts is True, and {model} reads no word weights; give prompts without them.")

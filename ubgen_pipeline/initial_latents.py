@@ -7,10 +7,12 @@ import torch
 
 from .sample_seeds import SEED_LIMIT, sample_seed
 
-__all__ = ["draw_latents", "sample_seed", "step_generators"]
+__all__ = ["condition_generators", "draw_latents", "sample_seed", "step_generators"]
 
 # Separates the scheduler's step noise from the initial noise of the same seed; any fixed odd number would do.
 _STEP_NOISE_STREAM = 0x5DEECE66D1CE4E5B
+# and the noise of its conditioning from both
+_CONDITION_STREAM = 0x2545F4914F6CDD1D
 
 
 def draw_latents(seeds: Sequence[int], shape: tuple[int, int, int]) -> torch.Tensor:
@@ -34,6 +36,11 @@ def step_generators(seeds: Sequence[int]) -> list[torch.Generator]:
     step would otherwise add the initial noise a second time.
     """
     return _generators([int(seed) ^ _STEP_NOISE_STREAM for seed in seeds])
+
+
+def condition_generators(seeds: Sequence[int]) -> list[torch.Generator]:
+    """One CPU generator per sample for noise in its conditioning, independent of the other two streams."""
+    return _generators([int(seed) ^ _CONDITION_STREAM for seed in seeds])
 
 
 def _generators(seeds: Sequence[int]) -> list[torch.Generator]:

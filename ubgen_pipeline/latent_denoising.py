@@ -50,7 +50,7 @@ def denoising_steps(
     negative: Condition | None = None,
     guidance_scale: float = 1.0,
     guide: Guidance = classifier_free_guidance,
-    num_guided_steps: int | None = None,
+    guided_steps: Collection[int] | None = None,
     timesteps: torch.Tensor | None = None,
     generators: list[torch.Generator] | None = None,
     gradient_steps: Collection[int] | None = None,
@@ -70,8 +70,8 @@ def denoising_steps(
         negative: B rows to guide away from, needed where ``guidance_scale`` > 1.
         guidance_scale: w of classifier-free guidance, counted from 1; 1 or less means none.
         guide: how the two predictions become one.
-        num_guided_steps: steps from the first on that are guided; the later ones take the conditional prediction, at
-            half the cost and not the same samples. None guides all.
+        guided_steps: positions of the steps that are guided; the others take the conditional prediction, at half the
+            cost and not the same samples. None guides all.
         timesteps: ``(T,)`` timesteps to walk; None takes ``scheduler.timesteps``.
         generators: B generators for the noise that the scheduler itself adds, so that it does not depend on the batch.
         gradient_steps: positions (0 ... T-1) of the steps where the denoiser runs in the caller's grad mode. At all
@@ -113,7 +113,7 @@ def denoising_steps(
         negative if guided else None,
         guidance_scale,
         guide,
-        num_guided_steps,
+        guided_steps,
         timesteps,
         _step_arguments(scheduler, generators, eta),
         gradient_steps,
@@ -130,7 +130,7 @@ def _steps(
     negative: Condition | None,
     guidance_scale: float,
     guide: Guidance,
-    num_guided_steps: int | None,
+    guided_steps: Collection[int] | None,
     timesteps: torch.Tensor,
     step_arguments: dict[str, Any],
     gradient_steps: Collection[int] | None,
@@ -139,13 +139,13 @@ def _steps(
 ) -> Iterator[DenoisingStep]:
     both = conditioning if negative is None else guided_conditioning(conditioning, negative)
     for index, timestep in enumerate(timesteps):
-        if index == num_guided_steps:
-            guidance_scale, both = 1.0, conditioning
+        is_guided = guided_steps is None or index in guided_steps
+        rows, scale = (both, guidance_scale) if is_guided else (conditioning, 1.0)
         carries_gradient = gradient_steps is None or index in gradient_steps
         # the grad mode is set around the denoiser only: it must not leak to the caller at the yield
         with torch.set_grad_enabled(torch.is_grad_enabled() and carries_gradient):
             read = model_input(scheduler, latents.detach() if detach_inputs else latents, timestep)
-            prediction = guided_prediction(denoiser, read, timestep, both, guidance_scale, guide)
+            prediction = guided_prediction(denoiser, read, timestep, rows, scale, guide)
         if index == stop_at:
             clean = predicted_clean_latents(scheduler, prediction, timestep, latents)
             yield DenoisingStep(index, timestep, clean, prediction)

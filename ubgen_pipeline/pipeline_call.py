@@ -25,6 +25,8 @@ from .call_arguments import (
     sample_batches,
 )
 from .conditioning import Conditioning
+from .diversity import AnnealedConditioning, GuidanceInterval
+from .diversity_settings import Cads, as_cads, check_interval
 from .family import Family, check_effects
 from .initial_latents import step_generators
 from .latent_denoising import denoising_steps
@@ -81,6 +83,8 @@ class ClassNameCall(Family, _Pipeline):
         guidance_until: float = 1.0,
         deep_features_every: int = 1,
         true_cfg_scale: float | None = None,
+        diversity: str | Cads | None = None,
+        guidance_interval: Sequence[float] | None = None,
     ) -> UbGenOutput | tuple:
         """Draw ``num_images_per_class`` images of each class: N samples, class by class in the order given.
 
@@ -127,6 +131,9 @@ class ClassNameCall(Family, _Pipeline):
                 images.
             true_cfg_scale: of classifier-free guidance away from ``negative_prompt`` beside the number that the
                 denoiser reads, at twice the cost; for FLUX.1. None, or 1 or less, means none.
+            diversity: ``cads`` or a :class:`.Cads`: noise in the conditioning at the first steps, from each sample's
+                own seed, so that images of a class differ more.
+            guidance_interval: (low, high) shares of noise in [0, 1] within which steps are guided; None: all steps.
 
         Raises:
             ValueError: an argument out of range, one that has no effect on this model, or a prompt longer than the
@@ -147,6 +154,7 @@ class ClassNameCall(Family, _Pipeline):
         check_source(source_images, regions, strength, len(entries.labels), size)
         shortcuts = Shortcuts(guidance_until, deep_features_every)
         shortcuts.check_beside(annotations=bool(annotations), attention_kwargs=bool(cross_attention_kwargs))
+        cads, interval = as_cads(diversity), check_interval(guidance_interval)
         check_effects(
             self,
             guidance_scale=guidance_scale,
@@ -156,11 +164,17 @@ class ClassNameCall(Family, _Pipeline):
             deep_features_every=deep_features_every,
             eta=eta,
             true_cfg_scale=true_cfg_scale,
+            diversity=diversity,
+            guidance_interval=interval,
         )
         wanted = check_annotations(annotations or ())
 
         # what takes part in each batch, in this order
         features: list[SamplingFeature] = [shortcuts, SafetyCheck()]
+        if interval is not None:
+            features.append(GuidanceInterval(*interval))
+        if cads is not None:
+            features.append(AnnealedConditioning(cads))
         if source_images is not None:
             features.insert(0, SourceImages(source_images, regions, strength))
         if callback_on_step_end is not None:
@@ -281,7 +295,7 @@ class ClassNameCall(Family, _Pipeline):
                 negative=walk.negative,
                 guidance_scale=walk.guidance_scale,
                 guide=self.guide,
-                num_guided_steps=walk.num_guided_steps,
+                guided_steps=walk.guided_steps,
                 timesteps=walk.timesteps,
                 generators=step_generators(batch.seeds),
                 eta=settings.eta,

@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from .class_tokens import append_class_words  # noqa: F401
     from .concept_attention import ConceptTexts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .diversity import AnnealedConditioning  # noqa: F401
+    from .diversity_settings import Cads  # noqa: F401
     from .family import Family  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttention  # noqa: F401
@@ -56,6 +58,9 @@ class SanaSprintParts(SanaParts):
         # the last is where the walk ends
         return self.scheduler.timesteps[:-1]
 
+    def noise_time(self, timestep: torch.Tensor) -> float:
+        return float(_flow_time(timestep))
+
     def predict(
         self,
         latents: torch.Tensor,
@@ -66,13 +71,18 @@ class SanaSprintParts(SanaParts):
         network: Any | None = None,
     ) -> torch.Tensor:
         angle = timestep.expand(len(latents))
-        time = angle.sin() / (angle.cos() + angle.sin())
+        time = _flow_time(angle)
         guidance = conditioning["guidance"].to(self.transformer.dtype) * self.transformer.config.guidance_embeds_scale
         share = time.view(-1, 1, 1, 1)
         length = (share**2 + (1 - share) ** 2).sqrt()
         read = latents * length
         velocity = self.velocity(read, time, conditioning, attention_kwargs, network, guidance=guidance)
         return ((1 - 2 * share) * read + length**2 * velocity) / length
+
+
+def _flow_time(angle: torch.Tensor) -> torch.Tensor:
+    """The time of a flow that has as much noise beside the image as TrigFlow at that angle."""
+    return angle.sin() / (angle.cos() + angle.sin())
 
 
 class UbGenSanaSprintPipeline(ClassNameCall, SanaSprintParts, SanaSprintPipeline):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from .class_tokens import append_class_words  # noqa: F401
     from .concept_attention import ConceptTexts  # noqa: F401
     from .deep_features import DeepFeatureDenoiser  # noqa: F401
+    from .diversity import AnnealedConditioning  # noqa: F401
+    from .diversity_settings import Cads  # noqa: F401
     from .initial_latents import draw_latents  # noqa: F401
     from .joint_attention import JointAttention  # noqa: F401
     from .latent_denoising import DenoisingStep  # noqa: F401

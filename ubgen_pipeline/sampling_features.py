@@ -7,7 +7,7 @@ makes each object once and walks through its batches one after another, so an ob
 Shapes: B samples, C x h x w latents, H x W pixels.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any
@@ -31,7 +31,7 @@ class Walk:
         conditioning: of B rows.
         negative: of B rows to guide away from, if anything.
         guidance_scale: that the loop guides with; 1 or less means none.
-        num_guided_steps: steps from the first on that are guided; None: all.
+        guided_steps: positions of the steps that are guided; None: all.
     """
 
     denoiser: Denoiser
@@ -40,7 +40,7 @@ class Walk:
     conditioning: Conditioning
     negative: Conditioning | None = None
     guidance_scale: float = 1.0
-    num_guided_steps: int | None = None
+    guided_steps: Collection[int] | None = None
 
 
 @dataclass(frozen=True)
@@ -112,7 +112,7 @@ class Shortcuts(SamplingFeature):
             )
 
     def start(self, pipeline: Any, batch: SampleBatch, walk: Walk) -> Walk:
-        walk = replace(walk, num_guided_steps=round(self.guidance_until * len(walk.timesteps)))
+        walk = replace(walk, guided_steps=range(round(self.guidance_until * len(walk.timesteps))))
         if self.deep_features_every == 1:
             return walk
         deep = DeepFeatureDenoiser(pipeline.denoiser_network, self.deep_features_every)
@@ -185,8 +185,9 @@ class _GuidedDenoiser:
 
     def __call__(self, latents: torch.Tensor, timestep: torch.Tensor, conditioning: Any) -> torch.Tensor:
         scale = self._guidance_scale()
-        limit, self._num_calls = self._walk.num_guided_steps, self._num_calls + 1
-        if limit is not None and self._num_calls > limit:
+        guided, step = self._walk.guided_steps, self._num_calls
+        self._num_calls += 1
+        if guided is not None and step not in guided:
             scale = 1.0
         read = self._both if scale > 1 else self._conditional()
         return guided_prediction(self._walk.denoiser, latents, timestep, read, scale, self._pipeline.guide)

@@ -66,6 +66,18 @@ def noise_levels(scheduler: Any, timestep: torch.Tensor) -> tuple[float, float]:
     )
 
 
+def noise_share(scheduler: Any, timestep: torch.Tensor) -> float:
+    """sigma / (alpha + sigma) in [0, 1] at ``timestep ()``: a flow's own time, and for any scheduler a measure of the
+    ratio of noise to image."""
+    alpha, sigma = noise_levels(scheduler, timestep)
+    return sigma / (alpha + sigma)
+
+
+def has_time(scheduler: Any) -> bool:
+    """Whether its timesteps are shares of the training's; others are logarithms of noise levels (EDM)."""
+    return not hasattr(scheduler, "precondition_outputs") and scheduler.config.get("timestep_type") != "continuous"
+
+
 def resolution_shift(scheduler: Any, num_tokens: int) -> float:
     """mu, the shift of the timesteps for images of so many tokens: linear between the two sizes of the scheduler's
     configuration (Esser et al. 2024, section 5.3.2; as FLUX and those after it have it)."""

@@ -46,6 +46,8 @@ COLUMN_NOTES = {
     "preset": "the lossy shortcut that the image was drawn with",
     "few_step_lora": "the LoRA for a few steps beside it, if the preset takes one",
     "few_step_lora_strength": "what its change of the weights was multiplied by",
+    "diversity": "noise in the conditioning that the image was drawn with, by its own seed: see arXiv 2310.17347",
+    "guidance_interval": "shares of noise, from 0 to 1, between which steps were guided",
     "num_prompt_chunks": "tokenizer lengths that every prompt of the run was filled up to, where prompts may be long",
     "attributes": "what the template's placeholders were filled with",
     "model_class": "what the labelling model of the configuration calls the class",

@@ -122,6 +122,8 @@ def test_columns_are_those_of_the_kind_of_samples(tmp_path):
     assert names(class_names=["star"], preset="dpm-20")[len(plain) :] == [
         "preset", "few_step_lora", "not_finite"
     ]  # fmt: skip
+    diverse = names(class_names=["star"], diversity="cads", guidance_interval=[0.1, 0.9])
+    assert diverse[len(plain) :] == ["diversity", "guidance_interval", "not_finite"]
     asked = GenerateSettings(class_names=["star"], scores=["duplicates"])
     checked = list(dataset_features(asked, asked.samples(), ["star"], has_safety_checker=True))
     assert checked[len(plain) :] == ["not_finite", "nsfw_content_detected", "perceptual_hash"]

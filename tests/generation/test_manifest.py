@@ -107,3 +107,13 @@ def test_a_preset_stands_with_what_it_adds_to_the_call():
     assert "preset" not in manifest_of() and "few_step_lora" not in manifest_of()
     added = manifest_of(preset="deep-cache")
     assert (added["preset"], added["deep_features_every"], added["few_step_lora"]) == ("deep-cache", 3, None)
+
+
+def test_diversity_stands_with_its_numbers_and_only_where_it_is_asked_for():
+    plain = manifest_of()
+    assert not [name for name in plain if "cads" in name or name in ("diversity", "guidance_interval")]
+    added = manifest_of(diversity="cads", cads_scale=0.5, guidance_interval=[0.2, 0.8])
+    assert added.pop("diversity") == {"method": "cads", "tau1": 0.6, "tau2": 0.9, "scale": 0.5, "psi": 1.0}
+    assert added.pop("guidance_interval") == [0.2, 0.8] and added == plain
+    # the default, given, is the same
+    assert manifest_of(diversity="cads", cads_psi=1.0) == manifest_of(diversity="cads")

@@ -1,5 +1,6 @@
 """``ubgen regenerate``: the same image from a row's own provenance, here, on the Hub, and alone."""
 
+import dataclasses
 import json
 import shutil
 
@@ -176,3 +177,28 @@ def test_bad_input(dataset, tmp_path, capsys, random_mini_model):
         error = capsys.readouterr().err
         assert message in error and "Traceback" not in error, error
     assert json.loads((dataset / ".ubgen" / "manifest.json").read_text())["settings"]["template"] == "a {name}"
+
+
+def test_rows_that_were_drawn_more_diversely(dataset, mini_model, tmp_path):
+    folder, settings = tmp_path / "d", {**SETTINGS, "diversity": "cads", "cads_scale": 1.0}
+    more = {"guidance_interval": [0.1, 0.5], "num_inference_steps": 6, "samples_per_class": 2}
+    generate_dataset(["circle", "star"], folder, model="mini", **{**settings, **more})
+    row = find_row(str(folder), 3)
+    numbers = {"method": "cads", "tau1": 0.6, "tau2": 0.9, "scale": 1.0, "psi": 1.0}
+    assert row.columns["diversity"] == numbers and row.columns["guidance_interval"] == [0.1, 0.5]
+    assert np.array_equal(np.asarray(regenerate(row)), np.asarray(stored_image(row)))
+    # the rows alone are enough, and what they say counts
+    shutil.copytree(folder / "data", tmp_path / "data")
+    alone = find_row(str(tmp_path), 3)
+    assert largest_difference(regenerate(alone), stored_image(row)) <= 2
+    for name in ("diversity", "guidance_interval"):
+        other = dataclasses.replace(alone, columns={**alone.columns, name: None})
+        assert largest_difference(regenerate(other), stored_image(row)) > 2
+    # a lost shard is drawn again to the same bytes, and other numbers are refused
+    before = {file.name: file.read_bytes() for file in (folder / "data").iterdir()}
+    next((folder / "data").iterdir()).unlink()
+    generate_dataset(["circle", "star"], folder, model="mini", **{**settings, **more})
+    assert {file.name: file.read_bytes() for file in (folder / "data").iterdir()} == before
+    with pytest.raises(ValueError, match="diversity"):
+        generate_dataset(["circle", "star"], folder, model="mini", **{**settings, **more, "cads_scale": 0.5})
+    assert "noise in the conditioning" in (folder / "README.md").read_text()

@@ -34,7 +34,7 @@ def test_a_feature_without_methods_changes_nothing():
 def test_guidance_ends_after_its_share_of_the_steps(share, expected):
     walk = _walk()
     started = Shortcuts(guidance_until=share).start(None, BATCH, walk)
-    assert started.num_guided_steps == expected and started.denoiser is walk.denoiser
+    assert started.guided_steps == range(expected) and started.denoiser is walk.denoiser
 
 
 def test_deep_features_replace_the_denoiser(random_mini_model):

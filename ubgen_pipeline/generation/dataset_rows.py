@@ -14,6 +14,7 @@ from ..dataset.columns import (
     annotation_row,
     score_features,
 )
+from ..diversity_settings import Cads
 from ..files.image_codecs import image_encoder
 from ..mask_settings import MaskSettings
 from ..models.loading import resolve_model
@@ -230,6 +231,11 @@ def dataset_features(
         columns |= {name: Value("string") for name in ("preset", "few_step_lora")}
         if not is_plain(as_loras(settings.few_step_lora)):
             columns["few_step_lora_strength"] = Value("float64")
+    if settings.diversity is not None:
+        numbers = {item.name: Value("float64") for item in dataclasses.fields(Cads)}
+        columns["diversity"] = {"method": Value("string"), **numbers}
+    if settings.guidance_interval is not None:
+        columns["guidance_interval"] = List(Value("float64"))
     if samples.allows_long_prompts:
         columns["num_prompt_chunks"] = Value("int64")
     if samples.attribute_names:

@@ -136,6 +136,7 @@ class DatasetRun:
                 negative_prompt=given.negative_prompt,
                 true_cfg_scale=given.true_cfg_scale,
                 **given.shortcuts(),
+                **given.diversity_arguments(),
             )
             defaults = ("num_inference_steps", "guidance_scale")
             self._complete({name: getattr(pipeline, f"default_{name}") for name in defaults})
@@ -324,6 +325,7 @@ class DatasetRun:
             width=settings.width,
             preset=settings.preset,
             shortcuts=settings.shortcuts(),
+            diversity=settings.diversity_arguments(),
             embeddings=settings.embeddings or (),
             records_attention=bool(settings.wanted_annotations()),
             revision=settings.revision,

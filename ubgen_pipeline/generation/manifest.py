@@ -4,6 +4,7 @@ import dataclasses
 from importlib.metadata import version
 from typing import Any
 
+from ..inference.diversity_options import DiversitySettings, diversity_columns
 from ..inference.presets import PresetSettings
 from ..inference.settings import Inference
 from ..models.fingerprints import fingerprint
@@ -44,6 +45,8 @@ def manifest(
         few_step = source.few_step_lora
         kept |= few_step_columns(few_step, fingerprint)
         kept["few_step_lora_revision"] = None if few_step is None else few_step.revision
+    # datasets made before have neither
+    kept |= diversity_columns(settings.diversity_arguments())
     if settings.wanted_annotations():
         kept["mask_settings"] = settings.mask_settings(resolve_model(settings.model)).facts()
         # contourpy traced outlines in version 0.1.0: it is noted still, so that datasets begun then can be resumed
@@ -68,7 +71,7 @@ def manifest(
 
 def _plain_settings(settings: GenerateSettings) -> dict[str, Any]:
     """The settings that count as they were given; those that :func:`manifest` gives in another form are left out."""
-    groups = (PresetSettings, ScoreSettings, AnnotationSettings)
+    groups = (PresetSettings, ScoreSettings, AnnotationSettings, DiversitySettings)
     others = {item.name for group in groups for item in dataclasses.fields(group)} - {"annotations"}
     # what waits where, and in how many bits, stands among the facts of the inference, where anything does
     others |= {*_STAND_BY_CONTENT, *HUB_SETTINGS, *RUN_SETTINGS, "offload", "quantization"}

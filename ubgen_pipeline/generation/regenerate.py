@@ -15,6 +15,7 @@ from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN
 from ..files.image_codecs import image_encoder, rgb_image
+from ..inference.diversity_options import stored_diversity
 from ..inference.presets import PRESETS, Preset
 from ..models.fingerprints import is_same
 from ..models.loras import Lora, split_lora, stored_few_step_lora, stored_loras
@@ -156,6 +157,7 @@ def _row_settings(
         preset=name,
         # the manifest's values count: a newer version may give the preset of that name others
         shortcuts={argument: manifest.get(argument, value) for argument, value in preset.shortcuts.items()},
+        diversity=stored_diversity(columns),
         records_attention=bool(manifest.get("annotations")),
         variant=manifest.get("variant"),
         quantization=manifest.get("quantization", "none"),

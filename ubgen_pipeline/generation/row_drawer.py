@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..class_tokens import append_class_words, fit_prompt
+from ..inference.diversity_options import diversity_columns
 from ..inference.image_drawer import DrawnImages, ImageDrawer
 from ..inference.packed_products import pack_products
 from ..inference.prepared_pipeline import is_out_of_memory, prepare_pipeline
@@ -41,6 +42,7 @@ class RowSettings:
         height, width: of the images in pixels; None for the model's own.
         preset: name of the lossy shortcut; None where there is none.
         shortcuts: what the preset adds to the pipeline's call.
+        diversity: the call's arguments ``diversity`` and ``guidance_interval``, where they are given.
         embeddings: textual inversions.
         records_attention: whether annotations are made from attention.
         revision: of the model as it was asked for; counts where its commit is not known.
@@ -58,6 +60,7 @@ class RowSettings:
     width: int | None
     preset: str | None = None
     shortcuts: Mapping[str, Any] = field(default_factory=dict)
+    diversity: Mapping[str, Any] = field(default_factory=dict)
     embeddings: Sequence[str] = ()
     records_attention: bool = False
     revision: str | None = None
@@ -101,7 +104,7 @@ class RowSettings:
         """What the pipeline is called with for every batch."""
         names = ("num_inference_steps", "guidance_scale", "negative_prompt", "height", "width")
         true = {} if self.true_cfg_scale is None else {"true_cfg_scale": self.true_cfg_scale}
-        return {**{name: getattr(self, name) for name in names}, **true, **self.shortcuts}
+        return {**{name: getattr(self, name) for name in names}, **true, **self.shortcuts, **self.diversity}
 
     def columns(self, scheduler: str) -> dict[str, Any]:
         """What every row says of how it was drawn. Paths on this machine are left out.
@@ -119,6 +122,7 @@ class RowSettings:
             "negative_prompt": self.negative_prompt,
         }
         # datasets drawn without one of these have no such columns
+        columns |= diversity_columns(self.diversity)
         if self.true_cfg_scale is not None:
             columns["true_cfg_scale"] = self.true_cfg_scale
         if self.preset is not None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..commands.settings_parser import field_help
+from ..inference.diversity_options import DiversitySettings
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
 from ..models.loras import as_loras
@@ -23,7 +24,7 @@ HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
 
 @dataclass(frozen=True)
-class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, PresetSettings):
+class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, PresetSettings, DiversitySettings):
     """Settings of ``ubgen generate``."""
 
     class_names: list[str] | None = field_help(
@@ -120,6 +121,7 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
         as_loras(self.lora)
         as_loras(self.few_step_lora, argument="few_step_lora")
         self.check_inference()
+        self.check_diversity()
         self.wanted_scores()
         self.apply_preset()
         self._check_engine()
