@@ -211,15 +211,17 @@ class _GuidedDenoiser:
             # a cut-off keeps the last rows alone; the scale that it sets says so already
             return
         key, own = self._key(name), self._both.tensors
-        half = None if self._walk.negative is None else self._both.rows(slice(self._num_rows)).tensors[key]
+        half: Any = None if self._walk.negative is None else self._both.rows(slice(self._num_rows)).tensors[key]
         if name == "add_time_ids" or not isinstance(value, torch.Tensor) or not isinstance(given, torch.Tensor):
             raise ValueError(f"callback_on_step_end gives other {name}, which cannot be replaced here; leave it.")
         if value.shape[1:] == given.shape[1:]:
             if name.startswith("negative_") and len(value) == self._num_rows:
-                value = torch.cat([value, self._conditional()[key]])
+                conditional: Any = self._conditional()[key]
+                value = torch.cat([value, conditional])
             elif half is not None and len(value) == self._num_rows:
                 value = torch.cat([half, value])
-            if value.shape == own[key].shape:
+            whole: Any = own[key]
+            if value.shape == whole.shape:
                 self._both = self._both.with_tensor(key, value)
                 return
         raise ValueError(

@@ -41,7 +41,7 @@ def test_generated_images_show_their_class_on_its_own_background(dataset):
     names = [CLASS_NAMES[label] for label in dataset["label"]]
     assert sorted(names) == sorted(CLASS_NAMES)
     # results/mini_models.md says how far the model got
-    assert (predicted["class"] == dataset["label"]).mean() >= 0.3
+    assert (predicted["class"] == dataset["label"]).mean() >= 0.5
     own = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in names]
     assert (predicted["background"] == own).mean() >= 0.8
 

@@ -96,7 +96,7 @@ def class_prompts(
             f" conversion as {formatted[0]!r} has. Write {{{{ and }}}} for braces."
         )
     # {name.x} and {name[0]} count as other fields, too
-    fields = {field for _, field, _, _ in parsed}
+    fields = {field for _, field, _, _ in parsed if field is not None}
     if "name" not in fields or fields - {"name", "definition", "class_id"}:
         raise ValueError(
             f"{argument} is {template!r}; it must hold {{name}} and may hold {{definition}} and {{class_id}}, no"
