@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from support import ROOT
-from ubgen_pipeline.files.whole_files import move_into_place, whole_file, whole_folder, write_whole_text
+from ubgen_pipeline.files.whole_files import append_line, move_into_place, whole_file, whole_folder, write_whole_text
 
 OLD, NEW = "old\n" * 1000, "new\n" * 100_000
 
@@ -161,6 +161,15 @@ def test_what_is_moved_into_place_replaces_a_file_and_a_folder(tmp_path):
         move_into_place(tmp_path / "f.new", tmp_path / "f")
     assert sorted(str(item.relative_to(tmp_path)) for item in tmp_path.rglob("*")) == ["d", "d/a2", "f"]
     assert (tmp_path / "f").read_text() == "2"
+
+
+def test_a_line_is_added_and_on_the_disk(tmp_path, monkeypatch):
+    flushed, fsync = [], os.fsync
+    monkeypatch.setattr(os, "fsync", lambda descriptor: flushed.append(descriptor) or fsync(descriptor))
+    for line in ("first", "zweite ü"):
+        append_line(tmp_path / "lines.txt", line)
+    assert (tmp_path / "lines.txt").read_text(encoding="utf-8") == "first\nzweite ü\n"
+    assert len(flushed) == 2
 
 
 def test_no_other_module_renames():

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, Image, load_dataset
 
+from support.flags import with_flags
 from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.sample_seeds import sample_seed
 
@@ -148,7 +149,7 @@ def test_dry_run_prints_the_samples_without_torch(tmp_path):
     ],
 )
 def test_bad_input(random_mini_model, tmp_path, capsys, more, message):
-    assert main([*_arguments(random_mini_model, tmp_path / "d"), *more]) == 2
+    assert main(with_flags(_arguments(random_mini_model, tmp_path / "d"), *more)) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "d").exists()

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..files.whole_files import write_whole_text
+from ..files.whole_files import append_line, write_whole_text
 from ..prompts.class_lists import ClassName
 from ..prompts.file_values import read_mapping
 from ..prompts.template_files import WRITTEN_BY
@@ -124,10 +124,7 @@ class CaptionFile:
 
     def keep(self, answers: Sequence[Answer]) -> None:
         """Write a batch of answers to the disk."""
-        with open(self.part, "a", encoding="utf-8") as stream:
-            stream.write(json.dumps([[answer.text, answer.is_whole] for answer in answers]) + "\n")
-            stream.flush()
-            os.fsync(stream.fileno())
+        append_line(self.part, json.dumps([[answer.text, answer.is_whole] for answer in answers]))
 
     def finish(self, captions: Sequence[tuple[ClassName, Sequence[Caption]]]) -> None:
         """Write the file whole, and remove the one beside it."""

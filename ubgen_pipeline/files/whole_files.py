@@ -1,7 +1,7 @@
 """Files and folders that are there whole or not at all, whenever the process is killed or the disk is full.
 
 The content is written under a temporary name, flushed to the disk and renamed, which replaces what had the name in one
-step. No other module renames.
+step. No other module renames. The one exception grows: :func:`append_line`.
 
     .NAME.HOST.PROCESS-THREAD.tmp     the temporary name, hidden from globs and from ``datasets``; in the same folder,
                                       because a rename does not lead from one disk to another
@@ -136,3 +136,11 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Add a line to a text file, and return once it is on the disk; a crash can leave a torn last line, not more."""
+    with open(path, "a", encoding="utf-8") as stream:
+        stream.write(line + "\n")
+        stream.flush()
+        os.fsync(stream.fileno())

@@ -78,6 +78,12 @@ def load_lora(
     # peft's own folder says what it is
     if settings is None and (kind := other_kind(weight_names(file), _known(pipeline))):
         raise ValueError(f"{begin}, which is {kind[0]}, and no LoRA that can be loaded exactly; {kind[1]}.")
+    if all(any(side in name for name in weight_names(file)) for side in (".lora_A.", ".lora.down.")):
+        # diffusers decides by the first key and then drops the keys of the other kind
+        raise ValueError(
+            f"{begin}, which does not fit the model: its weights are named in two ways, lora_A and lora.down, of which"
+            " diffusers would load only one; save it anew with one of them."
+        )
     try:
         weights = read_lora(pipeline, file, settings)
         config = None if weights.settings is None else _peft_config(weights.settings)
@@ -264,7 +270,9 @@ def _settle(pipeline: Any, weights: LoraWeights, name: str) -> None:
             there = getattr(layer, split[1], None)
             there = there[name] if there is not None and name in there else None
             there = getattr(there, split[2].removeprefix("."), there)
-            if there is None or not torch.equal(there.flatten(), value.flatten().to(there.dtype).to(there.device)):
+            # what the loader made room for and did not fill has no memory
+            is_filled = there is not None and not there.is_meta
+            if not is_filled or not torch.equal(there.flatten(), value.flatten().to(there.dtype).to(there.device)):
                 raise RuntimeError(f"the loader left {part}.{key} out of a LoRA that fits")
         for (of_part, module), alpha in (weights.alphas or {}).items():
             if of_part == part:
@@ -304,7 +312,7 @@ def _misfit(pipeline: Any, weights: LoraWeights) -> str | None:
         for key, value in own.items():
             split = split_side(key)
             if split is None:
-                return _unknown_name(part, key, own)
+                return f"{part}.{key} is no weight of a LoRA"
             layers.setdefault(split[0], {})[split[1] + split[2].removeprefix(".weight")] = value
         for name, sides in layers.items():
             module = _module(modules, name)
@@ -317,16 +325,6 @@ def _misfit(pipeline: Any, weights: LoraWeights) -> str | None:
             if misfit := _side_misfit(sides, tuple(wide)):
                 return f"{part}.{name}.{misfit}"
     return None
-
-
-def _unknown_name(part: str, key: str, own: Mapping[str, torch.Tensor]) -> str:
-    if any(split_side(other) for other in own) and "lora" in key:
-        # diffusers decides by the first key and then drops the keys of the other kind
-        return (
-            "its weights are named in two ways, lora_A and lora.down, of which diffusers would load only one"
-            f" ({part}.{key} among them)"
-        )
-    return f"{part}.{key} is no weight of a LoRA"
 
 
 def _side_misfit(sides: Mapping[str, torch.Tensor], wide: tuple[int, ...]) -> str | None:

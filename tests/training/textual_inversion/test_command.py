@@ -48,4 +48,4 @@ def test_bad_input(random_mini_model, tmp_path, capsys, more, message):
 def test_an_image_that_is_none(tmp_path, capsys):
     (tmp_path / "x.png").write_bytes(b"no image")
     assert main(["--images", str(tmp_path), "--output_dir", str(tmp_path / "o")]) == 2
-    assert "'x.png', which could not be read" in capsys.readouterr().err
+    assert "x.png' of images holds a damaged image" in capsys.readouterr().err

@@ -66,9 +66,9 @@ def test_the_script_itself_exits_with_2():
 def test_one_class_is_enough_without_the_adversarial_term(common, tmp_path, capsys):
     flags = ["--class_names", "star", "--output_dir", str(tmp_path), "--max_steps", "1", "--save_strategy", "no"]
     watched = ["--heldout_steps", "0", "--sample_steps", "0"]
-    assert main([*common, *flags, *watched]) == 2
+    assert main(with_flags(common, *flags, *watched)) == 2
     assert "the adversarial term sets an image against a name of another class" in capsys.readouterr().err
-    assert main([*common, *flags, *watched, "--adversarial_weight", "0"]) == 0
+    assert main(with_flags(common, *flags, *watched, "--adversarial_weight", "0")) == 0
     assert "LoRA saved in" in capsys.readouterr().out
 
 
