@@ -271,12 +271,15 @@ def _settle(pipeline: Any, weights: LoraWeights, name: str) -> None:
             there = there[name] if there is not None and name in there else None
             there = getattr(there, split[2].removeprefix("."), there)
             # what the loader made room for and did not fill has no memory
-            is_filled = there is not None and not there.is_meta
-            if not is_filled or not torch.equal(there.flatten(), value.flatten().to(there.dtype).to(there.device)):
+            if there is None or there.is_meta or not _is_equal(there, value):
                 raise RuntimeError(f"the loader left {part}.{key} out of a LoRA that fits")
         for (of_part, module), alpha in (weights.alphas or {}).items():
             if of_part == part:
                 _set_alpha(_module(modules, module), name, alpha)
+
+
+def _is_equal(there: torch.Tensor, value: torch.Tensor) -> bool:
+    return torch.equal(there.flatten(), value.flatten().to(there.dtype).to(there.device))
 
 
 def _set_alpha(layer: Any, name: str, alpha: float) -> None:
