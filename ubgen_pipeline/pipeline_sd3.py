@@ -16,7 +16,7 @@ from .call_arguments import TextSettings
 from .conditioning import Conditioning
 from .family import Family
 from .mask_attention import JointMaskAttention
-from .mask_settings import MaskSettings, small_concept_settings
+from .mask_settings import MaskSettings, small_joint_settings
 from .pipeline_call import ClassNameCall
 from .scheduler_noise import resolution_shift, set_flow_timesteps
 
@@ -207,7 +207,7 @@ class StableDiffusion3Parts(Family):
         """The block of 24 whose text columns are clearest (Seg4Diff, arXiv 2509.18096), or the one at its depth; the
         mini flow model's, which are others, for models as small."""
         if 1 < config["num_layers"] < 12:
-            return small_concept_settings(config["num_layers"])
+            return small_joint_settings(config["num_layers"])
         block = config["num_layers"] * 9 // 24
         return MaskSettings(class_prompt=False, cross_levels=(block,), self_level=block)
 
