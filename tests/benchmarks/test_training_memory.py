@@ -1,5 +1,7 @@
 """Counted memory of a training: against what the allocator gave to the same training, and the configurations."""
 
+import gc
+
 import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
@@ -23,8 +25,14 @@ def folders(tmp_path_factory):
 
 def most_allocated(call):
     """Bytes that the call had allocated at its worst moment, by the allocator's own record."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
-        call()
+    # what earlier tests left would be freed meanwhile, and be taken off
+    gc.collect()
+    gc.disable()
+    try:
+        with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as record:
+            call()
+    finally:
+        gc.enable()
     results = record.profiler.kineto_results
     changes = sorted((event.start_ns(), event.nbytes()) for event in results.events() if event.name() == "[memory]")
     live = peak = 0
