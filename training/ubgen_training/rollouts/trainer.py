@@ -8,7 +8,6 @@ Shapes: R samples of a rollout, B of a batch.
 """
 
 import math
-from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
@@ -85,13 +84,12 @@ class RolloutTrainer(SamplerTrainer):
         self._rollout: Any = None
         self._micro_steps = MicroSteps()
 
-    @abstractmethod
     def draw(
         self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Images ``(B, 3, H, W)`` of a batch, and what the rollout keeps of each beside label and advantage."""
+        raise NotImplementedError
 
-    @abstractmethod
     def pair_loss(
         self, model: nn.Module, rollout: Any, pairs: torch.Tensor, generator: torch.Generator
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
@@ -99,6 +97,7 @@ class RolloutTrainer(SamplerTrainer):
 
         ``generator`` is a CPU generator of this batch's own.
         """
+        raise NotImplementedError
 
     def before_rollout(self, number: int) -> None:
         """Called before rollout ``number`` is drawn."""
