@@ -5,7 +5,7 @@ import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from page_html import Bar, bar_chart, shown_text, table
@@ -22,6 +22,8 @@ FIGURES = {
 }
 # what a world without bias would give
 UNBIASED = {"own background": 1 / len(BACKGROUND_NAMES), "own texture": 1 / len(TEXTURE_NAMES)}
+# an integer of JSON may be longer than any float
+LARGEST_FIGURE = 1e300
 SHOWN_NAMES = {BASE: "base", TUNED: "tuned"}
 
 
@@ -95,7 +97,7 @@ def read_report(file: str | Path) -> Mapping[str, Any]:
     """The tables of a report.json of ``ubgen evaluate``: ``tables[title][column][figure]`` with value, low and high.
 
     Raises:
-        ValueError: no such file, or another kind of JSON.
+        ValueError: no such file, or another kind of JSON; names the variable of the Space and the file.
     """
     try:
         tables = json.loads(Path(file).read_text(encoding="utf-8"))["tables"]
@@ -103,8 +105,8 @@ def read_report(file: str | Path) -> Mapping[str, Any]:
             for figures in columns.values():
                 for interval in figures.values():
                     interval["value"]
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ValueError("The report cannot be read: it is no report.json of ubgen evaluate.") from error
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"UBGEN_REPORT is {str(file)!r}, which is no report.json of ubgen evaluate.") from error
     return tables
 
 
@@ -112,13 +114,18 @@ def report_html(tables: Mapping[str, Any]) -> str:
     """The report's tables, and a chart of each figure that is a share."""
     parts = []
     for title, named in tables.items():
-        columns = {_last_part(name): figures for name, figures in named.items()}
+        columns: dict[str, Any] = {}
+        for name, values in named.items():
+            shown = _last_part(name)
+            while shown in columns:
+                shown += "_"
+            columns[shown] = values
         figures = list(dict.fromkeys(figure for column in columns.values() for figure in column))
         rows = [[figure, *(_interval(column.get(figure)) for column in columns.values())] for figure in figures]
         charts = []
         for figure in figures:
             values = {name: column.get(figure, {}).get("value") for name, column in columns.items()}
-            is_share = all(isinstance(value, (int, float)) and 0 <= value <= 1 for value in values.values())
+            is_share = all(_is_number(value) and 0 <= value <= 1 for value in values.values())
             if is_share and len(values) > 1:
                 bars = [
                     Bar(name, value, _interval(columns[name][figure]), series % 4)
@@ -131,13 +138,18 @@ def report_html(tables: Mapping[str, Any]) -> str:
 
 
 def _interval(interval: Any) -> str:
-    if not isinstance(interval, Mapping) or not isinstance(interval.get("value"), (int, float)):
+    if not isinstance(interval, Mapping) or not _is_number(interval.get("value")):
         return "-"
     low, high = interval.get("low"), interval.get("high")
     text = _number(interval["value"])
-    if isinstance(low, (int, float)) and isinstance(high, (int, float)):
+    if _is_number(low) and _is_number(high):
         text += f" [{_number(low)}, {_number(high)}]"
     return text
+
+
+def _is_number(value: Any) -> TypeGuard[float]:
+    """Whether there is something to show: a figure that could not be computed is NaN, which JSON files hold, too."""
+    return isinstance(value, (int, float)) and abs(value) < LARGEST_FIGURE
 
 
 def _number(value: float) -> str:

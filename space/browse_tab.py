@@ -1,5 +1,6 @@
 """The tab that looks into an existing dataset: counts of its classes, histograms, and a page of images of one."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +12,7 @@ from dataset_view import DatasetView, read_view
 from details_panel import build_details
 from histogram import histogram_html
 from image_gallery import image_gallery
-from page_html import Bar, bar_chart, status_line
+from page_html import Bar, bar_chart, plain_text, status_line
 from parquet_files import find_parquet_files
 from space_settings import SpaceSettings
 from visitor import Visitor, item_at
@@ -50,7 +51,7 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
         with gr.Column(scale=3, min_width=320):
             with gr.Row(equal_height=False):
                 class_choice = gr.Dropdown([], label="Class", scale=3, min_width=160, elem_id="browse-class")
-                page = gr.Number(1, precision=0, minimum=1, label="Page", scale=1, min_width=90, elem_id="browse-page")
+                page = gr.Number(1, precision=0, label="Page", scale=1, min_width=90, elem_id="browse-page")
             gallery = image_gallery("browse-gallery", num_columns=6)
             details = build_details("browse")
 
@@ -65,7 +66,7 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             return
         visitor.view = view
         columns = find_columns(view)
-        choices = [ALL_CLASSES, *(_choice(view, label) for label in np.flatnonzero(view.counts).tolist())]
+        choices = [ALL_CLASSES, *class_choices(view)]
         yield {
             status: status_line(_summary(view)),
             body: gr.update(visible=True),
@@ -112,9 +113,9 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             gallery: gr.update(value=items, selected_index=None),
         }
 
-    def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> dict[Any, Any]:
+    def choose(visitor: Visitor, event: gr.SelectData) -> dict[Any, Any]:
         visitor.chosen = item_at(visitor.rows, event.index)
-        return details.shown(visitor.chosen, layers, settings)
+        return details.shown(visitor, settings)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [status, gallery, *details.outputs]
@@ -131,7 +132,7 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
     column_choice.input(show_histogram, counting, histogram, **reading)
     page.submit(show_page, [visitor, class_choice, page], shown, **reading)
     page.blur(show_page, [visitor, class_choice, page], shown, **reading)
-    chosen = gallery.select(choose, [visitor, details.layers], details.outputs, **quiet)
+    chosen = gallery.select(choose, visitor, details.outputs, **quiet)
     chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
 
@@ -151,8 +152,14 @@ def counts_html(view: DatasetView) -> str:
     return f'<div class="ub-tall" tabindex="0">{bar_chart(bars, f"Rows per class{rest}")}</div>'
 
 
-def _choice(view: DatasetView, label: int) -> tuple[str, str]:
-    return f"{view.class_names[label]} ({view.counts[label]:,})", str(label)
+def class_choices(view: DatasetView) -> list[tuple[str, str]]:
+    """(text, label) of the classes that have rows; those that would read the same are told apart by their labels."""
+    texts = {label: plain_text(view.class_names[label]) for label in np.flatnonzero(view.counts).tolist()}
+    counts = Counter(texts.values())
+    return [
+        (f"{text}{f' #{label}' if counts[text] > 1 else ''} ({view.counts[label]:,})", str(label))
+        for label, text in texts.items()
+    ]
 
 
 def _label(view: DatasetView, choice: Any) -> int | None:

@@ -1,6 +1,6 @@
 """Values of single columns, read row group by row group up to a limit; columns of images are never among them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -27,13 +27,13 @@ class Column:
 
     Attributes:
         name: for the visitor; parts of nested ones are joined by dots.
-        path: what is read of the file.
+        path: the names that lead to it in the file; each may hold dots of its own.
         kind: ``number`` or ``text``: what a value is; ``length``: the rows' lists are counted by their lengths.
         names: of a number's values, where they are labels.
     """
 
     name: str
-    path: str
+    path: tuple[str, ...]
     kind: str
     names: tuple[str, ...] = ()
 
@@ -65,42 +65,50 @@ def find_columns(view: DatasetView) -> dict[str, Column]:
     features, found = noted_features(view.schema), []
     for item in view.schema:
         if item.name != view.label_column and item.name not in UNCOUNTED_COLUMNS:
-            found += _columns(item.name, item.type, features.get(item.name))
+            found += _columns((item.name,), item.type, features.get(item.name))
     ranks = {"float": 0, "number": 1, "length": 2, "text": 4}
     found.sort(key=lambda pair: 3 if pair[1].name in SETTING_COLUMNS else ranks[pair[0]])
-    return {column.name: column for _, column in found}
+    named: dict[str, Column] = {}
+    for _, column in found:
+        # a part of a column may be called like another column whose name holds a dot
+        name = column.name
+        while name in named:
+            name += "_"
+        named[name] = column
+    return named
 
 
-def _columns(path: str, kind: pa.DataType, feature: Any) -> Iterator[tuple[str, Column]]:
+def _columns(path: tuple[str, ...], kind: pa.DataType, feature: Any) -> Iterator[tuple[str, Column]]:
     """(rank, column) of all that lies under ``path``, but for images and other bytes."""
+    name = ".".join(path)
     if pa.types.is_struct(kind):
         if "bytes" in {part.name for part in kind}:
             return
         parts = [(part.name, part.type) for part in kind]
         lists = [name for name, part in parts if _is_list(part)]
         if lists:
-            yield "length", Column(f"number of {path}", f"{path}.{lists[0]}", "length")
-        for name, part in parts:
-            inner = feature.get(name) if isinstance(feature, dict) else None
+            yield "length", Column(f"number of {name}", (*path, lists[0]), "length")
+        for part_name, part in parts:
+            inner = feature.get(part_name) if isinstance(feature, dict) else None
             yield from (
-                found for found in _columns(f"{path}.{name}", part, inner) if not (lists and found[0] == "length")
+                found for found in _columns((*path, part_name), part, inner) if not (lists and found[0] == "length")
             )
     elif _is_list(kind):
         if not pa.types.is_struct(kind.value_type):
-            yield "length", Column(f"number of {path}", path, "length")
+            yield "length", Column(f"number of {name}", path, "length")
         if not pa.types.is_nested(kind.value_type):
             inner = feature.get("feature") if isinstance(feature, dict) else None
             yield from _columns(path, kind.value_type, inner)
     elif pa.types.is_floating(kind):
-        yield "float", Column(path, path, "number")
+        yield "float", Column(name, path, "number")
     elif pa.types.is_integer(kind) or pa.types.is_boolean(kind):
         names = feature.get("names") if isinstance(feature, dict) else None
         if pa.types.is_boolean(kind):
             names = ["false", "true"]
         shown = tuple(str(name) for name in names) if isinstance(names, list) else ()
-        yield "number", Column(path, path, "number", shown)
+        yield "number", Column(name, path, "number", shown)
     elif pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        yield "text", Column(path, path, "text")
+        yield "text", Column(name, path, "text")
 
 
 def read_column(view: DatasetView, column: Column) -> ColumnValues:
@@ -113,7 +121,7 @@ def read_column(view: DatasetView, column: Column) -> ColumnValues:
     values, labels, num_rows, num_bytes = [], [], 0, 0
     for number, file in enumerate(view.source.files[: view.num_files]):
         with open_parquet(view.source, file) as parquet:
-            if column.path.partition(".")[0] not in parquet.schema_arrow.names:
+            if not _has(parquet.schema_arrow, column.path):
                 raise ValueError(f"Dataset: its files differ; not all have the column {column.name}.")
             first = 0
             for group in range(parquet.metadata.num_row_groups):
@@ -126,8 +134,10 @@ def read_column(view: DatasetView, column: Column) -> ColumnValues:
                         f"Dataset: a row group holds {size >> 20} MiB of that column; at most {MAX_READ_BYTES >> 20}"
                         " are read here."
                     )
-                array = parquet.read_row_group(group, columns=[column.path]).column(0).combine_chunks()
-                part, row = _values(_inner(array, column.path.split(".")[1:]), column, texts)
+                # the reader takes a name with dots for a path as well, and may give more than one column
+                table = parquet.read_row_group(group, columns=[".".join(column.path)])
+                array = table.column(column.path[0]).combine_chunks()
+                part, row = _values(_inner(array, column.path[1:]), column, texts)
                 values.append(part)
                 labels.append(view.labels[number][first : first + metadata.num_rows][row])
                 first += metadata.num_rows
@@ -141,16 +151,28 @@ def _joined(column: Column, values: list, texts: dict[str, int], labels: list, n
     return ColumnValues(column, joined, tuple(texts), rows, num_rows)
 
 
-def _num_bytes(metadata: Any, path: str) -> int:
+def _has(schema: pa.Schema, path: Sequence[str]) -> bool:
+    kind: Any = schema
+    for name in path:
+        # a list in a file of another shape has no parts
+        if not isinstance(kind, (pa.Schema, pa.StructType)) or name not in kind.names:
+            return False
+        kind = kind.field(name).type
+    return True
+
+
+def _num_bytes(metadata: Any, path: Sequence[str]) -> int:
+    name = ".".join(path)
     columns = [metadata.column(number) for number in range(metadata.num_columns)]
     return sum(
-        column.total_uncompressed_size for column in columns if f"{column.path_in_schema}.".startswith(f"{path}.")
+        column.total_uncompressed_size for column in columns if f"{column.path_in_schema}.".startswith(f"{name}.")
     )
 
 
-def _inner(array: pa.Array, names: list[str]) -> pa.Array:
+def _inner(array: pa.Array, names: Sequence[str]) -> pa.Array:
     for name in names:
-        array = pc.struct_field(array, name)
+        # as a list: a text is read as a path, and its dots as steps of it
+        array = pc.struct_field(array, [array.type.get_field_index(name)])
     return array
 
 

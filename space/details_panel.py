@@ -4,11 +4,11 @@ from dataclasses import dataclass
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
-from dataset_rows import DatasetRow
-from image_details import BOXES, MASK, available_layers, draw_layers, image_command, image_facts
+from image_details import available_layers, draw_layers, image_command, image_facts
+from overlay import LAYERS
 from page_html import fact_list, status_line
-from sampler import DrawnSample
 from space_settings import SpaceSettings
+from visitor import Visitor
 
 
 @dataclass(frozen=True)
@@ -37,8 +37,9 @@ class DetailsPanel:
         """Updates that empty the panel."""
         return {self.group: gr.update(visible=False), self.picture: None, self.facts: "", self.command: ""}
 
-    def shown(self, item: DrawnSample | DatasetRow | None, layers: Any, settings: SpaceSettings) -> dict[Any, Any]:
-        """Updates that fill the panel with an image; None empties it."""
+    def shown(self, visitor: Visitor, settings: SpaceSettings) -> dict[Any, Any]:
+        """Updates that fill the panel with the image that the visitor chose, or empty it."""
+        item = visitor.chosen
         if item is None:
             return self.hidden()
         available = available_layers(item)
@@ -46,16 +47,28 @@ class DetailsPanel:
         command = image_command(item, settings)
         return {
             self.group: gr.update(visible=True),
-            self.layers: gr.update(visible=bool(available), choices=available),
-            self.picture: draw_layers(item, layers),
+            # choices and value together: a value that is no choice any more would be an error at the next event
+            self.layers: gr.update(
+                visible=bool(available),
+                choices=available,
+                value=[name for name in available if name in visitor.layers],
+            ),
+            self.picture: draw_layers(item, visitor.layers),
             self.facts: fact_list(image_facts(item)) + note,
             self.command: gr.update(value=command, visible=bool(command)),
         }
 
     def connect(self, visitor: gr.State) -> None:
         """Draw the layers anew when one is ticked."""
+
+        def tick(visitor: Visitor, ticked: list[str]) -> Any:
+            if visitor.chosen is not None:
+                # what this image lacks stays as it was wished
+                visitor.layers = visitor.layers.difference(available_layers(visitor.chosen)).union(ticked)
+            return draw_layers(visitor.chosen, visitor.layers)
+
         self.layers.input(
-            lambda visitor, layers: draw_layers(visitor.chosen, layers),
+            tick,
             [visitor, self.layers],
             self.picture,
             show_progress="hidden",
@@ -78,7 +91,7 @@ def build_details(name: str) -> DetailsPanel:
                 elem_id=f"{name}-picture",
                 elem_classes="ub-picture",
             )
-            layers = gr.CheckboxGroup([MASK, BOXES], value=[MASK, BOXES], label="Show", elem_id=f"{name}-layers")
+            layers = gr.CheckboxGroup(list(LAYERS), value=list(LAYERS), label="Show", elem_id=f"{name}-layers")
         with gr.Column(min_width=280, scale=3):
             facts = gr.HTML(elem_id=f"{name}-facts")
             command = gr.Textbox(

@@ -143,10 +143,10 @@ def build_generate_tab(
     def select(variant: str) -> Callable[..., dict[Any, Any]]:
         others = [gallery for name, gallery in galleries.items() if name != variant]
 
-        def choose(visitor: Visitor, layers: list[str], event: gr.SelectData) -> dict[Any, Any]:
+        def choose(visitor: Visitor, event: gr.SelectData) -> dict[Any, Any]:
             visitor.chosen = item_at(visitor.samples.get(variant, []), event.index)
             unselected = {gallery: gr.update(selected_index=None) for gallery in others}
-            return {**unselected, **details.shown(visitor.chosen, layers, settings)}
+            return {**unselected, **details.shown(visitor, settings)}
 
         return choose
 
@@ -155,7 +155,7 @@ def build_generate_tab(
     connect_run(start, stop, status, generate, [visitor, *controls], outputs, cancel)
     for variant, gallery in galleries.items():
         outputs = [*galleries.values(), *details.outputs]
-        chosen = gallery.select(select(variant), [visitor, details.layers], outputs, **quiet)
+        chosen = gallery.select(select(variant), visitor, outputs, **quiet)
         chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
     return controls, start, kept

@@ -79,4 +79,4 @@ def count_names(found: ColumnValues, values: np.ndarray) -> list[tuple[str, int]
 
 
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if value == round(value) and abs(value) < 1e15 else f"{value:.3g}"
+    return f"{value:,.0f}" if abs(value) < 1e15 and value == round(value) else f"{value:.3g}"

@@ -1,14 +1,13 @@
 """What is said and drawn about one image that was clicked, whether it was just drawn or comes from a dataset."""
 
 import shlex
+from collections.abc import Collection
 from typing import Any
 
 from dataset_rows import DatasetRow
-from overlay import draw_overlay
+from overlay import BOXES, MASK, draw_overlay
 from sampler import DrawnSample, regenerate_command
 from space_settings import SpaceSettings
-
-MASK, BOXES = "Mask", "Boxes"
 
 
 def available_layers(item: DrawnSample | DatasetRow) -> list[str]:
@@ -26,12 +25,11 @@ def image_command(item: DrawnSample | DatasetRow, settings: SpaceSettings) -> st
     return ""
 
 
-def draw_layers(item: DrawnSample | DatasetRow | None, layers: Any) -> Any:
-    """The image with the layers that are ticked."""
+def draw_layers(item: DrawnSample | DatasetRow | None, layers: Collection[str]) -> Any:
+    """The image with those of the layers that it has."""
     if item is None:
         return None
-    shown = set(layers) if isinstance(layers, list) else set()
-    return draw_overlay(item.image, item.mask if MASK in shown else None, item.boxes if BOXES in shown else None)
+    return draw_overlay(item.image, item.mask if MASK in layers else None, item.boxes if BOXES in layers else None)
 
 
 def image_facts(item: DrawnSample | DatasetRow) -> dict[str, object]:

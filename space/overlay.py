@@ -8,6 +8,8 @@ from PIL import Image, ImageDraw
 from ubgen_pipeline.files.image_codecs import rgb_image
 from ubgen_pipeline.mask_settings import IGNORE_LABEL
 
+# what can be drawn over an image
+MASK, BOXES = LAYERS = ("Mask", "Boxes")
 SHORTEST_SIDE = 384
 # colours that stay apart for colour-blind eyes (Okabe and Ito's eight without black)
 COLOURS = ((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66), (0, 114, 178), (213, 94, 0), (204, 121, 167))

@@ -10,10 +10,15 @@ LONGEST_LABEL = 60
 
 
 def shown_text(value: object, longest: int = LONGEST_TEXT) -> str:
-    """``str(value)`` as HTML that shows exactly this text, on one line, without control and direction marks."""
+    """``str(value)`` as HTML that shows exactly this text: :func:`plain_text`, escaped."""
+    return html.escape(plain_text(value, longest))
+
+
+def plain_text(value: object, longest: int = LONGEST_TEXT) -> str:
+    """``str(value)`` on one line, without control and direction marks, for where no HTML is read, as in a list."""
     kept = "".join(" " if unicodedata.category(char)[0] in "CZ" else char for char in str(value))
     line = " ".join(kept.split())
-    return html.escape(line if len(line) <= longest else line[: longest - 1] + "…")
+    return line if len(line) <= longest else line[: longest - 1] + "…"
 
 
 def status_line(text: str, done: int | None = None, total: int | None = None, kind: str = "plain") -> str:

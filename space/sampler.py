@@ -157,7 +157,10 @@ def regenerate_command(sample: DrawnSample, settings: SpaceSettings) -> str:
             lora = f' --lora "$(python -c {shlex.quote(code)})"'
         else:
             words += ["--lora", settings.lora]
-    options = ["--class-names", request.class_name, "--samples-per-class", str(sample.number + 1)]
+    # a name that begins like a flag must be joined to its own
+    is_flag = request.class_name.startswith("-")
+    name = [f"--class-names={request.class_name}"] if is_flag else ["--class-names", request.class_name]
+    options = [*name, "--samples-per-class", str(sample.number + 1)]
     options += ["--seed", str(request.seed), "--num-inference-steps", str(request.num_inference_steps)]
     if request.guidance_scale is not None:
         options += ["--guidance-scale", f"{request.guidance_scale:g}"]

@@ -7,6 +7,7 @@ from typing import Any
 from column_values import ColumnValues
 from dataset_rows import DatasetRow
 from dataset_view import DatasetView
+from overlay import LAYERS
 from sampler import Cancellation, DrawnSample
 
 
@@ -31,6 +32,8 @@ class Visitor:
     column: ColumnValues | None = None
     rows: list[DatasetRow] = field(default_factory=list)
     chosen: DrawnSample | DatasetRow | None = None
+    # what to draw over images; kept over images that lack it
+    layers: set[str] = field(default_factory=lambda: set(LAYERS))
 
     def start_drawing(self) -> Cancellation:
         """A new request to draw; the one before, if it still runs, is cancelled, as each has a flag of its own."""

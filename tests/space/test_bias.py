@@ -1,6 +1,7 @@
 """Bias as it is measured on the mini world, and as a report has it."""
 
 import json
+import math
 
 import pytest
 from bias import bias_html, measure_bias, read_report, report_html
@@ -34,6 +35,20 @@ def test_bias_is_measured_class_by_class_and_can_be_cancelled(sampler):
     assert step.done == 4
 
 
+def test_figures_that_could_not_be_computed_are_left_open(tmp_path):
+    file = tmp_path / "report.json"
+    nothing = {"value": math.nan, "low": math.nan, "high": math.inf}
+    columns = {
+        "/home/a/base": {"accuracy": nothing, "own background": {"value": 0.5, "low": math.nan, "high": 1}},
+        "/home/b/base": {"accuracy": {"value": 10**400}, "own background": {"value": 0.25}},
+    }
+    file.write_text(json.dumps({"tables": {"Bias": columns}}))
+    page = report_html(read_report(file))
+    assert page.count("<td>-</td>") == 2 and "<td>0.500</td>" in page and "nan" not in page.lower()
+    # two columns whose folders have one name are two columns
+    assert page.count(">base<") == page.count(">base_<") > 0
+
+
 def test_a_report_is_shown_escaped_and_without_paths(tmp_path):
     interval = {"value": 0.25, "low": 0.2, "high": 0.3}
     tables = {"Data<b>sets": {"/home/me/base": {"own background": interval}, "<i>tuned": {"images": {"value": 200.0}}}}
@@ -41,7 +56,8 @@ def test_a_report_is_shown_escaped_and_without_paths(tmp_path):
     file.write_text(json.dumps({"settings": {}, "tables": tables}))
     page = report_html(read_report(file))
     assert "0.250 [0.200, 0.300]" in page and "<b>" not in page and "<i>" not in page and "/home" not in page
-    for wrong in ("[]", "{", '{"tables": {"a": {"b": {"c": 3}}}}', '{"tables": 3}'):
+    deep = '{"tables": ' + "[" * 100_000 + "]" * 100_000 + "}"
+    for wrong in ("[]", "{", '{"tables": {"a": {"b": {"c": 3}}}}', '{"tables": 3}', deep):
         file.write_text(wrong)
-        with pytest.raises(ValueError, match="no report"):
+        with pytest.raises(ValueError, match=r"UBGEN_REPORT is .*report\.json', which is no report"):
             read_report(file)

@@ -9,7 +9,7 @@ from dataset_view import read_view
 from histogram import histogram_html
 from parquet_files import find_parquet_files
 
-from support.space_datasets import NAMES
+from support.space_datasets import NAMES, open_folder
 
 
 def test_numbers_texts_and_lists_can_be_counted_and_pictures_cannot(view):
@@ -62,6 +62,27 @@ def test_only_the_column_is_read_and_only_up_to_the_limits(view, monkeypatch):
     monkeypatch.setattr("column_values.MAX_READ_BYTES", 10)
     with pytest.raises(ValueError, match="row group"):
         read_column(view, columns["clip_score"])
+
+
+def test_dots_in_a_name_are_part_of_it(tmp_path):
+    inner = [{"b": number, "c.d": 10 * number} for number in range(3)]
+    table = pa.table(
+        {"a.b": [7, 8, 9], "a": inner, "x.y.z": ["u", None, "v"], "l.m": [[1], [], [2, 3]], "image": [None] * 3}
+    )
+    pq.write_table(table, tmp_path / "d.parquet")
+    view = open_folder(tmp_path)
+    columns = find_columns(view)
+    read = {name: read_column(view, column) for name, column in columns.items()}
+    assert list(columns) == ["a.b", "a.b_", "a.c.d", "l.m", "number of l.m", "x.y.z"]
+    assert read["a.b"].values.tolist() == [7, 8, 9] and read["a.b_"].values.tolist() == [0, 1, 2]
+    assert read["a.c.d"].values.tolist() == [0, 10, 20] and read["l.m"].values.tolist() == [1, 2, 3]
+    assert read["x.y.z"].texts == ("u", "v", "missing") and read["number of l.m"].values.tolist() == [1, 0, 2]
+    # in another file the same name leads elsewhere
+    pq.write_table(pa.table({"a.b": [1], "a": [5]}), tmp_path / "e.parquet")
+    view = open_folder(tmp_path)
+    assert read_column(view, columns["a.b"]).values.tolist() == [7, 8, 9, 1]
+    with pytest.raises(ValueError, match=r"not all have the column a\.c\.d"):
+        read_column(view, columns["a.c.d"])
 
 
 def test_files_that_differ_are_an_error(view, tmp_path):

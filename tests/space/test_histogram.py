@@ -19,14 +19,20 @@ def test_bins_span_all_classes_and_count_every_value():
     assert count_numbers(np.array([np.nan]), np.array([np.nan])) == [("missing", 1)]
 
 
+def test_numbers_at_the_ends_of_their_range_are_shown(view):
+    found = ColumnValues(Column("x", ("x",), "number"), np.array([1.7e308, 1.7e308, -np.inf]), (), np.zeros(3), 3)
+    with np.errstate(over="ignore"):
+        assert "3 values, mean inf" in histogram_html(found, None, "", 3)
+
+
 def test_the_most_frequent_names_are_shown_and_the_others_counted():
     texts = tuple(f"text {number}" for number in range(50))
     values = np.repeat(np.arange(50.0), np.arange(50, 0, -1))
-    found = ColumnValues(Column("prompt", "prompt", "text"), values, texts, np.zeros(len(values), np.int32), 9)
+    found = ColumnValues(Column("prompt", ("prompt",), "text"), values, texts, np.zeros(len(values), np.int32), 9)
     counts = count_names(found, values)
     assert counts[0] == ("text 0", 50) and len(counts) == MAX_VALUES + 1
     assert counts[-1] == ("30 other values", sum(range(1, 31)))
-    labels = ColumnValues(Column("l", "l", "number", ("a", "b")), np.array([1.0, 7, np.nan]), (), np.zeros(3), 3)
+    labels = ColumnValues(Column("l", ("l",), "number", ("a", "b")), np.array([1.0, 7, np.nan]), (), np.zeros(3), 3)
     assert count_names(labels, labels.values) == [("b", 1), ("7", 1), ("missing", 1)]
 
 

@@ -1,5 +1,6 @@
 """Class lists and prompts: from names, a file or a built-in list to one prompt per class. No torch."""
 
+import re
 import string
 import unicodedata
 from collections import Counter
@@ -11,6 +12,14 @@ from typing import Any, ClassVar
 from .built_in_classes import BUILT_IN_LISTS, built_in_entries, built_in_name
 from .class_file import ClassFile, read_class_file
 from .class_lists import ClassName, class_from, read_class_list
+
+# characters that show nothing, and marks that turn the direction of what follows; joiners, which some scripts need,
+# are no such characters
+_UNSEEN = re.compile(
+    "[\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b\u200e\u200f\u202a-\u202e\u2060-\u206f\u2800"
+    "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
+)
+_JOINERS = re.compile("[\u200c\u200d]")
 
 
 @dataclass(frozen=True)
@@ -132,12 +141,14 @@ def _check(classes: Sequence[ClassName]) -> None:
             # control characters would end a line in a card or a file; lone surrogates cannot be written at all
             if bad := [char for char in text if unicodedata.category(char) in ("Cc", "Cs", "Zl", "Zp")]:
                 raise ValueError(f"class {item.name!r} holds the control character {bad[0]!r}; remove it.")
+            if unseen := _UNSEEN.search(text):
+                raise ValueError(f"class {item.name!r} holds {unseen[0]!a}, which nobody sees; remove it.")
     if twice := [
         key for key, count in Counter(item.class_id for item in classes if item.class_id).items() if count > 1
     ]:
         raise ValueError(f"class id {twice[0]!r} occurs twice; give each class its own id.")
     counts = Counter(item.name for item in classes)
-    spelt = {}
+    spelt, seen = {}, {}
     for item in classes:
         # text encoders read these as one
         other = spelt.setdefault(_spelling(item.name), item)
@@ -146,6 +157,9 @@ def _check(classes: Sequence[ClassName]) -> None:
                 f"class names {other.name!r} and {item.name!r} are one to a text encoder; remove one, or give both"
                 " ids."
             )
+        other = seen.setdefault(_look(item.name), item)
+        if other.name != item.name and item.class_id is None:
+            raise ValueError(f"class names {other.name!a} and {item.name!a} look alike; remove one, or give both ids.")
     if twice := [item.name for item in classes if counts[item.name] > 1 and item.class_id is None]:
         raise ValueError(f"class name {twice[0]!r} occurs twice without ids; give each an id, or remove one.")
     if twice := [key for key, count in Counter(item.key for item in classes).items() if count > 1]:
@@ -154,3 +168,8 @@ def _check(classes: Sequence[ClassName]) -> None:
 
 def _spelling(name: str) -> str:
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
+
+
+def _look(name: str) -> str:
+    """The same for names that look the same: letters of full width, ligatures, and joiners between letters."""
+    return _spelling(unicodedata.normalize("NFKC", _JOINERS.sub("", name)))
