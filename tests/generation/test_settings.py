@@ -21,7 +21,7 @@ NAMES = {"class_names": ["star"]}
         ({"seed": -1}, "seed is -1"),
         ({"engine": "spark"}, "engine is 'spark'"),
         ({"num_workers": 2}, "num_workers is given without engine ray"),
-        ({"engine": "ray", "hub_dataset_id": "org/d"}, "publish the finished folder instead"),
+        ({"engine": "ray", "hub_dataset_id": "org/d", "keep_local": True}, "keep_local is set, but shards that go"),
         ({"task": "inpaint"}, "need a source dataset"),
         ({"source": "s"}, "text-to-image takes none"),
         ({"source": "s", "task": "inpaint", "strength": 1.5}, "strength is 1.5"),

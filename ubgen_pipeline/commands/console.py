@@ -16,6 +16,8 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from io import TextIOWrapper
 from typing import TextIO, TypeVar
 
+from .stopwatch import stage
+
 Row = TypeVar("Row")
 
 # a waiting process says so early enough to be seen by somebody who watches, and then from time to time
@@ -126,6 +128,13 @@ class Progress:
             return min(max(elapsed, 1.0), LONGEST_INTERVAL)
 
 
+def pause(seconds: float, why: str) -> None:
+    """Sleep so long, and say what for."""
+    say(f"waiting for {why}; again in {seconds:g} s")
+    with stage("waiting"):
+        time.sleep(seconds)
+
+
 class WaitingNote:
     """Waits in small steps, and after a while says for whom, so that a lost process is noticed.
 
@@ -140,7 +149,8 @@ class WaitingNote:
 
     def wait(self, seconds: float) -> None:
         """Sleep so long; print a line where one is due."""
-        time.sleep(seconds)
+        with stage("waiting"):
+            time.sleep(seconds)
         now = time.monotonic()
         if now >= self._next:
             self._next = now + NOTE_EVERY

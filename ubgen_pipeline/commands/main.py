@@ -33,9 +33,13 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _summary(command: EntryPoint) -> str:
-    """First line of the module's docstring, read without importing it."""
-    spec = find_spec(command.module)
-    if spec is None or spec.origin is None:
-        return ""
-    docstring = ast.get_docstring(ast.parse(Path(spec.origin).read_text(encoding="utf-8"))) or ""
-    return docstring.partition("\n")[0]
+    """First line of the module's docstring, read without importing it or the packages that it is in."""
+    package, *parts = command.module.split(".")
+    # of a module in a package it would import the package, and one of ours imports numpy
+    spec = find_spec(package)
+    for place in (spec and spec.submodule_search_locations) or ():
+        file = Path(place, *parts).with_suffix(".py")
+        if file.is_file():
+            docstring = ast.get_docstring(ast.parse(file.read_text(encoding="utf-8"))) or ""
+            return docstring.partition("\n")[0]
+    return ""

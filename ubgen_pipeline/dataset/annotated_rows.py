@@ -15,7 +15,6 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,6 +22,7 @@ import pyarrow.parquet as parquet
 from PIL import Image
 
 from ..files.image_codecs import DECODER_ERRORS, DamagedImageError, read_rgb
+from ..files.places import Place, opened
 from ..mask_regions import connected_regions, polygon_area, region_box, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, StoredObject, read_objects
@@ -103,13 +103,13 @@ class AnnotatedRows:
     """A finished dataset's rows, read one after the other.
 
     Args:
-        folder: a dataset's folder, with ``data/train-*.parquet``.
+        folder: a dataset's folder or address, with ``data/train-*.parquet``.
 
     Raises:
         ValueError: no dataset there, or one that is not finished.
     """
 
-    def __init__(self, folder: str | Path):
+    def __init__(self, folder: str | Place):
         self.stored = StoredRows(folder)
         self.folder, self.features = self.stored.folder, self.stored.features
 
@@ -141,7 +141,7 @@ class AnnotatedRows:
         """Most images that a row has in a column of lists of images, none of which is read."""
         longest = 0
         for file in self.stored.files:
-            with parquet.ParquetFile(file) as stream:
+            with parquet.ParquetFile(opened(file)) as stream:
                 leaves = [stream.schema.column(place).path for place in range(len(stream.schema))]
                 leaf = next(path for path in leaves if path.startswith(f"{column}.") and path.endswith(".path"))
                 for batch in stream.iter_batches(columns=[leaf]):

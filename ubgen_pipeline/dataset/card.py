@@ -8,13 +8,12 @@ import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cached_property
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import yaml
 
-from ..files.whole_files import write_whole_text
+from ..files.places import Place
 from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
 from ..prompts.class_prompts import ClassName, label_names
@@ -182,7 +181,7 @@ def card_of_copy(shards: DatasetShards, source: StoredRows, how: str) -> str:
     )
 
 
-def add_bias_report(folder: str | Path, text: str) -> None:
+def add_bias_report(folder: str | Place, text: str) -> None:
     """Write ``bias_report.txt`` and put the text into the card, in place of an earlier one; all else in it stays.
 
     Raises:
@@ -190,10 +189,10 @@ def add_bias_report(folder: str | Path, text: str) -> None:
     """
     from ubgen_hub_cards.dataset_card import with_bias_report
 
-    place = open_dataset(folder).folder
-    card = (place / "README.md").read_text(encoding="utf-8")
-    write_whole_text(place / BIAS_REPORT, text)
-    write_whole_text(place / "README.md", with_bias_report(card, text))
+    shards = open_dataset(folder)
+    card = (shards.folder / "README.md").read_text(encoding="utf-8")
+    shards.write_report(BIAS_REPORT, text)
+    shards.write_report("README.md", with_bias_report(card, text))
 
 
 def licence_of(card: str) -> dict[str, str]:
@@ -211,7 +210,7 @@ def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]
     return counts.tolist()
 
 
-def marked_rows(file: Path) -> Counter[str]:
+def marked_rows(file: Place) -> Counter[str]:
     """Rows of a parquet file that a safety checker flagged, and those of each mark of images that were not finite."""
     columns, marks = stored_features(file), Counter[str]()
     if SAFETY_COLUMN in columns:

@@ -1,4 +1,4 @@
-"""The one reader of datasets: it opens a folder or an id of the Hub, and says what is wrong with it.
+"""The one reader of datasets: it opens a folder, an address or an id of the Hub, and says what is wrong with it.
 
     open_rows     any dataset, through ``datasets``: rows whose images are decoded when they are read
     StoredRows    a finished folder of ubgen's, through pyarrow: rows as they are stored, images undecoded
@@ -12,13 +12,14 @@ import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow.parquet as parquet
 
 from ..files.folder_lock import STATE_FOLDER
+from ..files.places import Place, as_place, is_address, opened
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -38,7 +39,7 @@ def open_rows(
 
     Args:
         source: a folder that ubgen, ``datasets`` or its ``save_to_disk`` wrote, one with a folder of images per class
-            (perhaps below ``split``), or an id of the Hub.
+            (perhaps below ``split``), the address of a dataset of ubgen's, or an id of the Hub.
         split: of the dataset.
         argument: the setting that named the source, for errors.
         streaming: an ``IterableDataset`` instead of a ``Dataset``: nothing is downloaded ahead.
@@ -49,6 +50,8 @@ def open_rows(
     """
     from datasets import DatasetDict, load_dataset, load_from_disk
 
+    if is_address(source):
+        return _rows_at(as_place(source, argument), split, argument, streaming=streaming)
     folder = Path(source).expanduser()
     is_saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
     class_folders = None
@@ -77,6 +80,35 @@ def open_rows(
             f" generate` wrote, a folder with one folder of images per class, or a Hub id. {first_line}"
         ) from error
     return rows
+
+
+def _rows_at(place: Place, split: str, argument: str, *, streaming: bool) -> Any:
+    """The rows of a dataset of ubgen's at an address, as ``datasets`` reads parquet files there."""
+    from datasets import IterableDataset, config, load_dataset
+    from fsspec import open_local
+
+    try:
+        files = shard_files(place, split)
+        if split == "train":
+            _check_finished(place, files)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{argument} is {str(place)!r}, which could not be read; {error}") from error
+    if streaming:
+        features, given = stored_features(files[0]), {"files": files}
+        return IterableDataset.from_generator(_stored_rows, features=features, gen_kwargs=given)
+    # Copies are made here, and made anew where a file has changed: `datasets` itself reaches no store while the Hub is
+    # switched off, as it is on clusters without a way out.
+    cache = {"cache_storage": str(Path(config.HF_DATASETS_CACHE) / "ubgen"), "check_files": True}
+    copies = open_local([f"filecache::{file}" for file in files], filecache=cache)
+    return load_dataset("parquet", data_files={split: copies}, split=split)
+
+
+def _stored_rows(files: Sequence[Any]) -> Iterator[dict[str, Any]]:
+    """The rows of parquet files, a few in memory at a time; images are the bytes of their files."""
+    for file in files:
+        with parquet.ParquetFile(opened(file)) as stream:
+            for batch in stream.iter_batches(_ROWS_AT_ONCE):
+                yield from batch.to_pylist()
 
 
 def embedded_image(value: "dict[str, Any] | None") -> "dict[str, Any] | None":
@@ -137,13 +169,13 @@ def _is_class_folders(folder: Path) -> bool:
     return any(item.is_file() for item in inside[0].iterdir()) or not any(inside[0].iterdir())
 
 
-def shard_files(folder: str | Path, split: str = "train") -> list[Path]:
-    """The parquet files of a split of a folder of ubgen's, in the order of their rows.
+def shard_files(folder: "str | Place", split: str = "train") -> "list[Any]":
+    """The parquet files of a split of a folder of ubgen's, ``Path`` or, at an address, ``UPath``, in order of rows.
 
     Raises:
         ValueError: there is none.
     """
-    files = sorted((Path(folder).expanduser() / "data").glob(f"{split}-*.parquet"))
+    files = sorted((as_place(folder) / "data").glob(f"{split}-*.parquet"), key=str)
     if not files:
         raise ValueError(
             f"{str(folder)!r} holds no data/{split}-*.parquet; give the folder of a dataset that `ubgen generate` has"
@@ -152,7 +184,7 @@ def shard_files(folder: str | Path, split: str = "train") -> list[Path]:
     return files
 
 
-def _check_finished(folder: Path, files: Sequence[Path]) -> None:
+def _check_finished(folder: Place, files: "Sequence[Place]") -> None:
     """Raise ``ValueError`` unless all shards and the card are there."""
     wanted = files[0].stem.rpartition("-of-")[2]
     unfinished = (folder / STATE_FOLDER).is_dir() and not (folder / "README.md").is_file()
@@ -167,20 +199,20 @@ class StoredRows:
     """The rows of a dataset that ``ubgen generate``, or another command of ubgen's, has written.
 
     Args:
-        folder: of the dataset.
+        folder: of the dataset, or its address.
 
     Raises:
         ValueError: no dataset of ubgen's there, or one that is not finished.
     """
 
-    def __init__(self, folder: str | Path):
-        self.folder, self.files = Path(folder).expanduser(), shard_files(folder)
+    def __init__(self, folder: "str | Place"):
+        self.folder, self.files = as_place(folder), shard_files(folder)
         _check_finished(self.folder, self.files)
         for name, kind in (("image", "Image"), ("label", "ClassLabel")):
             if type(self.features.get(name)).__name__ != kind:
                 raise ValueError(f"{str(folder)!r} has no column {name!r} of kind {kind}; it is no ubgen dataset.")
         self.label_names = label_names_of(self, str(folder))
-        self._starts = np.cumsum([0, *(parquet.read_metadata(file).num_rows for file in self.files)])
+        self._starts = np.cumsum([0, *(parquet.read_metadata(opened(file)).num_rows for file in self.files)])
         self.manifest = self._manifest()
 
     @cached_property
@@ -198,10 +230,7 @@ class StoredRows:
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         """All rows in order, a few in memory at a time; images are the bytes of their files."""
-        for file in self.files:
-            with parquet.ParquetFile(file) as stream:
-                for batch in stream.iter_batches(_ROWS_AT_ONCE):
-                    yield from batch.to_pylist()
+        yield from _stored_rows(self.files)
 
     def rows(
         self, positions: Sequence[int] | np.ndarray, columns: list[str] | None = None
@@ -217,7 +246,7 @@ class StoredRows:
             wanted = positions[(positions >= start) & (positions < stop)] - start
             if not len(wanted):
                 continue
-            with parquet.ParquetFile(file) as stream:
+            with parquet.ParquetFile(opened(file)) as stream:
                 offset = 0
                 for group in range(stream.num_row_groups):
                     after = offset + stream.metadata.row_group(group).num_rows
@@ -231,7 +260,7 @@ class StoredRows:
 
     def numbers(self, name: str) -> np.ndarray:
         """The values ``(N,)`` float64 of a column of numbers or truth values, NaN where there is none."""
-        parts = [parquet.read_table(file, columns=[name])[name].cast("float64") for file in self.files]
+        parts = [parquet.read_table(opened(file), columns=[name])[name].cast("float64") for file in self.files]
         return np.concatenate([part.to_numpy() for part in parts])
 
     def indices(self) -> np.ndarray:
@@ -251,14 +280,14 @@ class StoredRows:
         """Name of the model that drew the rows, where they say so."""
         if "model" not in self.features:
             return None
-        return next(parquet.ParquetFile(self.files[0]).iter_batches(1, columns=["model"]))["model"][0].as_py()
+        return next(parquet.ParquetFile(opened(self.files[0])).iter_batches(1, columns=["model"]))["model"][0].as_py()
 
     def fingerprint(self) -> str:
         """SHA-256 of the files' names, sizes and what parquet says at their ends of each column's values."""
         digest = hashlib.sha256()
         for file in self.files:
             size = file.stat().st_size
-            with open(file, "rb") as stream:
+            with file.open("rb") as stream:
                 # the length of the footer and the format's mark are the last eight bytes
                 stream.seek(size - 8)
                 stream.seek(size - 8 - int.from_bytes(stream.read(4), "little"))
@@ -274,21 +303,27 @@ class StoredRows:
         return settings if isinstance(settings, dict) else {}
 
 
-def stored_features(file: Path) -> "Features":
+def stored_features(file: Place) -> "Features":
     """The columns of a parquet file that ``datasets`` or ubgen wrote."""
     from datasets import Features
 
-    return Features.from_arrow_schema(parquet.read_schema(file))
+    return Features.from_arrow_schema(parquet.read_schema(opened(file)))
 
 
-def stored_column(files: Sequence[Path], name: str) -> list[Any]:
+def stored_column(files: "Sequence[Place]", name: str) -> list[Any]:
     """The values of a column of numbers or texts in parquet files, None where there is none."""
-    return [value for file in files for value in parquet.read_table(file, columns=[name])[name].to_pylist()]
+    return [value for file in files for value in parquet.read_table(opened(file), columns=[name])[name].to_pylist()]
 
 
-def check_elsewhere(output_dir: str, folder: str | Path) -> None:
+def check_elsewhere(output_dir: str, folder: "str | Place") -> None:
     """Raise ``ValueError`` where a new dataset would lie in the one that it is made from, or the other way round."""
-    target, source = Path(output_dir).expanduser().resolve(), Path(folder).expanduser().resolve()
+    target, source = (
+        # of an address what counts is its text: what its store makes of ".." is not known here
+        PurePosixPath(str(place).partition("://")[2]) if is_address(place) else Path(str(place)).expanduser().resolve()
+        for place in (output_dir, folder)
+    )
+    if is_address(output_dir) != is_address(folder):
+        return
     if target == source or target.is_relative_to(source) or source.is_relative_to(target):
         raise ValueError(
             f"output_dir is {output_dir!r}, which is the dataset itself, in it or around it; give another folder."

@@ -1,4 +1,4 @@
-"""A dataset folder written shard by shard, so that it can be stopped anywhere and resumed. Only this module resumes.
+"""A dataset written shard by shard, so that it can be stopped anywhere and resumed. Only this module resumes.
 
     data/train-KKKKK-of-NNNNN.parquet    rows of one contiguous range of sample indices
     .ubgen/manifest.json                 the settings that a resume must match, and their hash
@@ -7,22 +7,28 @@
     .ubgen/rank-R.log                    what libraries said while a command wrote here, where they said anything
     README.md                            the dataset card, written when all shards are there
 
-Every file is whole or not there (``files/whole_files.py``); temporary ones lie in ``.ubgen``, where ``datasets`` does
-not look.
+In a local folder every file is whole or not there (``files/whole_files.py``); temporary ones lie in ``.ubgen``, where
+``datasets`` does not look. At an address (``files/output_store.py``) a parquet file counts once its mark is there,
+tells its size, and names the settings of the manifest. A store may list a file late: what a listing lacks is asked for
+by its name before it is drawn again.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..commands.console import pause
 from ..commands.library_log import log_into
 from ..files.folder_lock import STATE_FOLDER
-from ..files.whole_files import whole_file, write_whole_text
+from ..files.output_store import AddressStore, output_store
+from ..files.places import Place, as_place
 from ..models.fingerprints import in_earlier_words, is_earlier
 
+MANIFEST = f"{STATE_FOLDER}/manifest.json"
+CARD = "README.md"
 # what file systems, file managers and git leave in a folder that is otherwise empty
 _OF_THE_SYSTEM = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".git", ".gitattributes", ".gitignore"}
 
@@ -37,24 +43,27 @@ class Shard:
 
 
 class DatasetShards:
-    """The shards of one dataset folder, and which of them are complete.
+    """The shards of one dataset, and which of them are complete.
 
     Args:
-        folder: the dataset's folder; created with the first write.
+        folder: the dataset's folder, or an address that fsspec knows; created with the first write.
         manifest: settings (JSON values) that decide the content; a resume must match each.
         num_samples: rows of the whole dataset.
         samples_per_shard: rows of each shard but the last.
     """
 
-    def __init__(self, folder: Path | str, manifest: Mapping[str, Any], num_samples: int, samples_per_shard: int):
-        self.folder = Path(folder).expanduser()
+    def __init__(self, folder: Place | str, manifest: Mapping[str, Any], num_samples: int, samples_per_shard: int):
+        self.store = output_store(folder, pause)
+        self.folder = self.store.place
         self.manifest = json.loads(json.dumps(manifest))
         starts = range(0, num_samples, samples_per_shard)
         self.shards = [
             Shard(number, start, min(start + samples_per_shard, num_samples)) for number, start in enumerate(starts)
         ]
-        self._state_folder = self.folder / STATE_FOLDER
-        self._manifest_file = self._state_folder / "manifest.json"
+        # at an address, what the marks say that were read once: they do not change
+        self._known: dict[int, dict[str, Any]] = {}
+        # at an address, whether marks were asked for by their names, since a listing can be late
+        self._asked_by_name = False
 
     def settle(self, manifest: Mapping[str, Any]) -> None:
         """Take these settings instead, where they were not all known before."""
@@ -62,12 +71,12 @@ class DatasetShards:
 
     def check(self) -> None:
         """Raise ``ValueError`` unless the folder is new, empty, or holds this very dataset; nothing is written."""
-        if self.folder.exists() and not self.folder.is_dir():
+        if isinstance(self.folder, Path) and self.folder.exists() and not self.folder.is_dir():
             raise ValueError(f"output_dir is {str(self.folder)!r}, which is a file; give a directory.")
-        if not self._manifest_file.exists():
-            data = self.folder / "data"
-            others = [item.name for item in _children(self.folder) if item.name not in (STATE_FOLDER, "data")]
-            others += [item.name for item in _children(data)]
+        text = self._text(MANIFEST)
+        if text is None:
+            others = [name for name in self.store.children() if name not in (STATE_FOLDER, "data")]
+            others += self.store.children("data")
             others = [name for name in others if name not in _OF_THE_SYSTEM]
             if others:
                 raise ValueError(
@@ -76,10 +85,10 @@ class DatasetShards:
                 )
             return
         try:
-            found = json.loads(self._manifest_file.read_text(encoding="utf-8"))["settings"]
+            found = json.loads(text)["settings"]
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(self._manifest_file)!r} is no manifest; give an empty or new directory."
+                f"{str(self.folder / MANIFEST)!r} is no manifest; give an empty or new directory."
             ) from error
         if not self.accepts(found):
             raise ValueError(self.difference(found, f"output_dir is {str(self.folder)!r}"))
@@ -102,6 +111,10 @@ class DatasetShards:
             there, here = found.get(name, "not set"), made.get(name, "not set")
             if there != here:
                 break
+        if isinstance(there, dict) and isinstance(here, dict):
+            # of many entries, such as the versions of libraries, the one that differs
+            entry = next(key for key in sorted({*there, *here}) if there.get(key) != here.get(key))
+            name, there, here = f"{name}[{entry!r}]", there.get(entry, "not set"), here.get(entry, "not set")
         earlier = " (as ubgen 0.1 hashed it, with the names of all its files)" if is_earlier(there) else ""
         return (
             f"{place}, a dataset made with other settings: {name} was {_short(there)} there{earlier} and is"
@@ -119,41 +132,63 @@ class DatasetShards:
     def open(self) -> None:
         """Create the folder and its manifest where they are missing."""
         self.check()
-        try:
-            (self.folder / "data").mkdir(parents=True, exist_ok=True)
-            self._state_folder.mkdir(exist_ok=True)
-        except OSError as error:
-            raise ValueError(
-                f"output_dir is {str(self.folder)!r}, which cannot be made ({error.strerror or error});"
-                " give a directory that you may write to."
-            ) from error
-        if not self._manifest_file.exists():
-            self._write_text(self._manifest_file, self.manifest_text())
-        log_into(self._manifest_file.parent)
+        self.store.make()
+        if self._text(MANIFEST) is None:
+            self.store.create_text(MANIFEST, self.manifest_text())
+            if self.store.is_address:
+                # of two runs that begin there at once, one has written it
+                self.check()
+        if isinstance(self.folder, Path):
+            log_into(self.folder / STATE_FOLDER)
 
-    def file(self, shard: Shard) -> Path:
+    def check_may_write(self) -> None:
+        """Raise ``ValueError`` where an address cannot be written, before anything is drawn; a small file is tried."""
+        self.store.check_may_write()
+
+    def file(self, shard: Shard) -> Place:
         """The shard's parquet file."""
-        return self.folder / "data" / f"train-{shard.number:05d}-of-{len(self.shards):05d}.parquet"
+        return self.folder / self._data(shard)
 
     def is_complete(self, shard: Shard) -> bool:
         """Whether the shard was committed, with a parquet file of the size it had then."""
+        if isinstance(self.store, AddressStore):
+            self._learn([shard])
+            told = self._known.get(shard.number, {}).get("num_bytes")
+            return told is not None and self.store.size(self._data(shard)) == told
+        size = self.store.size(self._data(shard))
         try:
-            return self.file(shard).stat().st_size == self._statistics(shard)["num_bytes"]
+            return size is not None and size == self._statistics(shard)["num_bytes"]
         except (FileNotFoundError, NotADirectoryError):
             return False
 
     def num_bytes(self) -> int:
         """Size of the shards' files that are here."""
-        files = map(self.file, self.shards)
-        return sum(file.stat().st_size for file in files if file.is_file())
+        if isinstance(self.store, AddressStore):
+            # a listing can lack the last ones, and the marks tell, too
+            return sum(statistics["num_bytes"] for statistics in self._known.values())
+        return sum(self.store.size(self._data(shard)) or 0 for shard in self.shards)
 
     def missing(self) -> list[Shard]:
         """The shards still to be written."""
-        return [shard for shard in self.shards if not self.is_complete(shard)]
+        if not isinstance(self.store, AddressStore):
+            return [shard for shard in self.shards if not self.is_complete(shard)]
+        marks = set(self.store.children(STATE_FOLDER))
+        begun = "manifest.json" in marks or self._text(MANIFEST) is not None
+        # once by name, since the listing may be late; later calls wait until it has them
+        by_name, self._asked_by_name = begun and not self._asked_by_name, True
+        self._learn([shard for shard in self.shards if by_name or f"shard-{shard.number:05d}.json" in marks])
+        sizes = self.store.sizes("data") if self._known else {}
+        missing = []
+        for shard in self.shards:
+            told = self._known.get(shard.number, {}).get("num_bytes")
+            name = self._data(shard)
+            if told is None or (sizes.get(self.file(shard).name) != told and self.store.size(name) != told):
+                missing.append(shard)
+        return missing
 
     def is_finished(self) -> bool:
         """Whether all shards and the card are there."""
-        return (self.folder / "README.md").is_file() and not self.missing()
+        return self.store.size(CARD) is not None and not self.missing()
 
     def begun_with(self) -> dict[str, Any] | None:
         """The manifest's settings; None where the folder has none yet, or none that can be read."""
@@ -166,13 +201,13 @@ class DatasetShards:
     def lower_batch_size(self, batch_size: int) -> None:
         """Note beside the settings that the shards still to come are drawn with a smaller batch."""
         content = {**self._recorded(), "lowered_batch_size": batch_size}
-        self._write_text(self._manifest_file, json.dumps(content, indent=2) + "\n")
+        self.store.write_text(MANIFEST, json.dumps(content, indent=2) + "\n")
 
     def own_batch_size(self, shard: Shard) -> int | None:
         """The batch size of a complete shard here that was drawn with another one than the settings'; else None."""
         try:
             size = self._statistics(shard).get("batch_size")
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return size if size != self.manifest.get("batch_size") else None
 
@@ -183,15 +218,28 @@ class DatasetShards:
             FileNotFoundError: the shard is not complete.
             ValueError: the mark is damaged, as a copy that was cut short leaves it.
         """
-        mark = self._mark(shard)
+        text = self.store.read_text(self._mark(shard))
         try:
-            statistics = json.loads(mark.read_text(encoding="utf-8"))
-            int(statistics["num_bytes"])
+            return _statistics_in(text)
         except (ValueError, KeyError, TypeError) as error:
             raise ValueError(
-                f"{str(mark)!r} is damaged; delete it, and the same command draws that shard again."
+                f"{str(self.folder / self._mark(shard))!r} is damaged; delete it, and the same command draws that"
+                " shard again."
             ) from error
-        return statistics
+
+    def _learn(self, shards: Sequence[Shard]) -> None:
+        """Read the marks at an address that are not known yet; one of other settings, or in part, does not count."""
+        assert isinstance(self.store, AddressStore)
+        marks = {self._mark(shard): shard.number for shard in shards if shard.number not in self._known}
+        # a reader that knows no settings takes those of the manifest
+        settings = settings_hash(self.manifest or self.begun_with() or {}) if marks else ""
+        for name, text in self.store.read_texts(marks).items():
+            try:
+                statistics = _statistics_in(text)
+            except (ValueError, KeyError, TypeError):
+                continue
+            if statistics.get("settings") == settings:
+                self._known[marks[name]] = statistics
 
     def write(
         self,
@@ -212,63 +260,76 @@ class DatasetShards:
 
         num_rows = 0
         # not beside the shards, where `datasets` would take it for one
-        with whole_file(self.file(shard), self._state_folder) as temporary, open(temporary, "wb") as stream:
-            writer = ParquetWriter(stream=stream, features=features)
-            for row in rows:
-                writer.write(dict(row))
-                num_rows += 1
-            writer.finalize(close_stream=False)
-        if num_rows != shard.stop - shard.start:
-            raise RuntimeError(f"shard {shard.number} got {num_rows} rows for {shard.stop - shard.start} samples")
-        digest = hashlib.sha256(self.file(shard).read_bytes()).hexdigest()
-        mark = {
-            **(statistics or {}),
-            "start": shard.start,
-            "stop": shard.stop,
-            "num_rows": num_rows,
-            "num_bytes": self.file(shard).stat().st_size,
-            "sha256": digest,
-        }
-        self._write_text(self._mark(shard), json.dumps(mark, indent=2) + "\n")
+        with self.store.whole_file(self._data(shard)) as temporary:
+            with open(temporary, "wb") as stream:
+                writer = ParquetWriter(stream=stream, features=features)
+                for row in rows:
+                    writer.write(dict(row))
+                    num_rows += 1
+                writer.finalize(close_stream=False)
+            mark = {
+                **(statistics or {}),
+                "start": shard.start,
+                "stop": shard.stop,
+                "num_rows": num_rows,
+                "num_bytes": temporary.stat().st_size,
+                "sha256": hashlib.sha256(temporary.read_bytes()).hexdigest(),
+            }
+            if num_rows == shard.stop - shard.start and self.store.is_address:
+                # of runs with other settings that began at the same moment, one goes on
+                self.check()
+                mark["settings"] = settings_hash(self.manifest)
+            if num_rows != shard.stop - shard.start:
+                raise RuntimeError(f"shard {shard.number} got {num_rows} rows for {shard.stop - shard.start} samples")
+        self.store.write_text(self._mark(shard), json.dumps(mark, indent=2) + "\n")
+        if self.store.is_address:
+            self._known[shard.number] = mark
 
     def discard(self, shard: Shard) -> None:
         """Delete a shard's file, and before it the mark, so that a kill in between leaves nothing that looks whole."""
-        self._mark(shard).unlink(missing_ok=True)
-        self.file(shard).unlink(missing_ok=True)
+        self._known.pop(shard.number, None)
+        self.store.delete(self._mark(shard))
+        self.store.delete(self._data(shard))
 
     def finish(self, card: str) -> None:
         """Write the card, as the last file, and clear what killed runs left under temporary names."""
-        for leftover in self._state_folder.glob("*.tmp"):
-            leftover.unlink(missing_ok=True)
-        self._write_text(self.folder / "README.md", card)
+        self.store.clear()
+        self.store.write_text(CARD, card)
 
     def write_report(self, name: str, text: str) -> None:
         """Write a file of that name beside the card."""
-        self._write_text(self.folder / name, text)
+        self.store.write_text(name, text)
 
     def _recorded(self) -> dict[str, Any]:
         try:
-            content = json.loads(self._manifest_file.read_text(encoding="utf-8"))
+            content = json.loads(self._text(MANIFEST) or "{}")
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
 
-    def _mark(self, shard: Shard) -> Path:
-        return self._state_folder / f"shard-{shard.number:05d}.json"
+    def _text(self, name: str) -> str | None:
+        """A file's text; None where there is none."""
+        try:
+            return self.store.read_text(name)
+        except (FileNotFoundError, NotADirectoryError):
+            return None
 
-    def _write_text(self, file: Path, text: str) -> None:
-        write_whole_text(file, text, self._state_folder)
+    def _data(self, shard: Shard) -> str:
+        return f"data/train-{shard.number:05d}-of-{len(self.shards):05d}.parquet"
+
+    def _mark(self, shard: Shard) -> str:
+        return f"{STATE_FOLDER}/shard-{shard.number:05d}.json"
 
 
-def open_dataset(folder: str | Path) -> DatasetShards:
-    """The finished dataset in a folder, as its manifest describes it.
+def open_dataset(folder: str | Place) -> DatasetShards:
+    """The finished dataset in a folder or at an address, as its manifest describes it.
 
     Raises:
         ValueError: none is there, or it is not finished.
     """
-    folder = Path(folder).expanduser()
+    folder = as_place(folder)
     try:
-        manifest = json.loads((folder / STATE_FOLDER / "manifest.json").read_text(encoding="utf-8"))["settings"]
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
         shards = DatasetShards(folder, manifest, manifest["num_samples"], manifest["samples_per_shard"])
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen generate has made.") from error
@@ -285,8 +346,11 @@ def settings_hash(settings: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()
 
 
-def _children(folder: Path) -> list[Path]:
-    return list(folder.iterdir()) if folder.is_dir() else []
+def _statistics_in(mark: str) -> dict[str, Any]:
+    """What a mark's text says; one of the errors of reading where it is damaged."""
+    statistics = json.loads(mark)
+    int(statistics["num_bytes"])
+    return statistics
 
 
 def _short(value: Any) -> str:

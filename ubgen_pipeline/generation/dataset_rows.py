@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
+from ..commands.stopwatch import stage
 from ..dataset.columns import (
     BLACK,
     NOT_FINITE_COLUMN,
@@ -143,8 +144,10 @@ class DatasetRows:
                 if again is not None and again.finite()[0]:
                     image, output, place, mark = again.images()[0], again.output, 0, REDRAWN
                 say(f"the image of index {sample.index} is not finite: {_FATES[mark]}")
+            with stage("writing"):
+                data = self.encode(image)
             row = {
-                "image": {"bytes": self.encode(image), "path": None},
+                "image": {"bytes": data, "path": None},
                 "label": prompt.label,
                 "class_name": prompt.name,
                 "prompt": texts[position],

@@ -4,13 +4,16 @@ import dataclasses
 import os
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
 from ..dataset.card import DatasetCardMaker, marked_rows
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN, SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
+from ..files.output_store import is_of_one_process
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
@@ -31,6 +34,10 @@ if TYPE_CHECKING:
 # Batches at work at the same time on a GPU. One is drawn by the GPU, one waits for its turn there, and two are encoded
 # on the CPU, which is enough to keep up with the fastest GPU that was tried.
 _GPU_THREADS = 4
+# seconds between questions to a store what other processes have written; each is a few requests
+_ASK_STORE_EVERY = 2.0
+# files read at the same time where each is far away
+_READS_AT_ONCE = 16
 
 
 class DatasetRun:
@@ -41,18 +48,34 @@ class DatasetRun:
         samples: those that the settings stand for.
         rank: of this process; the others wait for what number 0 chooses for a new dataset.
         world_size: processes that share the work.
+        begun: the manifest's settings, where another process has settled them and they are not in the folder.
+        num_committers: processes that push to the dataset on the Hub, where they are not those of ``world_size``.
 
     Raises:
-        ValueError: a setting out of range, or a folder or repository that holds something else.
+        ValueError: a setting out of range, a folder or repository that holds something else, or fewer GPUs than
+            processes.
     """
 
-    def __init__(self, settings: GenerateSettings, samples: Samples, rank: int = 0, world_size: int = 1):
+    def __init__(
+        self,
+        settings: GenerateSettings,
+        samples: Samples,
+        rank: int = 0,
+        world_size: int = 1,
+        begun: Mapping[str, Any] | None = None,
+        num_committers: int | None = None,
+    ):
         self.settings, self.samples, self.rank, self.world_size = settings, samples, rank, world_size
         folder = settings.folder()
         self.names = label_names(samples.classes)
         import torch
 
         self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK is {os.environ.get('LOCAL_RANK', 0)}, and this machine has {torch.cuda.device_count()}"
+                " GPUs; start one process for each."
+            )
         self.source = GeneratorSource(
             settings.model,
             hub_commit(settings.model, settings.revision),
@@ -60,7 +83,12 @@ class DatasetRun:
             few_step_lora=next(iter(_at_commits(settings.few_step_lora, "few_step_lora")), None),
         )
         self.shards = DatasetShards(folder, {}, len(samples), settings.samples_per_shard)
-        self._begun = self.shards.begun_with()
+        if is_of_one_process(self.shards.store) and (world_size > 1 or settings.engine == "ray"):
+            raise ValueError(
+                f"output_dir is {str(self.shards.folder)!r}, which other processes do not see; give a folder or an"
+                " address that all of them see."
+            )
+        self._begun = dict(begun) if begun is not None else self.shards.begun_with()
         if self._begun is None and settings.hub_dataset_id is not None:
             self._begun = published_settings(settings.hub_dataset_id)
         if self._begun is not None:
@@ -87,6 +115,7 @@ class DatasetRun:
                 shards_per_commit=settings.shards_per_commit,
                 rank=rank,
                 num_processes=world_size,
+                num_committers=num_committers,
             )
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
@@ -95,8 +124,33 @@ class DatasetRun:
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
-        missing = self.shards.missing() if self._hub is None else self._hub.open()
+        if self._hub is not None:
+            missing = self._hub.open()
+        elif missing := [] if self._is_finished else self.shards.missing():
+            self.shards.check_may_write()
         return [shard.number for shard in missing if shard.number % self.world_size == self.rank]
+
+    @property
+    def folder_to_share(self) -> str | None:
+        """What other processes are told to write to; None where each has a folder of its own and pushes to the Hub."""
+        if self._hub is not None:
+            return None
+        folder = self.shards.folder
+        return str(folder.resolve() if isinstance(folder, Path) else folder)
+
+    def still_missing(self) -> list[int]:
+        """Numbers of the shards that are missing now, whoever should write them."""
+        missing = self.shards.missing() if self._hub is None else self._hub.absent()
+        return [shard.number for shard in missing]
+
+    def flush(self) -> None:
+        """Push what is finished, where the dataset is on the Hub."""
+        if self._hub is not None:
+            self._hub.flush()
+
+    def count_written(self, number: int) -> None:
+        """So many shards more were written for this run by other processes."""
+        self._num_written += number
 
     def prepare(self) -> None:
         """Load the model, settle how it draws, and make the folder; ``write`` does so where it was not done.
@@ -147,7 +201,7 @@ class DatasetRun:
         if self._begun is None and self.rank > 0 and self._hub is None:
             note = WaitingNote(lambda: "rank 0, which chooses how to draw")
             while (begun := self.shards.begun_with()) is None:
-                note.wait(0.1)
+                note.wait(_ASK_STORE_EVERY if self.shards.store.is_address else 0.1)
             self._begun = begun
         num_at_once = use_threads(
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
@@ -241,7 +295,7 @@ class DatasetRun:
             return
         made = f"{len(self.samples)} images of {len(self.names)} classes in {len(self.shards.shards)} shards"
         if self._hub is not None:
-            self._hub.flush()
+            self.flush()
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
@@ -249,11 +303,12 @@ class DatasetRun:
         elif self.rank == 0:
             note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
-                note.wait(0.5)
+                note.wait(_ASK_STORE_EVERY if self.shards.store.is_address else 0.5)
             self._write_card()
             say(f"{self.shards.folder}: {made}")
-            marks = (marked_rows(self.shards.file(shard)) for shard in self.shards.shards)
-            _say_marked(sum(marks, Counter()), "of the dataset")
+            with ThreadPoolExecutor(_READS_AT_ONCE) as readers:
+                marks = readers.map(marked_rows, map(self.shards.file, self.shards.shards))
+                _say_marked(sum(marks, Counter()), "of the dataset")
 
     def table(self) -> str:
         """Figures of the dataset, which is finished, with the rate of what this process has drawn."""

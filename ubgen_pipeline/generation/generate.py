@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
-from ..files.folder_lock import writing_into
+from ..files.places import is_address
 from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.foreign_syntax import foreign_syntax
 from ..prompts.template_files import PromptFile
@@ -43,7 +43,8 @@ def generate_dataset(
 
     Args:
         class_names: class names, a class file, or the name of a built-in list; None takes the source's classes.
-        output_dir: the dataset's folder; may be left out with ``hub_dataset_id``.
+        output_dir: the dataset's folder, or an address such as ``s3://bucket/folder``; may be left out with
+            ``hub_dataset_id``.
         **settings: other fields of :class:`GenerateSettings`.
 
     Raises:
@@ -54,6 +55,7 @@ def generate_dataset(
     from datasets import load_dataset
 
     from ..call_arguments import plain_value
+    from ..dataset.reader import open_rows
 
     given: dict[str, Any] = {}
     class_file, prompt_file = None, None
@@ -73,6 +75,8 @@ def generate_dataset(
     write_dataset(asked, _samples_of(asked, class_file, prompt_file))
     if asked.hub_dataset_id is not None and not asked.keep_local:
         dataset = load_dataset(asked.hub_dataset_id, split="train", streaming=True)
+    elif is_address(asked.folder()):
+        dataset = open_rows(str(asked.folder()), argument="output_dir")
     else:
         dataset = load_dataset(str(asked.folder()), split="train")
     return dataset  # pyright: ignore[reportReturnType]
@@ -143,7 +147,7 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
         _ONE_RUN.acquire()
     try:
         run = DatasetRun(settings, samples, rank, world_size)
-        with writing_into(run.shards.folder, run.rank):
+        with run.shards.store.held(run.rank):
             if settings.engine == "ray":
                 from .ray_engine import write_with_ray
 

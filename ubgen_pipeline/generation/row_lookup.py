@@ -1,4 +1,4 @@
-"""A row of a generated dataset by its index, in a folder or on the Hub, and the rest of the batch it was drawn in.
+"""A row of a generated dataset by its index, wherever its dataset is, and the rest of the batch it was drawn in.
 
 This is no view of ``dataset/reader.py``, which opens whole datasets: here a dataset may be unfinished, and of one on
 the Hub no more than the shard with the row is fetched.
@@ -12,6 +12,7 @@ from typing import Any
 
 from ..files.folder_lock import STATE_FOLDER
 from ..files.image_codecs import read_rgb
+from ..files.places import Place, as_place, is_address, opened
 from ..hub.access import check_repo_id, retried
 
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
@@ -28,7 +29,7 @@ class FoundRow:
 
 
 def find_row(dataset: str, index: int) -> FoundRow:
-    """The row of that index in a dataset's folder, or on the Hub.
+    """The row of that index in a dataset's folder, at its address, or on the Hub.
 
     Raises:
         ValueError: no such dataset or row, or one that lacks the columns of ubgen's datasets.
@@ -38,7 +39,7 @@ def find_row(dataset: str, index: int) -> FoundRow:
     source = _Files(dataset)
     manifest = source.manifest()
     for file in source.shards_with(index, manifest):
-        table = pyarrow.parquet.read_table(file)
+        table = pyarrow.parquet.read_table(opened(file))
         if missing := {"image", "index", "prompt", "seed", "model"} - set(table.column_names):
             raise ValueError(f"dataset is {dataset!r}, whose rows lack {sorted(missing)[0]!r}: ubgen did not make it.")
         indices = table["index"].to_pylist()
@@ -71,8 +72,9 @@ class _Files:
     """The files of a dataset in a folder or on the Hub."""
 
     def __init__(self, dataset: str):
-        self.dataset, self.folder = dataset, Path(dataset).expanduser()
-        if self.folder.is_dir():
+        self.dataset, self.folder = dataset, as_place(dataset, "dataset")
+        self._is_here = is_address(dataset) or self.folder.is_dir()
+        if self._is_here:
             self.names = sorted(f"data/{file.name}" for file in (self.folder / "data").glob("train-*.parquet"))
             if (self.folder / MANIFEST).is_file():
                 self.names.append(MANIFEST)
@@ -95,7 +97,7 @@ class _Files:
         # say how rows were drawn
         return settings if "batch_size" in settings else {}
 
-    def shards_with(self, index: int, manifest: dict[str, Any]) -> list[Path]:
+    def shards_with(self, index: int, manifest: dict[str, Any]) -> "list[Place]":
         """Files that may hold the row; of a dataset with a manifest only the one that does is fetched."""
         shards = self._shards()
         if manifest and "filters" not in manifest:
@@ -120,7 +122,7 @@ class _Files:
     def _recorded(self) -> dict[str, Any]:
         if MANIFEST not in self.names:
             return {}
-        return json.loads(Path(self._local(MANIFEST)).read_text(encoding="utf-8"))
+        return json.loads(self._local(MANIFEST).read_text(encoding="utf-8"))
 
     def _number(self, index: int) -> int:
         return index // self._recorded["settings"]["samples_per_shard"]
@@ -128,8 +130,8 @@ class _Files:
     def _shards(self) -> list[str]:
         return sorted(name for name in self.names if name.startswith("data/train-") and name.endswith(".parquet"))
 
-    def _local(self, name: str) -> Path:
-        if self.folder.is_dir():
+    def _local(self, name: str) -> "Place":
+        if self._is_here:
             return self.folder / name
         from huggingface_hub import HfApi
 

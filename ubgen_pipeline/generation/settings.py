@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..commands.settings_parser import field_help
+from ..files.places import Place, as_place, is_address
 from ..inference.diversity_options import DiversitySettings
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
@@ -38,7 +39,10 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     samples_per_class: int | None = field_help(
         "images of each class; 10, or all prompts of a file with templates, or 1 of each caption", None
     )
-    output_dir: str | None = field_help("folder of the dataset; an unfinished one is resumed", None)
+    output_dir: str | None = field_help(
+        "folder of the dataset, or its address in a store, such as s3://bucket/folder; an unfinished one is resumed",
+        None,
+    )
     model: str = field_help(
         "mini, mini-flow, a folder in diffusers layout, a checkpoint of a whole model in one .safetensors file, or a"
         " Hub id",
@@ -154,13 +158,25 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
             raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
         if self.num_workers is not None and self.engine != "ray":
             raise ValueError("num_workers is given without engine ray; add --engine ray, or accelerate launch.")
-        if self.engine == "ray" and self.hub_dataset_id is not None:
-            raise ValueError("engine is 'ray' and hub_dataset_id is given; publish the finished folder instead.")
+        if self.engine == "ray" and self.keep_local:
+            raise ValueError(
+                "engine is 'ray' and keep_local is set, but shards that go to the Hub are drawn on the workers'"
+                " machines; leave it out, and download the dataset."
+            )
 
-    def folder(self) -> Path:
-        """The dataset's folder; for a dataset on the Hub that needs none here, one beside the Hub's cache."""
+    def folder(self) -> Place:
+        """The dataset's folder or address; for a dataset on the Hub that needs none, one beside the Hub's cache.
+
+        Raises:
+            ValueError: none is given where one is needed, or an address that cannot be used.
+        """
         if self.output_dir is not None:
-            return Path(self.output_dir).expanduser()
+            if is_address(self.output_dir) and self.hub_dataset_id is not None:
+                raise ValueError(
+                    f"output_dir is {self.output_dir!r} and hub_dataset_id is given, but shards wait in a local folder"
+                    " before they go to the Hub; leave output_dir out."
+                )
+            return as_place(self.output_dir, "output_dir")
         if self.hub_dataset_id is None or self.keep_local:
             raise ValueError("output_dir is missing; give the dataset's folder, or dry_run.")
         from huggingface_hub import constants

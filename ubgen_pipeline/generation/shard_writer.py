@@ -12,6 +12,7 @@ from contextlib import closing
 from itertools import islice
 from typing import Any, TypeVar
 
+from ..commands.stopwatch import stage
 from ..dataset.shards import DatasetShards, Shard
 
 Rows = list[dict[str, Any]]
@@ -58,8 +59,9 @@ def write_shards(
                 while left:
                     num_batches = -(-(left[0].stop - left[0].start) // size)
                     rows = _reported(islice(drawn, num_batches), report)
-                    shards.write(left[0], rows, features, {"batch_size": size})
-                    written(left.pop(0))
+                    with stage("writing"):
+                        shards.write(left[0], rows, features, {"batch_size": size})
+                        written(left.pop(0))
         except (RuntimeError, MemoryError) as error:
             from ..inference.prepared_pipeline import is_out_of_memory, lowered_batch_size
 
@@ -109,7 +111,12 @@ def _batches(shard: Shard, size: int) -> Iterator[range]:
 
 
 def _reported(batches: Iterator[Rows], report: Callable[[int], None]) -> Iterator[Mapping[str, Any]]:
-    for rows in batches:
+    while True:
+        # the threads that draw are timed themselves
+        with stage(None):
+            rows = next(batches, None)
+        if rows is None:
+            return
         yield from rows
         report(len(rows))
 

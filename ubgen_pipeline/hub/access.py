@@ -15,6 +15,7 @@ from huggingface_hub.errors import HFValidationError, OfflineModeIsEnabled
 from huggingface_hub.utils import validate_repo_id
 
 from ..commands.console import say
+from ..commands.stopwatch import stage
 
 Result = TypeVar("Result")
 
@@ -106,7 +107,8 @@ def retried(action: Callable[[], Result], what: str, repo_id: str) -> Result:
             if contentions > MAX_CONTENTIONS:
                 raise ValueError(f"{what} failed: {repo_id!r} kept changing; run the same command again: it resumes.")
             # the waiting time is random, so that two processes that collided do not collide again
-            time.sleep(random.uniform(0.05, 0.2 * min(contentions, 10)))
+            with stage("waiting"):
+                time.sleep(random.uniform(0.05, 0.2 * min(contentions, 10)))
             continue
         failures += 1
         reason = f"HTTP {status}" if status else "the connection broke or the Hub could not be reached"
@@ -117,7 +119,8 @@ def retried(action: Callable[[], Result], what: str, repo_id: str) -> Result:
             )
         wait = min(2.0 ** (failures - 1), LONGEST_WAIT) if wait is None else wait
         say(f"{what}: {reason}; again in {wait:g} s")
-        time.sleep(wait)
+        with stage("waiting"):
+            time.sleep(wait)
 
 
 def _fault(error: BaseException) -> tuple[int | None, float | None]:

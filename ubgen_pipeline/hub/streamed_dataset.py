@@ -23,7 +23,7 @@ from typing import Any
 from huggingface_hub import CommitOperationAdd, HfApi
 from huggingface_hub.hf_api import RepoFile
 
-from ..commands.console import say
+from ..commands.console import pause
 from ..dataset.shards import DatasetShards, Shard
 from ..files.folder_lock import STATE_FOLDER
 from .access import check_may_write, check_repo_id, open_repository, retried
@@ -56,6 +56,7 @@ class HubDataset:
         keep_local: leave the files of pushed shards in the folder.
         shards_per_commit: finished shards that make a commit; more where the hour's commits are spent.
         rank, num_processes: shard k is pushed by process k mod ``num_processes``; they share the hour's commits.
+        num_committers: processes that share them, where it is another number.
     """
 
     def __init__(
@@ -69,13 +70,14 @@ class HubDataset:
         shards_per_commit: int = 8,
         rank: int = 0,
         num_processes: int = 1,
+        num_committers: int | None = None,
     ):
         check_repo_id("hub_dataset_id", repo_id)
         self.repo_id, self.shards, self.card = repo_id, shards, card
         self.private, self.keep_local, self.shards_per_commit = private, keep_local, shards_per_commit
         self.api = HfApi(library_name="ubgen")
         self.rank, self.num_processes = rank, num_processes
-        self.budget = CommitBudget(num_processes)
+        self.budget = CommitBudget(num_committers or num_processes)
         self.pending: list[Shard] = []
         self.lowered_batch_size: int | None = None
 
@@ -106,6 +108,12 @@ class HubDataset:
                 self.add(shard)
         return missing
 
+    def absent(self) -> list[Shard]:
+        """The shards that are neither there nor finished here, as the Hub lists them now."""
+        published = retried(self._read, "reading the repository", self.repo_id)
+        shards = (shard for shard in self.shards.shards if shard.number not in published.num_bytes)
+        return [shard for shard in shards if not self.shards.is_complete(shard)]
+
     def add(self, shard: Shard) -> None:
         """Take a finished shard; push what is pending where that makes a commit's worth and the rate allows one."""
         self.pending.append(shard)
@@ -117,8 +125,7 @@ class HubDataset:
         if not self.pending:
             return
         if wait := self.budget.wait():
-            say(f"{COMMITS_PER_HOUR} commits in an hour; going on in {wait:.0f} s")
-            time.sleep(wait)
+            pause(wait, f"the Hub, which takes {COMMITS_PER_HOUR} commits in an hour")
         self._push()
 
     def _push(self) -> None:

@@ -11,10 +11,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
+from ..commands.stopwatch import stage
 from .prepared_pipeline import with_own_scheduler
 from .prompt_cache import PromptCache
 
 if TYPE_CHECKING:
+    from ..conditioning import Conditioning
     from ..pipeline import UbGenPipeline
     from ..pipeline_output import UbGenOutput
 
@@ -82,21 +84,46 @@ class ImageDrawer:
             with self._lock:
                 self._own.pipeline = with_own_scheduler(self._pipeline) if self._is_taken else self._pipeline
                 self._is_taken = True
+                _time_decoding(self._own.pipeline)
         pipeline: UbGenPipeline = self._own.pipeline
+        device = pipeline._execution_device
+        with stage("encoding", device):
+            prompt_embeds = self._conditioning(pipeline, prompts, arguments)
+        with stage("drawing", device):
+            output = pipeline(
+                class_names,
+                prompts=prompts,
+                prompt_embeds=prompt_embeds,
+                weighted_prompts=self._num_chunks is not None,
+                num_prompt_chunks=self._num_chunks,
+                output_type="pt",
+                **arguments,
+            )
+            assert not isinstance(output, tuple)
+            return _on_the_way(output, len(prompts) if num_samples is None else num_samples)
+
+    def _conditioning(
+        self, pipeline: "UbGenPipeline", prompts: Sequence[str], arguments: dict[str, Any]
+    ) -> "Conditioning":
+        """That of the prompts; that of the text that they are guided away from is put among the arguments."""
         if pipeline.guidance == "classifier-free" or (arguments.get("true_cfg_scale") or 1) > 1:
             negative = [arguments.get("negative_prompt") or ""] * len(prompts)
             arguments["negative_prompt_embeds"] = self._cache.conditioning(pipeline, negative, negative=True)
-        output = pipeline(
-            class_names,
-            prompts=prompts,
-            prompt_embeds=self._cache.conditioning(pipeline, prompts),
-            weighted_prompts=self._num_chunks is not None,
-            num_prompt_chunks=self._num_chunks,
-            output_type="pt",
-            **arguments,
-        )
-        assert not isinstance(output, tuple)
-        return _on_the_way(output, len(prompts) if num_samples is None else num_samples)
+        return self._cache.conditioning(pipeline, prompts)
+
+
+def _time_decoding(pipeline: Any) -> None:
+    """Make the pipeline's decoding a stage of its own, within that of drawing."""
+    if "decode" in vars(pipeline):
+        # a copy of a pipeline that was met before
+        return
+    decode, device = pipeline.decode, pipeline._execution_device
+
+    def timed(latents: torch.Tensor) -> torch.Tensor:
+        with stage("decoding", device):
+            return decode(latents)
+
+    pipeline.decode = timed
 
 
 def _on_the_way(output: "UbGenOutput", num_samples: int) -> DrawnImages:

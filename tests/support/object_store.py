@@ -1,0 +1,40 @@
+"""An S3-compatible server on loopback: moto's, in this process, with one bucket."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+BUCKET = "datasets"
+# what the store's library reads, of this process and of those that a test starts
+ENVIRONMENT = {
+    "AWS_ACCESS_KEY_ID": "loopback",
+    "AWS_SECRET_ACCESS_KEY": "loopback-secret",
+    "AWS_DEFAULT_REGION": "us-east-1",
+    "AWS_EC2_METADATA_DISABLED": "true",
+    "AWS_CONFIG_FILE": os.devnull,
+    "AWS_SHARED_CREDENTIALS_FILE": os.devnull,
+}
+
+
+@contextmanager
+def loopback_store() -> Iterator[dict[str, str]]:
+    """The environment variables with which programs reach the server, while the body runs."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    environment = {**ENVIRONMENT, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
+    try:
+        client = boto3.client(
+            "s3",
+            endpoint_url=environment["AWS_ENDPOINT_URL"],
+            region_name="us-east-1",
+            aws_access_key_id="loopback",
+            aws_secret_access_key="loopback-secret",
+        )
+        client.create_bucket(Bucket=BUCKET)
+        yield environment
+    finally:
+        server.stop()

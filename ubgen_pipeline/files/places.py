@@ -1,0 +1,64 @@
+"""Where a dataset lies: a local folder, or an address that fsspec knows, such as ``s3://bucket/folder``.
+
+Both have the methods of ``pathlib``; a place that is an address is a ``UPath``. Keys and passwords come from where the
+store's own library looks for them, such as environment variables, and never from the address: it is shown in messages.
+"""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+from urllib.parse import urlsplit
+
+if TYPE_CHECKING:
+    from upath import UPath
+
+    Place: TypeAlias = Path | UPath
+else:
+    # the library of addresses is imported with the first of them
+    Place = Path
+
+
+def is_address(place: "str | Place") -> bool:
+    """Whether it is an address of a store, and not a local folder."""
+    return "://" in str(place)
+
+
+def as_place(place: "str | Place", argument: str = "folder") -> Place:
+    """The local folder, with ``~`` replaced, or the address as a path; nothing is asked of its store.
+
+    Args:
+        place: a folder, or ``PROTOCOL://…``.
+        argument: the setting that named it, for errors.
+
+    Raises:
+        ValueError: a protocol that fsspec does not know, or whose library is missing, a chain of protocols, an
+            address that holds a user's name or password, or one without a folder.
+    """
+    if not is_address(place):
+        return Path(str(place)).expanduser()
+    address = str(place).rstrip("/")
+    protocol, _, rest = address.partition("://")
+    # the rest may hold a password, so it is not shown
+    if "@" in urlsplit(address).netloc:
+        raise ValueError(
+            f"{argument} is an address of {protocol!r} with a user's name or password in it, which would be shown in"
+            " messages and cards; give them in the environment, as the store's library reads them."
+        )
+    if "::" in address:
+        raise ValueError(f"{argument} is {address!r}, a chain of protocols; give the address of one store.")
+    if not rest.strip("/"):
+        raise ValueError(f"{argument} is {str(place)!r}, which names no folder; give PROTOCOL://BUCKET/FOLDER.")
+    from fsspec import get_filesystem_class
+    from upath import UPath
+
+    try:
+        get_filesystem_class(protocol)
+    except (ValueError, ImportError) as error:
+        extra = "; pip install 'ubgen[s3]'" if protocol in ("s3", "s3a") else ""
+        raise ValueError(f"{argument} is {address!r}, whose protocol cannot be used ({error}){extra}.") from error
+    # a listing that was kept would hide what other workers have written since
+    return UPath(address, use_listings_cache=False)
+
+
+def opened(file: Place) -> Any:
+    """What pyarrow reads a file from: the path of a local one, or an open stream of bytes of one at an address."""
+    return file if isinstance(file, Path) else file.open("rb")
