@@ -10,7 +10,6 @@ such a run is not made again.
 """
 
 import json
-import signal
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -20,7 +19,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from benchmarks.evidence.command import CONFIGS, EvidenceSettings, list_runs
-from benchmarks.evidence.lanes import Lanes
+from benchmarks.evidence.kept_figures import make_figures
 from benchmarks.evidence.stages import STAGE_VERSIONS, Run
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
@@ -129,29 +128,6 @@ def list_search_runs(settings: SearchSettings) -> list[SearchRun]:
     return runs
 
 
-def read_figures(file: Path) -> dict[str, dict[str, Any]]:
-    """What :func:`gather_figures` wrote; nothing where there is no file.
-
-    Raises:
-        ValueError: the file holds something else.
-    """
-    if not file.is_file():
-        return {}
-    try:
-        return {str(key): dict(figures) for key, figures in json.loads(file.read_text(encoding="utf-8")).items()}
-    except (UnicodeDecodeError, ValueError, TypeError, AttributeError) as error:
-        raise ValueError(f"figures_file {str(file)!r} could not be read ({error!r}); move it away.") from error
-
-
-def gather_figures(runs: Sequence[SearchRun], known: Mapping[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
-    """``known`` figures and those of the runs whose last stage is done, by the hash of that stage."""
-    done = [run.measures for _, run in runs if run.measures.is_done]
-    new = {
-        stage.key: json.loads((stage.folder / "done.json").read_text(encoding="utf-8"))["figures"] for stage in done
-    }
-    return dict(known) | new
-
-
 def search_table(runs: Sequence[SearchRun], figures_of: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for every run that has figures, in Markdown."""
     lines = [f"| arm | seed | {' | '.join(heading for _, heading, _ in COLUMNS)} |"]
@@ -173,17 +149,12 @@ def _figure_text(value: float | None, is_share: bool) -> str:
 def run_search(settings: SearchSettings) -> int:
     """Run what is not done and write the table of what is; the number of failed stages."""
     runs = list_search_runs(settings)
-    wanted = settings.stages_only or list(STAGE_VERSIONS)
-    known = read_figures(Path(settings.figures_file))
-    to_make = [found.run for found in runs if found.run.measures.key not in known]
-    stages = {stage.key: stage for run in to_make for stage in run.stages if stage.kind in wanted}
-    # SIGTERM stops the stages, too, as an interrupt at the keyboard does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    num_threads = 1
-    failed = Lanes(EvidenceSettings(workers=settings.workers).num_lanes, num_threads).run(list(stages.values()))
-    figures = gather_figures(runs, known)
-    if figures != known:
-        write_whole_text(Path(settings.figures_file), json.dumps(figures, indent=1, sort_keys=True) + "\n")
+    figures, failed = make_figures(
+        [found.run.measures for found in runs],
+        Path(settings.figures_file),
+        settings.stages_only or list(STAGE_VERSIONS),
+        EvidenceSettings(workers=settings.workers).num_lanes,
+    )
     # the page keeps the rows of what was not asked for this time
     rows = {found.run.measures.key: found for found in runs}
     rows |= {found.run.measures.key: found for found in list_search_runs(replace(settings, arms=None, seeds=None))}

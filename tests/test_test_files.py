@@ -46,6 +46,8 @@ ELSEWHERE = {
         "loss_weightings/fidelity loss_weightings/jobs loss_weightings/report loss_weightings/training"
     ),
     "benchmarks/test_training_speed.py": "stock_training",
+    # what two commands keep
+    "benchmarks/test_variety_search.py": "evidence/kept_figures",
     "benchmarks/test_package.py": "benchmarks",
     # widgets of gradio, which the environment of the browser tests alone has
     "space/test_browser.py": "app bias_tab browse_tab details_panel generate_tab image_gallery run_buttons",

@@ -20,6 +20,8 @@ _GUESSED_SECONDS = {
     "distilled": 300.0,
     "backbone": 180.0,
     "measures": 90.0,
+    "tuned": 500.0,
+    "judged": 60.0,
 }
 _POLL_SECONDS = 0.2
 _STOP_SECONDS = 10.0

@@ -3,11 +3,14 @@
     python -m benchmarks.evidence.stage_work EVIDENCE/lora/0123456789abcdef
 
 A stage's folder holds ``stage.json``, which says all of it, then its log, its results and last of all ``done.json``. A
-stage that was killed is started again: training and generation go on where they were, the others begin anew.
+stage that was killed is started again: training and generation go on where they were, the others begin anew, and so
+does a training whose seconds count.
 """
 
 import fcntl
+import importlib
 import json
+import resource
 import shutil
 import sys
 import time
@@ -23,6 +26,7 @@ from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 
 LORA_FILE = "pytorch_lora_weights.safetensors"
+_JUDGED_AT_A_TIME = 50
 # added to a run's seed, so that no training scene is one of a test set or one that the models were trained on
 _REAL_SEED = 500_000
 
@@ -87,6 +91,20 @@ def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, P
     _check(main(argv))
 
 
+def tune(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
+    """Train with ``ubgen``, ``ddpo`` or ``nft``, from the beginning: seconds of one core, and the peak of memory."""
+    command = importlib.import_module(f"ubgen_training.{settings['trainer']}.command")
+    file, output = folder / "config.yaml", folder / "lora"
+    file.write_text(yaml.safe_dump(dict(settings["config"])), encoding="utf-8")
+    shutil.rmtree(output, ignore_errors=True)
+    started = time.process_time()
+    _check(command.main(["--config", str(file), "--output_dir", str(output), "--use_cpu", "true"]))
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    # macOS counts bytes, Linux KiB
+    peak = peak if sys.platform == "darwin" else peak * 1024
+    return {"seconds of one core": time.process_time() - started, "peak memory": float(peak)}
+
+
 def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:
     """Rendered scenes of the biased world, or a generated dataset."""
     if "bias" in settings:
@@ -110,6 +128,7 @@ def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, 
     generate_dataset(
         classes,
         folder / "dataset",
+        model=settings.get("model", "mini"),
         lora=str(lora) if lora else None,
         samples_per_class=settings["samples_per_class"],
         num_inference_steps=settings["num_inference_steps"],
@@ -213,6 +232,44 @@ def measure(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path
     return {name: interval.value for name, interval in found.items() if np.isfinite(interval.value)}
 
 
+def judge(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
+    """Figures of fresh images alone, the rewards that were trained on among them, and what the training took."""
+    import numpy as np
+    import torch
+
+    from ubgen_evaluation.backbones import load_backbone
+    from ubgen_evaluation.dataset_measures import measure_dataset
+    from ubgen_evaluation.evaluate_settings import EvaluateSettings
+    from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+    from ubgen_training.reward_training.build_rewards import build_rewards
+    from ubgen_training.reward_training.config import SamplerConfig
+    from ubgen_training.rewards.reward_functions import call_reward, reward_name
+
+    dataset = str(inputs["images"] / "dataset")
+    # as few resamples as can be: the figures' spread is that over seeds
+    asked = EvaluateSettings(datasets=[dataset], mini_world=True, num_resamples=2, cache_dir=str(folder / "features"))
+    found = measure_dataset(dataset, load_backbone("mini"), asked, None)
+    shutil.rmtree(folder / "features", ignore_errors=True)
+    figures = {name: interval.value for name, interval in found.items() if np.isfinite(interval.value)}
+    images = load_labelled_images(dataset)
+    config = SamplerConfig(**settings["rewards"], output_dir=str(folder), use_cpu=True)
+    values: dict[str, list[torch.Tensor]] = {}
+    rewards = build_rewards(config, images.class_names).trained
+    for start in range(0, len(images.rows), _JUDGED_AT_A_TIME):
+        rows = images.rows.select(range(start, min(start + _JUDGED_AT_A_TIME, len(images.rows))))
+        pixels = np.stack([np.asarray(row["image"].convert("RGB")) for row in rows])
+        batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 255
+        labels = torch.tensor(rows["label"])
+        names = [images.class_names[label] for label in labels.tolist()]
+        with torch.no_grad():
+            for reward in rewards:
+                values.setdefault(reward_name(reward), []).append(call_reward(reward, batch, names, labels, step=0))
+    figures |= {f"reward {name}": torch.cat(parts).mean().item() for name, parts in values.items()}
+    if "tuned" in inputs:
+        figures |= json.loads((inputs["tuned"] / "done.json").read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
 STAGES = {
     "clip": train_weak_clip,
     "lora": train_lora,
@@ -221,6 +278,8 @@ STAGES = {
     "distilled": train_on_kept,
     "backbone": train_backbone,
     "measures": measure,
+    "tuned": tune,
+    "judged": judge,
 }
 
 

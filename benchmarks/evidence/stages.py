@@ -2,6 +2,7 @@
 
     clip -> lora -> images -> backbone -> measures
     images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
+    tuned -> images -> judged, of the comparison of trainers
 
 The hash holds the stage's settings, the hashes of the stages it reads, and the weights of the models it loads. So two
 arms, or two commands, that ask for the same thing share it, and what is asked for with other settings is made anew.
@@ -18,11 +19,21 @@ from typing import Any
 import yaml
 
 from ubgen_pipeline.files.whole_files import write_whole_text
-from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+from ubgen_pipeline.mini import embedded_model_path, mini_clip_path, mini_model_path
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, TEXTURE_NAMES
 
 # to be raised when a stage does something else than before with the same settings
-STAGE_VERSIONS = {"clip": 1, "lora": 1, "images": 1, "kept": 1, "distilled": 1, "backbone": 1, "measures": 2}
+STAGE_VERSIONS = {
+    "clip": 1,
+    "lora": 1,
+    "images": 1,
+    "kept": 1,
+    "distilled": 1,
+    "backbone": 1,
+    "measures": 2,
+    "tuned": 1,
+    "judged": 1,
+}
 # rendered scenes, and the bias that they have; None is the setting real_bias
 RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
@@ -71,7 +82,9 @@ class Stage:
     def key(self) -> str:
         """Hash of all that goes into it."""
         inputs = {name: stage.key for name, stage in self.inputs.items()}
-        content = [self.kind, STAGE_VERSIONS[self.kind], self.settings, inputs, model_hashes(self.kind)]
+        # a stage that names no model is of the mini model
+        model = [self.settings["model"]] if "model" in self.settings else []
+        content = [self.kind, STAGE_VERSIONS[self.kind], self.settings, inputs, model_hashes(self.kind, *model)]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -100,7 +113,7 @@ class Run:
     @property
     def stages(self) -> list[Stage]:
         """In the order in which they can run."""
-        return _in_order(self.measures)
+        return in_order(self.measures)
 
 
 @dataclass(frozen=True)
@@ -244,9 +257,9 @@ def read_overrides(overrides: Sequence[str], flag: str = "set") -> dict[str, Any
 
 
 @cache
-def model_hashes(kind: str) -> tuple[str, ...]:
-    """Hashes of the weights that a stage of this kind loads from the package."""
-    model, clip = Path(mini_model_path()), Path(mini_clip_path())
+def model_hashes(kind: str, model_name: str = "mini") -> tuple[str, ...]:
+    """Hashes of the weights that a stage of this kind loads from the package, for the embedded model of that name."""
+    model, clip = Path(embedded_model_path(model_name)), Path(mini_clip_path())
     read = {
         "clip": [],
         "lora": [model, clip, _CLASSIFIER],
@@ -255,6 +268,8 @@ def model_hashes(kind: str) -> tuple[str, ...]:
         "distilled": [model],
         "backbone": [],
         "measures": [clip, _CLASSIFIER],
+        "tuned": [model, clip, _CLASSIFIER],
+        "judged": [clip, _CLASSIFIER],
     }
     return tuple(_folder_hash(folder) for folder in read[kind])
 
@@ -267,8 +282,9 @@ def _folder_hash(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def _in_order(stage: Stage) -> list[Stage]:
+def in_order(stage: Stage) -> list[Stage]:
+    """``stage`` after all that it depends on, in an order in which they can run."""
     found: dict[str, Stage] = {}
     for before in stage.inputs.values():
-        found |= {one.key: one for one in _in_order(before)}
+        found |= {one.key: one for one in in_order(before)}
     return [*found.values(), stage]

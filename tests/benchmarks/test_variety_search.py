@@ -7,7 +7,9 @@ import yaml
 
 from benchmarks import variety_search
 from benchmarks.evidence.command import FIRST_VALIDATION_SEED
-from benchmarks.variety_search import SearchSettings, gather_figures, list_search_runs, read_arms, search_table
+from benchmarks.evidence.kept_figures import gather_figures
+from benchmarks.evidence.lanes import Lanes
+from benchmarks.variety_search import SearchSettings, list_search_runs, read_arms, search_table
 
 
 def arms_file(folder, **content):
@@ -53,7 +55,7 @@ def test_the_table_has_a_row_for_each_run_that_is_done(tmp_path):
     folder = runs[1].run.measures.folder
     folder.mkdir(parents=True)
     (folder / "done.json").write_text(json.dumps({"seconds": 1, "figures": figures}), encoding="utf-8")
-    head, _, row = search_table(runs, gather_figures(runs, {})).splitlines()
+    head, _, row = search_table(runs, gather_figures([found.run.measures for found in runs], {})).splitlines()
     cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
     assert cells["arm"] == "two" and cells["transfer, 1,000"] == "65.4%" and cells["hue, bits"] == "3.20"
     assert cells["recognised"] == "-"
@@ -79,14 +81,14 @@ def test_runs_whose_figures_are_known_are_not_made_again(tmp_path, monkeypatch):
         (second.run.measures.folder / "done.json").write_text(json.dumps(done), encoding="utf-8")
         return []
 
-    monkeypatch.setattr(variety_search.Lanes, "run", end)
+    monkeypatch.setattr(Lanes, "run", end)
     assert variety_search.run_search(settings) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| one | 1000 |" in page and "25.0%" in page and "| two | 1000 |" in page and "75.0%" in page
     kept = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert kept == known | {second.run.measures.key: {"accuracy": 0.75}}
     # asked for one arm alone, the page keeps the other's row
-    monkeypatch.setattr(variety_search.Lanes, "run", lambda lanes, stages: [] if not stages else 1 / 0)
+    monkeypatch.setattr(Lanes, "run", lambda lanes, stages: [] if not stages else 1 / 0)
     assert variety_search.run_search(SearchSettings(**vars(settings) | {"arms": ["two"]})) == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
     (tmp_path / "figures.json").write_text("[1]", encoding="utf-8")

@@ -1,0 +1,129 @@
+"""The comparison of trainers: equal numbers of images, its tables, and one real run of each trainer."""
+
+import json
+
+import pytest
+import yaml
+
+from benchmarks.evidence.stages import in_order
+from benchmarks.trainer_comparison import (
+    ComparisonSettings,
+    comparison_table,
+    list_compared_runs,
+    main,
+    read_comparison,
+    run_comparison,
+)
+
+TINY = {
+    "seeds": [0],
+    "images": 4,
+    "samples_per_class": 2,
+    "common": {
+        "class_names": ["circle", "star"],
+        "clip_model": "mini",
+        "reward_funcs": ["clip_alignment"],
+        "reward_weights": [1.0],
+        "num_inference_steps": 2,
+        "guidance_scale": 1.0,
+        "lora_rank": 2,
+        "per_device_train_batch_size": 2,
+        "heldout_steps": 0,
+        "sample_steps": 0,
+    },
+    "models": {"mini": {"scheduler": "ddim"}},
+    "trainers": {
+        "ubgen": {"adversarial_weight": 0.0, "num_gradient_steps": 1},
+        "ddpo": {"rollout_size": 4, "dynamics": "ddim", "statistics_min_count": 2},
+        "nft": {"rollout_size": 4, "num_trained_steps": 1, "statistics_min_count": 2},
+    },
+    "arms": [{"name": "untuned"}, *({"name": trainer, "trainer": trainer} for trainer in ("ubgen", "ddpo", "nft"))],
+}
+
+
+def settings(folder, content=None, **changes):
+    file = folder / "arms.yaml"
+    file.write_text(yaml.safe_dump(TINY | (content or {})), encoding="utf-8")
+    places = {"output_dir": "out", "page": "page.md", "figures_file": "figures.json"}
+    places = {name: str(folder / place) for name, place in places.items()}
+    return ComparisonSettings(arms_file=str(file), workers=1, **places | changes)
+
+
+def trained(run):
+    return {stage.kind: stage for stage in in_order(run.judged)}.get("tuned")
+
+
+def test_the_shipped_arms_draw_equally_many_images_of_the_same_rewards(tmp_path):
+    asked = ComparisonSettings(output_dir=str(tmp_path))
+    comparison, runs = read_comparison(asked), list_compared_runs(asked)
+    assert len(comparison.seeds) >= 3 and {arm.model for arm in comparison.arms} == {"mini", "mini-flow"}
+    for model in ("mini", "mini-flow"):
+        configs = {
+            run.arm.name: trained(run).settings for run in runs if run.arm.model == model and trained(run) is not None
+        }
+        rewards = {
+            json.dumps([one["config"][key] for key in ("reward_funcs", "reward_weights")]) for one in configs.values()
+        }
+        assert len(rewards) == 1 and {one["trainer"] for one in configs.values()} == {"ubgen", "ddpo", "nft"}
+        for name, one in configs.items():
+            config = one["config"]
+            images = config["max_steps"] * config["per_device_train_batch_size"]
+            if one["trainer"] != "ubgen":
+                batches = config["rollout_size"] * config["num_trained_steps"] / config["per_device_train_batch_size"]
+                images = config["max_steps"] * config["gradient_accumulation_steps"] / batches * config["rollout_size"]
+            assert images == comparison.images, name
+    assert len({run.judged.key for run in runs}) == len(runs)
+
+
+def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, monkeypatch):
+    # one by one in this process: each stage's own process would load every library anew
+    from benchmarks.evidence import lanes, stage_work
+
+    def here(self, stages):
+        for stage in stages:
+            stage.prepare()
+            stage_work.run_stage(stage.folder)
+        return []
+
+    monkeypatch.setattr(lanes.Lanes, "run", here)
+    asked = settings(tmp_path, {"arms": TINY["arms"][::3]})
+    assert run_comparison(asked) == 0
+    page = (tmp_path / "page.md").read_text(encoding="utf-8")
+    rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
+    head, untuned, tuned = (dict(zip(rows[0], row, strict=True)) for row in rows)
+    assert head["arm"] == "arm" and untuned["arm"] == "untuned" and tuned["arm"] == "nft"
+    assert untuned["seconds"] == "-" and float(tuned["seconds"]) > 0 and int(tuned["peak memory, MB"]) > 100
+    assert all(0 < float(row["`clip_alignment`"]) < 1 and float(row["diversity"]) > 0 for row in (untuned, tuned))
+    assert untuned["recognised"].endswith("%") and tuned["own background"].endswith("%")
+    monkeypatch.setattr(lanes.Lanes, "run", lambda self, stages: [] if not stages else 1 / 0)
+    assert run_comparison(settings(tmp_path, {"arms": TINY["arms"][::3]}, output_dir=str(tmp_path / "elsewhere"))) == 0
+    assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
+
+
+def test_a_row_is_the_mean_over_the_seeds(tmp_path):
+    runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1]}, arms=["untuned"]))
+    figures = {run.judged.key: {"reward r": 0.5 + run.seed, "class accuracy": 0.5} for run in runs}
+    head, _, row = comparison_table(runs, figures).splitlines()
+    cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
+    assert cells["seeds"] == "2" and cells["`r`"] == "1.0000 ± 0.7071" and cells["recognised"] == "50.0% ± 0.0%"
+
+
+@pytest.mark.parametrize(
+    ("content", "changes", "message"),
+    [
+        ({"images": 5}, {}, "images is 5, but an update of the arm 'ubgen' draws 2"),
+        ({"arms": [{"name": "one"}, {"name": "one"}]}, {}, "name each once"),
+        ({"arms": [{"name": "one", "trainer": "other"}]}, {}, "the trainer 'other'"),
+        ({"models": {"other": {}}}, {}, "the model 'other'"),
+        ({"arms": 3}, {}, "could not be read"),
+        ({}, {"arms": ["other"]}, "arms holds 'other'"),
+        ({}, {"models": ["mini-flow"]}, "models holds 'mini-flow'"),
+    ],
+)
+def test_bad_input_is_named(tmp_path, content, changes, message):
+    with pytest.raises(ValueError, match=message):
+        list_compared_runs(settings(tmp_path, content, **changes))
+
+
+def test_a_bad_flag_is_named(capsys):
+    assert main(["--stages_only", "backbone"]) == 2 and "stages_only holds 'backbone'" in capsys.readouterr().err
