@@ -68,7 +68,8 @@ def ddp(tiny_model, clip_folder, tmp_path_factory):
     runs = [
         {**ubgen, "output_dir": str(folder / "ubgen")},
         {**ddpo, "output_dir": str(folder / "ddpo")},
-        {**ddpo, "kind": "nft", "output_dir": str(folder / "nft")},
+        # with a reward that remembers images and compares those of both processes
+        {**ddpo, "kind": "nft", "variety": True, "output_dir": str(folder / "nft")},
         {**ubgen, "clip": None, "max_steps": 2, "images_per_class_in_batch": 2, "output_dir": str(folder / "pairs")},
         {**ubgen, **VARIETY, "output_dir": str(folder / "variety")},
         {**ubgen, "output_dir": str(folder / "killed"), "kill_inside_step": 1},
@@ -93,7 +94,7 @@ def resumed_on_two_nodes(ddp, tiny_model, clip_folder, tmp_path_factory):
         shutil.copytree(ddp / "ddpo" / f"checkpoint-{step}", folder / f"ddpo_{step}" / f"checkpoint-{step}")
         runs.append({**ddpo, "output_dir": str(folder / f"ddpo_{step}")})
     shutil.copytree(ddp / "nft" / "checkpoint-3", folder / "nft_3" / "checkpoint-3")
-    runs.append({**ddpo, "kind": "nft", "output_dir": str(folder / "nft_3")})
+    runs.append({**ddpo, "kind": "nft", "variety": True, "output_dir": str(folder / "nft_3")})
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
@@ -149,7 +150,8 @@ def test_each_rank_gets_whole_groups_of_its_own(ddp):
 
 def test_the_classes_statistics_hold_the_rewards_of_both_ranks(ddp):
     folder = ddp / "ddpo" / f"checkpoint-{DDPO_LAST}"
-    windows = load_state(folder / "extra_state.safetensors")["statistics"]["rewards"]
+    (statistics,) = load_state(folder / "extra_state.safetensors")["statistics"]
+    windows = statistics["rewards"]
     # two rollouts of four samples on each of two ranks, three classes, windows of four
     assert sorted(windows) == [0, 1, 2] and sum(map(len, windows.values())) == 12
     # the ranks' own parts of the rollout that goes on differ

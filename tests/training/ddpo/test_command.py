@@ -86,7 +86,7 @@ def test_a_reward_of_nan_ends_with_code_1_before_any_update(random_mini_model, t
     [
         ("sd3", None, []),
         ("sd3", None, ["--num_inference_steps", "4", "--window_size", "2", "--window_interval", "1"]),
-        ("flux2-klein", "cps", []),
+        ("flux2-klein", "cps", ["--ratio_normalisation", "true"]),
     ],
 )
 def test_a_flow_is_trained_from_ratio_1_resumed_to_the_bit_and_loads_in_plain_diffusers(

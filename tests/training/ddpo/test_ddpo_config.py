@@ -57,6 +57,7 @@ def test_inner_epochs_multiply_the_updates():
         ({"dynamics": "cps", "window_size": 50}, "window_size is 50; choose 1 to 49"),
         ({"dynamics": "cps", "window_size": 0}, "window_size is 0; choose 1 to 49"),
         ({"dynamics": "ddim", "window_size": 2}, "window_size is 2, but dynamics is 'ddim'"),
+        ({"dynamics": "ddpm", "ratio_normalisation": True}, "ratio_normalisation is on, but dynamics is 'ddpm'"),
         ({"dynamics": "cps", "window_interval": 0}, "window_interval is 0"),
         ({"dynamics": "cps", "window_size": 2, "num_trained_steps": 3}, "num_trained_steps is 3; choose 1 to 2"),
         ({"rollout_size": 0}, "rollout_size is 0"),

@@ -77,13 +77,17 @@ def test_kl_is_that_to_a_separately_loaded_untrained_model(straight, tiny_model)
     before, after = torch.randn(2, 2, 4, 8, 8, generator=generator)
     steps, labels = Transitions(torch.tensor([0, 2]), before, after), torch.tensor([1, 2])
     with torch.no_grad():
-        _, kl = trained(labels, transitions=steps, with_reference=True)
+        _, kl, excess = trained(labels, transitions=steps, with_reference=True)
         (mean, deviation), (reference, _) = (
             model._log_probs(steps.index, before, after, model._predict(labels, steps.index, before))[1:]
             for model in (trained, untrained)
         )
     expected = ((mean - reference) ** 2 / (2 * deviation[:, None, None, None] ** 2)).mean(dim=(1, 2, 3))
     assert (kl > 0).all()
+    predictions = [
+        model._predict(labels, steps.index, before).flatten(1).norm(dim=1) for model in (trained, untrained)
+    ]
+    torch.testing.assert_close(excess, (predictions[0] / predictions[1] - 1).clamp(min=0) ** 2, rtol=1e-3, atol=1e-9)
     torch.testing.assert_close(kl, expected, rtol=1e-4, atol=0)
 
 

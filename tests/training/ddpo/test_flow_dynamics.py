@@ -1,6 +1,7 @@
 """Stochastic steps of flows: against their formulas, Euler, diffusers' own, and data whose flow is known exactly."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -131,17 +132,21 @@ def test_judging_a_rollouts_steps_gives_its_numbers_to_the_last_bit(name):
     pipeline.scheduler = StochasticFlowScheduler.like(own, dynamics)
     policy = PolicySampler(pipeline, ["a", "b"], LoraSettings(2), SamplingSettings(3, 3.0, 32, 32, eta=0.5), seed=1)
     with torch.no_grad():
-        drawn = policy(LABELS, SEEDS, record=True)
+        drawn = policy(LABELS, SEEDS, record=True, with_means=True)
         images = policy(LABELS, SEEDS, GradientSteps(frozenset()))
     assert torch.equal(drawn.images, images)
+    sigmas = pipeline.scheduler.sigmas
+    torch.testing.assert_close(policy.level_falls(torch.tensor([1, 0])), (sigmas[:2] - sigmas[1:3]).flip(0))
     assert drawn.log_probs[:, :-1].all() and not drawn.log_probs[:, -1].any()
     for position in range(2):
         step = Transitions(torch.full((2,), position), drawn.latents[:, position], drawn.latents[:, position + 1])
-        log_probs, kl = policy(LABELS, transitions=step, with_reference=True)
+        log_probs, kl, excess = policy(LABELS, transitions=step, with_reference=True)
         # the ratio of the first inner step is 1
         assert torch.equal(log_probs.detach(), drawn.log_probs[:, position]) and log_probs.requires_grad
         # B of the LoRA is still zero
-        assert not kl.any()
+        assert not kl.any() and not excess.any()
+        ratios, *_ = policy(LABELS, transitions=replace(step, old_means=drawn.means[:, position]))
+        assert not ratios.any() and ratios.requires_grad
     # without noise the sampler draws what the model draws along Euler's steps
     policy.sampling, quiet = SamplingSettings(3, 3.0, 32, 32), own_pipeline(name, tiny_pipeline(name))
     if isinstance(own, FlowMatchEulerDiscreteScheduler):

@@ -59,7 +59,7 @@ def test_a_rollout_draws_what_the_sampler_draws(policy, trajectories):
 
 @pytest.mark.parametrize("position", range(NUM_STEPS - 1))
 def test_judging_a_step_gives_the_rollouts_number_to_the_last_bit(policy, trajectories, position):
-    log_probs, kl = policy(LABELS, transitions=steps_of(trajectories, position))
+    log_probs, kl, _ = policy(LABELS, transitions=steps_of(trajectories, position))
     assert kl is None and log_probs.requires_grad
     assert torch.equal(log_probs.detach(), trajectories.log_probs[:, position])
 
@@ -78,7 +78,7 @@ def test_densities_are_torchs_around_diffusers_own_step(tiny_model, reduction, s
         drawn = policy(LABELS, SEEDS, record=True)
         for position in range(NUM_STEPS - 1):
             step = steps_of(drawn, position)
-            log_probs, _ = policy(LABELS, transitions=step)
+            log_probs, *_ = policy(LABELS, transitions=step)
             prompts = text_features(policy.pipeline, [NAMES[label] for label in LABELS])
             nothing = text_features(policy.pipeline, ["", ""])
             own.set_timesteps(NUM_STEPS)
@@ -107,7 +107,7 @@ def stepped(scheduler, prediction, timestep, latents, noise, eta):
 def test_the_distance_to_the_untrained_model_is_that_of_the_two_gaussians(policy, trajectories):
     step = steps_of(trajectories, 1)
     with torch.no_grad():
-        _, kl = policy(LABELS, transitions=step, with_reference=True)
+        _, kl, _ = policy(LABELS, transitions=step, with_reference=True)
         means = []
         for is_trained in (True, False):
             with adapters_disabled(policy.denoiser_network) if not is_trained else torch.no_grad():

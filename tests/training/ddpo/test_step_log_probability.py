@@ -6,7 +6,12 @@ from diffusers import DDIMScheduler, DDPMScheduler, DPMSolverMultistepScheduler
 from torch.distributions import Independent, Normal, kl_divergence
 
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_training.ddpo.step_log_probability import gaussian_kl, log_probability, step_coefficients
+from ubgen_training.ddpo.step_log_probability import (
+    gaussian_kl,
+    log_probability,
+    normalised_log_ratio,
+    step_coefficients,
+)
 
 SHAPE = (2, 3, 4)
 SEEDS = [4, 9, 2]
@@ -117,3 +122,34 @@ def test_gradient_goes_to_the_prediction_and_not_to_the_sample():
 def test_steps_without_a_density_are_refused(scheduler, eta, named):
     with pytest.raises(ValueError, match=named):
         step_coefficients(scheduler(), eta)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_normalised_log_ratios_are_those_of_the_paper(reduction):
+    """Of torch's Gaussians: the log-ratio without its expectation, times the deviation (GRPO-Guard)."""
+    old, moved = draw_latents([1, 2, 3], SHAPE).double(), draw_latents([5, 6, 7], SHAPE).double()
+    mean, deviation = (old + 0.3 * moved).requires_grad_(), torch.tensor([0.2, 0.5, 1.5]).double()
+    wide = deviation[:, None, None, None]
+    arrived = old + wide * _step_noise()
+    elements = Normal(mean, wide).log_prob(arrived) - Normal(old, wide).log_prob(arrived)
+    elements = (elements + (mean - old) ** 2 / (2 * wide**2)) * wide
+    expected = getattr(elements.flatten(1), reduction)(1)
+    found = normalised_log_ratio(arrived, mean, old, deviation, reduction)
+    torch.testing.assert_close(found, expected)
+    gradients = [torch.autograd.grad(value.sum(), mean, retain_graph=True)[0] for value in (found, expected)]
+    torch.testing.assert_close(*gradients)
+    assert not normalised_log_ratio(arrived, old, old, deviation, reduction).any()
+
+
+def test_normalised_log_ratios_have_one_mean_and_spread_at_every_step():
+    """A mean that moves by as much gives ratios as far from 1, however much noise a step draws."""
+    noise = torch.randn(20_000, 1, 1, 1, generator=torch.Generator().manual_seed(0)).double()
+    moments = []
+    for size in (0.05, 2.0):
+        deviation = torch.full((20_000,), size).double()
+        arrived, old = size * noise, torch.zeros_like(noise)
+        ratios = normalised_log_ratio(arrived, old + 0.1, old, deviation)
+        plain = log_probability(arrived, old + 0.1, deviation) - log_probability(arrived, old, deviation)
+        moments.append((ratios.mean().item(), ratios.std().item(), plain.std().item()))
+    assert moments[0][:2] == pytest.approx(moments[1][:2]) and abs(moments[0][0]) < 2e-3
+    assert moments[0][2] > 30 * moments[1][2]

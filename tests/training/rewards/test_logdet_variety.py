@@ -101,6 +101,37 @@ def test_what_is_remembered_counts_and_what_was_centre_stays():
     np.testing.assert_allclose(_call(reward, second).double(), expected, rtol=2e-5)
 
 
+@pytest.mark.parametrize("across, noise", [(0.0, 0.5), (0.7, 0.1)])
+def test_the_marginal_is_what_is_lost_without_an_image(across, noise):
+    """Each image's row is left out of the matrices, whose determinants numpy takes."""
+    reward = _reward(across=across, noise=noise, memory=2, centre_batches=1)
+    first, second = _features(6), _features(6, seed=1)
+    _call(reward, first)
+    reward.remember()
+    rest, known = _rest(second, LABELS), _rest(first, LABELS)
+    centre = known.mean(axis=0)
+
+    def without(own, others):
+        rows = np.stack([own, *others]) - centre
+        units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+        alpha = WIDTH / (len(units) * noise)
+        volumes = [np.linalg.slogdet(np.eye(len(u)) + alpha * u @ u.T)[1] for u in (units, units[1:])]
+        return (volumes[0] - volumes[1]) / np.log1p(alpha)
+
+    expected = []
+    for i, label in enumerate(LABELS):
+        fellows = [rest[j] for j, other in enumerate(LABELS) if other == label and j != i]
+        newest = [known[j] for j, other in enumerate(LABELS) if other == label][-2:]
+        expected.append(
+            without(rest[i], fellows + newest)
+            + across * without(rest[i], [row for j, row in enumerate(rest) if j != i])
+        )
+    found = reward.marginal(None, (), torch.tensor(LABELS), image_features=second)
+    np.testing.assert_allclose(found.double(), expected, rtol=2e-4)
+    # equal values would tell a training without gradient nothing
+    assert len(set(_call(_reward(across=0.0), second).tolist())) == 3 and len(set(found.tolist())) == 6
+
+
 def test_orthogonal_images_have_all_and_equal_ones_hardly_any():
     reward = _reward(across=0.0, memory=0)
     text = normalize(_Encoder.texts[0], dim=-1)
@@ -225,18 +256,30 @@ def test_settings_out_of_range_are_named(settings, message):
         _reward(**settings)
 
 
-def test_a_resumed_run_remembers_bit_for_bit(random_mini_model, tmp_path):
+# a rollout of either lasts for two updates, so that a resumed run enters in the middle of the second
+ROLLOUTS = {"rollout_size": 4, "num_inner_epochs": 1, "per_device_train_batch_size": 2, "advantages": "group"}
+ROLLOUTS |= {"group_size": 2, "reward_normalisation": "each", "num_trained_steps": 2}
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"class_repeats": 4, "images_per_class_in_batch": 2, "per_device_train_batch_size": 4},
+        {"kind": "ddpo", **ROLLOUTS},
+        {"kind": "nft", **ROLLOUTS},
+    ],
+)
+def test_a_resumed_run_remembers_bit_for_bit(random_mini_model, tmp_path, settings):
     encoder = load_clip_encoder("mini")
 
     def train(folder, resume=None):
-        reward = LogDetVarietyReward(encoder, TRAINED_NAMES, memory=3, centre_batches=2)
-        settings = {"class_repeats": 4, "images_per_class_in_batch": 2, "per_device_train_batch_size": 4}
+        reward = LogDetVarietyReward(encoder, TRAINED_NAMES, memory=2, centre_batches=2)
         trainer = build_trainer(random_mini_model, folder, reward=reward, max_steps=4, save_steps=1, **settings)
         trainer.train(resume_from_checkpoint=resume)
         return reward.state_dict()
 
     straight = train(tmp_path / "straight")
-    # the centre is closed at the second update, so one resumes before and one after that
+    # the centre is closed at the second batch or rollout, so one resumes before and one after that
     for step in (1, 3):
         folder = tmp_path / f"resumed{step}"
         shutil.copytree(tmp_path / "straight" / f"checkpoint-{step}", folder / f"checkpoint-{step}")
@@ -247,7 +290,7 @@ def test_a_resumed_run_remembers_bit_for_bit(random_mini_model, tmp_path):
         assert_equal_checkpoints(folder / "checkpoint-4", tmp_path / "straight" / "checkpoint-4")
 
 
-@pytest.mark.parametrize("script", ["train_ubgen.py", "train_ddpo.py"])
+@pytest.mark.parametrize("script", ["train_ubgen.py", "train_ddpo.py", "train_nft.py"])
 def test_the_commands_train_with_it_by_name(script, random_mini_model, tmp_path):
     flags = ["--model_name_or_path", random_mini_model, "--clip_model", "mini", "--class_names", *NAMES]
     flags += ["--reward_funcs", "logdet_variety", "--variety_memory", "2", "--max_steps", "1", "--lora_rank", "2"]

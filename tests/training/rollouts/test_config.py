@@ -21,6 +21,7 @@ def test_counts_follow_from_the_steps_that_can_be_trained(kind, trained):
         ({"gradient_accumulation_steps": 7}, "gradient_accumulation_steps is 7, which does not divide"),
         ({"advantages": "group", "group_size": 3}, "no multiple of group_size = 3"),
         ({"statistics_min_count": 40}, "statistics_min_count is 40 and statistics_window is 32"),
+        ({"reward_normalisation": "both"}, "reward_normalisation is 'both'; choose sum or each"),
         ({"advantage_clip": 0.0}, "advantage_clip is 0.0"),
     ],
 )

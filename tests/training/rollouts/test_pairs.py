@@ -2,7 +2,7 @@
 
 import torch
 
-from ubgen_training.rollouts.pairs import ordered_labels, shuffled_pairs
+from ubgen_training.rollouts.pairs import ordered_labels, ordered_partner_share, shuffled_pairs
 
 
 def test_labels_walk_shuffled_passes_whatever_the_share():
@@ -29,3 +29,10 @@ def test_fewer_trained_steps_are_drawn_for_each_sample():
     assert (pairs[:, 1].bincount(minlength=6) > 5).all()
     by_sample = pairs[pairs[:, 0].argsort(stable=True), 1].reshape(50, 2).sort(dim=1).values
     assert len(set(map(tuple, by_sample.tolist()))) > 5
+
+
+def test_the_share_of_labels_with_a_partner():
+    assert ordered_partner_share(5, 5, seed=0) == 0 and ordered_partner_share(10, 5, seed=0) == 1
+    # of seven in a row, two or more are there twice
+    labels = ordered_labels(0, 7, 5, seed=0).tolist()
+    assert ordered_partner_share(7, 5, seed=0) == sum(labels.count(label) > 1 for label in labels) / 7 >= 4 / 7

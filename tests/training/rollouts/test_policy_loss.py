@@ -27,6 +27,16 @@ def test_loss_is_the_plain_formula():
         kl_weight=0.7,
     )
     assert report.loss.item() == pytest.approx(_reference(log_probs, old, advantages, kl, 0.7))
+    weighed = policy_loss(
+        *(torch.tensor(values) for values in (log_probs, old, advantages)),
+        clip_range=CLIP,
+        weights=torch.arange(64.0).double(),
+    )
+    single = [
+        number * _reference(log_probs[i : i + 1], old[i : i + 1], advantages[i : i + 1], [0.0], 0.0)
+        for i, number in enumerate(range(64))
+    ]
+    assert weighed.loss.item() == pytest.approx(np.mean(single))
     np.testing.assert_allclose(report.ratio, np.exp(log_probs - old))
     outside = np.where(advantages > 0, report.ratio > 1 + CLIP, report.ratio < 1 - CLIP)
     assert np.array_equal(report.clipped, outside) and outside.any()

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 import torch
 
@@ -43,20 +44,48 @@ class Notes(RolloutTrainer):
         return weight.square().mean(), {}
 
 
+def brightness(images, class_names, labels, **kwargs):
+    return images.mean(dim=(1, 2, 3))
+
+
+class Rank:
+    """The place of an image among those of its batch, which it says to read as a whole."""
+
+    __name__ = "rank"
+    reads_whole_batch = True
+
+    def __init__(self):
+        self.seen, self.num_remembered = [], 0
+
+    def __call__(self, images, class_names, labels, **kwargs):
+        raise AssertionError("a reward of sets gives each image its own part")
+
+    def marginal(self, images, class_names, labels, *, seeds, **kwargs):
+        self.seen.append((labels.tolist(), list(class_names), len(seeds)))
+        return images.mean(dim=(1, 2, 3)).argsort().argsort().float()
+
+    def remember(self):
+        self.num_remembered += 1
+
+    def state_dict(self):
+        return {}
+
+
 @pytest.fixture
 def trainer(tiny_model, tmp_path):
-    def brightness(images, class_names, labels, **kwargs):
-        return images.mean(dim=(1, 2, 3))
+    return build(tiny_model, tmp_path, brightness)
 
+
+def build(model, folder, *rewards, **settings):
     config = NFTConfig(
-        **{**SETTINGS, **NFT_SETTINGS},
-        output_dir=str(tmp_path),
+        **{**SETTINGS, **NFT_SETTINGS, "reward_weights": [1.0] * len(rewards), **settings},
+        output_dir=str(folder),
         use_cpu=True,
         max_steps=6,
         save_strategy="no",
     )
-    sampler = SamplerModel(load_pipeline(tiny_model), NAMES, LoraSettings(2), SamplingSettings(4, 1.0))
-    return Notes(sampler, config, NAMES, brightness)
+    sampler = SamplerModel(load_pipeline(model), NAMES, LoraSettings(2), SamplingSettings(4, 1.0))
+    return Notes(sampler, config, NAMES, list(rewards))
 
 
 def test_every_pair_is_trained_on_once_in_each_pass(trainer):
@@ -78,3 +107,54 @@ def test_every_pair_is_trained_on_once_in_each_pass(trainer):
 def test_a_rollout_reads_back_what_a_checkpoint_keeps():
     kept = Kept(torch.tensor([1]), torch.tensor([0.5]), torch.tensor([10]))
     assert all(torch.equal(value, vars(kept)[name]) for name, value in vars(Kept(**kept.state_dict())).items())
+
+
+def test_a_reward_of_sets_reads_the_whole_rollout_once(tiny_model, tmp_path):
+    rank = Rank()
+    trainer = build(tiny_model, tmp_path, brightness, rank, reward_weights=[0.0, 1.0])
+    rollout = trainer._collect(0)
+    drawn = [note[1] for note in trainer.notes]
+    assert len(drawn) == 2 and rank.num_remembered == 1
+    assert rank.seen == [(drawn[0] + drawn[1], [NAMES[label] for label in drawn[0] + drawn[1]], 4)]
+    values = np.array(sorted(rollout.advantages.tolist()))
+    # no class has been seen often enough yet
+    np.testing.assert_allclose(values, (np.arange(4) - 1.5) / np.std(np.arange(4)), rtol=1e-4)
+
+
+@pytest.mark.parametrize("advantages", ["group", "class_statistics"])
+def test_each_rewards_advantages_are_its_own(tiny_model, tmp_path, advantages):
+    """A reward a thousand times as large weighs no more; recomputed in numpy."""
+    settings = {"advantages": advantages, "group_size": 2, "reward_weights": [1.0, 0.5], "advantage_clip": 9.0}
+    trainer = build(tiny_model, tmp_path, brightness, brightness, reward_normalisation="each", **settings)
+    rewards = torch.tensor([[0.1, 900.0], [0.2, 100.0], [0.4, 200.0], [0.3, 500.0]])
+    found = trainer._advantages(rewards, torch.tensor([0, 0, 1, 1]))
+    # two of a class are enough for its own statistics
+    groups = rewards.double().numpy().reshape(2, 2, 2)
+    own = (groups - groups.mean(1, keepdims=True)) / (groups.std(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(found, (own @ [1.0, 0.5]).reshape(-1), rtol=1e-3)
+    if advantages == "class_statistics":
+        state = trainer.extra_state()["statistics"]
+        assert [sorted(one["rewards"]) for one in state] == [[0, 1], [0, 1]]
+        assert state[0]["rewards"][0] == pytest.approx([0.1, 0.2]) and state[1]["rewards"][1] == [200.0, 500.0]
+    together = build(tiny_model, tmp_path, brightness, brightness, **settings)
+    total = groups @ [1.0, 0.5]
+    own = (total - total.mean(1, keepdims=True)) / (total.std(1, keepdims=True) + 1e-6)
+    np.testing.assert_allclose(together._advantages(rewards, torch.tensor([0, 0, 1, 1])), own.reshape(-1), rtol=1e-3)
+
+
+def test_a_rollout_in_which_no_class_has_two_images_is_refused_for_what_compares_them(tiny_model, tmp_path):
+    rank = Rank()
+    rank.compares_within_class = True
+    with pytest.raises(ValueError, match=r"'rank' compares .* rollout_size 3, .* 3 classes no rollout holds"):
+        build(tiny_model, tmp_path, rank, rollout_size=3, per_device_train_batch_size=3)
+    build(tiny_model, tmp_path, rank, advantages="group", group_size=2)
+    with pytest.warns(UserWarning, match="only 17% of the images have another of their class"):
+        share(tiny_model, tmp_path, rank)
+
+
+def share(model, folder, reward):
+    import ubgen_training.rollouts.trainer as module
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "ordered_partner_share", lambda *_: 1 / 6)
+        build(model, folder, reward)

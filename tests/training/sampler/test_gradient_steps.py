@@ -86,6 +86,7 @@ def test_leaps_begin_anywhere_and_known_noise_has_any_level():
     # every pair, the noisiest with the last among them
     assert len({each.steps for each in leaps}) == 45
     assert choose("leap", leap_discount=0.0).discount == 0.0
+    assert choose("leap").tolerance is None and choose("leap", leap_tolerance=0.2).tolerance == 0.2
     levels = [choose("direct_align", 10, seed=seed) for seed in range(100)]
     assert {each.replay for each in levels} == {"direct_align"}
     assert {step for each in levels for step in each.steps} == set(range(10))
@@ -111,6 +112,8 @@ def test_a_count_that_does_not_fit_is_named(name, count):
         ({"gradient_strategy": "refl", "num_late_steps": 0}, "num_late_steps is 0"),
         ({"gradient_strategy": "refl", "num_late_steps": 5}, "num_late_steps is 5"),
         ({"gradient_strategy": "leap", "num_gradient_steps": 2, "leap_discount": 1.5}, "leap_discount is 1.5"),
+        ({"gradient_strategy": "leap", "num_gradient_steps": 2, "leap_tolerance": 0.0}, "leap_tolerance is 0.0"),
+        ({"num_gradient_steps": 2, "leap_tolerance": 0.1}, "leap_tolerance is 0.1, but gradient_strategy is 'even_k'"),
         ({"num_gradient_steps": 2, "leap_discount": 0.5}, "leap_discount is 0.5, but gradient_strategy is 'even_k'"),
         (
             {"gradient_strategy": "leap", "num_gradient_steps": 2, "equalise_gradient_steps": True},

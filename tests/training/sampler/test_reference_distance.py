@@ -1,13 +1,15 @@
 """The distance to the adapter-off model: its value, its LoRA gradient against hand computation, no side effects."""
 
+import copy
+
 import pytest
 import torch
 from peft import LoraConfig, inject_adapter_in_model
 from torch import nn
 
 from ubgen_pipeline.latent_denoising import denoising_steps
-from ubgen_training.lora.adapter import adapters_disabled
-from ubgen_training.sampler.reference_distance import ReferenceDistance, prediction_distance
+from ubgen_training.lora.adapter import adapters_disabled, weights_exchanged
+from ubgen_training.sampler.reference_distance import ReferenceDistance, norm_excess, prediction_distance
 
 WIDTH, RANK, ALPHA, BATCH = 4, 2, 3.0, 3
 
@@ -68,8 +70,8 @@ def test_one_call_gives_the_hand_computed_distance_and_lora_gradient(denoiser):
     a, b = (factor.detach() for factor in _factors(denoiser))
     z, scale = latents.flatten(1) + prompt[:, 0], ALPHA / RANK
     moved = scale * z @ a.T @ b.T
-    assert torch.allclose(distance.mean().double(), moved.square().mean(dim=1), rtol=1e-5)
-    distance.mean().mean().backward()
+    assert torch.allclose(distance.report().distance.double(), moved.square().mean(dim=1), rtol=1e-5)
+    distance.report().distance.mean().backward()
     upstream = 2 * moved / (WIDTH * BATCH)
     expected_b = scale * upstream.T @ (z @ a.T)
     expected_a = scale * (upstream @ b).T @ z
@@ -111,7 +113,7 @@ def test_gradient_through_a_guided_rollout_matches_an_independent_one(denoiser):
     ):
         pass
     assert len(distance.distances) == len(chosen)
-    own = torch.autograd.grad(distance.mean().mean(), _factors(denoiser))
+    own = torch.autograd.grad(distance.report().distance.mean(), _factors(denoiser))
     leaves = [factor.detach().clone().requires_grad_() for factor in _factors(denoiser)]
     base = denoiser.linear.base_layer.weight.detach()
     other = torch.autograd.grad(
@@ -126,6 +128,42 @@ def test_prediction_distance_applies_guidance_before_squaring():
     # differences 1 and 2, guided 1 + 3 (2 - 1) = 4
     assert prediction_distance(prediction, reference, 3.0).tolist() == [16.0]
     assert prediction_distance(prediction, reference, 1.0).tolist() == [1.0, 4.0]
+
+
+def test_the_excess_in_norm_is_zero_up_to_the_references_and_its_gradient_shortens():
+    reference = torch.tensor([[3.0, 4.0], [3.0, 4.0], [0.0, 5.0]])
+    prediction = torch.tensor([[6.0, 8.0], [3.0, -4.0], [-3.0, 0.0]], requires_grad=True)
+    excess = norm_excess(prediction, reference)
+    # norms of 10, 5 and 3 beside 5
+    assert excess.tolist() == [1.0, 0.0, 0.0]
+    excess.sum().backward()
+    # d (n / 5 - 1)^2 = 2 (n / 5 - 1) / 5 along the unit vector
+    torch.testing.assert_close(prediction.grad, torch.tensor([[0.24, 0.32], [0.0, 0.0], [0.0, 0.0]]))
+
+
+def test_other_weights_are_a_reference_in_the_middle_of_a_forward_pass(denoiser):
+    """Their answer is a constant, and the gradient is that of a second network with those weights."""
+    latents, prompt, _ = _inputs()
+    other = copy.deepcopy(denoiser)
+    weights = {name: value * 1.5 for name, value in denoiser.named_parameters() if value.requires_grad}
+    with torch.no_grad():
+        for name, value in other.named_parameters():
+            value.copy_(weights.get(name, value))
+    own = {name: value.detach().clone() for name, value in denoiser.named_parameters()}
+    distance = ReferenceDistance(denoiser, denoiser, 1.0, reference_model=lambda: weights_exchanged(denoiser, weights))
+    # two calls, the first of whose graphs lives on when the weights are exchanged again
+    answer = distance(distance(latents, torch.tensor(0), prompt), torch.tensor(0), prompt)
+    gradients = torch.autograd.grad(distance.report().distance.sum() + answer.sum(), _factors(denoiser))
+    assert all(torch.equal(value, own[name]) for name, value in denoiser.named_parameters())
+    first = denoiser(latents, None, prompt)
+    second = denoiser(first, None, prompt)
+    with torch.no_grad():
+        constants = other(latents, None, prompt), other(first, None, prompt)
+    expected = sum((a - b).square().flatten(1).mean(dim=1).float() for a, b in zip((first, second), constants)) / 2
+    torch.testing.assert_close(distance.report().distance, expected)
+    expected = torch.autograd.grad(expected.sum() + second.sum(), _factors(denoiser))
+    for one, two in zip(gradients, expected):
+        torch.testing.assert_close(one, two)
 
 
 def test_the_answer_and_the_rewards_gradient_stay_as_without_it(denoiser):
@@ -145,7 +183,7 @@ def test_nothing_is_measured_without_gradient(denoiser):
     with torch.no_grad():
         distance(latents, torch.tensor(0), prompt)
     with pytest.raises(ValueError, match="reference_weight"):
-        distance.mean()
+        distance.report()
 
 
 def test_an_untrained_lora_is_at_distance_zero(denoiser):
@@ -153,7 +191,7 @@ def test_an_untrained_lora_is_at_distance_zero(denoiser):
     latents, prompt, _ = _inputs()
     distance = ReferenceDistance(denoiser, denoiser, 1.0)
     distance(latents, torch.tensor(0), prompt)
-    assert distance.mean().tolist() == [0.0] * BATCH
+    assert distance.report().distance.tolist() == [0.0] * BATCH
 
 
 def test_adapters_are_off_inside_only_and_the_weights_keep_requiring_gradient(denoiser):
@@ -193,9 +231,9 @@ def test_the_mini_unets_reference_is_the_model_before_training(random_mini_model
     distance = ReferenceDistance(pipeline.predict, sampler.denoiser_network, 1.0)
     after = distance(*inputs)
     expected = (after - before).square().mean(dim=(1, 2, 3))
-    assert torch.allclose(distance.mean(), expected, rtol=1e-4)
+    assert torch.allclose(distance.report().distance, expected, rtol=1e-4)
     trained = [weight for weight in sampler.denoiser_network.parameters() if weight.requires_grad]
-    own = torch.autograd.grad(distance.mean().sum(), trained)
+    own = torch.autograd.grad(distance.report().distance.sum(), trained)
     other = torch.autograd.grad((pipeline.predict(*inputs) - before).square().mean(dim=(1, 2, 3)).sum(), trained)
     assert all(torch.allclose(x, y, rtol=1e-3, atol=1e-6) for x, y in zip(own, other))
     assert min(gradient.norm() for gradient in own) > 0

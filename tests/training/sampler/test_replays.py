@@ -95,6 +95,30 @@ def test_the_discount_scales_what_one_prediction_passes_to_the_other(kind):
 
 
 @pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("tolerance", [0.3, 1.0])
+def test_samples_whose_leaps_land_away_from_the_rollout_count_less(kind, tolerance):
+    """LeapAlign's 1 / (max(d_j, tau) + max(d_0, tau)) of each sample's loss, times 2 tau, which makes it 1 at best."""
+    scheduler, toy = scheduler_of(kind), Toy()
+    levels = StepLevels(scheduler, scheduler.timesteps)
+    first, second, clean = (random_latents(seed) for seed in (1, 4, 7))
+    with torch.no_grad():
+        # the first sample's leaps land where the rollout is, but for a little
+        landing = moved(kind, first, toy(first, 1), level(kind, scheduler, 1), level(kind, scheduler, 4))
+        second[0] = landing[0] + 0.01
+        ending = moved(kind, second, toy(second, 4), level(kind, scheduler, 4), level(kind, scheduler, NUM_STEPS))
+        clean[0] = ending[0] + 0.02
+    rollout = KeptRollout({1: first, 4: second}, clean)
+    found = leap(rollout, levels, toy, 0.5, tolerance)
+    assert torch.equal(found.detach(), leap(rollout, levels, toy, 0.5).detach())
+    distances = [(landing - second).abs().mean(dim=(1, 2, 3)), (ending - clean).abs().mean(dim=(1, 2, 3))]
+    weights = 2 * tolerance / sum(distance.clamp(min=tolerance) for distance in distances)
+    assert weights[0] == 1 and weights[1] < 0.9
+    plain = leap(rollout, levels, toy, 0.5)
+    losses = ((plain * random_latents(9)).sum(dim=(1, 2, 3)) * weights.detach()).sum()
+    torch.testing.assert_close(gradient(found, toy), torch.autograd.grad(losses, toy.weights)[0], rtol=1e-5, atol=1e-9)
+
+
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("position", range(NUM_STEPS))
 def test_known_noise_is_taken_off_again(kind, position):
     scheduler, toy = scheduler_of(kind), Toy()

@@ -89,7 +89,7 @@ def test_only_the_steps_without_gradient_leave_the_trained_unet(tiny_model):
     assert calls == [True, True]
     # the distance to the untrained model switches the trained UNet's adapters off
     calls.clear()
-    _, distance = sampler(LABELS, SEEDS, GRADIENT_STEPS, with_distance=True)
+    _, (distance, _) = sampler(LABELS, SEEDS, GRADIENT_STEPS, with_distance=True)
     assert calls == [True, False] * 2 and (distance > 0).all()
 
 

@@ -7,7 +7,6 @@ Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lis
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ubgen_pipeline.family import Family
@@ -15,8 +14,8 @@ from ubgen_pipeline.models.loading import set_scheduler
 from ubgen_pipeline.scheduler_noise import is_flow_scheduler
 
 from ..command import run_training
-from ..reward_training.build_rewards import build_rewards, probe_rewards
-from ..reward_training.command import NOISE_PREDICTIONS, build_sampler, start_training, train_and_write
+from ..reward_training.command import NOISE_PREDICTIONS
+from ..rollouts.command import held_against, train_on_rollouts
 from .ddpo_config import NOISE_DYNAMICS, DDPOConfig
 from .ddpo_trainer import DDPOTrainer
 from .flow_dynamics import FLOW_DYNAMICS, StochasticFlowScheduler
@@ -30,20 +29,8 @@ def train(config: DDPOConfig) -> Path:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
-    start = start_training(config)
-    encoder, rewards, heldout = build_rewards(config, start.class_names)
-    sampler = build_sampler(
-        config,
-        start.prompts,
-        PolicySampler,
-        prepare=partial(set_dynamics, config),
-        log_probability=config.log_probability,
-    )
-    trainer = DDPOTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
-    height, width = sampler.image_size
-    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
-    probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
-    return train_and_write(trainer, start, card_method(config))
+    reduction = config.log_probability
+    return train_on_rollouts(config, PolicySampler, DDPOTrainer, set_dynamics, card_method, log_probability=reduction)
 
 
 def set_dynamics(config: DDPOConfig, pipeline: Family) -> None:
@@ -75,10 +62,9 @@ def set_dynamics(config: DDPOConfig, pipeline: Family) -> None:
 
 def card_method(config: DDPOConfig) -> str:
     """A sentence of Markdown on how ``config`` trains, for the model card."""
-    against = "others of their group" if config.advantages == "group" else "recent ones of their class"
     return (
         "Weights trained by policy gradient ([DDPO](https://arxiv.org/abs/2305.13301)) on the rewards below, samples "
-        f"being held against {against}."
+        f"being held against {held_against(config)}."
     )
 
 

@@ -62,6 +62,13 @@ class DDPOConfig(RolloutConfig):
             "help": "mean over a latent's elements (DDPO's code), or sum, the density's own: clip at about 0.2."
         },
     )
+    ratio_normalisation: bool = field(
+        default=False,
+        metadata={
+            "help": "For models of flow matching: ratios of all steps have the same mean and spread, so that clipping"
+            " means the same at each, and steps count alike (GRPO-Guard); keeps the steps' means, too."
+        },
+    )
     kl_weight: float = field(
         default=0.0, metadata={"help": "Weight of the KL to the model without its LoRA; 0 leaves it out."}
     )
@@ -101,6 +108,11 @@ class DDPOConfig(RolloutConfig):
                 f"window_size is {self.window_size}, but dynamics is {self.dynamics!r}, all of whose steps draw; leave"
                 " it out."
             )
+        if self.dynamics in NOISE_DYNAMICS and self.ratio_normalisation:
+            raise ValueError(
+                f"ratio_normalisation is on, but dynamics is {self.dynamics!r}; it is for models of flow matching:"
+                " leave it out."
+            )
         if self.dynamics in NOISE_DYNAMICS:
             # a checkpoint's settings name it, as they did before there were others
             self.scheduler = self.dynamics
@@ -118,6 +130,11 @@ class DDPOConfig(RolloutConfig):
         """``eta``, which is no longer None."""
         assert self.eta is not None
         return self.eta
+
+    @property
+    def uses_reference(self) -> bool:
+        """The base's, and the distance to it."""
+        return super().uses_reference or self.kl_weight > 0
 
     def num_trainable_steps(self, num_inference_steps: int) -> int:
         """All but the last, which adds no noise, or next to none; with a window those of it."""

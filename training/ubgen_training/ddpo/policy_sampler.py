@@ -7,7 +7,7 @@ Shapes: B samples or pairs, T steps, C x h x w latents, H x W pixels.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -15,30 +15,51 @@ from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import guided_prediction
 from ubgen_pipeline.scheduler_noise import initial_scale
 
-from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientSteps
+from ..sampler.reference_distance import norm_excess
 from ..sampler.sampler_model import SamplerModel
 from .flow_dynamics import StochasticFlowScheduler
-from .step_log_probability import StepCoefficients, gaussian_kl, log_probability, step_coefficients
+from .step_log_probability import (
+    StepCoefficients,
+    gaussian_kl,
+    log_probability,
+    normalised_log_ratio,
+    step_coefficients,
+)
 
 
 @dataclass(frozen=True)
 class Trajectories:
     """What a rollout gives: ``images (B, 3, H, W)``, ``latents (B, T + 1, C, h, w)`` from noise to clean, and
-    ``log_probs (B, T)`` of the steps between them, 0 where a step adds no noise."""
+    ``log_probs (B, T)`` and, where asked for, ``means (B, T, C, h, w)`` of the steps between them, 0 where a step adds
+    no noise."""
 
     images: torch.Tensor
     latents: torch.Tensor
     log_probs: torch.Tensor
+    means: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
 class Transitions:
-    """B steps taken: at position ``index (B,)``, from ``latents`` to ``next_latents``, both ``(B, C, h, w)``."""
+    """B steps taken: at position ``index (B,)``, from ``latents`` to ``next_latents``, both ``(B, C, h, w)``.
+
+    With ``old_means (B, C, h, w)``, which the steps had when they were taken, their log-ratios are judged.
+    """
 
     index: torch.Tensor
     latents: torch.Tensor
     next_latents: torch.Tensor
+    old_means: torch.Tensor | None = None
+
+
+class Judgement(NamedTuple):
+    """Of B steps ``log_probs (B,)``; where asked for, the ``kl (B,)`` to the reference model and the ``norm_excess
+    (B,)`` over it, else None."""
+
+    log_probs: torch.Tensor
+    kl: torch.Tensor | None
+    norm_excess: torch.Tensor | None
 
 
 class PolicySampler(SamplerModel):
@@ -64,6 +85,12 @@ class PolicySampler(SamplerModel):
         is_flow = isinstance(scheduler, StochasticFlowScheduler)
         return scheduler.coefficients(eta) if is_flow else step_coefficients(scheduler, eta)
 
+    def level_falls(self, index: torch.Tensor) -> torch.Tensor:
+        """By how much the noise level falls ``(B,)`` at the steps ``index (B,)`` of a flow."""
+        self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
+        sigmas: Any = self.pipeline.scheduler.sigmas
+        return (sigmas[:-1] - sigmas[1:]).cpu()[index.cpu()]
+
     def set_window(self, window: range) -> None:
         """Let the steps at these positions draw, and no others; where all of a schedule's do, nothing changes."""
         scheduler = self.pipeline.scheduler
@@ -78,6 +105,7 @@ class PolicySampler(SamplerModel):
         gradient_steps: GradientSteps | None = None,
         *,
         record: bool = False,
+        with_means: bool = False,
         transitions: Transitions | None = None,
         with_reference: bool = False,
     ) -> Any:
@@ -86,41 +114,49 @@ class PolicySampler(SamplerModel):
         Args:
             labels, seeds, gradient_steps: as in the base.
             record: give :class:`Trajectories` instead of images.
-            transitions: B steps; give ``(log_probs (B,), kl (B,) or None)`` instead. ``seeds`` are not read.
-            with_reference: give that ``kl``, to the model without its adapter.
+            with_means: give their means, too.
+            transitions: B steps; give their :class:`Judgement` instead. ``seeds`` are not read. Where they hold the
+                old means, its ``log_probs`` are normalised log-ratios; see :func:`normalised_log_ratio`.
+            with_reference: compare with the reference model.
         """
         if transitions is not None:
             return self._judge(labels, transitions, with_reference)
-        return self._roll_out(labels, seeds) if record else super().forward(labels, seeds, gradient_steps)
+        return self._roll_out(labels, seeds, with_means) if record else super().forward(labels, seeds, gradient_steps)
 
-    def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int]) -> Trajectories:
+    def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int], with_means: bool) -> Trajectories:
         scheduler = self.pipeline.scheduler
         latents = [draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device) * initial_scale(scheduler)]
-        log_probs = []
+        log_probs, means = [], []
         trainable = set(self.coefficients.stochastic_steps)
         for step in self.denoise(labels, seeds):
             if step.index in trainable:
                 index = torch.full((len(labels),), step.index)
-                log_probs.append(self._log_probs(index, latents[-1], step.latents, step.prediction)[0])
+                log_prob, mean, _ = self._log_probs(index, latents[-1], step.latents, step.prediction)
             else:
-                log_probs.append(step.latents.new_zeros(len(labels)))
+                log_prob, mean = step.latents.new_zeros(len(labels)), torch.zeros_like(latents[-1])
+            log_probs.append(log_prob)
             latents.append(step.latents)
-        return Trajectories(self.decode(latents[-1]), torch.stack(latents, dim=1), torch.stack(log_probs, dim=1))
+            if with_means:
+                means.append(mean)
+        kept = (torch.stack(parts, dim=1) for parts in (latents, log_probs, *([means] if with_means else [])))
+        return Trajectories(self.decode(latents[-1]), *kept)
 
-    def _judge(
-        self, labels: torch.Tensor, transitions: Transitions, with_reference: bool
-    ) -> tuple[torch.Tensor, torch.Tensor | None]:
+    def _judge(self, labels: torch.Tensor, transitions: Transitions, with_reference: bool) -> Judgement:
         index, latents = transitions.index, transitions.latents
-        reference_mean = None
+        reference = None
         if with_reference:
-            with torch.no_grad(), adapters_disabled(self.denoiser_network):
-                prediction = self._predict(labels, index, latents)
-                reference_mean = self.coefficients.step_mean(index, latents, prediction)
+            with torch.no_grad(), self.reference_model():
+                reference = self._predict(labels, index, latents)
         prediction = self._predict(labels, index, latents)
         log_probs, mean, deviation = self._log_probs(index, latents, transitions.next_latents, prediction)
-        if reference_mean is None:
-            return log_probs, None
-        return log_probs, gaussian_kl(mean, reference_mean, deviation, self.reduction)
+        if transitions.old_means is not None:
+            judged = transitions.next_latents, mean, transitions.old_means, deviation
+            log_probs = normalised_log_ratio(*judged, self.reduction)
+        if reference is None:
+            return Judgement(log_probs, None, None)
+        reference_mean = self.coefficients.step_mean(index, latents, reference)
+        kl = gaussian_kl(mean, reference_mean, deviation, self.reduction)
+        return Judgement(log_probs, kl, norm_excess(prediction, reference))
 
     def _predict(self, labels: torch.Tensor, index: torch.Tensor, latents: torch.Tensor) -> torch.Tensor:
         timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)

@@ -117,6 +117,25 @@ def gaussian_kl(
     return _reduce(0.5 * ((mean - reference_mean) / deviation) ** 2, reduction)
 
 
+def normalised_log_ratio(
+    latents: torch.Tensor,
+    mean: torch.Tensor,
+    old_mean: torch.Tensor,
+    deviation: torch.Tensor,
+    reduction: str = "mean",
+) -> torch.Tensor:
+    """The log-ratio ``(B,)`` of a step under ``mean`` and ``old_mean``, normalised (GRPO-Guard, arXiv 2510.22319).
+
+    With d = mean - old_mean and a step to old_mean + s noise, the log-ratio is d·noise / s - |d|² / (2 s²). Its mean
+    is below 0, so ratios lean to below 1, and its spread is larger the smaller s is, so that one clip range means
+    another thing at each step. Without that mean, and times s, it is d·noise.
+
+    Shapes and ``reduction`` as in :func:`log_probability`; gradient goes through ``mean`` alone.
+    """
+    noise = (latents - old_mean).detach() / deviation.to(mean.dtype)[:, None, None, None]
+    return _reduce((mean - old_mean.detach()) * noise, reduction)
+
+
 def _ddpm_coefficients(
     signal: torch.Tensor, previous_signal: torch.Tensor, timesteps: torch.Tensor, config: Any
 ) -> StepCoefficients:

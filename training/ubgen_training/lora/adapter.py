@@ -4,7 +4,7 @@ All functions take the denoiser's network (diffusers' ``UNet2DConditionModel`` o
 adapters), in which every LoRA layer is one of peft's.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -143,3 +143,22 @@ def adapters_disabled(network: nn.Module) -> Iterator[None]:
         yield
     finally:
         set_adapters_disabled(layers, before)
+
+
+@contextmanager
+def weights_exchanged(network: nn.Module, weights: Mapping[str, torch.Tensor]) -> Iterator[None]:
+    """``network`` with ``weights``, by name, in the place of all that it trains inside the ``with``.
+
+    It may be used in the middle of a forward pass: the graph, which holds the trained weights, does not notice. Call
+    ``network`` without gradient inside.
+    """
+    trained = {name: weight for name, weight in network.named_parameters() if weight.requires_grad}
+    own = {name: weight.data for name, weight in trained.items()}
+    try:
+        for name, weight in trained.items():
+            # writing into the weight itself would make the graph's backward pass fail
+            weight.data = weights[name].to(own[name])
+        yield
+    finally:
+        for name, weight in trained.items():
+            weight.data = own[name]

@@ -7,15 +7,13 @@ Settings are those of ``NFTConfig``, as flags or in a YAML file; ``--help`` list
 """
 
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.models.loading import set_scheduler
 
 from ..command import run_training
-from ..reward_training.build_rewards import build_rewards, probe_rewards
-from ..reward_training.command import build_sampler, start_training, train_and_write
+from ..rollouts.command import held_against, train_on_rollouts
 from .forward_sampler import ForwardSampler
 from .nft_config import NFTConfig
 from .nft_trainer import NFTTrainer
@@ -28,14 +26,7 @@ def train(config: NFTConfig) -> Path:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
-    start = start_training(config)
-    encoder, rewards, heldout = build_rewards(config, start.class_names)
-    sampler = build_sampler(config, start.prompts, ForwardSampler, prepare=partial(draw_without_guidance, config))
-    trainer = NFTTrainer(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
-    height, width = sampler.image_size
-    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
-    probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
-    return train_and_write(trainer, start, card_method(config))
+    return train_on_rollouts(config, ForwardSampler, NFTTrainer, draw_without_guidance, card_method)
 
 
 def draw_without_guidance(config: NFTConfig, pipeline: Family) -> None:
@@ -50,10 +41,9 @@ def draw_without_guidance(config: NFTConfig, pipeline: Family) -> None:
 def card_method(config: NFTConfig) -> str:
     """A sentence of Markdown on how ``config`` trains, for the model card."""
     name, number = {"nft": ("DiffusionNFT", "2509.16117"), "awm": ("AWM", "2509.25050")}[config.objective]
-    against = "others of their group" if config.advantages == "group" else "recent ones of their class"
     return (
         f"Weights trained by the forward process ([{name}](https://arxiv.org/abs/{number})) on the rewards below, "
-        f"samples being held against {against}."
+        f"samples being held against {held_against(config)}."
     )
 
 

@@ -12,7 +12,6 @@ import torch
 
 from ubgen_pipeline.latent_denoising import check_jump
 
-from ..lora.adapter import adapters_disabled
 from ..sampler.gradient_steps import GradientSteps
 from ..sampler.replays import StepLevels
 from ..sampler.sampler_model import SamplerModel
@@ -68,7 +67,7 @@ class ForwardSampler(SamplerModel):
             record: give :class:`Finished` samples instead of images.
             noised: what to predict on: give ``(prediction (B, C, h, w), reference or None)``, both without guidance.
                 ``seeds`` are not read.
-            with_reference: give that ``reference``, of the model without its adapter.
+            with_reference: give that ``reference``, of the reference model.
         """
         if noised is not None:
             return self._predictions(labels, noised, with_reference)
@@ -86,6 +85,6 @@ class ForwardSampler(SamplerModel):
         timesteps = self.levels.timesteps[noised.index.cpu()].to(read.device)
         reference = None
         if with_reference:
-            with torch.no_grad(), adapters_disabled(self.denoiser_network):
+            with torch.no_grad(), self.reference_model():
                 reference = self.predict(read, timesteps, conditioning)
         return self.predict(read, timesteps, conditioning), reference

@@ -49,6 +49,11 @@ class NFTConfig(RolloutConfig):
         self.check_kl_weight(self.kl_weight)
         super().__post_init__()
 
+    @property
+    def uses_reference(self) -> bool:
+        """The base's, and the distance to it."""
+        return super().uses_reference or self.kl_weight > 0
+
     def num_trainable_steps(self, num_inference_steps: int) -> int:
         """All: a finished sample can get the noise of any step."""
         return num_inference_steps

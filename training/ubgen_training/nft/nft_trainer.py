@@ -18,6 +18,7 @@ from ..checkpoints.weight_average import WeightAverage
 from ..rewards.reward_functions import check_finite
 from ..rollouts.policy_loss import policy_loss
 from ..rollouts.trainer import RolloutTensors, RolloutTrainer
+from ..sampler.reference_distance import norm_excess
 from .forward_sampler import ForwardSampler, Noised
 from .nft_config import NFTConfig
 from .objective import matching_log_probability, mixed_predictions, nft_loss, optimality
@@ -76,13 +77,14 @@ class NFTTrainer(RolloutTrainer):
         labels, advantages = rollout.labels[samples], rollout.advantages[samples].to(args.device)
         with torch.no_grad(), self._old.applied():
             old_prediction, _ = model(labels=labels, noised=noised)
-        prediction, reference = model(labels=labels, noised=noised, with_reference=args.kl_weight > 0)
+        prediction, reference = model(labels=labels, noised=noised, with_reference=args.uses_reference)
         losses, metrics = self._objective(prediction, old_prediction, noised, advantages)
         loss = losses.mean()
         if reference is not None:
             distance = (prediction.float() - reference.float()).square().mean()
-            loss = loss + args.kl_weight * distance
-            metrics["policy/kl"] = distance.item()
+            excess = norm_excess(prediction, reference).mean()
+            loss = loss + args.kl_weight * distance + args.norm_guard_weight * excess
+            metrics |= {"policy/kl": distance.item(), "policy/norm_excess": excess.item()}
         check_finite(loss, "the loss", self.state.global_step)
         with torch.no_grad():
             metrics["policy/old_distance"] = (prediction - old_prediction).float().square().mean().item()

@@ -1,7 +1,9 @@
 """Settings that all trainers of the sampler share; defaults are the paper's (arXiv 2412.10831, Table 5)."""
 
+import json
+import math
 from dataclasses import dataclass, field
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from transformers.integrations import get_available_reporting_integrations
 
@@ -37,6 +39,13 @@ FREE_ON_RESUME = frozenset(
         "report_to",
         "remove_unused_columns",
     }
+)
+# free as long as evaluations only watch
+_OF_EVALUATIONS = (
+    "heldout_reward_funcs",
+    "heldout_steps",
+    "num_sample_classes",
+    "num_samples_per_class",
 )
 # transformers has more strategies; those push whole checkpoints with the optimizer's state
 HUB_STRATEGIES = ("every_save", "end")
@@ -185,6 +194,22 @@ class SamplerConfig(ResumableConfig):
         default=False, metadata={"help": "Save the average as the LoRA at the end, and the trained one beside it."}
     )
 
+    norm_guard_weight: float = field(
+        default=0.0,
+        metadata={
+            "help": "Weight of the squared share by which predictions are longer than the reference model's"
+            " (NormGuard); 0 leaves it out."
+        },
+    )
+    reference_decay: float | None = field(
+        default=None,
+        metadata={
+            "help": "The reference model follows the trained one, keeping this share of itself, at each evaluation"
+            " in which all held-out rewards and the diversity are above those of its last move. Default: it stays the"
+            " untrained model."
+        },
+    )
+
     learning_rate: float = field(default=2e-5, metadata={"help": "Learning rate of the LoRA."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Learning-rate schedule."})
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of the LoRA."})
@@ -224,6 +249,7 @@ class SamplerConfig(ResumableConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
         check_train_method(self.train_method)
+        self._check_reference()
         self._check_push()
         if self.reward_weights is None:
             self.reward_weights = [0.1 if name == "quality" else 1.0 for name in self.reward_funcs]
@@ -255,6 +281,43 @@ class SamplerConfig(ResumableConfig):
     def check_steps(self, num_inference_steps: int) -> None:
         """Raise ``ValueError`` for settings that do not fit so many sampling steps, and derive what follows from them;
         called as soon as the number is known."""
+
+    @property
+    def uses_reference(self) -> bool:
+        """Whether the loss holds a term that compares with the reference model."""
+        return self.norm_guard_weight > 0
+
+    def settings_to_resume_with(self) -> dict[str, Any]:
+        """The base's; where evaluations move the reference model, theirs are among them."""
+        settings = super().settings_to_resume_with()
+        if self.reference_decay is not None:
+            values = json.loads(self.to_json_string())
+            settings |= {name: values[name] for name in _OF_EVALUATIONS}
+        return settings
+
+    def _check_reference(self) -> None:
+        if not 0 <= self.norm_guard_weight < math.inf:
+            raise ValueError(f"norm_guard_weight is {self.norm_guard_weight}; choose 0 or more.")
+        if self.norm_guard_weight > 0 and self.train_method != "lora":
+            raise ValueError(
+                f"norm_guard_weight is {self.norm_guard_weight}, but train_method is {self.train_method!r}, which "
+                "leaves no untrained model to compare with; choose lora, or set norm_guard_weight to 0."
+            )
+        if self.reference_decay is None:
+            return
+        check_average_decay(self.reference_decay, "reference_decay")
+        given = f"reference_decay is {self.reference_decay}, but"
+        if not self.uses_reference:
+            raise ValueError(
+                f"{given} no term of the loss compares with the reference model; give the distance to it or "
+                "norm_guard_weight a weight, or leave reference_decay out."
+            )
+        if self.heldout_steps == 0 or self.num_samples_per_class < 2:
+            raise ValueError(
+                f"{given} heldout_steps is {self.heldout_steps} and num_samples_per_class "
+                f"{self.num_samples_per_class}; the reference moves by evaluations of quality and diversity: leave "
+                "the first out or choose 1 or more, and 2 or more for the other."
+            )
 
     def _check_push(self) -> None:
         # other users of the machine can see a command's arguments, and the shell's history keeps them

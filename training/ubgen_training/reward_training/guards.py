@@ -42,6 +42,7 @@ class RewardGuards(TrainerCallback):
         grid_steps: updates between grids, ``samples/step_NNNNNN.png`` in the output folder; 0 draws none, None one
             at every evaluation.
         stop_on_alarm: whether an alarm ends the run, after a checkpoint.
+        on_evaluation: called with every regular evaluation.
 
     Raises:
         ValueError: one name twice among the rewards, or a held-out one called ``diversity``.
@@ -61,6 +62,7 @@ class RewardGuards(TrainerCallback):
         every_steps: int = 0,
         grid_steps: int | None = None,
         stop_on_alarm: bool = False,
+        on_evaluation: Callable[[Evaluation], None] | None = None,
     ):
         check_heldout_names([reward_name(reward) for reward in trained], [reward_name(reward) for reward in heldout])
         self.samples = samples
@@ -72,6 +74,7 @@ class RewardGuards(TrainerCallback):
         self.every_steps = every_steps
         self.grid_steps = every_steps if grid_steps is None else grid_steps
         self.stop_on_alarm = stop_on_alarm
+        self.on_evaluation = on_evaluation
         self._log = log
         self._callbacks = callbacks
 
@@ -140,6 +143,8 @@ class RewardGuards(TrainerCallback):
         # the alarm sees regular evaluations only: one that only a grid or the run's end asked for is nearer to its
         # neighbours, and a run that is resumed beyond its end would have seen one more
         is_regular = self.every_steps > 0 and step % self.every_steps == 0
+        if self.on_evaluation is not None and is_regular:
+            self.on_evaluation(evaluation)
         if self.alarm is not None and is_regular and (messages := self.alarm.update(evaluation)):
             self._raise_alarm(messages, state, control)
         # logging here has cleared should_log, but the loss of this update still has to be logged

@@ -28,10 +28,11 @@ from ..rewards.reward_functions import (
     reward_states,
 )
 from ..sampler.sampler_model import SamplerModel
-from .alarm import RewardAlarm
+from .alarm import Evaluation, RewardAlarm
 from .config import SamplerConfig
 from .fixed_samples import FixedSamples
 from .guards import RewardGuards, default_interval
+from .moving_reference import MovingReference, check_moving_reference
 
 # folders beside the LoRA that is exported, for the averaged and the trained one
 AVERAGE_FOLDER = "lora_average"
@@ -103,6 +104,15 @@ class SamplerTrainer(CheckpointingTrainer):
             self.add_callback(self.lora_average)
         self.reward_guards = self._build_reward_guards(model, heldout_reward_funcs, clip_encoder)
         self.add_callback(self.reward_guards)
+        self.moving_reference: MovingReference | None = None
+        if args.reference_decay is not None:
+            check_moving_reference(
+                [reward_name(reward) for reward in self.reward_guards.heldout],
+                has_encoder=clip_encoder is not None,
+                is_sharded=self.is_fsdp_enabled or self.is_deepspeed_enabled,
+            )
+            self.moving_reference = MovingReference(model.denoiser_network, args.reference_decay)
+            self.reward_guards.on_evaluation = self._move_reference
 
     def _build_reward_guards(
         self, model: SamplerModel, heldout: Sequence[RewardFunction], clip_encoder: ClipEncoder | None
@@ -137,6 +147,13 @@ class SamplerTrainer(CheckpointingTrainer):
             grid_steps=args.sample_steps,
             stop_on_alarm=args.stop_on_alarm,
         )
+
+    def _move_reference(self, evaluation: Evaluation) -> None:
+        """Let the reference model follow, where the held-out figures say so; they are the same on every rank."""
+        assert self.moving_reference is not None
+        if self.moving_reference.look(evaluation.heldout):
+            self._sampler.reference_weights = self.moving_reference.weights
+        self.log({"heldout/reference_moves": float(self.moving_reference.num_updates)})
 
     def add_metrics(self, metrics: dict[str, float]) -> None:
         """Note figures of one micro-batch of this rank; their means over ranks and batches go into the next log."""
@@ -176,6 +193,8 @@ class SamplerTrainer(CheckpointingTrainer):
         own: dict[str, Any] = {"reward_guards": self.reward_guards.state_dict()}
         if self.lora_average is not None:
             own["lora_average"] = self.lora_average.state_dict()
+        if self.moving_reference is not None:
+            own["moving_reference"] = self.moving_reference.state_dict()
         if remembered := reward_states(self.reward_funcs):
             own["rewards"] = remembered
         return {**super().extra_state(), **own}
@@ -186,6 +205,10 @@ class SamplerTrainer(CheckpointingTrainer):
         self.reward_guards.load_state_dict(state["reward_guards"])
         if self.lora_average is not None:
             self.lora_average.load_state_dict(state["lora_average"])
+        if self.moving_reference is not None:
+            self.moving_reference.load_state_dict(state["moving_reference"])
+            if self.moving_reference.has_moved:
+                self._sampler.reference_weights = self.moving_reference.weights
         load_reward_states(self.reward_funcs, state.get("rewards", {}))
 
     def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:

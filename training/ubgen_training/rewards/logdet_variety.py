@@ -40,6 +40,11 @@ class LogDetVarietyReward(ClipReward):
 
     where V are the remembered units and m the class's images in the batch. It is 1 where each image of the batch is
     orthogonal to all others, and near 0 where they repeat what is there. All images of a class have the same value.
+    :meth:`marginal` is for trainings that have no gradient to tell them apart: what is lost without an image,
+
+        (log det(I + α W Wᵀ) - log det(I + α W'W'ᵀ)) / log(1 + α),
+
+    where W holds the units of the class, remembered ones among them, and W' all of them but the image's.
 
     The reward is called without side effects. :meth:`remember` notes a batch that was trained on; what it has noted is
     in :meth:`state_dict`. Over several processes the batch is the gathered one, and each image's gradient is what it
@@ -102,18 +107,41 @@ class LogDetVarietyReward(ClipReward):
 
     def values(self, features: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Gains ``(B,)``."""
+        return self._compared(features, labels, self._gain)
+
+    @torch.no_grad()
+    def marginal(
+        self,
+        images: torch.Tensor,
+        class_names: Sequence[str],
+        labels: torch.Tensor,
+        *,
+        image_features: torch.Tensor | None = None,
+        **_: Any,
+    ) -> torch.Tensor:
+        """Each image's own part ``(B,)``; arguments as those of a call. Its memory is that of :meth:`values`."""
+        features = self.encoder.encode_images(images) if image_features is None else image_features
+        return self._compared(features, labels.to(features.device), self._losses)
+
+    def _compared(
+        self,
+        features: torch.Tensor,
+        labels: torch.Tensor,
+        measure: Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor],
+    ) -> torch.Tensor:
+        """``measure`` of each class and of all, ``(B,)``; see :meth:`_gain` for its arguments."""
         rest, all_labels, is_own = self._whole_batch(self._rest(features, labels), labels)
         self._seen = rest.detach(), all_labels
         centre = rest.detach().mean(dim=0) if self._num_batches == 0 else self._centre.to(rest.device)
         units = normalize(rest - centre, dim=-1, eps=_LEAST_LENGTH)
-        across = self._gain(units, units[:0], is_own)
+        across = measure(units, units[:0], is_own)
         values = rest.new_zeros(len(rest))
         for label in all_labels.unique().tolist():
             members = all_labels == label
             known = self._remembered.get(label, units[:0].detach()).to(units.device)
             known = normalize(known - centre, dim=-1, eps=_LEAST_LENGTH)
-            gain = self._gain(units[members], known, is_own[members])
-            values = torch.where(members, gain, values)
+            gain = measure(units[members], known, is_own[members])
+            values = values.index_put((members.nonzero()[:, 0],), gain.expand(int(members.sum())))
         return (values + self.across * across)[is_own]
 
     def remember(self) -> None:
@@ -168,6 +196,20 @@ class LogDetVarietyReward(ClipReward):
         gain = gain / (len(units) * math.log1p(alpha))
         share = len(units) / int(is_own.sum())
         return gain if share == 1 else gain.detach() + (gain - gain.detach()) * share
+
+    def _losses(self, units: torch.Tensor, known: torch.Tensor, is_own: torch.Tensor) -> torch.Tensor:
+        """What is lost ``(m,)`` without each of ``units (m, F)``, beside the others and ``known (M, F)``.
+
+        Without its row and column a matrix has the determinant that it has with them, times that element of its
+        inverse.
+        """
+        if len(units) == 0:
+            return units.new_zeros(0)
+        both = torch.cat([units, known])
+        alpha = both.shape[-1] / (len(both) * self.noise)
+        gram = torch.eye(len(both), device=both.device) + alpha * (both @ both.T)
+        inverse = torch.cholesky_inverse(torch.linalg.cholesky(gram))
+        return -inverse.diagonal()[: len(units)].log() / math.log1p(alpha)
 
 
 def _log_det(units: torch.Tensor, alpha: float) -> torch.Tensor:

@@ -7,6 +7,10 @@ whose ``differentiable`` attribute is False cannot train by back-propagation. On
 images of the batch sets ``reads_whole_batch``, so that it is not called on micro-batches; one that compares those of a
 class sets ``compares_within_class`` too, so that a run whose batches hold no two of a class is refused.
 
+A reward whose value belongs to a set of images, so that they all have the same one, has ``marginal``, which is called
+as the reward is and gives each image its own part. Trainings without gradient call it, because equal values tell them
+nothing.
+
 A reward that remembers images has ``remember()``, which is called once after each batch that it trained on (a call
 itself changes nothing, because rewards are evaluated on held-out samples, too), and ``state_dict()`` and
 ``load_state_dict()``, which checkpoints keep: the same on all processes. One that compares the images of all processes
@@ -90,16 +94,18 @@ def call_reward(
     labels: torch.Tensor,
     *,
     step: int,
+    marginal: bool = False,
     **kwargs: Any,
 ) -> torch.Tensor:
-    """The reward's ``(B,)`` values, checked.
+    """The reward's ``(B,)`` values, checked; with ``marginal`` each image's own part, of a reward that has one.
 
     Raises:
         ValueError: the answer is no tensor of shape ``(B,)``, or carries no gradient though the images do.
         FloatingPointError: a value is not finite.
     """
     name = reward_name(reward)
-    values = reward(images, class_names, labels, step=step, **kwargs)
+    call = getattr(reward, "marginal", reward) if marginal else reward
+    values = call(images, class_names, labels, step=step, **kwargs)
     shape = tuple(values.shape) if isinstance(values, torch.Tensor) else type(values).__name__
     if shape != (len(images),):
         raise ValueError(f"reward {name!r} returned {shape} for {len(images)} images; return one number each.")
@@ -144,19 +150,35 @@ def check_partners(
     Raises:
         ValueError: a batch can never hold two images of a class.
     """
-    names = [reward_name(reward) for reward in rewards if compares_within_class(reward)]
-    if not names:
-        return
-    share = partner_share(num_classes, class_repeats, batch_size, group_size)
-    facts = (
-        f"reward {names[0]!r} compares the images of a class in a batch, but with per_device_train_batch_size "
-        f"{batch_size} and class_repeats {class_repeats}"
+    check_partner_share(
+        [reward for reward in rewards if compares_within_class(reward)],
+        partner_share(num_classes, class_repeats, batch_size, group_size),
+        f"with per_device_train_batch_size {batch_size} and class_repeats {class_repeats}",
+        "batch",
+        "set images_per_class_in_batch to 2 or more",
     )
-    advice = "set images_per_class_in_batch to 2 or more"
+
+
+def check_partner_share(
+    rewards: Sequence[RewardFunction], share: float, settings: str, whole: str, advice: str
+) -> None:
+    """The same for a known ``share`` of images with another of their class in what the ``rewards`` compare.
+
+    Args:
+        settings: those that the share follows from, for the message.
+        whole: what holds the images, for the message.
+        advice: what to set.
+
+    Raises:
+        ValueError: the share is 0.
+    """
+    if not rewards:
+        return
+    facts = f"reward {reward_name(rewards[0])!r} compares the images of a class in a {whole}, but {settings}"
     if share == 0:
-        raise ValueError(f"{facts} no batch holds two; {advice}.")
+        raise ValueError(f"{facts} no {whole} holds two; {advice}.")
     if share < _LEAST_SHARE:
-        warnings.warn(f"{facts} only {share:.0%} of the images have another of their class; {advice}.", stacklevel=3)
+        warnings.warn(f"{facts} only {share:.0%} of the images have another of their class; {advice}.", stacklevel=4)
 
 
 def check_memory(rewards: Sequence[Any], images_per_class: float) -> None:

@@ -7,6 +7,7 @@ from ..reward_training.config import SamplerConfig
 from .advantages import check_statistics
 
 ADVANTAGES = ("class_statistics", "group")
+NORMALISATIONS = ("sum", "each")
 
 
 @dataclass
@@ -35,6 +36,13 @@ class RolloutConfig(SamplerConfig):
         metadata={"help": "class_statistics: against the class's recent rewards (DDPO); group: its group's (GRPO)."},
     )
     group_size: int = field(default=4, metadata={"help": "Samples of one class in a group, for advantages: group."})
+    reward_normalisation: str = field(
+        default="sum",
+        metadata={
+            "help": "sum: advantages of the weighted sum of the rewards; each: the weighted sum of each reward's own,"
+            " so that a weight does not depend on how much a reward varies."
+        },
+    )
     statistics_window: int = field(default=32, metadata={"help": "Recent rewards kept of each class."})
     statistics_min_count: int = field(
         default=16, metadata={"help": "With fewer, a class is normalised by the rollout's mean and deviation."}
@@ -103,6 +111,11 @@ class RolloutConfig(SamplerConfig):
         return self.num_inner_epochs * self.batches_per_pass // self.batches_per_update
 
     @property
+    def group_copies(self) -> int:
+        """Samples of a class that come together."""
+        return self.group_size if self.advantages == "group" else 1
+
+    @property
     def images_per_update(self) -> float:
         """Images that all processes together draw for an update, on average."""
         return self.rollout_size * self.world_size / self.updates_per_rollout
@@ -113,8 +126,9 @@ class RolloutConfig(SamplerConfig):
             if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 1 or more.")
         self.check_positive("advantage_clip")
-        if self.advantages not in ADVANTAGES:
-            raise ValueError(f"advantages is {self.advantages!r}; choose {' or '.join(ADVANTAGES)}.")
+        for name, choices in (("advantages", ADVANTAGES), ("reward_normalisation", NORMALISATIONS)):
+            if getattr(self, name) not in choices:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}.")
         check_statistics(self.statistics_window, self.statistics_min_count, "statistics_")
 
     def check_positive(self, *names: str) -> None:

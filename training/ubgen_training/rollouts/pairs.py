@@ -31,3 +31,14 @@ def ordered_labels(first: int, count: int, num_classes: int, seed: int) -> torch
         order = torch.randperm(num_classes, generator=torch.Generator().manual_seed(order_seed))
         labels[passes == number] = order[positions[passes == number] % num_classes]
     return labels
+
+
+def ordered_partner_share(count: int, num_classes: int, seed: int) -> float:
+    """Share of the labels of :func:`ordered_labels`, ``count`` at a time, that are not alone among theirs.
+
+    Taken over one pass and what is needed to fill its last part.
+    """
+    num_parts = -(-num_classes // count)
+    parts = ordered_labels(0, num_parts * count, num_classes, seed).view(num_parts, count)
+    partners = sum(int((part.bincount()[part] > 1).sum()) for part in parts)
+    return partners / (num_parts * count)

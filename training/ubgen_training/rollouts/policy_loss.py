@@ -29,6 +29,7 @@ def policy_loss(
     advantages: torch.Tensor,
     *,
     clip_range: float,
+    weights: torch.Tensor | None = None,
     kl: torch.Tensor | None = None,
     kl_weight: float = 0.0,
 ) -> PolicyLoss:
@@ -39,13 +40,15 @@ def policy_loss(
         old_log_probs: ``(B,)`` of the same steps when they were taken.
         advantages: ``(B,)``.
         clip_range: c, above 0.
+        weights: ``(B,)`` of the pairs, which multiply all of the loss but the KL; None is ones.
         kl: ``(B,)``, to the reference model; None leaves the term out.
         kl_weight: w.
     """
     ratio = torch.exp(log_probs - old_log_probs.detach())
     kept = ratio * advantages
     bounded = ratio.clamp(1 - clip_range, 1 + clip_range) * advantages
-    loss = -torch.minimum(kept, bounded).mean()
+    losses = -torch.minimum(kept, bounded)
+    loss = (losses if weights is None else losses * weights).mean()
     if kl is not None:
         loss = loss + kl_weight * kl.mean()
     return PolicyLoss(loss, ratio.detach(), (bounded < kept).detach())

@@ -1,10 +1,11 @@
 """Trains on samples that were drawn and scored before, in batches of (sample, step) pairs, until the next are drawn.
 
 An update is one of the base trainer's. Every ``updates_per_rollout`` of them a rollout is drawn and scored without
-gradient, so rewards need none; in between, each batch of pairs gives a loss. Everything random is a hash of (seed,
-purpose, rank, rollout); what was drawn with weights that are gone lies in the checkpoint.
+gradient, so rewards need none; in between, each batch of pairs gives a loss. A reward that reads the whole batch reads
+the whole rollout. Everything random is a hash of (seed, purpose, rank, rollout); what was drawn with weights that are
+gone lies in the checkpoint.
 
-Shapes: R samples of a rollout, B of a batch.
+Shapes: R samples of a rollout, B of a batch, K rewards.
 """
 
 import math
@@ -12,6 +13,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
 import torch
 from datasets import Dataset
 from torch import nn
@@ -24,14 +26,18 @@ from ..rewards.reward_functions import (
     RewardFunction,
     call_reward,
     check_finite,
+    check_memory,
+    check_partner_share,
     check_reward_weights,
+    compares_within_class,
+    reads_whole_batch,
     remember_batch,
     reward_name,
 )
 from ..sampler.sampler_model import SamplerModel
 from .advantages import ClassStatistics, group_advantages
 from .config import RolloutConfig
-from .pairs import ordered_labels, shuffled_pairs
+from .pairs import ordered_labels, ordered_partner_share, shuffled_pairs
 
 
 @dataclass(frozen=True)
@@ -43,7 +49,8 @@ class RolloutTensors:
 
     def state_dict(self) -> dict[str, torch.Tensor]:
         """The tensors by name, for a checkpoint; the class made of these reads it."""
-        return {part.name: getattr(self, part.name) for part in fields(self)}
+        kept = {part.name: getattr(self, part.name) for part in fields(self)}
+        return {name: value for name, value in kept.items() if value is not None}
 
 
 class RolloutTrainer(SamplerTrainer):
@@ -55,11 +62,13 @@ class RolloutTrainer(SamplerTrainer):
         class_names: N names; an image's label is its name's position.
         reward_funcs: one reward or a list; see :mod:`ubgen_training.rewards.reward_functions`. Their weights are
             ``args.reward_weights``.
-        clip_encoder: the CLIP in whose features the diversity of samples is measured; None measures none.
+        clip_encoder: the CLIP whose image features rewards get, and in which the diversity of samples is measured;
+            None gives and measures none.
         kwargs: handed to :class:`SamplerTrainer`.
 
     Raises:
-        ValueError: settings that do not fit together or do not fit the sampler.
+        ValueError: settings that do not fit together or do not fit the sampler, or a reward that compares the images
+            of a class where no rollout holds two.
     """
 
     args: RolloutConfig
@@ -79,10 +88,35 @@ class RolloutTrainer(SamplerTrainer):
         super().__init__(model, args, class_names, reward_funcs, clip_encoder, **kwargs)
         self.reward_weights = check_reward_weights(self.reward_funcs, args.reward_weights)
         self.num_trainable_steps = args.num_trainable_steps(model.num_steps)
-        self.statistics = ClassStatistics(args.statistics_window, args.statistics_min_count)
+        self.clip_encoder = clip_encoder
+        # one for the sum of the rewards, or one for each
+        self.statistics = [
+            ClassStatistics(args.statistics_window, args.statistics_min_count)
+            for _ in (self.reward_funcs if args.reward_normalisation == "each" else [None])
+        ]
+        self._check_sets()
         self.train_dataset = self._counting_dataset()
         self._rollout: Any = None
         self._micro_steps = MicroSteps()
+
+    def _check_sets(self) -> None:
+        """See that rewards which compare the images of a class find several in a rollout."""
+        args, num_classes = self.args, len(self.class_names)
+        for reward in self.reward_funcs:
+            # one that gathers the images of all processes compares them, too
+            count = args.rollout_size * (args.world_size if hasattr(reward, "over_processes") else 1)
+            share = 1.0 if args.group_copies > 1 else ordered_partner_share(count, num_classes, args.seed)
+            check_partner_share(
+                [reward] if compares_within_class(reward) else [],
+                share,
+                f"with rollout_size {args.rollout_size}, advantages {args.advantages!r} and {num_classes} classes",
+                "rollout",
+                "set advantages to 'group', or rollout_size to twice the number of classes or more",
+            )
+        images = args.class_repeats * args.num_train_epochs
+        if args.max_steps > 0:
+            images = args.max_steps * args.images_per_update / num_classes
+        check_memory(self.reward_funcs, images)
 
     def draw(
         self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
@@ -137,48 +171,81 @@ class RolloutTrainer(SamplerTrainer):
         """Draw and score this process's part of rollout ``number``."""
         args, model = self.args, self.model
         assert model is not None
-        copies = args.group_size if args.advantages == "group" else 1
+        copies = args.group_copies
         count = args.rollout_size // copies
         first = (number * args.world_size + args.process_index) * count
         labels = ordered_labels(first, count, len(self.class_names), args.seed).repeat_interleave(copies)
         seeds = choose_seeds(len(labels), self._generator("rollout", number))
-        kept, rewards = [], []
+        # columns of the rewards of single images, and of those that read the whole rollout
+        singles, sets = (
+            [k for k, reward in enumerate(self.reward_funcs) if reads_whole_batch(reward) == whole]
+            for whole in (False, True)
+        )
+        kept, scores, drawn = [], [], []
         batch = args.per_device_train_batch_size
         for start in range(0, len(labels), batch):
             rows = slice(start, start + batch)
             images, parts = self.draw(model, labels[rows], seeds[rows])
-            rewards.append(self._score(images, labels[rows], seeds[rows]))
+            check_finite(images, "the sampled images", self.state.global_step)
+            features = None if self.clip_encoder is None else self.clip_encoder.encode_images(images)
+            scores.append(self._score(singles, images, features, labels[rows], seeds[rows]))
+            if sets:
+                drawn.append((images, features))
             kept.append({name: value.cpu() for name, value in parts.items()})
-        advantages = self._advantages(torch.cat(rewards), labels)
+        rewards = torch.cat(scores)
+        if sets:
+            images = torch.cat([images for images, _ in drawn])
+            features = None if self.clip_encoder is None else torch.cat([features for _, features in drawn])
+            rewards = rewards + self._score(sets, images, features, labels, seeds)
+        # last, so that nothing is remembered of images of which a reward is not finite
+        remember_batch(self.reward_funcs)
+        advantages = self._advantages(rewards, labels)
         joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
         return self.rollout_type(labels, advantages, **joined)
 
-    def _score(self, images: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]) -> torch.Tensor:
-        """The weighted sum ``(B,)`` of the rewards, noting each."""
-        step = self.state.global_step
-        check_finite(images, "the sampled images", step)
+    def _score(
+        self,
+        columns: Sequence[int],
+        images: torch.Tensor,
+        features: torch.Tensor | None,
+        labels: torch.Tensor,
+        seeds: Sequence[int],
+    ) -> torch.Tensor:
+        """Rewards ``(B, K)``, noting each; 0 in all columns but these."""
         names, labels = self._names_of(labels), labels.to(images.device)
-        total = images.new_zeros(len(images))
-        for reward, weight in zip(self.reward_funcs, self.reward_weights):
-            values = call_reward(reward, images, names, labels, step=step, seeds=seeds).to(total)
-            self.add_metrics({f"rewards/{reward_name(reward)}": values.mean().item()})
-            total += weight * values
-        remember_batch(self.reward_funcs)
-        return total
+        given = {"step": self.state.global_step, "seeds": seeds, "image_features": features, "marginal": True}
+        rewards = images.new_zeros(len(images), len(self.reward_funcs))
+        for k in columns:
+            reward = self.reward_funcs[k]
+            rewards[:, k] = call_reward(reward, images, names, labels, **given).to(rewards)
+            self.add_metrics({f"rewards/{reward_name(reward)}": rewards[:, k].mean().item()})
+        return rewards
 
     def _advantages(self, rewards: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-        """Advantages ``(R,)`` float32 of this process's samples; the statistics see those of all."""
-        args, size = self.args, len(rewards)
-        self.add_metrics(
-            {"rewards/total": rewards.mean().item(), "rewards/deviation": rewards.std(correction=0).item()}
+        """Advantages ``(R,)`` float32 of this process's samples with ``rewards (R, K)``; the statistics see those of
+        all processes."""
+        args = self.args
+        total = rewards.new_zeros(len(rewards))
+        for column, weight in zip(rewards.unbind(1), self.reward_weights):
+            total = total + weight * column
+        self.add_metrics({"rewards/total": total.mean().item(), "rewards/deviation": total.std(correction=0).item()})
+        parts, weights = (
+            ([total], [1.0]) if args.reward_normalisation == "sum" else (rewards.unbind(1), self.reward_weights)
         )
-        if args.advantages == "group":
-            values = group_advantages(rewards.tolist(), args.group_size)
-        else:
-            everyone = [self.gather_ranks(part) for part in (rewards, labels)]
-            values = self.statistics.advantages(*(part.tolist() for part in everyone))
-            values = values[args.process_index * size : (args.process_index + 1) * size]
+        values = sum(
+            weight * self._normalised(part, labels, statistics)
+            for part, weight, statistics in zip(parts, weights, self.statistics)
+        )
         return torch.tensor(values, dtype=torch.float32).clamp(-args.advantage_clip, args.advantage_clip)
+
+    def _normalised(self, rewards: torch.Tensor, labels: torch.Tensor, statistics: ClassStatistics) -> np.ndarray:
+        """``rewards (R,)`` held against those of their groups or their classes."""
+        args, size = self.args, len(rewards)
+        if args.advantages == "group":
+            return group_advantages(rewards.tolist(), args.group_size)
+        everyone = [self.gather_ranks(part) for part in (rewards, labels)]
+        values = statistics.advantages(*(part.tolist() for part in everyone))
+        return values[args.process_index * size : (args.process_index + 1) * size]
 
     def _pairs(self, number: int, position: int) -> torch.Tensor:
         """The pairs ``(B, 2)`` of the rollout's batch at ``position``, steps counted from the first trainable one."""
@@ -195,19 +262,22 @@ class RolloutTrainer(SamplerTrainer):
         The base's loader only counts with it. Labels come from the rollouts, whose order no loader knows.
         """
         args = self.args
-        prompts = args.rollout_size // (args.group_size if args.advantages == "group" else 1) * args.world_size
+        prompts = args.rollout_size // args.group_copies * args.world_size
         rollouts = math.ceil(len(self.class_names) * args.class_repeats / prompts)
         batches = rollouts * args.num_inner_epochs * args.batches_per_pass
         return Dataset.from_dict({"label": [0] * (batches * args.per_device_train_batch_size * args.world_size)})
 
     def extra_state(self) -> dict[str, Any]:
         """The base's, with the classes' recent rewards."""
-        return {**super().extra_state(), "statistics": self.statistics.state_dict()}
+        return {**super().extra_state(), "statistics": [one.state_dict() for one in self.statistics]}
 
     def load_extra_state(self, state: dict[str, Any]) -> None:
         """Restore what :meth:`extra_state` gave."""
         super().load_extra_state(state)
-        self.statistics.load_state_dict(state["statistics"])
+        saved = state["statistics"]
+        # checkpoints of the first version hold those of the sum alone
+        for one, part in zip(self.statistics, [saved] if isinstance(saved, dict) else saved, strict=True):
+            one.load_state_dict(part)
 
     def rank_state(self) -> dict[str, Any]:
         """The base's, with this process's rollout where the next update goes on with it."""

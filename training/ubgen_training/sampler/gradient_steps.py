@@ -2,7 +2,7 @@
 
 A strategy maps ``(num_steps, num_gradient_steps, generator)`` to :class:`GradientSteps` and is called once per batch,
 so that a batch shares its steps; positions count from 0, the noisiest. Of the keyword arguments each takes what it
-needs: ``step_list`` (``steps``), ``num_late_steps`` (``refl``) and ``leap_discount`` (``leap``).
+needs: ``step_list`` (``steps``), ``num_late_steps`` (``refl``), ``leap_discount`` and ``leap_tolerance`` (``leap``).
 Skipped steps run the denoiser under ``no_grad``: their prediction is a constant, and only the scheduler's arithmetic
 carries gradient through them. ``leap`` and ``direct_align`` keep no graph in the rollout and compute their steps again
 after it; see :mod:`.replays`. K below is ``num_gradient_steps``, T is ``num_steps``.
@@ -11,6 +11,7 @@ Deliberate deviations: ``random_tail`` has a length of at most K (AlignProp: at 
 bounds the memory, and never an empty tail; ``drtune`` leaves out that paper's early stop, which is ``refl``'s.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -24,9 +25,9 @@ class GradientSteps:
 
     ``steps`` are the positions whose denoiser call carries gradient; ``detach_inputs`` makes the latents that those
     calls read constants; after position ``stop_at`` sampling jumps to the predicted clean latents and ends. With
-    ``replay`` the rollout carries no gradient, and ``steps`` are computed again after it; ``discount`` is that of
-    :func:`.replays.leap`. ``equalise`` gives every step's prediction the same share of the gradient; see
-    :mod:`.equalised_gradients`.
+    ``replay`` the rollout carries no gradient, and ``steps`` are computed again after it; ``discount`` and
+    ``tolerance`` are those of :func:`.replays.leap`. ``equalise`` gives every step's prediction the same share of the
+    gradient; see :mod:`.equalised_gradients`.
     """
 
     steps: frozenset[int]
@@ -34,6 +35,7 @@ class GradientSteps:
     stop_at: int | None = None
     replay: Literal["leap", "direct_align"] | None = None
     discount: float = 1.0
+    tolerance: float | None = None
     equalise: bool = False
 
 
@@ -113,21 +115,25 @@ def leap(
     generator: torch.Generator,
     *,
     leap_discount: float | None = None,
+    leap_tolerance: float | None = None,
     **_: Any,
 ) -> GradientSteps:
     """K different steps, any of them, with leaps from one to the next (LeapAlign, arXiv 2604.15311, where K is 2).
 
-    ``leap_discount`` None is 0.5.
+    ``leap_discount`` None is 0.5; ``leap_tolerance`` None weighs all samples alike.
 
     Raises:
-        ValueError: ``num_gradient_steps`` is not in [1, num_steps], or ``leap_discount`` not in [0, 1].
+        ValueError: ``num_gradient_steps`` is not in [1, num_steps], ``leap_discount`` not in [0, 1], or
+            ``leap_tolerance`` not above 0.
     """
     check_gradient_steps(num_steps, num_gradient_steps)
     discount = 0.5 if leap_discount is None else leap_discount
     if not 0 <= discount <= 1:
         raise ValueError(f"leap_discount is {discount}; choose from 0 to 1.")
+    if leap_tolerance is not None and not 0 < leap_tolerance < math.inf:
+        raise ValueError(f"leap_tolerance is {leap_tolerance}; choose a distance above 0, or leave it out.")
     chosen = torch.randperm(num_steps, generator=generator)[:num_gradient_steps]
-    return GradientSteps(frozenset(chosen.tolist()), replay="leap", discount=discount)
+    return GradientSteps(frozenset(chosen.tolist()), replay="leap", discount=discount, tolerance=leap_tolerance)
 
 
 def direct_align(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:

@@ -121,28 +121,44 @@ class KeptRollout:
     clean: torch.Tensor
 
 
-def leap(rollout: KeptRollout, levels: StepLevels, predict: PredictAt, discount: float) -> torch.Tensor:
+def leap(
+    rollout: KeptRollout,
+    levels: StepLevels,
+    predict: PredictAt,
+    discount: float,
+    tolerance: float | None = None,
+) -> torch.Tensor:
     """The rollout's clean latents, with the gradient of leaps between its kept positions (arXiv 2604.15311).
 
     From each kept position one prediction leaps to the next and from the last to the end. What a leap arrives at is
     replaced by what the rollout had there; only its gradient stays. The gradient from one prediction into another is
-    multiplied by ``discount``: 1 is that of the chain of leaps, 0 leaves each prediction its own part alone. The
-    paper's weights for leaps that keep close to the rollout are left out.
+    multiplied by ``discount``: 1 is that of the chain of leaps, 0 leaves each prediction its own part alone.
+
+    With d the mean absolute distance of where a leap lands from where the rollout was, and τ the ``tolerance``, a
+    sample's gradient is weighed by K τ / Σ max(d, τ) over its K leaps: the paper's weight, made 1 for leaps that land
+    within the tolerance.
 
     Args:
         rollout: with two kept positions, as in the paper, or any number from one on.
         levels: those of the rollout's steps.
         predict: computes with gradient.
         discount: in [0, 1].
+        tolerance: above 0; None weighs all samples alike.
     """
+    distances = []
     positions: Sequence[int] = sorted(rollout.before)
     latents = rollout.before[positions[0]]
     for position, following in zip(positions, [*positions[1:], len(levels.timesteps)]):
         # the value of either term of the sum is that of the latents
         read = latents.detach() + discount * (latents - latents.detach())
         landed = levels.move(latents, predict(read, position), position, following)
-        latents = landed + (rollout.before.get(following, rollout.clean) - landed).detach()
-    return latents
+        away = (rollout.before.get(following, rollout.clean) - landed).detach()
+        distances.append(away.abs().flatten(1).mean(dim=1))
+        latents = landed + away
+    if tolerance is None:
+        return latents
+    weights = len(distances) * tolerance / torch.stack(distances).clamp(min=tolerance).sum(dim=0)
+    return latents.detach() + weights[:, None, None, None] * (latents - latents.detach())
 
 
 def direct_align(

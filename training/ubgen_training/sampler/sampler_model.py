@@ -5,7 +5,7 @@ registered module; the VAE and the text features are frozen and stay out of the 
 Shapes: B samples, N classes, H x W pixels.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -30,7 +30,14 @@ from ubgen_pipeline.latent_denoising import (
 from ubgen_pipeline.scheduler_noise import initial_scale
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
-from ..lora.adapter import LoraSettings, add_lora, check_train_method, train_all_weights
+from ..lora.adapter import (
+    LoraSettings,
+    adapters_disabled,
+    add_lora,
+    check_train_method,
+    train_all_weights,
+    weights_exchanged,
+)
 from .equalised_gradients import (
     ScaledGradients,
     direct_align_weight,
@@ -40,7 +47,7 @@ from .equalised_gradients import (
     step_weights,
 )
 from .gradient_steps import GradientSteps
-from .reference_distance import ReferenceDistance
+from .reference_distance import ReferenceDistance, ReferenceReport
 from .replays import KeptRollout, StepLevels, direct_align, leap
 from .rollout_denoiser import RolloutDenoiser
 
@@ -117,6 +124,14 @@ class SamplerModel(ModuleWithFrozenParts):
             train_all_weights(self.denoiser_network)
             self.move_tensors(lambda value: value.float() if value.is_floating_point() else value)
         self._rollout_denoiser: RolloutDenoiser | None = None
+        # weights of the reference model by name, where it is no longer the untrained one
+        self.reference_weights: Mapping[str, torch.Tensor] | None = None
+
+    def reference_model(self) -> AbstractContextManager:
+        """The denoiser is the reference model inside the ``with``: the untrained one, unless that has moved on."""
+        if self.reference_weights is None:
+            return adapters_disabled(self.denoiser_network)
+        return weights_exchanged(self.denoiser_network, self.reference_weights)
 
     def speed_up_rollouts(self, compiled_batch_size: int | None = None) -> None:
         """Call the denoiser of :class:`RolloutDenoiser` at the steps without gradient; images differ by rounding.
@@ -146,7 +161,7 @@ class SamplerModel(ModuleWithFrozenParts):
         gradient_steps: GradientSteps | None = None,
         *,
         with_distance: bool = False,
-    ) -> torch.Tensor | tuple[torch.Tensor, torch.Tensor]:
+    ) -> torch.Tensor | tuple[torch.Tensor, ReferenceReport]:
         """Images ``(B, 3, H, W)`` float32, nominally in [0, 1] and not clamped.
 
         Args:
@@ -154,7 +169,7 @@ class SamplerModel(ModuleWithFrozenParts):
             seeds: B integers in [0, 2**63): the noise, initial and of every step.
             gradient_steps: which of the denoiser's calls carry gradient, and whether sampling stops early; None: all,
                 to the end.
-            with_distance: also return the distance ``(B,)`` to the model without its adapter at those calls; see
+            with_distance: also return how far those calls are from the reference model; see
                 :mod:`ubgen_training.sampler.reference_distance`.
 
         Raises:
@@ -162,14 +177,15 @@ class SamplerModel(ModuleWithFrozenParts):
         """
         denoiser = self.predict
         if with_distance:
-            denoiser = ReferenceDistance(denoiser, self.denoiser_network, self.guidance_scale, self.pipeline.guide)
+            guidance = self.guidance_scale, self.pipeline.guide
+            denoiser = ReferenceDistance(denoiser, self.denoiser_network, *guidance, self.reference_model)
         if gradient_steps is not None and gradient_steps.replay is not None:
             latents = self._replayed_latents(labels, seeds, gradient_steps, denoiser)
         else:
             for step in self.denoise(labels, seeds, gradient_steps, denoiser):
                 latents = step.latents
         images = self.decode(latents)
-        return (images, denoiser.mean()) if isinstance(denoiser, ReferenceDistance) else images
+        return (images, denoiser.report()) if isinstance(denoiser, ReferenceDistance) else images
 
     def denoise(
         self,
@@ -246,7 +262,8 @@ class SamplerModel(ModuleWithFrozenParts):
             return guided_prediction(denoiser, read, timesteps[position], both, *guidance)
 
         if gradient_steps.replay == "leap":
-            return leap(KeptRollout(before, latents), levels, predict, gradient_steps.discount)
+            kept = KeptRollout(before, latents)
+            return leap(kept, levels, predict, gradient_steps.discount, gradient_steps.tolerance)
         (position,) = gradient_steps.steps
         noise = torch.stack([torch.randn(self.latent_shape, generator=each) for each in step_generators(seeds)])
         factor = 1.0

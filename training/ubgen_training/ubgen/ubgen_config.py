@@ -54,6 +54,13 @@ class UbGenConfig(SamplerConfig):
             "help": "For leap: share of the gradient from one prediction into another, from 0 to 1. Default: 0.5"
         },
     )
+    leap_tolerance: float | None = field(
+        default=None,
+        metadata={
+            "help": "For leap: mean distance in latents up to which a leap that lands away from the rollout counts in"
+            " full, and beyond which its sample counts less. Default: all count alike."
+        },
+    )
     equalise_gradient_steps: bool = field(
         default=False,
         metadata={"help": "Divide the gradient of each step's prediction by the step's weight in the final latents."},
@@ -159,7 +166,12 @@ class UbGenConfig(SamplerConfig):
                 "equalise_gradient_steps is on, but the gradients of gradient_strategy 'leap' do not run through the "
                 "steps; leave it out, or choose another strategy."
             )
-        for name, user in (("gradient_step_list", "steps"), ("num_late_steps", "refl"), ("leap_discount", "leap")):
+        for name, user in (
+            ("gradient_step_list", "steps"),
+            ("num_late_steps", "refl"),
+            ("leap_discount", "leap"),
+            ("leap_tolerance", "leap"),
+        ):
             if getattr(self, name) is not None and strategy != user:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but gradient_strategy is {strategy!r}; "
@@ -174,11 +186,16 @@ class UbGenConfig(SamplerConfig):
         # PNDM walks one step more than asked for; the trainer checks against the scheduler's own count
         self.choose_gradient_steps(num_inference_steps + (self.scheduler == "pndm"), torch.Generator())
 
+    @property
+    def uses_reference(self) -> bool:
+        """The base's, and the distance to it."""
+        return super().uses_reference or self.reference_weight > 0
+
     def measures_reference(self, step: int) -> bool:
-        """Whether the update after ``step`` others measures the distance to the untrained model."""
+        """Whether the update after ``step`` others measures the distance to the reference model."""
         if self.train_method != "lora":
             return False
-        return self.reference_weight > 0 or (self.reference_steps > 0 and (step + 1) % self.reference_steps == 0)
+        return self.uses_reference or (self.reference_steps > 0 and (step + 1) % self.reference_steps == 0)
 
     def compiles_rollout(self, num_images: float, num_calls: int) -> bool:
         """Whether the denoiser of the steps without gradient is compiled.
@@ -204,5 +221,6 @@ class UbGenConfig(SamplerConfig):
             step_list=self.gradient_step_list,
             num_late_steps=self.num_late_steps,
             leap_discount=self.leap_discount,
+            leap_tolerance=self.leap_tolerance,
         )
         return replace(chosen, equalise=self.equalise_gradient_steps)

@@ -151,16 +151,20 @@ class UbGenTrainer(SamplerTrainer):
         gradient_steps = self.args.choose_gradient_steps(self._num_steps, torch.Generator().manual_seed(steps_seed))
         with_distance = self.args.measures_reference(step)
         drawn = model(labels=labels, seeds=seeds, gradient_steps=gradient_steps, with_distance=with_distance)
-        images, distance = drawn if with_distance else (drawn, None)
+        images, moved = drawn if with_distance else (drawn, None)
         report = self.ubgen_loss(images, self._names_of(labels), labels, generator=generator, seeds=seeds, step=step)
         self.add_metrics(report.metrics)
         loss = report.loss
-        if distance is not None:
-            check_finite(distance, "the distance to the untrained model", step)
-            self.add_metrics({"losses/reference_distance": distance.detach().mean().item()})
-            # with a weight of 0 the backward pass must not walk the distance's graph
-            if self.args.reference_weight > 0:
-                loss = loss + self.args.reference_weight * distance.mean()
+        if moved is not None:
+            check_finite(moved.distance, "the distance to the reference model", step)
+            for name, value, weight in (
+                ("reference_distance", moved.distance, self.args.reference_weight),
+                ("norm_excess", moved.norm_excess, self.args.norm_guard_weight),
+            ):
+                self.add_metrics({f"losses/{name}": value.detach().mean().item()})
+                # with a weight of 0 the backward pass must not walk its graph
+                if weight > 0:
+                    loss = loss + weight * value.mean()
         return (loss, {"images": images}) if return_outputs else loss
 
     def _warm_up_discriminator(self) -> None:
