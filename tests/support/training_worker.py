@@ -13,6 +13,7 @@ import signal
 import sys
 from pathlib import Path
 
+import torch
 from accelerate.state import PartialState
 from accelerate.utils import DistributedType
 from safetensors.torch import save_file
@@ -77,6 +78,13 @@ NFT_SETTINGS = {
     "old_decay": 0.9,
 }
 
+# of the commands of trainings on rollouts: two updates of two samples
+ROLLOUT_FLAGS = [
+    *("--class_names", "circle", "star", "--num_inference_steps", "3", "--num_trained_steps", "2", "--lora_rank", "2"),
+    *("--rollout_size", "2", "--per_device_train_batch_size", "2", "--max_steps", "2", "--save_steps", "1"),
+    *("--reward_funcs", "jpeg_size", "--num_samples_per_class", "1", "--use_cpu", "--disable_tqdm", "true"),
+]
+
 
 class BrightnessReward:
     """Mean brightness; remembers the labels and seeds it was given."""
@@ -88,6 +96,21 @@ class BrightnessReward:
     def __call__(self, images, class_names, labels, seeds=(), **kwargs):
         self.seen.append([labels.tolist(), list(seeds)])
         return images.mean(dim=(1, 2, 3))
+
+
+class ByteBrightness:
+    """Mean brightness of the 8-bit image, computed outside of torch; remembers what it gave."""
+
+    differentiable = False
+
+    def __init__(self):
+        self.seen = []
+        self.__name__ = "brightness"
+
+    def __call__(self, images, class_names, labels, **kwargs):
+        values = [(image.clamp(0, 1) * 255).byte().numpy().mean() / 255 for image in images]
+        self.seen.append((labels.tolist(), values))
+        return torch.tensor(values, dtype=torch.float32)
 
 
 class KillInsideAccumulation(TrainerCallback):

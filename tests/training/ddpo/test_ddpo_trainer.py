@@ -11,7 +11,7 @@ from diffusers import StableDiffusionPipeline
 from support import ROOT
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.mini_layout import build_random_mini_pipeline
-from support.training_worker import DDPO_SETTINGS, NAMES, build_trainer
+from support.training_worker import DDPO_SETTINGS, NAMES, ByteBrightness, build_trainer
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import newest_checkpoint
@@ -24,21 +24,6 @@ LORA = "pytorch_lora_weights.safetensors"
 LAST = 6
 # nothing but rollouts is drawn and scored
 RUN = {"kind": "ddpo", "max_steps": LAST, "logging_steps": 1, "heldout_steps": 0, "sample_steps": 0}
-
-
-class ByteBrightness:
-    """Mean brightness of the 8-bit image, computed outside of torch; remembers what it gave."""
-
-    differentiable = False
-
-    def __init__(self):
-        self.seen = []
-        self.__name__ = "brightness"
-
-    def __call__(self, images, class_names, labels, **kwargs):
-        values = [(image.clamp(0, 1) * 255).byte().numpy().mean() / 255 for image in images]
-        self.seen.append((labels.tolist(), values))
-        return torch.tensor(values, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

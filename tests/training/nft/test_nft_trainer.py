@@ -10,28 +10,13 @@ from diffusers import DDIMScheduler, StableDiffusionPipeline
 
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.mini_layout import build_random_mini_pipeline
-from support.training_worker import build_trainer
+from support.training_worker import ByteBrightness, build_trainer
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_training.checkpoints.state import load_state
 
 LAST = 6
 # nothing but rollouts is drawn and scored
 RUN = {"kind": "nft", "max_steps": LAST, "logging_steps": 1, "heldout_steps": 0, "sample_steps": 0}
-
-
-class ByteBrightness:
-    """Mean brightness of the 8-bit image, computed outside of torch; remembers what it gave."""
-
-    differentiable = False
-
-    def __init__(self):
-        self.seen = []
-        self.__name__ = "brightness"
-
-    def __call__(self, images, class_names, labels, **kwargs):
-        values = [(image.clamp(0, 1) * 255).byte().numpy().mean() / 255 for image in images]
-        self.seen.append((labels.tolist(), values))
-        return torch.tensor(values, dtype=torch.float32)
 
 
 @pytest.fixture(scope="module")

@@ -111,7 +111,7 @@ def test_a_rollout_reads_back_what_a_checkpoint_keeps():
 
 def test_a_reward_of_sets_reads_the_whole_rollout_once(tiny_model, tmp_path):
     rank = Rank()
-    trainer = build(tiny_model, tmp_path, brightness, rank, reward_weights=[0.0, 1.0])
+    trainer = build(tiny_model, tmp_path, brightness, rank, reward_weights=[0.0, 1.0], statistics_min_count=4)
     rollout = trainer._collect(0)
     drawn = [note[1] for note in trainer.notes]
     assert len(drawn) == 2 and rank.num_remembered == 1
