@@ -213,11 +213,12 @@ class RolloutTrainer(SamplerTrainer):
     ) -> torch.Tensor:
         """Rewards ``(B, K)``, noting each; 0 in all columns but these."""
         names, labels = self._names_of(labels), labels.to(images.device)
-        given = {"step": self.state.global_step, "seeds": seeds, "image_features": features, "marginal": True}
+        given = {"seeds": seeds, "image_features": features}
         rewards = images.new_zeros(len(images), len(self.reward_funcs))
         for k in columns:
             reward = self.reward_funcs[k]
-            rewards[:, k] = call_reward(reward, images, names, labels, **given).to(rewards)
+            values = call_reward(reward, images, names, labels, step=self.state.global_step, marginal=True, **given)
+            rewards[:, k] = values.to(rewards)
             self.add_metrics({f"rewards/{reward_name(reward)}": rewards[:, k].mean().item()})
         return rewards
 
