@@ -9,7 +9,7 @@ from typing import Any, TypeGuard
 
 import numpy as np
 from page_html import Bar, bar_chart, shown_text, table
-from request_limits import BASE, TUNED, DrawRequest
+from request_limits import DrawRequest
 from sampler import Cancellation, DrawnSample
 
 from ubgen_pipeline.mini.judges import predict_factors
@@ -24,7 +24,6 @@ FIGURES = {
 UNBIASED = {"own background": 1 / len(BACKGROUND_NAMES), "own texture": 1 / len(TEXTURE_NAMES)}
 # an integer of JSON may be longer than any float
 LARGEST_FIGURE = 1e300
-SHOWN_NAMES = {BASE: "base", TUNED: "tuned"}
 
 
 @dataclass(frozen=True)
@@ -75,15 +74,15 @@ def measure_bias(
         yield BiasProgress(num_samples * len(variants), total, shares, num_samples)
 
 
-def bias_html(progress: BiasProgress) -> str:
-    """One chart per figure."""
+def bias_html(progress: BiasProgress, shown_names: Mapping[str, str]) -> str:
+    """One chart per figure; ``shown_names`` are those of the variants."""
     charts = []
     for figure, caption in FIGURES.items():
         bars = []
         for series, (variant, shares) in enumerate(progress.shares.items()):
             share = shares[figure]
             hits = round(share * progress.num_samples)
-            bars.append(Bar(SHOWN_NAMES[variant], share, f"{hits} of {progress.num_samples}", series))
+            bars.append(Bar(shown_names[variant], share, f"{hits} of {progress.num_samples}", series))
         charts.append(bar_chart(bars, caption, mark=UNBIASED.get(figure)))
     error = 2 * math.sqrt(0.25 / progress.num_samples)
     note = (

@@ -6,8 +6,9 @@ from typing import Any
 import gradio as gr  # pyright: ignore[reportMissingImports]
 from bias import bias_html, measure_bias, read_report, report_html
 from generate_tab import Draw
+from model_queue import ModelQueue
 from page_html import status_line
-from request_limits import BASE, MAX_SEED, TUNED, whole_number
+from request_limits import MAX_SEED, whole_number
 from run_buttons import busy_buttons, connect_run
 from sampler import failure_text
 from space_settings import SpaceSettings
@@ -17,11 +18,11 @@ MAX_SAMPLES_PER_CLASS = 8
 MEASURED_STEPS = 20
 
 
-def build_bias_tab(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> None:
+def build_bias_tab(settings: SpaceSettings, draw: Draw, queue: ModelQueue, visitor: gr.State) -> None:
     """Lay the tab out and connect it."""
     report = report_html(read_report(settings.report)) if settings.report is not None else ""
     if settings.is_mini:
-        _build_measurement(settings, draw, visitor)
+        _build_measurement(settings, draw, queue, visitor)
     elif not report:
         text = (
             "No report was given. The built-in measurement reads backgrounds and textures of the mini world; it says"
@@ -32,7 +33,7 @@ def build_bias_tab(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> No
         gr.HTML(report, elem_id="report")
 
 
-def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -> None:
+def _build_measurement(settings: SpaceSettings, draw: Draw, queue: ModelQueue, visitor: gr.State) -> None:
     with gr.Row(equal_height=False, elem_classes="ub-line"):
         per_class = gr.Slider(
             1,
@@ -54,7 +55,7 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
         elem_id="bias-status",
     )
     charts = gr.HTML(elem_id="bias-charts")
-    variants = (BASE, TUNED) if settings.lora is not None else (BASE,)
+    variants = tuple(settings.variants)
 
     def measure(visitor: Visitor, per_class: Any, seed: Any) -> Iterator[list[Any]]:
         try:
@@ -78,7 +79,11 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
                 guidance_scale=2.0,
             ):
                 text = f"Measuring: {progress.done} of {total} images"
-                yield [status_line(text, progress.done, total, "busy"), bias_html(progress), *busy_buttons(True)]
+                yield [
+                    status_line(text, progress.done, total, "busy"),
+                    bias_html(progress, settings.variants),
+                    *busy_buttons(True),
+                ]
         except Exception as error:
             yield [status_line(failure_text(error), kind="error"), gr.skip(), *busy_buttons(False)]
             return
@@ -86,8 +91,7 @@ def _build_measurement(settings: SpaceSettings, draw: Draw, visitor: gr.State) -
         text = "Measured" if done == total else "Stopped"
         yield [status_line(f"{text}: {done} of {total} images."), gr.skip(), *busy_buttons(False)]
 
-    def cancel(visitor: Visitor) -> str:
+    def cancel(visitor: Visitor) -> None:
         visitor.measuring.is_asked = True
-        return "Stopped."
 
-    connect_run(start, stop, status, measure, [visitor, per_class, seed], [status, charts, start, stop], cancel)
+    connect_run(queue, start, stop, status, measure, [visitor, per_class, seed], [status, charts, start, stop], cancel)

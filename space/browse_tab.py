@@ -1,7 +1,7 @@
 """The tab that looks into an existing dataset: counts of its classes, histograms, and a page of images of one."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import gradio as gr  # pyright: ignore[reportMissingImports]
@@ -20,10 +20,11 @@ from visitor import Visitor, item_at
 PAGE_SIZE = 24
 MAX_BARS = 200
 ALL_CLASSES = "all classes"
+FAILED = "The dataset could not be read, or the connection was lost; try again in a moment."
 
 
-def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
-    """Lay the tab out and connect it."""
+def build_browse_tab(settings: SpaceSettings, tab: gr.Tab, visitor: gr.State) -> None:
+    """Lay the tab out and connect it; ``tab`` is the one that it lies in."""
     offered = settings.dataset_choices()
     with gr.Row(equal_height=False, elem_classes="ub-line"):
         name = gr.Dropdown(
@@ -76,6 +77,12 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             column_choice: gr.update(choices=list(columns), value=next(iter(columns), None), visible=len(columns) > 0),
         }
 
+    def open_first(visitor: Visitor, name: Any) -> Iterator[dict[Any, Any]]:
+        if visitor.view is None and name in offered:
+            yield from open_dataset(visitor, name)
+        else:
+            yield {status: gr.skip()}
+
     def show_histogram(visitor: Visitor, class_choice: Any, name: Any) -> str:
         view = visitor.view
         column = find_columns(view).get(name) if view is not None and isinstance(name, str) else None
@@ -113,26 +120,41 @@ def build_browse_tab(settings: SpaceSettings, visitor: gr.State) -> None:
             gallery: gr.update(value=items, selected_index=None),
         }
 
+    def show_first(visitor: Visitor, class_choice: Any, page: Any) -> dict[Any, Any]:
+        # whoever comes back finds what was left there
+        return {status: gr.skip()} if visitor.rows else show_page(visitor, class_choice, page)
+
     def choose(visitor: Visitor, event: gr.SelectData) -> dict[Any, Any]:
         visitor.chosen = item_at(visitor.rows, event.index)
         return details.shown(visitor, settings)
 
     quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
     shown = [status, gallery, *details.outputs]
-    reading: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "reading", **quiet}
-    opened = start.click(
-        open_dataset, [visitor, name], [status, body, class_choice, page, counts, column_choice, histogram], **reading
-    )
-    counting = [visitor, class_choice, column_choice]
-    opened.then(show_page, [visitor, class_choice, page], shown, **reading)
-    opened.then(show_histogram, counting, histogram, **reading)
+    reading: dict[str, Any] = {"concurrency_limit": 4, "concurrency_id": "reading", **quiet}
+    at_once: dict[str, Any] = {"queue": False, **quiet}
+
+    def read(event: Any, function: Callable[..., Any], inputs: list[Any], outputs: Any) -> Any:
+        """Connect what reads files; where it fails, the page says so."""
+        connected = event(function, inputs, outputs, **reading)
+        connected.failure(lambda: status_line(FAILED, kind="error"), None, status, **at_once)
+        return connected
+
+    counting, paging = [visitor, class_choice, column_choice], [visitor, class_choice, page]
+    filled = [status, body, class_choice, page, counts, column_choice, histogram]
+    opened = read(start.click, open_dataset, [visitor, name], filled)
+    read(opened.success, show_page, paging, shown)
+    read(opened.success, show_histogram, counting, histogram)
+    # whoever comes to the tab sees the first of those that are offered
+    opened = read(tab.select, open_first, [visitor, name], filled)
+    read(opened.success, show_first, paging, shown)
+    read(opened.success, show_histogram, counting, histogram)
     # another class begins at its first page
-    class_choice.input(lambda: 1, None, page, **quiet).then(show_page, [visitor, class_choice, page], shown, **reading)
-    class_choice.input(show_histogram, counting, histogram, **reading)
-    column_choice.input(show_histogram, counting, histogram, **reading)
-    page.submit(show_page, [visitor, class_choice, page], shown, **reading)
-    page.blur(show_page, [visitor, class_choice, page], shown, **reading)
-    chosen = gallery.select(choose, visitor, details.outputs, **quiet)
+    read(class_choice.input(lambda: 1, None, page, **at_once).then, show_page, paging, shown)
+    read(class_choice.input, show_histogram, counting, histogram)
+    read(column_choice.input, show_histogram, counting, histogram)
+    read(page.submit, show_page, paging, shown)
+    read(page.blur, show_page, paging, shown)
+    chosen = gallery.select(choose, visitor, details.outputs, queue=False, **quiet)
     chosen.then(None, js=details.scroll_there)
     details.connect(visitor)
 

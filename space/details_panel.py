@@ -71,6 +71,7 @@ class DetailsPanel:
             tick,
             [visitor, self.layers],
             self.picture,
+            queue=False,
             show_progress="hidden",
             api_visibility="private",
         )
@@ -96,6 +97,7 @@ def build_details(name: str) -> DetailsPanel:
             facts = gr.HTML(elem_id=f"{name}-facts")
             command = gr.Textbox(
                 label="Draw it again",
+                info="the same image; rounding may change single values by one of 255",
                 interactive=False,
                 lines=3,
                 max_lines=12,

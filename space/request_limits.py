@@ -1,6 +1,5 @@
 """Checks of what a visitor asks for. The page offers nothing beyond, but a request need not come from the page."""
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,6 @@ from space_settings import SpaceSettings
 from ubgen_pipeline.prompts.class_prompts import ClassName
 from ubgen_pipeline.sample_seeds import SEED_LIMIT
 
-BASE, TUNED = "base", "tuned"
-# what the page offers, and the models that it stands for
-VARIANTS = {"Base": (BASE,), "Tuned": (TUNED,), "Both": (BASE, TUNED)}
 MAX_GUIDANCE = 20.0
 # a number field of a browser holds integers up to here exactly
 MAX_SEED = min(SEED_LIMIT, 2**53) - 1
@@ -52,6 +48,12 @@ class DrawRequest:
     def num_images(self) -> int:
         return self.num_samples * len(self.variants)
 
+    @property
+    def described(self) -> str:
+        """What the images are of, in one line."""
+        guidance = "" if self.guidance_scale is None else f", guidance {self.guidance_scale:g}"
+        return f"{self.class_name}, seed {self.seed}, {self.num_inference_steps} steps{guidance}"
+
 
 def check_request(
     settings: SpaceSettings,
@@ -73,11 +75,13 @@ def check_request(
     """
     if not isinstance(class_choice, str) or class_choice not in classes:
         raise ValueError("Class: choose one from the list.")
-    if not isinstance(variant_choice, str) or variant_choice not in VARIANTS:
-        raise ValueError(f"Model: choose one of {', '.join(VARIANTS)}.")
-    variants = VARIANTS[variant_choice]
-    if TUNED in variants and settings.lora is None:
-        raise ValueError("Model: only Base is offered here, because no LoRA was given.")
+    offered = tuple(settings.variants)
+    if not isinstance(variant_choice, (list, tuple)) or not all(name in offered for name in variant_choice):
+        raise ValueError(f"Model: choose among {', '.join(offered)}.")
+    # in the page's order, each once
+    variants = tuple(name for name in offered if name in variant_choice)
+    if not variants:
+        raise ValueError("Model: choose at least one.")
     return DrawRequest(
         class_name=classes[class_choice].name,
         variants=variants,
@@ -93,9 +97,7 @@ def check_request(
 
 
 def _number(name: str, value: Any, low: float, high: float) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
-        raise ValueError(f"{name}: give a number from {low} to {high:g}.")
-    if not low <= value <= high:
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or not low <= value <= high:
         raise ValueError(f"{name}: give a number from {low} to {high:g}.")
     return float(value)
 
@@ -106,8 +108,8 @@ def whole_number(name: str, value: Any, low: int, high: int) -> int:
     Raises:
         ValueError: naming the control and its limits.
     """
-    # a browser sends 8 as 8 or 8.0; `in range` would walk through the range for a float
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    # a browser sends 8 as 8 or 8.0; `in range` would walk through the range for a float. NaN is in no range.
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
     if not is_number or not low <= value <= high or value != int(value):
         raise ValueError(f"{name}: give a whole number from {low} to {high}.")
     return int(value)

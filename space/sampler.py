@@ -3,19 +3,22 @@
 import shlex
 import threading
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from request_limits import BASE, TUNED, DrawRequest, ModelDefaults
-from space_settings import SpaceSettings
+from request_limits import DrawRequest, ModelDefaults
+from space_settings import BASE, TUNED_VARIANTS, SpaceSettings
 
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_family
+from ubgen_pipeline.models.loras import as_loras
+from ubgen_pipeline.prompts.class_prompts import ClassName
 from ubgen_pipeline.sample_seeds import sample_seed
 
 # a preview; a dataset is drawn with as many as the family says
@@ -35,7 +38,7 @@ class DrawnSample:
 
     Attributes:
         request: what it was drawn for.
-        variant: ``base`` or ``tuned``.
+        variant: ``base``, or the name of a LoRA's place: ``tuned``, ``second``.
         number: position among the class's samples, from 0.
         prompt: the text that it was drawn from.
         seed: of the sample, in [0, 2**63).
@@ -72,10 +75,40 @@ class Sampler:
         if device.startswith("cuda") and not settings.is_mini:
             dtype = getattr(torch, load_family(settings.model).default_gpu_dtype)
         self.settings = settings
-        self.pipeline = load_pipeline(settings.model, lora=settings.lora, torch_dtype=dtype, device=device)
+        self.pipeline = load_pipeline(
+            settings.model, variant=settings.variant, lora=settings.lora, torch_dtype=dtype, device=device
+        )
         self.pipeline.set_progress_bar_config(disable=True)
-        # the LoRA is switched on and off between calls
+        # LoRAs are switched on and off between calls
         self._lock = threading.Lock()
+
+    @property
+    def family(self) -> str | None:
+        """The model's family, as the registry of families names it."""
+        return family_of(type(self.pipeline).__name__)
+
+    @property
+    def num_pixels(self) -> int:
+        """Pixels of an image as it is drawn without a size of its own."""
+        height, width = self.pipeline.image_size()
+        return height * width
+
+    def drawable(self, classes: Mapping[str, ClassName]) -> dict[str, ClassName]:
+        """The classes whose names the model can read to their ends.
+
+        Raises:
+            ValueError: there is none.
+        """
+        kept = {}
+        for shown, item in classes.items():
+            try:
+                self.pipeline.check_prompt_lengths([item.name], [item.name])
+            except ValueError:
+                continue
+            kept[shown] = item
+        if not kept:
+            raise ValueError(f"UBGEN_CLASSES: all {len(classes)} names are longer than the model reads; shorten them.")
+        return kept
 
     @property
     def defaults(self) -> ModelDefaults:
@@ -113,8 +146,7 @@ class Sampler:
         with self._lock:
             if cancellation.is_asked:
                 return None
-            if self.settings.lora is not None:
-                self.pipeline.enable_lora() if variant == TUNED else self.pipeline.disable_lora()
+            self._switch(variant)
             output = self.pipeline(
                 [request.class_name],
                 seeds=[seed],
@@ -137,6 +169,19 @@ class Sampler:
             is_blackened=bool(output.nsfw_content_detected and output.nsfw_content_detected[0]),
         )
 
+    def _switch(self, variant: str) -> None:
+        """Turn the variant's LoRA on, and the other off."""
+        if not self.settings.lora:
+            return
+        if variant == BASE:
+            self.pipeline.disable_lora()
+            return
+        self.pipeline.enable_lora()
+        if len(self.settings.lora) > 1:
+            number = TUNED_VARIANTS.index(variant)
+            strength = as_loras(self.settings.lora[number])[0].strength
+            self.pipeline.set_adapters([f"default_{number}"], [strength])
+
 
 def failure_text(error: Exception) -> str:
     """What a visitor is told when drawing failed; all that is not his to put right goes to the operator's log."""
@@ -150,13 +195,16 @@ def regenerate_command(sample: DrawnSample, settings: SpaceSettings) -> str:
     """The shell command whose dataset's last row is this image."""
     request = sample.request
     words = ["ubgen", "generate", "--model", settings.model]
+    if settings.variant is not None:
+        words += ["--variant", settings.variant]
     lora = ""
-    if sample.variant != BASE and settings.lora is not None:
-        if settings.lora == mini_lora_path():
+    if sample.variant != BASE:
+        source = settings.lora[TUNED_VARIANTS.index(sample.variant)]
+        if source == mini_lora_path():
             code = "from ubgen_pipeline.mini import mini_lora_path; print(mini_lora_path())"
             lora = f' --lora "$(python -c {shlex.quote(code)})"'
         else:
-            words += ["--lora", settings.lora]
+            words += ["--lora", source]
     # a name that begins like a flag must be joined to its own
     is_flag = request.class_name.startswith("-")
     name = [f"--class-names={request.class_name}"] if is_flag else ["--class-names", request.class_name]

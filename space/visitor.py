@@ -1,21 +1,14 @@
 """What one visitor has before him: the results of his last request. Gradio keeps one for each open page."""
 
-from collections import Counter
 from dataclasses import dataclass, field
 from typing import Any
 
 from column_values import ColumnValues
 from dataset_rows import DatasetRow
 from dataset_view import DatasetView
+from model_queue import Place
 from overlay import LAYERS
 from sampler import Cancellation, DrawnSample
-
-
-@dataclass(eq=False)
-class ModelRequest:
-    """What waits for the model, or runs; neither over nor taken back."""
-
-    has_begun: bool = False
 
 
 @dataclass
@@ -25,9 +18,9 @@ class Visitor:
     samples: dict[str, list[DrawnSample]] = field(default_factory=dict)
     drawing: Cancellation = field(default_factory=Cancellation)
     measuring: Cancellation = field(default_factory=Cancellation)
-    # by the button that started them
-    requests: dict[str, ModelRequest] = field(default_factory=dict)
-    taken_back: Counter[str] = field(default_factory=Counter)
+    # of the request that waits or runs, and the button that started it
+    place: Place | None = None
+    running: str = ""
     view: DatasetView | None = None
     column: ColumnValues | None = None
     rows: list[DatasetRow] = field(default_factory=list)

@@ -50,7 +50,9 @@ ELSEWHERE = {
     "benchmarks/test_variety_search.py": "evidence/kept_figures",
     "benchmarks/test_package.py": "benchmarks",
     # widgets of gradio, which the environment of the browser tests alone has
-    "space/test_browser.py": "app bias_tab browse_tab details_panel generate_tab image_gallery run_buttons",
+    "space/test_browser.py": (
+        "app bias_tab browse_tab details_panel draw_endpoint generate_tab image_gallery run_buttons"
+    ),
 }
 
 

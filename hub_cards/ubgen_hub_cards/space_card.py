@@ -23,8 +23,10 @@ VARIABLES = {
         "`mini`, `mini-flow`, a folder in diffusers layout, or a Hub id of a model of any family that ubgen knows",
         "`mini`",
     ),
+    "UBGEN_VARIANT": ("variant of the model's weights, such as `fp16`", "the plain ones, or what there is"),
     "UBGEN_LORA": (
-        "LoRA that is compared with the base: folder, file or Hub id",
+        "LoRA that is compared with the base, or two, separated by a comma: folder, file or Hub id, with `:STRENGTH`"
+        " where that is not 1",
         "for `mini` the shipped one",
     ),
     "UBGEN_CLASSES": (
@@ -37,6 +39,7 @@ VARIABLES = {
     "UBGEN_MAX_SAMPLES": ("images of one model per request", "8"),
     "UBGEN_MAX_STEPS": ("denoising steps per request", "50"),
     "UBGEN_MAX_QUEUE": ("requests that wait; more are turned away", "16"),
+    "UBGEN_MAX_GPU_SECONDS": ("for which a request may borrow a GPU where one is lent; more is refused", "120"),
 }
 
 
@@ -57,7 +60,8 @@ class SpaceFacts:
     @property
     def models(self) -> list[str]:
         """Model and LoRA, as far as they are on the Hub."""
-        named = (self.variables.get(name, "") for name in ("UBGEN_MODEL", "UBGEN_LORA"))
+        loras = self.variables.get("UBGEN_LORA", "").split(",")
+        named = [self.variables.get("UBGEN_MODEL", ""), *(lora.strip().partition(":")[0] for lora in loras)]
         return [name for name in named if is_hub_id(name)]
 
     @property

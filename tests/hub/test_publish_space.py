@@ -85,23 +85,36 @@ def test_variables_and_their_files(hub, tmp_path, capsys):
     interval = {"accuracy": {"value": 0.5}}
     tables = {"Bias": {"/home/someone/a": interval, "/srv/a": interval, "org/d": interval}}
     (tmp_path / "r.json").write_text(json.dumps({"tables": tables, "command": "/home/someone/secret"}))
-    flags = ["--lora", "org/lora", "--datasets", "org/shapes", "org/things", "--classes", str(tmp_path / "mine.csv")]
+    api.create_repo("org/other")
+    flags = [
+        "--lora",
+        "org/lora:0.5",
+        "org/other",
+        "--variant",
+        "fp16",
+        "--datasets",
+        "org/shapes",
+        "org/things",
+        "--classes",
+        str(tmp_path / "mine.csv"),
+    ]
     assert publish_space.main(["org/show", *flags, "--report", str(tmp_path / "r.json")]) == 0
     assert "secret HF_TOKEN" in capsys.readouterr().err
     repository = space(hub)
     assert repository.variables == {
-        "UBGEN_LORA": "org/lora",
+        "UBGEN_LORA": "org/lora:0.5,org/other",
+        "UBGEN_VARIANT": "fp16",
         "UBGEN_CLASSES": "class_list.csv",
         "UBGEN_DATASETS": "org/shapes,org/things",
         "UBGEN_REPORT": "report.json",
     }
-    assert card(hub)["models"] == ["org/lora"] and card(hub)["datasets"] == ["org/shapes", "org/things"]
+    assert card(hub)["models"] == ["org/lora", "org/other"] and card(hub)["datasets"] == ["org/shapes", "org/things"]
     assert hub.repositories.read("space", "org/show", "class_list.csv") == (tmp_path / "mine.csv").read_bytes()
     report = hub.repositories.read("space", "org/show", "report.json").decode()
     assert list(json.loads(report)["tables"]["Bias"]) == ["a", "a_", "org/d"] and "someone" not in report
     # what is not given stays; what is given empty goes; the card says what holds then
-    repository.variables["OTHER"] = "kept"
-    assert publish_space.main(["org/show", "--datasets", "org/things", "--lora", "", "--classes", "voc"]) == 0
+    repository.variables["OTHER"], emptied = "kept", ["--lora", "", "--variant", ""]
+    assert publish_space.main(["org/show", "--datasets", "org/things", *emptied, "--classes", "voc"]) == 0
     assert repository.variables == {
         "UBGEN_CLASSES": "voc",
         "UBGEN_DATASETS": "org/things",
@@ -147,6 +160,7 @@ def test_a_commit_of_somebody_else_in_between_is_not_lost(hub):
         (["org/show", "--datasets", "org/nowhere"], "'org/nowhere' does not exist"),
         (["org/show", "--model", "tests"], "no Space can read it"),
         (["org/show", "--lora", "weights.safetensors"], "give the owner too"),
+        (["org/show", "--lora", "org/a", "org/b", "org/c"], "compares two at most"),
         (["org/show", "--classes", "nothing.txt"], "which is no file"),
         (["org/show", "--report", "setup.py"], "no report.json"),
         (["org/taken"], "other content (app.py)"),

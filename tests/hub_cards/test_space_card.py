@@ -13,10 +13,14 @@ from ubgen_hub_cards.space_card import VARIABLES, SpaceFacts, render_space_card
 
 
 def test_metadata_is_read_back():
-    variables = {"UBGEN_MODEL": "org/sd", "UBGEN_LORA": "org/lora", "UBGEN_DATASETS": "org/a, ./local,org/b"}
+    variables = {
+        "UBGEN_MODEL": "org/sd",
+        "UBGEN_LORA": "org/lora:0.5, org/other",
+        "UBGEN_DATASETS": "org/a, ./local,org/b",
+    }
     card = SpaceCard(render_space_card(SpaceFacts("show", "0.1.0", variables)), ignore_metadata_errors=False)
     assert (card.data.sdk, card.data.app_file, card.data.title) == ("gradio", "app.py", "show")
-    assert card.data.models == ["org/sd", "org/lora"] and card.data.datasets == ["org/a", "org/b"]
+    assert card.data.models == ["org/sd", "org/lora", "org/other"] and card.data.datasets == ["org/a", "org/b"]
     # texts to YAML, which would read 6.31 and 3.10 as numbers
     assert isinstance(card.data.sdk_version, str) and isinstance(card.data.python_version, str)
     assert len(card.data.short_description) <= 60 and card.data.license == "apache-2.0"
@@ -31,7 +35,7 @@ def test_every_variable_is_listed_with_its_default():
 
     fields = SpaceSettings.__dataclass_fields__
     assert {f"{PREFIX}{name.upper()}" for name in fields} == set(VARIABLES)
-    for name in ("max_samples", "max_steps", "max_queue"):
+    for name in ("max_samples", "max_steps", "max_queue", "max_gpu_seconds"):
         assert VARIABLES[f"{PREFIX}{name.upper()}"][1] == str(fields[name].default)
 
 

@@ -6,7 +6,7 @@ from space_settings import SpaceSettings
 
 GOOD = {
     "class_choice": "star",
-    "variant_choice": "Both",
+    "variant_choice": ["tuned", "base"],
     "num_samples": 4,
     "seed": 7,
     "num_inference_steps": 20.0,
@@ -23,7 +23,7 @@ def check(defaults=DEFAULTS, **changed):
 
 def test_a_request_within_the_limits():
     assert check() == DrawRequest("star", ("base", "tuned"), 4, 7, 20, 2.0, True)
-    assert check(variant_choice="Tuned").num_images == 4 and check().num_images == 8
+    assert check(variant_choice=["tuned"]).num_images == 4 and check().num_images == 8
     assert check(seed=MAX_SEED).seed == MAX_SEED == 2**53 - 1
 
 
@@ -31,8 +31,8 @@ def test_a_request_within_the_limits():
     ("control", "values"),
     {
         "class_choice": ["<script>", None, ["star"], 0],
-        "variant_choice": ["base", None, {}, ""],
-        "num_samples": [0, 9, 1.5, None, "4", float("nan"), True, float("inf")],
+        "variant_choice": ["base", None, {}, "", [], ["second"], ["base", "<script>"], [["base"]], [0]],
+        "num_samples": [0, 9, 10**400, 1.5, None, "4", float("nan"), True, float("inf")],
         "seed": [-1, MAX_SEED + 1, 0.5, "0", None],
         "num_inference_steps": [0, 51, -3, [20]],
         "guidance_scale": [-0.1, 20.5, float("nan"), float("inf"), None, "2", True],
@@ -47,8 +47,8 @@ def test_everything_else_is_refused_without_repeating_it(control, values):
 
 def test_tuned_images_need_a_lora():
     settings = SpaceSettings(model="org/model", classes="voc")
-    assert settings.lora is None
-    with pytest.raises(ValueError, match="only Base"):
+    assert settings.lora == ()
+    with pytest.raises(ValueError, match="choose among base"):
         check_request(settings, settings.class_choices(), DEFAULTS, **{**GOOD, "class_choice": "cat"})
 
 

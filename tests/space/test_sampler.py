@@ -13,6 +13,7 @@ from support.tiny_models import flux
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.mini import mini_lora_path
+from ubgen_pipeline.prompts.class_prompts import ClassName
 
 REQUEST = DrawRequest("star", ("base", "tuned"), 2, 3, 2, 2.0)
 
@@ -52,6 +53,28 @@ def test_two_visitors_at_once_do_not_mix(sampler):
             turn.append(next(stream))
     for expected, got in zip(alone, turns):
         assert all(np.array_equal(a, b) for a, b in zip(pixels(expected), pixels(got)))
+
+
+def test_two_loras_each_draw_their_own(sampler, tmp_path):
+    """At half its strength the shipped LoRA is another one."""
+    source = mini_lora_path()
+    two = Sampler(SpaceSettings(lora=(source, f"{source}:0.5")))
+    request = DrawRequest("star", ("base", "tuned", "second"), 1, 3, 2, 2.0)
+    drawn = list(two.draw(request, Cancellation()))
+    expected = list(sampler.draw(DrawRequest("star", ("base", "tuned"), 1, 3, 2, 2.0), Cancellation()))
+    for item, own in zip(drawn, expected):
+        assert np.abs(np.asarray(item.image, dtype=int) - np.asarray(own.image, dtype=int)).max() <= 1
+    half = load_pipeline("mini", lora=f"{source}:0.5")(["star"], seeds=[drawn[0].seed], num_inference_steps=2)
+    assert np.abs(np.asarray(drawn[2].image, dtype=int) - np.asarray(half.images[0], dtype=int)).max() <= 1
+    assert not np.array_equal(np.asarray(drawn[2].image), np.asarray(drawn[1].image))
+    assert f"--lora {source}:0.5" in regenerate_command(drawn[2], two.settings)
+
+
+def test_names_that_the_model_cannot_read_are_not_offered(sampler):
+    names = {name: ClassName(name) for name in ("star", "star " * 40, "ring")}
+    assert list(sampler.drawable(names)) == ["star", "ring"]
+    with pytest.raises(ValueError, match="all 1 names are longer"):
+        sampler.drawable({"x": ClassName("star " * 40)})
 
 
 def test_cancelling_ends_it_within_a_step_and_for_this_visitor_only(sampler):

@@ -12,7 +12,7 @@ from support import ROOT
 
 def test_settings_come_from_the_environment():
     assert SpaceSettings.from_environment({}) == SpaceSettings()
-    assert Path(SpaceSettings().lora).is_file()
+    assert Path(*SpaceSettings().lora).is_file()
     settings = SpaceSettings.from_environment(
         {"UBGEN_MODEL": "org/model", "UBGEN_DATASETS": "a/b, c/d", "UBGEN_MAX_STEPS": "12", "UBGEN_LORA": " "}
     )
@@ -20,15 +20,28 @@ def test_settings_come_from_the_environment():
     assert len(settings.class_choices()) == 1000
     # the shipped LoRA is not this model's
     flow = SpaceSettings(model="mini-flow")
-    assert flow.is_mini and flow.lora is None and len(flow.class_choices()) == 10
+    assert flow.is_mini and flow.lora == () and len(flow.class_choices()) == 10
 
 
-@pytest.mark.parametrize(
-    ("name", "value"), [("MAX_STEPS", "0"), ("MAX_STEPS", "many"), ("MAX_QUEUE", "-1"), ("REPORT", "/no/such.json")]
-)
+WRONG = [("MAX_STEPS", "0"), ("MAX_STEPS", "many"), ("MAX_QUEUE", "-1"), ("MAX_GPU_SECONDS", "0")]
+WRONG += [("REPORT", "/no/such.json"), ("LORA", "a,b,c"), ("LORA", "a/b:0"), ("LORA", "a/b:x")]
+
+
+@pytest.mark.parametrize(("name", "value"), WRONG)
 def test_a_wrong_variable_is_named(name, value):
-    with pytest.raises(ValueError, match=f"UBGEN_{name} is"):
+    with pytest.raises(ValueError, match=f"UBGEN_{name} (is|names)"):
         SpaceSettings.from_environment({f"UBGEN_{name}": value})
+
+
+def test_two_loras_are_compared_under_names_of_their_own(tmp_path):
+    assert SpaceSettings().variants == {"base": "Base", "tuned": "Tuned"}
+    assert SpaceSettings(model="org/model").variants == {"base": "Base"}
+    two = SpaceSettings.from_environment({"UBGEN_LORA": "org/a:0.5, org/b", "UBGEN_VARIANT": "fp16"})
+    assert two.variants == {"base": "Base", "tuned": "org/a:0.5", "second": "org/b"} and two.variant == "fp16"
+    for name in ("x", "y"):
+        (tmp_path / name / "lora").mkdir(parents=True)
+    same = SpaceSettings(lora=tuple(str(tmp_path / name / "lora") for name in ("x", "y")))
+    assert list(same.variants.values()) == ["Base", "lora (1)", "lora (2)"]
 
 
 def test_folders_are_shown_by_their_last_part(tmp_path):

@@ -1,7 +1,7 @@
 """What one visitor has before him: requests of his own, and clicks that come from the browser."""
 
 import pytest
-from visitor import ModelRequest, Visitor, item_at
+from visitor import Visitor, item_at
 
 
 def test_a_new_request_cancels_the_one_before_and_drops_its_results():
@@ -22,10 +22,9 @@ def test_measuring_and_drawing_do_not_stop_each_other():
 
 def test_visitors_share_nothing():
     one, other = Visitor(), Visitor()
-    one.requests["generate"] = ModelRequest()
-    one.taken_back["generate"] += 1
     one.rows.append("row")
-    assert not other.requests and not other.taken_back and not other.rows and one.drawing is not other.drawing
+    one.layers.clear()
+    assert not other.rows and other.layers == {"Mask", "Boxes"} and one.drawing is not other.drawing
 
 
 @pytest.mark.parametrize("index", [-1, 3, None, "1", 1.0, [1, 2]])

@@ -127,13 +127,26 @@ def choose(page, elem_id: str, text: str) -> None:
     assert text in page.input_value(f"#{elem_id} input")
 
 
+def open_settings(page) -> None:
+    """Unfold what most visitors leave alone."""
+    if not page.is_visible("#steps"):
+        page.click("#more button")
+        page.wait_for_selector("#steps input[type=number]")
+        wait_until_still(page)
+
+
 def generate(page, *, samples: int = 2, steps: int = 2, wait: bool = True) -> None:
+    open_settings(page)
     set_number(page, "samples", samples)
     set_number(page, "steps", steps)
     page.click("#generate")
     if wait:
-        num_images = samples * (2 if page.is_checked("#variant input >> nth=2") else 1)
-        wait_for(page, "status", f"{num_images} images of {page.input_value('#class input')} in")
+        num_images = samples * page.eval_on_selector_all(
+            "#variant input", "all => all.filter(one => one.checked).length"
+        )
+        images = f"{num_images} image{'' if num_images == 1 else 's'}"
+        wait_for(page, "status", f"{images} of {page.input_value('#class input')}")
+        wait_for(page, "status", "Click one for details")
         shown = "([ids, count]) => ids.reduce((sum, id) => sum + (%s)(id), 0) === count"
         count = "id => document.querySelectorAll(`#${id} img`).length"
         page.wait_for_function(shown % count, arg=[["gallery-base", "gallery-tuned"], num_images])

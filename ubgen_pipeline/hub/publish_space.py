@@ -12,6 +12,7 @@ from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..mini import EMBEDDED_MODELS
+from ..models.loras import split_lora
 from ..prompts.built_in_classes import built_in_name
 from ..prompts.class_prompts import load_class_names
 from .access import check_may_write, check_repo_id, open_repository, retried
@@ -31,13 +32,22 @@ class PublishSpaceSettings:
     repo_id: str = field_help("owner/name of the Space on the Hub")
     private: bool = field_help("create it private", False)
     model: str | None = field_help("model to draw with: mini, mini-flow, or a Hub id; '' is the default again", None)
-    lora: str | None = field_help("Hub id of the LoRA that is compared with the base; '' takes it away", None)
+    variant: str | None = field_help("variant of the model's weights, such as fp16; '' takes the plain ones", None)
+    lora: list[str] | None = field_help(
+        "Hub id of the LoRA that is compared with the base, or of two, with :STRENGTH where that is not 1; '' takes it"
+        " away",
+        None,
+    )
     classes: str | None = field_help("built-in list, or a class file, which goes into the Space", None)
     datasets: list[str] | None = field_help("Hub ids of datasets offered for browsing", None)
     report: str | None = field_help("report.json of ubgen evaluate, whose tables go into the Space", None)
 
     def __post_init__(self) -> None:
         check_repo_id("repo_id", self.repo_id)
+        if isinstance(self.lora, str):
+            object.__setattr__(self, "lora", [self.lora])
+        if len(self.lora or ()) > 2:
+            raise ValueError(f"lora names {len(self.lora or ())} LoRAs; a Space compares two at most.")
         for argument, source in self.sources():
             if Path(source).expanduser().exists():
                 raise ValueError(
@@ -49,8 +59,7 @@ class PublishSpaceSettings:
         """What must be on the Hub: setting and id."""
         if self.model and self.model not in EMBEDDED_MODELS:
             yield "model", self.model
-        if self.lora:
-            yield "lora", self.lora
+        yield from (("lora", split_lora(entry)[0]) for entry in self.lora or () if entry)
         yield from (("datasets", name) for name in self.datasets or () if name)
 
 
@@ -116,11 +125,12 @@ def publish_space(settings: PublishSpaceSettings) -> str:
 def _variables_and_files(settings: PublishSpaceSettings) -> tuple[dict[str, str], dict[str, bytes]]:
     """Variables that the settings ask for, and the files that these name."""
     variables, files = {}, {}
-    for name in ("model", "lora", "classes", "report"):
+    for name in ("model", "variant", "classes", "report"):
         if (value := getattr(settings, name)) is not None:
             variables[f"UBGEN_{name.upper()}"] = value
-    if settings.datasets is not None:
-        variables["UBGEN_DATASETS"] = ",".join(filter(None, settings.datasets))
+    for name in ("lora", "datasets"):
+        if (values := getattr(settings, name)) is not None:
+            variables[f"UBGEN_{name.upper()}"] = ",".join(filter(None, values))
     if settings.classes:
         load_class_names(settings.classes)
         if built_in_name(settings.classes) is None:
