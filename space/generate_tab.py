@@ -260,7 +260,9 @@ class GenerateTab:
             text = f"Stopped after {done} of {_images(total)}."
         else:
             self.views.keep(request, [sample for own in visitor.samples.values() for sample in own])
-        yield {self.status: status_line(text), **self._buttons(False)}
+        # all once more: where many updates come at once, a page may have lost one
+        filled = {self.galleries[variant]: gr.update(value=_items(own)) for variant, own in visitor.samples.items()}
+        yield {self.status: status_line(text), **filled, **self._buttons(False)}
 
     def _cancel(self, visitor: Visitor) -> None:
         visitor.drawing.is_asked = True

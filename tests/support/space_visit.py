@@ -14,7 +14,7 @@ from support import ROOT
 
 WIDTHS = {"desktop": (1280, 900), "phone": (390, 844)}
 # in seconds; where CI says when the last test may start, see .ci/browser, a test has to end sooner
-TIMEOUT = 45 if "BROWSER_TEST_SECONDS" in os.environ else 600
+TIMEOUT = 120 if "BROWSER_TEST_SECONDS" in os.environ else 600
 PATIENCE = 0.8 * TIMEOUT
 
 
