@@ -27,11 +27,12 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel
 
-from benchmarks.operations import WithoutNumbers, model_on_meta
+from benchmarks.operations import model_on_meta
 from benchmarks.real_size_families import REAL_SIZE_MODELS, real_size_model
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.operations import WithoutNumbers
 from ubgen_pipeline.latent_denoising import guided_prediction
 from ubgen_training.lora.adapter import LoraSettings, add_lora
 from ubgen_training.ubgen.ubgen_config import UbGenConfig

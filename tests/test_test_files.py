@@ -34,7 +34,7 @@ ELSEWHERE = {
     "test_package.py": "hub/wheel",
     # models that two benchmarks build
     "benchmarks/test_generation_speed.py": "random_models",
-    "benchmarks/test_operations.py": "real_size_families",
+    "benchmarks/test_operations.py": "real_size_families inference/operations",
     # what one command works out and prints
     "evaluation/test_evaluate.py": "backbone_measures dataset_measures evaluate_settings evaluation_report mini_sets",
     "evaluation/test_name_senses.py": "check_names",

@@ -115,6 +115,7 @@ class DatasetFacts:
         num_samples: rows when the dataset is whole; None: equally many of each class.
         num_flagged: rows that a safety checker flagged, where they were counted.
         filter_report: what ``ubgen filter`` left out to make this dataset, as it writes it.
+        throughput: text about how fast the images were drawn, if it is known.
     """
 
     class_names: Sequence[str]
@@ -135,6 +136,7 @@ class DatasetFacts:
     num_samples: int | None = None
     num_flagged: int | None = None
     filter_report: Mapping[str, Any] | None = None
+    throughput: str | None = None
 
     @property
     def num_rows(self) -> int:
@@ -202,6 +204,7 @@ def render_dataset_card(facts: DatasetFacts) -> str:
             if value is not None
         },
         report_lines=markdown_block(facts.bias_report or ""),
+        throughput_lines=markdown_block(facts.throughput or ""),
     )
     # not the metadata: there the class names must be those of the rows
     return f"---\n{dataset_metadata(facts).to_yaml()}\n---\n\n{without_tokens(body)}"

@@ -4,9 +4,10 @@ import pytest
 import torch
 from torch.nn.functional import scaled_dot_product_attention
 
-from benchmarks.operations import Operations, count_operations, model_on_meta
+from benchmarks.operations import Operations, model_on_meta
 from benchmarks.real_size_families import REAL_SIZE_MODELS, real_size_model
 from support.family_models import FAMILY_NAMES, own_pipeline, tiny_pipeline
+from ubgen_pipeline.inference.operations import ImageOperations, copy_on_meta, count_operations
 from ubgen_pipeline.models.loading import load_pipeline
 
 
@@ -85,3 +86,12 @@ def test_what_cannot_be_counted_is_named():
         model_on_meta("no such model")
     with pytest.raises(ValueError, match=r"model_name_or_path is 'sd4'; choose one of sd15, sdxl"):
         real_size_model("sd4", "model_name_or_path")
+
+
+def test_operations_are_counted_beside_a_pipeline_that_draws(mini_model):
+    pipeline = load_pipeline(mini_model, scheduler="pndm")
+    with torch.no_grad():
+        text = pipeline.batch(pipeline.encode(["a photo"])).floats(lambda value: value.to("meta"))
+    counted = ImageOperations(copy_on_meta(pipeline), text, pipeline.latent_shape(None, None)).of_calls(3, 2.0)
+    assert counted == Operations(mini_model).of_an_image(3, 2.0) > 0
+    assert not any(weight.is_meta for weight in pipeline.denoiser_network.parameters())

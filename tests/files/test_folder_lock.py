@@ -17,6 +17,13 @@ with writing_into(sys.argv[1], int(sys.argv[2])):
 """
 
 
+def test_an_address_is_no_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match="output_dir is 's3://bucket/d', an address"), writing_into("s3://bucket/d"):
+        pass
+    assert not list(tmp_path.iterdir())
+
+
 def hold(folder, rank: int = 0) -> subprocess.Popen:
     process = subprocess.Popen([sys.executable, "-c", HOLD, folder, str(rank)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline() == "held\n"

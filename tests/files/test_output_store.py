@@ -167,3 +167,14 @@ class _WithFaults:
 
     def __getattr__(self, name):
         return getattr(self._fs, name)
+
+
+def test_a_repository_of_the_hub_is_a_store_too(hub):
+    from huggingface_hub import HfApi
+
+    HfApi().create_repo("org/d", repo_type="dataset")
+    shards = _whole("hf://datasets/org/d")
+    assert not shards.missing() and not _shards("hf://datasets/org/d").missing()
+    assert len([path for path in hub.repositories.tree("dataset", "org/d") if path.startswith("data/")]) == 3
+    with pytest.raises(ValueError, match=r"output_dir is 'hf://datasets/org/none'.* does not exist .*make it first"):
+        _shards("hf://datasets/org/none").check_may_write()

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from support.object_store import BUCKET, loopback_store
+from ubgen_pipeline.files.places import as_place
 from ubgen_pipeline.generation.generate import main
 
 pytest.importorskip("ray")
@@ -29,7 +31,7 @@ def _worker_at_work(folder, deadline):
     """The process that writes a shard; its number stands in the name of the file that it has begun."""
     while time.monotonic() < deadline:
         for file in Path(folder, ".ubgen").glob("*.parquet.*.tmp"):
-            return int(file.name.split(".")[-2])
+            return int(file.name.split(".")[-2].partition("-")[0])
         time.sleep(0.005)
     raise AssertionError("no worker began a shard")
 
@@ -62,3 +64,33 @@ def test_engine_flags(random_mini_model, tmp_path, capsys):
     assert "engine is 'spark'; choose one of local, ray" in capsys.readouterr().err
     assert main(_arguments(random_mini_model, tmp_path / "d", "--num-workers", "2")) == 2
     assert "num_workers is given without engine ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("place", ["store", "hub"])
+def test_workers_without_a_common_folder(random_mini_model, tmp_path, request, place):
+    assert main(_arguments(random_mini_model, tmp_path / "one")) == 0
+    arguments = _arguments(random_mini_model, "", "--engine", "ray", "--num-workers", "2")
+    at = arguments.index("--output-dir")
+    if place == "hub":
+        hub = request.getfixturevalue("hub")
+        # the folder of each worker is its own
+        arguments[at : at + 2] = ["--hub-dataset-id", "org/d", "--shards-per-commit", "2"]
+        environment = dict(os.environ)
+        _generate(arguments, environment)
+        tree = hub.repositories.tree("dataset", "org/d")
+        found = {path.removeprefix("data/"): sha for path, sha in tree.items() if path.startswith("data/")}
+    else:
+        with loopback_store() as variables, pytest.MonkeyPatch.context() as patch:
+            for name, value in variables.items():
+                patch.setenv(name, value)
+            arguments[at + 1] = f"s3://{BUCKET}/ray"
+            _generate(arguments, dict(os.environ))
+            files = list((as_place(arguments[at + 1]) / "data").iterdir())
+            found = {file.name: hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    assert found == _hashes(tmp_path / "one")
+
+
+def _generate(arguments, environment):
+    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments]
+    ended = subprocess.run(command, stderr=subprocess.PIPE, text=True, env=environment, timeout=400)
+    assert ended.returncode == 0 and "images/s in the loop" in ended.stderr, ended.stderr

@@ -2,13 +2,15 @@
 
 import dataclasses
 import hashlib
+import sys
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import pytest
 
 from ubgen_pipeline.generation import ray_engine
 from ubgen_pipeline.generation.dataset_run import DatasetRun
-from ubgen_pipeline.generation.generate import generate_dataset
+from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.generation.ray_engine import ShardWorker, library_versions
 from ubgen_pipeline.generation.settings import GenerateSettings
 
@@ -16,6 +18,65 @@ SETTINGS = {
     "class_names": ["circle", "star"], "samples_per_class": 3, "samples_per_shard": 2, "num_inference_steps": 1,
     "batch_size": 2, "threads": 1, "device": "cpu", "shards_per_commit": 8,
 }  # fmt: skip
+
+
+class _ActorError(Exception):
+    """What Ray raises where a worker is lost."""
+
+
+class _Ray(ModuleType):
+    """Ray's calls on a cluster of this process: a call is done at once, and the worker of a shard may be lost.
+
+    Args:
+        lost: numbers of shards whose worker is lost before it has drawn them, once each.
+    """
+
+    def __init__(self, lost=()):
+        super().__init__("ray")
+        self.lost, self.num_started = list(lost), 0
+        self.exceptions = ModuleType("ray.exceptions")
+        for name in ("RayError", "RayTaskError"):
+            setattr(self.exceptions, name, type(name, (Exception,), {}))
+        self.exceptions.RayActorError = _ActorError
+
+    def init(self, **settings):
+        self.num_cpus = settings.get("num_cpus", 2)
+
+    def shutdown(self):
+        self.is_shut_down = True
+
+    def cluster_resources(self):
+        return {"CPU": float(self.num_cpus)}
+
+    def remote(self, **resources):
+        return lambda kind: SimpleNamespace(remote=lambda *arguments: self._start(kind(*arguments)))
+
+    def _start(self, worker):
+        self.num_started += 1
+        names = ("prepare", "write", "flush")
+        return SimpleNamespace(**{name: SimpleNamespace(remote=self._method(worker, name)) for name in names})
+
+    def _method(self, worker, name):
+        def call(*arguments):
+            if name == "write" and arguments[0] in self.lost:
+                self.lost.remove(arguments[0])
+                return _Answer(error=_ActorError("lost"))
+            return _Answer(getattr(worker, name)(*arguments))
+
+        return call
+
+    def wait(self, answers, num_returns):
+        return answers[:num_returns], answers[num_returns:]
+
+    def get(self, answer):
+        if answer.error is not None:
+            raise answer.error
+        return answer.value
+
+
+class _Answer:
+    def __init__(self, value=None, error=None):
+        self.value, self.error = value, error
 
 
 class _Cluster:
@@ -54,6 +115,28 @@ def test_workers_push_what_they_drew_and_what_one_lost_is_missing(hub, random_mi
     there = {path: sha for path, sha in hub.repositories.tree("dataset", "org/d").items() if path.startswith("data/")}
     files = sorted((tmp_path / "one" / "data").iterdir())
     assert there == {f"data/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+
+
+def test_a_worker_is_lost_with_a_shard_that_is_not_on_the_hub_yet(
+    hub, random_mini_model, tmp_path, monkeypatch, capsys
+):
+    """Its first shard waits for more to make a commit when its second one kills it: both are drawn again."""
+    ray = _Ray(lost=[2])
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setitem(sys.modules, "ray.exceptions", ray.exceptions)
+    flags = ["--class-names", "circle", "star", "--model", random_mini_model, "--hub-dataset-id", "org/d"]
+    for name in ("samples_per_class", "samples_per_shard", "num_inference_steps", "batch_size", "threads", "device"):
+        flags += [f"--{name.replace('_', '-')}", str(SETTINGS[name])]
+    assert main([*flags, "--engine", "ray", "--num-workers", "2"]) == 0
+    said = capsys.readouterr().err
+    assert "the worker of shard 2 was lost; another takes over" in said
+    assert "images/s in the loop" in said and "org/d: 3 shards made here" in said
+    generate_dataset(output_dir=tmp_path / "one", model=random_mini_model, **SETTINGS)
+    there = {path: sha for path, sha in hub.repositories.tree("dataset", "org/d").items() if path.startswith("data/")}
+    files = sorted((tmp_path / "one" / "data").iterdir())
+    assert there == {f"data/{file.name}": hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
+    # two, one for the lost one, and for what was lost with it a worker more
+    assert ray.num_started == 4 and ray.is_shut_down
 
 
 def test_a_worker_with_other_versions_is_refused_before_a_model_is_loaded(random_mini_model):

@@ -106,10 +106,15 @@ class Stopwatch:
 
 
 @contextmanager
-def timed_run(*, keeps_trace: bool = False) -> Iterator[Stopwatch]:
-    """A stopwatch for the run in the body; of nested runs each has its own."""
+def timed_run(watch: Stopwatch | None = None, *, keeps_trace: bool = False) -> Iterator[Stopwatch]:
+    """A stopwatch for the run in the body; of nested runs each has its own.
+
+    Args:
+        watch: goes on with that one.
+        keeps_trace: of a new one.
+    """
     global _running
-    before, _running = _running, Stopwatch(keeps_trace=keeps_trace)
+    before, _running = _running, watch or Stopwatch(keeps_trace=keeps_trace)
     try:
         yield _running
     finally:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import yaml
 
+from ..files.folder_lock import STATE_FOLDER
 from ..files.places import Place
 from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
@@ -35,6 +36,7 @@ _SHOWN_ELSEWHERE = (
 # files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
 FILTER_REPORT = "filter_report.json"
+THROUGHPUT_REPORT = f"{STATE_FOLDER}/throughput.txt"
 
 
 class DatasetCardMaker:
@@ -89,6 +91,8 @@ class DatasetCardMaker:
             versions=manifest["versions"],
             device=manifest["device"],
             bias_report=self.bias_report(),
+            # on the Hub the card says the same whoever has drawn the shards
+            throughput=self._report(THROUGHPUT_REPORT) if self.repo_id is None else None,
             column_notes=score_notes(manifest.get("scores", {}), self._features),
             num_flagged=self._num_flagged(present),
             filter_report=json.loads(self._report(FILTER_REPORT) or "null"),

@@ -28,10 +28,14 @@ def writing_into(folder: str | Path, rank: int = 0) -> Iterator[None]:
         rank: of this process in its run.
 
     Raises:
-        ValueError: another run is writing into it.
+        ValueError: another run is writing into it, or it is the address of a store.
     """
     from filelock import FileLock, Timeout
 
+    if "://" in str(folder):
+        raise ValueError(
+            f"output_dir is {str(folder)!r}, an address, and this command writes to a local folder; give one."
+        )
     folder = Path(folder).expanduser()
     file = folder / STATE_FOLDER / f"rank-{rank}.lock"
     made = [path for path in (folder, *folder.parents) if not path.exists()]

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -10,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
-from ..dataset.card import DatasetCardMaker, marked_rows
+from ..commands.stopwatch import Stopwatch, stage
+from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marked_rows
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN, SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
 from ..files.output_store import is_of_one_process
@@ -25,6 +27,7 @@ from ..samples.sample import Samples
 from .manifest import manifest
 from .settings import GenerateSettings
 from .shard_writer import write_shards
+from .throughput import Throughput
 
 if TYPE_CHECKING:
     from ..inference.prompt_cache import PromptCache
@@ -121,6 +124,10 @@ class DatasetRun:
         self._pipeline: UbGenPipeline | None = None
         self._num_written, self._marks = 0, Counter[str]()
         self._rate: float | None = None
+        self._loop_seconds, self._num_drawn = 0.0, 0
+        self._workers: list[Throughput] = []
+        self._operations: float | None = None
+        self._limit: float | None = None
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
@@ -158,8 +165,11 @@ class DatasetRun:
         Raises:
             ValueError: a model, LoRA or prompt that does not fit, or too little memory.
         """
-        if self._pipeline is not None:
-            return
+        if self._pipeline is None:
+            with stage("loading"):
+                self._prepare()
+
+    def _prepare(self) -> None:
         import torch
 
         from ..family import check_effects
@@ -207,6 +217,7 @@ class DatasetRun:
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
+        counted = self._copy_to_count(pipeline)
         row_settings.prepare(pipeline, dtype)
         if offload != "none":
             place_networks(pipeline, device, offload)
@@ -232,6 +243,10 @@ class DatasetRun:
         self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
+        if counted is not None:
+            self._operations = self._count_operations(pipeline, counted)
+        if self._operations is not None:
+            self._limit = self._machine_limit(device, dtype)
         self._pipeline = pipeline
 
     @property
@@ -276,6 +291,8 @@ class DatasetRun:
             )
         self._num_written += len(numbers)
         self._rate = progress.rate
+        self._loop_seconds += num_images / max(progress.rate, 1e-9)
+        self._num_drawn += num_images
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
@@ -288,14 +305,19 @@ class DatasetRun:
         lowered = (self.shards.lowered_batch_size(), self._hub and self._hub.lowered_batch_size)
         return min([self.batch_size, *filter(None, lowered)])
 
-    def finish(self) -> None:
-        """Push what is left; rank 0 waits for the shards that others write, and writes the card."""
+    def finish(self, watch: Stopwatch | None = None) -> None:
+        """Push what is left; rank 0 waits for the shards that others write, and writes the card.
+
+        Args:
+            watch: has timed the run; the figures are said, and rank 0 puts them beside the shards for the card.
+        """
         if self._is_finished:
             say(f"{self.shards.folder} is finished, {len(self.samples)} images: nothing to do")
             return
         made = f"{len(self.samples)} images of {len(self.names)} classes in {len(self.shards.shards)} shards"
         if self._hub is not None:
             self.flush()
+            self._say_throughput(watch)
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
@@ -304,11 +326,81 @@ class DatasetRun:
             note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
                 note.wait(_ASK_STORE_EVERY if self.shards.store.is_address else 0.5)
+            if lines := self._say_throughput(watch):
+                who = "its Ray workers" if self._workers else "its rank 0"
+                lines = [f"Of the run that finished the dataset, by {who}:", *lines, ""]
+                self.shards.write_report(THROUGHPUT_REPORT, "\n".join(lines))
             self._write_card()
             say(f"{self.shards.folder}: {made}")
             with ThreadPoolExecutor(_READS_AT_ONCE) as readers:
                 marks = readers.map(marked_rows, map(self.shards.file, self.shards.shards))
                 _say_marked(sum(marks, Counter()), "of the dataset")
+
+        else:
+            self._say_throughput(watch)
+
+    def throughput(self, watch: Stopwatch) -> Throughput:
+        """Figures of what this process has drawn, or the workers that drew for it."""
+        if self._workers:
+            return Throughput.together(self._workers, watch.elapsed, self._loop_seconds)
+        return Throughput(
+            self._num_drawn, watch.elapsed, self._loop_seconds, watch.seconds(), self._operations, self._limit
+        )
+
+    def take_figures(self, workers: Sequence[Throughput], loop_seconds: float) -> None:
+        """Those of workers that drew for this run, in so many seconds."""
+        self._workers += workers
+        self._loop_seconds += loop_seconds
+
+    def _say_throughput(self, watch: Stopwatch | None) -> list[str]:
+        """Lines of figures, each of which is said; none where nothing was drawn."""
+        if watch is None or not (figures := self.throughput(watch)).num_images:
+            return []
+        lines = figures.lines()
+        for line in lines:
+            say(line)
+        return lines
+
+    def _copy_to_count(self, pipeline: "UbGenPipeline") -> "UbGenPipeline | None":
+        """What operations are counted with, from before the pipeline is made fast; None where they cannot be."""
+        from ..inference.operations import copy_on_meta
+
+        settings = self.settings
+        changes_guidance = settings.true_cfg_scale is not None or settings.guidance_interval is not None
+        if settings.source is not None or changes_guidance or self._row_settings().quantization != "none":
+            return None
+        try:
+            return copy_on_meta(pipeline)  # pyright: ignore[reportReturnType]
+        # a report is no reason to stop
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            warnings.warn(f"operations cannot be counted: {error}", stacklevel=2)
+            return None
+
+    def _count_operations(self, pipeline: "UbGenPipeline", counted: "UbGenPipeline") -> float | None:
+        """Operations of an image; None where a layer cannot be called without numbers."""
+        from ..inference.operations import ImageOperations
+
+        settings = self.settings
+        assert settings.num_inference_steps is not None and settings.guidance_scale is not None
+        text = self._prompts.conditioning(pipeline, self.rows.texts([0])).floats(lambda value: value.to("meta"))
+        shape = pipeline.latent_shape(settings.height, settings.width)
+        try:
+            return ImageOperations(counted, text, shape).of_calls(
+                settings.num_inference_steps, settings.guidance_scale, shortcuts=settings.shortcuts()
+            )
+        # a report is no reason to stop
+        except (RuntimeError, NotImplementedError, TypeError) as error:
+            warnings.warn(f"operations cannot be counted: {error}", stacklevel=2)
+            return None
+
+    def _machine_limit(self, device: str, dtype: str) -> float:
+        import torch
+        from huggingface_hub import constants
+
+        from ..inference.machine_limit import machine_limit
+
+        rate = machine_limit(device, getattr(torch, dtype), Path(constants.HF_HOME) / "ubgen")
+        return rate if device.startswith("cuda") else rate * self.num_threads
 
     def table(self) -> str:
         """Figures of the dataset, which is finished, with the rate of what this process has drawn."""

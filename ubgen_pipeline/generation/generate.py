@@ -8,14 +8,17 @@ r, r + world size, …; a shard's content does not depend on who made it.
 import json
 import os
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
+from ..commands.stopwatch import Stopwatch, timed_run
 from ..files.places import is_address
+from ..files.whole_files import write_whole_text
 from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.foreign_syntax import foreign_syntax
 from ..prompts.template_files import PromptFile
@@ -138,14 +141,18 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
 
 def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
     """Check everything, then write the shards that are missing and that this process has to write; returns the run."""
-    # pyarrow and scipy come with it, which --help and a dry run need not wait for
-    from .dataset_run import DatasetRun
-
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if settings.profile is not None and not Path(settings.profile).expanduser().absolute().parent.is_dir():
+        raise ValueError(
+            f"profile is {settings.profile!r}, whose folder does not exist; make it, or give another file."
+        )
     if not _ONE_RUN.acquire(blocking=False):
         say(f"{settings.folder()} waits for the dataset that another thread draws")
         _ONE_RUN.acquire()
-    try:
+    with _ended(settings.profile, rank) as watch:
+        # pyarrow and scipy come with it, which --help and a dry run need not wait for
+        from .dataset_run import DatasetRun
+
         run = DatasetRun(settings, samples, rank, world_size)
         with run.shards.store.held(run.rank):
             if settings.engine == "ray":
@@ -154,7 +161,19 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
                 write_with_ray(run)
             else:
                 run.write(run.missing())
-            run.finish()
+            run.finish(watch)
+    return run
+
+
+@contextmanager
+def _ended(profile: str | None, rank: int) -> Iterator[Stopwatch]:
+    """Times the run in the body; when it ends, however it does, others may begin, and the trace is written."""
+    try:
+        with timed_run(keeps_trace=profile is not None) as watch:
+            try:
+                yield watch
+            finally:
+                if profile is not None:
+                    write_whole_text(Path(f"{profile}.{rank}" if rank else profile).expanduser(), watch.trace())
     finally:
         _ONE_RUN.release()
-    return run

@@ -9,6 +9,7 @@ import dataclasses
 import os
 import shutil
 import tempfile
+import time
 from collections import Counter, deque
 from collections.abc import Mapping
 from functools import cached_property
@@ -16,6 +17,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
+from ..commands.stopwatch import Stopwatch, timed_run
+from .throughput import Throughput
 
 if TYPE_CHECKING:
     from .dataset_run import DatasetRun
@@ -51,22 +54,27 @@ class ShardWorker:
         # no more here: an error while a worker starts would look as if the worker were lost
         self._settings, self._versions, self._num_workers, self._begun = settings, versions, num_workers, begun
         self._own_folder: str | None = None
+        self._watch = Stopwatch()
 
     def prepare(self) -> dict[str, Any]:
         """Load the model and, in a new folder, write the manifest, whose settings are given back."""
-        self._run.prepare()
+        with timed_run(self._watch):
+            self._run.prepare()
         return self._run.shards.manifest
 
     def write(self, number: int) -> int:
         """Draw and write that shard, and give its number back."""
-        self._run.write([number])
+        with timed_run(self._watch):
+            self._run.write([number])
         return number
 
-    def flush(self) -> None:
-        """Push what is finished, where the dataset is on the Hub."""
-        self._run.flush()
+    def flush(self) -> Throughput:
+        """Push what is finished, where the dataset is on the Hub; gives the figures of what the worker has drawn."""
+        with timed_run(self._watch):
+            self._run.flush()
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
+        return self._run.throughput(self._watch)
 
     @cached_property
     def _run(self) -> "DatasetRun":
@@ -122,7 +130,7 @@ def write_with_ray(run: "DatasetRun") -> None:
         fields |= {"num_workers": None, "device": "cuda" if on_gpu else run.device}
         run.count_written(len(missing))
         while missing:
-            _hand_out(ray, remote, fields, run, missing, num_workers)
+            _hand_out(ray, remote, fields, run, missing, min(num_workers, len(missing)))
             # what a lost worker had finished and not pushed to the Hub is drawn again
             missing.extend(run.still_missing())
     except RayTaskError as error:
@@ -159,6 +167,7 @@ def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", 
     first = remote.remote(fields, versions, num_workers)
     # the first worker prepares alone: the others take over what it chooses for a new dataset
     begun = ray.get(first.prepare.remote())
+    started = time.monotonic()
     workers = [first, *(remote.remote(fields, versions, num_workers, begun) for _ in range(num_workers - 1))]
     busy = {worker.write.remote(number): (worker, number) for worker, number in zip(workers, _taken(missing, workers))}
     while busy:
@@ -180,11 +189,13 @@ def _hand_out(ray: Any, remote: Any, fields: dict[str, Any], run: "DatasetRun", 
         if missing:
             number = missing.popleft()
             busy[worker.write.remote(number)] = (worker, number)
+    figures: list[Throughput] = []
     for flushed in [worker.flush.remote() for worker in workers]:
         try:
-            ray.get(flushed)
+            figures.append(ray.get(flushed))
         except RayActorError:
             say("a worker was lost before its shards were on the Hub; they are drawn again")
+    run.take_figures(figures, time.monotonic() - started)
 
 
 def _taken(missing: deque[int], workers: list[Any]) -> list[int]:

@@ -19,7 +19,7 @@ from ..scoring.settings import ScoreSettings
 from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
-RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers", "prompt_features")
+RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers", "prompt_features", "profile")
 # settings that say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
@@ -104,6 +104,9 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     shards_per_commit: int = field_help("finished shards that make a commit on the Hub", 8)
     engine: str = field_help("local, or ray: a Ray cluster (RAY_ADDRESS, else this machine)", "local")
     num_workers: int | None = field_help("of engine ray; as many as the cluster has GPUs, or 2 on CPUs", None)
+    profile: str | None = field_help(
+        "file for a trace of the run's stages, which Perfetto and chrome://tracing open; rank R writes FILE.R", None
+    )
     dry_run: bool = field_help("print one JSON line per sample, and load no model", False)
 
     def __post_init__(self) -> None:
@@ -158,6 +161,8 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
             raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
         if self.num_workers is not None and self.engine != "ray":
             raise ValueError("num_workers is given without engine ray; add --engine ray, or accelerate launch.")
+        if self.engine == "ray" and self.profile is not None:
+            raise ValueError("profile is given with engine ray, whose workers write no traces; leave it out.")
         if self.engine == "ray" and self.keep_local:
             raise ValueError(
                 "engine is 'ray' and keep_local is set, but shards that go to the Hub are drawn on the workers'"

@@ -1,0 +1,66 @@
+"""The report at the end of a run: its arithmetic, and a run's figures against a clock, in the card and in a trace."""
+
+import json
+import time
+
+import pytest
+
+from ubgen_pipeline.commands.stopwatch import STAGES
+from ubgen_pipeline.generation.generate import main
+from ubgen_pipeline.generation.throughput import Throughput
+
+
+def test_what_the_figures_say():
+    stages = {"loading": 20.0, "drawing": 75.0, "waiting": 0.25}
+    figures = Throughput(200, 100.0, 80.0, stages, operations=4e9, limit=4e10)
+    assert figures.share == pytest.approx(200 * 4e9 / 80 / 4e10)
+    assert figures.lines() == [
+        "200 images in 100.0 s: 2 images/s end to end, 2.5 images/s in the loop",
+        "seconds of all threads together: 20.0 loading, 0.0 encoding, 75.0 drawing, 0.0 decoding, 0.0 writing, 0.2"
+        " waiting",
+        "25% of this machine's limit: 0.01 of 0.04 TFLOP/s",
+    ]
+    assert Throughput(1, 1.0, 1.0, {}, operations=None, limit=1e9).share is None
+    two = Throughput.together([figures, figures], 90.0, 80.0)
+    assert (two.num_images, two.stages["drawing"], two.share) == (400, 150.0, pytest.approx(figures.share))
+
+
+def test_a_run_says_how_fast_it_was(random_mini_model, tmp_path, capsys):
+    flags = ["--class-names", "circle", "star", "--model", random_mini_model, "--samples-per-class", "2"]
+    flags += [
+        "--num-inference-steps",
+        "2",
+        "--batch-size",
+        "2",
+        "--device",
+        "cpu",
+        "--output-dir",
+        str(tmp_path / "d"),
+    ]
+    started = time.perf_counter()
+    assert main([*flags, "--profile", str(tmp_path / "trace.json")]) == 0
+    wall = time.perf_counter() - started
+    said = capsys.readouterr().err
+    card = (tmp_path / "d" / "README.md").read_text()
+    report = card.partition("## Throughput\n\n")[2].partition("## ")[0]
+    assert "Of the run that finished the dataset, by its rank 0:" in report
+    for line in report.split("\n"):
+        assert line.strip() in said or line.strip().startswith("Of the run")
+    assert "4 images in " in said and "% of this machine's limit: " in said
+    seconds = float(said.partition("4 images in ")[2].partition(" s:")[0])
+    assert 0 < seconds <= wall + 0.1
+    events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
+    spent = {name: sum(event["dur"] for event in events if event["name"] == name) / 1e6 for name in STAGES}
+    line = said.partition("seconds of all threads together: ")[2].partition("\n")[0]
+    told = {part.split()[1]: float(part.split()[0]) for part in line.split(", ")}
+    for name in ("loading", "encoding", "drawing", "decoding"):
+        assert spent[name] > 0 and told[name] == pytest.approx(spent[name], abs=0.06)
+    # with nothing left to draw there is nothing to report, and the card stays
+    assert main(flags) == 0
+    assert "images/s in the loop" not in capsys.readouterr().err and (tmp_path / "d" / "README.md").read_text() == card
+
+
+def test_a_trace_that_cannot_be_written_is_found_before_anything_is_drawn(random_mini_model, tmp_path, capsys):
+    flags = ["--class-names", "circle", "--model", random_mini_model, "--output-dir", str(tmp_path / "d")]
+    assert main([*flags, "--profile", str(tmp_path / "none" / "trace.json")]) == 2
+    assert "whose folder does not exist" in capsys.readouterr().err and not (tmp_path / "d").exists()
