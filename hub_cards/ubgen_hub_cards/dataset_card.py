@@ -16,6 +16,7 @@ from huggingface_hub import DatasetCardData
 
 from .card_templates import card_template
 from .card_text import is_hub_id, markdown_block, public_source, without_tokens
+from .dataset_plots import Statistics, short_figure, small_plot
 
 TEMPLATE = "dataset_card.md.jinja"
 # the Hub's own categories, by the largest count of rows that each takes
@@ -61,6 +62,9 @@ COLUMN_NOTES = {
     "heatmaps": "255 times each class's score, in the order of `classes`",
     "instances": "0 nothing, i + 1 the pixels of object i",
     "objects": "connected regions of the mask: box (x, y, width, height), class, area, mean score and outline",
+    "annotator": "the model that labelled the image, or whose mask its own was compared with",
+    "review_mask": "the annotator's mask, in the numbers of `mask`",
+    "review_iou": "mean IoU of `mask` and `review_mask` over the classes in either; null where neither has any",
     "task": "how the image was drawn: from a source image, or in a region of one",
     "source_dataset": "the dataset that the source image is from",
     "source_split": "its split",
@@ -116,6 +120,8 @@ class DatasetFacts:
         num_flagged: rows that a safety checker flagged, where they were counted.
         filter_report: what ``ubgen filter`` left out to make this dataset, as it writes it.
         throughput: text about how fast the images were drawn, if it is known.
+        column_values: what the numbers in a column's images mean, by column, as JSON values for the metadata.
+        statistics: of the rows, where they were read.
     """
 
     class_names: Sequence[str]
@@ -137,6 +143,8 @@ class DatasetFacts:
     num_flagged: int | None = None
     filter_report: Mapping[str, Any] | None = None
     throughput: str | None = None
+    column_values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+    statistics: Statistics = field(default_factory=Statistics)
 
     @property
     def num_rows(self) -> int:
@@ -170,6 +178,7 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
         # images are stored as they are, so the rows are about as large as the files
         splits.add(SplitInfo("train", num_bytes=facts.num_bytes, num_examples=facts.num_rows))
     size = next((name for most, name in _SIZES.items() if facts.num_rows_in_all < most), "n>10M")
+    told = facts.column_values
     metadata = DatasetCardData(
         pretty_name=f"Generated images of {len(facts.class_names)} classes",
         task_categories=["image-classification"],
@@ -177,6 +186,7 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
         tags=["synthetic", "ubgen"],
         size_categories=[size],
         **licence,
+        **({"column_values": {name: dict(values) for name, values in told.items()}} if told else {}),
     )
     info = DatasetInfo(features=facts.features)
     if facts.is_whole:
@@ -190,7 +200,7 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
 def render_dataset_card(facts: DatasetFacts) -> str:
     """The card's Markdown, metadata first."""
     notes = {**COLUMN_NOTES, **facts.column_notes}
-    body = card_template(TEMPLATE).render(
+    body = card_template(TEMPLATE, figure=short_figure, plot=small_plot).render(
         facts=facts,
         columns={name: notes.get(name, f"see ubgen's documentation; {kind}") for name, kind in _kinds(facts.features)},
         classes=list(zip(facts.class_names, facts.counts, strict=True)),

@@ -1,5 +1,6 @@
 """The card beside a dataset: what it takes over, and the bias report that is put into it."""
 
+import re
 import shutil
 
 import pyarrow
@@ -21,6 +22,10 @@ def first(tmp_path):
 def test_a_card_is_made_again_from_what_is_stored(first):
     shards = open_dataset(first)
     card = stored_card_maker(shards, (first / "README.md").read_text())(shards.shards, shards.num_bytes())
+    # that version said neither what the numbers in masks mean nor anything of the rows
+    card = re.sub(r"column_values:\n( .*\n)+", "", card)
+    card = re.sub(r"`column_values` in this card's.*\n\n", "", card)
+    card = re.sub(r"## Statistics\n.*?(?=## Classes)", "", card, flags=re.S)
     # a dataset of that version has one LoRA at most
     several = ", if any; a list where there are several, or one of another strength than 1 |"
     assert card.replace(several, ", if any |") == (first / "README.md").read_text()

@@ -1,17 +1,20 @@
 """``ubgen publish``, which gives what streaming gives, and ``ubgen generate`` with a dataset on the Hub."""
 
 import os
+import re
 import subprocess
 import sys
 
 import pytest
 from datasets import load_dataset
+from huggingface_hub import HfApi
 
 from support.hub_server import WRITE_TOKEN
 from ubgen_pipeline import generate_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.hub import publish_dataset
+from ubgen_pipeline.scoring.score import main as score
 
 SHORT = {"samples_per_class": 3, "num_inference_steps": 1, "samples_per_shard": 2, "batch_size": 2, "threads": 1}
 
@@ -32,7 +35,9 @@ def test_published_equals_streamed(hub, mini_model, tmp_path, capsys):
         hub.repositories.read("dataset", name, "README.md").decode().replace(name, "NAME")
         for name in ("org/streamed", "org/published")
     ]
-    assert cards[0] == cards[1]
+    # what takes reading the rows is said where they are at hand
+    statistics = re.compile(r"## Statistics\n.*?(?=## Classes)", re.S)
+    assert "images of a class" in cards[1] and cards[0] == statistics.sub("", cards[1])
     assert all(tree.pop("README.md") for tree in trees) and trees[0] == trees[1]
     loaded = load_dataset("org/published", split="train")
     assert loaded.features["label"].names == names and loaded.num_rows == 9
@@ -49,7 +54,7 @@ def test_published_equals_streamed(hub, mini_model, tmp_path, capsys):
     assert "## Bias report\n\n    own background  0.9 <b>\n\n## Classes" in reported
     assert (
         reported.replace("org/reported", "NAME").replace("## Bias report\n\n    own background  0.9 <b>\n\n", "")
-        == (cards[0])
+        == (cards[1])
     )
     (folder / "bias_report.txt").unlink()
     # a card edited by hand goes up as it is
@@ -96,6 +101,40 @@ def test_generate_refuses(hub, mini_model, capsys, more, message):
     assert generate(["--class-names", "star", *more]) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error and WRITE_TOKEN not in error
+
+
+def test_a_scored_dataset_takes_the_place_of_the_one_before(hub, mini_model, tmp_path, capsys):
+    plain, scored, target = tmp_path / "plain", tmp_path / "scored", "org/again"
+    generate_dataset(["circle", "star"], plain, model="mini", **SHORT)
+    assert publish_dataset.main([str(plain), target]) == 0
+    assert score([str(plain), "--scores", "duplicates", "--output-dir", str(scored)]) == 0
+    capsys.readouterr()
+    assert publish_dataset.main([str(scored), target]) == 2
+    assert f"ubgen publish FOLDER {target} --replace" in capsys.readouterr().err
+    assert publish_dataset.main([str(scored), target, "--replace"]) == 0
+    assert {"perceptual_hash", "duplicate_group"} <= set(load_dataset(target, split="train").features)
+    # and back: no column of the scored one is left, neither in the files nor in the card
+    assert publish_dataset.main([str(plain), target, "--replace"]) == 0
+    again = load_dataset(target, split="train", download_mode="force_redownload")
+    assert again.num_rows == 6 and not {"perceptual_hash", "duplicate_group"} & set(again.features)
+    assert b"perceptual_hash" not in hub.repositories.read("dataset", target, "README.md")
+    # another number of shards leaves none of the old ones
+    longer = tmp_path / "longer"
+    generate_dataset(["circle", "star"], longer, model="mini", **SHORT | {"samples_per_shard": 6})
+    assert publish_dataset.main([str(longer), target, "--replace"]) == 0
+    assert [name for name in hub.repositories.tree("dataset", target) if name.startswith("data/")] == [
+        "data/train-00000-of-00001.parquet"
+    ]
+
+
+def test_only_a_dataset_of_ubgen_is_replaced(hub, mini_model, tmp_path, capsys):
+    api = HfApi()
+    api.create_repo("org/other", repo_type="dataset")
+    api.upload_file(path_or_fileobj=b"1", path_in_repo="mine.csv", repo_id="org/other", repo_type="dataset")
+    generate_dataset(["circle", "star"], tmp_path / "d", model="mini", **SHORT)
+    assert publish_dataset.main([str(tmp_path / "d"), "org/other", "--replace"]) == 2
+    assert "holds no dataset of ubgen's ('mine.csv')" in capsys.readouterr().err
+    assert hub.repositories.read("dataset", "org/other", "mine.csv") == b"1"
 
 
 def test_publish_refuses(hub, tmp_path, capsys):

@@ -28,6 +28,6 @@ def test_a_value_that_is_missing_is_an_error_and_markdown_is_not_html():
 def test_templates_come_with_the_package():
     folder = Path(card_templates.__file__).parent
     names = {file.name for file in folder.glob("*.jinja")}
-    filters = {"literal": str, "figure": str}
+    filters = {"literal": str, "figure": str, "plot": str}
     assert len(names) == 4
     assert all(card_template(name, **filters).filename == str(folder / name) for name in names)

@@ -4,6 +4,7 @@ It is rendered from the manifest, the shards' schema and what lies beside them. 
 ubgen's made from one get theirs here too, and the report of a measured bias is put into it.
 """
 
+import dataclasses
 import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -18,9 +19,10 @@ from ..files.places import Place
 from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
 from ..prompts.class_prompts import ClassName, label_names
-from .columns import NOT_FINITE_COLUMN, SAFETY_COLUMN, score_notes
+from .columns import NOT_FINITE_COLUMN, SAFETY_COLUMN, column_values, score_notes
 from .reader import StoredRows, stored_column, stored_features
 from .shards import DatasetShards, Shard, open_dataset
+from .statistics import dataset_statistics
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -30,8 +32,8 @@ if TYPE_CHECKING:
 # those that the card shows elsewhere, or that are of the run and not of the images
 _SHOWN_ELSEWHERE = (
     "class_names", "columns", "device", "lora", "lora_revision", "lora_strength", "model", "model_revision",
-    "negative_prompt", "filters", "not_finite", "num_samples", "prompts", "revision", "samples_per_class", "scored",
-    "scores", "seed", "template", "versions",
+    "negative_prompt", "filters", "not_finite", "num_samples", "prompts", "reviewed", "revision", "samples_per_class",
+    "scored", "scores", "seed", "template", "versions",
 )  # fmt: skip
 # files beside the shards that the card takes in
 BIAS_REPORT = "bias_report.txt"
@@ -50,8 +52,8 @@ class DatasetCardMaker:
         repo_id: its name on the Hub, if it is there.
         licence: of the generator, where it is known without asking: keys ``license``, ``license_name`` and so on.
         licence_note: with it, what the dataset's card says to know before the images train other models.
-        counts_flags: whether the card says how many rows the safety checker flagged. It reads them for that, so that
-            of a dataset whose shards do not stay here it must not.
+        reads_rows: whether the card says what takes reading the rows: statistics, and how many of them the safety
+            checker flagged. Of a dataset whose shards do not stay here it must not.
     """
 
     def __init__(
@@ -64,10 +66,10 @@ class DatasetCardMaker:
         *,
         licence: Mapping[str, str] | None = None,
         licence_note: str | None = None,
-        counts_flags: bool = True,
+        reads_rows: bool = True,
     ):
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
-        self.turns, self.licence, self.counts_flags = turns, licence, counts_flags
+        self.turns, self.licence, self.reads_rows = turns, licence, reads_rows
         self.licence_note = licence_note
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
@@ -96,7 +98,11 @@ class DatasetCardMaker:
             column_notes=score_notes(manifest.get("scores", {}), self._features),
             num_flagged=self._num_flagged(present),
             filter_report=json.loads(self._report(FILTER_REPORT) or "null"),
+            column_values=column_values(self._features),
         )
+        files = [self.shards.file(shard) for shard in present]
+        if self.reads_rows and facts.is_whole and all(file.is_file() for file in files):
+            facts = dataclasses.replace(facts, statistics=dataset_statistics(files, facts.counts))
         return render_dataset_card(facts)
 
     def bias_report(self) -> str | None:
@@ -104,7 +110,7 @@ class DatasetCardMaker:
         return self._report(BIAS_REPORT)
 
     def _num_flagged(self, present: Sequence[Shard]) -> int | None:
-        if not self.counts_flags or SAFETY_COLUMN not in self._features:
+        if not self.reads_rows or SAFETY_COLUMN not in self._features:
             return None
         return sum(marked_rows(self.shards.file(shard))[SAFETY_COLUMN] for shard in present)
 

@@ -20,12 +20,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..files.image_codecs import png_bytes
+from ..mask_settings import IGNORE_LABEL
 
 if TYPE_CHECKING:
     from ..annotations import SampleAnnotation
     from ..mask_regions import MaskObject
 
 OBJECTS_COLUMN = "objects"
+REVIEW_MASK_COLUMN = "review_mask"
+REVIEW_IOU_COLUMN = "review_iou"
 CLIP_COLUMNS = ("clip_score", "zero_shot_label", "zero_shot_probability")
 HASH_COLUMN = "perceptual_hash"
 GROUP_COLUMN = "duplicate_group"
@@ -118,6 +121,23 @@ def _outlines(flat: Sequence[Sequence[float]] | None) -> list[np.ndarray] | None
     if any((points != np.rint(points)).any() for points in outlines):
         return None
     return [points.astype(np.int64) for points in outlines]
+
+
+def column_values(columns: Collection[str]) -> dict[str, dict[str, int]]:
+    """What the numbers in the images of these columns mean, for a dataset's metadata; only columns that have any.
+
+    ``first_label`` is the value of the class with label 0, ``first_object`` that of the first of ``objects``, and
+    ``certain`` what stands for a score of 1.
+    """
+    classes = {"background": 0, "first_label": 1, "ignore": IGNORE_LABEL}
+    known = {
+        "mask": classes,
+        REVIEW_MASK_COLUMN: classes,
+        "instances": {"background": 0, "first_object": 1},
+        "confidence": {"certain": 255},
+        "heatmaps": {"certain": 255},
+    }
+    return {name: values for name, values in known.items() if name in columns}
 
 
 def annotation_features(wanted: Collection[str], names: Sequence[str]) -> dict[str, Any]:

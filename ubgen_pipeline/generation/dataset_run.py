@@ -105,7 +105,7 @@ class DatasetRun:
             self.source,
             samples.turns,
             settings.hub_dataset_id,
-            counts_flags=settings.hub_dataset_id is None,
+            reads_rows=settings.hub_dataset_id is None,
         )
         self._hub = None
         if settings.hub_dataset_id is not None:

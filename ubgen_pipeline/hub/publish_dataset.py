@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..dataset.card import stored_card_maker
-from ..dataset.shards import Shard, open_dataset
-from .access import check_repo_id
-from .streamed_dataset import HubDataset
+from ..dataset.shards import DatasetShards, Shard, open_dataset
+from .access import check_may_write, check_repo_id, open_repository, retried
+from .streamed_dataset import CARD, MANIFEST, REPO_TYPE, HubDataset
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,11 @@ class PublishSettings:
     repo_id: str = field_help("owner/name of the dataset on the Hub")
     private: bool = field_help("create it private", False)
     shards_per_commit: int = field_help("shards that make a commit", 32)
+    replace: bool = field_help(
+        "put this dataset in the place of another one of ubgen's that is there, such as the same rows before they were"
+        " scored; in one commit",
+        False,
+    )
 
     def __post_init__(self) -> None:
         check_repo_id("repo_id", self.repo_id)
@@ -62,6 +69,10 @@ def publish_dataset(settings: PublishSettings) -> None:
             return own_card
         return maker(present, num_bytes)
 
+    if settings.replace:
+        replace_dataset(settings, shards, card(shards.shards, shards.num_bytes()))
+        say(f"{settings.repo_id}: now the {len(shards.shards)} shards of {shards.folder}")
+        return
     hub = HubDataset(
         settings.repo_id,
         shards,
@@ -73,3 +84,47 @@ def publish_dataset(settings: PublishSettings) -> None:
     hub.open()
     hub.flush()
     say(f"{settings.repo_id}: {len(shards.shards)} shards of {shards.folder}")
+
+
+def replace_dataset(settings: PublishSettings, shards: DatasetShards, card: str) -> None:
+    """Push a whole dataset in one commit, and leave nothing of the one that is there.
+
+    Readers take the columns from the card and the rows from the files, so that a repository with some files of each
+    would not load: a commit that was stopped leaves the old dataset, and what it had sent is not sent again.
+
+    Raises:
+        ValueError: no right to write, or a repository that holds something else than a dataset of ubgen's.
+    """
+    api, repo_id = HfApi(library_name="ubgen"), settings.repo_id
+    check_may_write(api, repo_id)
+    open_repository(api, repo_id, REPO_TYPE, private=settings.private)
+    files = {f"data/{shards.file(shard).name}": shards.file(shard) for shard in shards.shards}
+
+    def commit() -> None:
+        information = api.dataset_info(repo_id)
+        there = {sibling.rfilename for sibling in information.siblings or []}
+        foreign = sorted(there - {".gitattributes", CARD})
+        if foreign and MANIFEST not in there:
+            raise ValueError(f"{repo_id!r} holds no dataset of ubgen's ({foreign[0]!r}); give a new name.")
+        stale = sorted(name for name in there if name.startswith("data/") and name not in files)
+        texts = {CARD: card.encode(), MANIFEST: shards.manifest_text(_batch_sizes(shards)).encode()}
+        operations = [
+            *(CommitOperationAdd(name, str(file)) for name, file in files.items()),
+            *(CommitOperationAdd(name, content) for name, content in texts.items()),
+            *map(CommitOperationDelete, stale),
+        ]
+        api.create_commit(
+            repo_id,
+            operations,
+            commit_message=f"Replace the dataset by one of {len(files)} shards",
+            repo_type=REPO_TYPE,
+            parent_commit=information.sha,
+        )
+
+    retried(commit, f"pushing to {repo_id}", repo_id)
+
+
+def _batch_sizes(shards: DatasetShards) -> dict[int, int]:
+    """By shard number, the batch sizes that are not the settings' own."""
+    sizes = {shard.number: shards.own_batch_size(shard) for shard in shards.shards}
+    return {number: size for number, size in sizes.items() if size is not None}

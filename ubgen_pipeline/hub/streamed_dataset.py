@@ -183,7 +183,8 @@ class HubDataset:
     def _check_manifest(self, head: str) -> None:
         found = self._manifest(head)["settings"]
         if not self.shards.accepts(found):
-            raise ValueError(self.shards.difference(found, f"hub_dataset_id is {self.repo_id!r}"))
+            message = self.shards.difference(found, f"hub_dataset_id is {self.repo_id!r}")
+            raise ValueError(f"{message} `ubgen publish FOLDER {self.repo_id} --replace` puts this one in its place.")
 
     def _batch_sizes(self, head: str) -> dict[int, int]:
         """By shard number, the batch sizes there that are not the settings' own."""
