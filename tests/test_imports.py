@@ -28,7 +28,7 @@ PIPELINE_ROOMS = {
     "samples": "ubgen_pipeline files prompts dataset models",
     "inference": "ubgen_pipeline files commands models",
     "scoring": "files commands mini models dataset",
-    "labelling": "ubgen_pipeline files commands prompts models dataset samples",
+    "labelling": "ubgen_pipeline files commands prompts models dataset samples ubgen_hub_cards",
     "export": "ubgen_pipeline files commands dataset",
     "hub": "ubgen_pipeline files commands mini prompts models dataset ubgen_hub_cards",
     "generation": (

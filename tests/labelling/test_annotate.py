@@ -1,6 +1,7 @@
 """``ubgen annotate``: masks of a segmenter trained here, and every kind of model that transformers has for labels."""
 
 import itertools
+import json
 import shutil
 import string
 
@@ -349,3 +350,17 @@ def test_what_lies_under_another_object_is_not_its_own():
     first, second = seen_parts(objects)
     assert (first.area, second.area, second.value) == (44, 4, 2) and not (first.region & second.region).any()
     assert first.box == (0, 0, 8, 6) and seen_parts([]) == []
+
+
+def test_classes_in_which_nothing_is_found_are_named(tmp_path, capsys):
+    """A model that finds stars only, at no size that counts."""
+    yolos(str(tmp_path / "m"), ["sky", "star"])
+    source = save_scenes(tmp_path / "d", 6)
+    flags = [source, "--model", str(tmp_path / "m"), "--output-dir", str(tmp_path / "o"), "--threshold", "0"]
+    assert main(flags) == 0
+    told = capsys.readouterr().err
+    report = json.loads((tmp_path / "o" / "annotate_report.json").read_text())["classes"]
+    labels = Dataset.load_from_disk(source)["label"][:]
+    assert [item["num_images"] for item in report] == [labels.count(0), labels.count(1)]
+    assert report[0]["num_found"] == 0 and "nothing was found of" in told and "circle" in told
+    assert "| circle |" in (tmp_path / "o" / "README.md").read_text()

@@ -4,7 +4,8 @@ import json
 
 import pytest
 
-from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table, phrase_table
+from support.tiny_labellers import sam3, segformer
+from ubgen_pipeline.labelling.build_annotator import build_annotator, class_table
 
 
 def test_a_table_has_one_plus_the_label_of_each_class_of_the_model():
@@ -31,8 +32,10 @@ def test_models_that_cannot_label_are_named(tmp_path):
         build_annotator(str(tmp_path), ["dog"])
 
 
-def test_a_class_has_all_its_phrases():
-    asked, table = phrase_table(["scooter", "car"], {"electric scooter": "scooter", "kick scooter": "scooter"})
-    assert asked == ["electric scooter", "kick scooter", "car"] and table.tolist() == [1, 1, 2]
-    with pytest.raises(ValueError, match="class_map has the phrase 'car' for 'car', and 'sedan' is looked for by it"):
-        phrase_table(["sedan", "car"], {"car": "sedan"})
+def test_negative_phrases_are_for_models_that_are_told_their_classes(tmp_path):
+    segformer(str(tmp_path / "m"), ["star"])
+    with pytest.raises(ValueError, match=r"negative_phrases holds 'moon', but model .* is not told"):
+        build_annotator(str(tmp_path / "m"), ["star"], negative_phrases=["moon"])
+    sam3(str(tmp_path / "s"))
+    with pytest.raises(ValueError, match=r"finds instances itself; leave it out\."):
+        build_annotator(str(tmp_path / "s"), ["star"], objects="queries")

@@ -8,6 +8,10 @@ from transformers import (
     Owlv2ForObjectDetection,
     Owlv2ImageProcessor,
     Owlv2Processor,
+    Sam3Config,
+    Sam3ImageProcessor,
+    Sam3Model,
+    Sam3Processor,
     SegformerConfig,
     SegformerForSemanticSegmentation,
     SegformerImageProcessor,
@@ -70,3 +74,28 @@ def owlv2(folder, names):
     )
     Owlv2ForObjectDetection(config).save_pretrained(folder)
     Owlv2Processor(Owlv2ImageProcessor(size={"height": 64, "width": 64}), tokenizer).save_pretrained(folder)
+
+
+def sam3(folder):
+    """SAM 3, which takes words; the queries of an untrained one score nearly alike."""
+    torch.manual_seed(0)
+    tokenizer = build_tokenizer()
+    ids = {"bos_token_id": tokenizer.bos_token_id, "eos_token_id": tokenizer.eos_token_id, "pad_token_id": 0}
+    small = {"hidden_size": 32, "num_attention_heads": 2, "intermediate_size": 16}
+    backbone = {
+        **small, "model_type": "sam3_vit_model", "num_hidden_layers": 1, "image_size": 56, "patch_size": 14,
+        "pretrain_image_size": 56, "window_size": 2, "global_attn_indexes": [0],
+    }  # fmt: skip
+    layers = {**small, "num_layers": 1}
+    config = Sam3Config(
+        vision_config={"backbone_config": backbone, "fpn_hidden_size": 32,
+                       "backbone_feature_sizes": [[16, 16], [8, 8], [4, 4]]},
+        text_config={"model_type": "clip_text_model", **small, **ids, "vocab_size": len(tokenizer),
+                     "num_hidden_layers": 1, "max_position_embeddings": 32, "projection_dim": 32},
+        geometry_encoder_config=layers, detr_encoder_config=layers,
+        detr_decoder_config={**layers, "num_queries": 5},
+        mask_decoder_config={"hidden_size": 32, "num_attention_heads": 2},
+    )  # fmt: skip
+    Sam3Model(config).save_pretrained(folder)
+    images = Sam3ImageProcessor(size={"height": 56, "width": 56})
+    Sam3Processor(images, tokenizer, target_size=56).save_pretrained(folder)

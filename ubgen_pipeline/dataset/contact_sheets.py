@@ -15,11 +15,11 @@ from ..commands.console import table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..files.image_codecs import rgb_image
 from ..mask_settings import IGNORE_LABEL
-from .columns import OBJECTS_COLUMN, read_objects
+from .columns import OBJECTS_COLUMN, REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN, read_objects
 from .damaged_images import read_row
 from .reader import shard_files
 
-LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence")
+LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence", "review")
 # which column a layer is drawn from
 _COLUMNS = {
     "mask": "mask",
@@ -27,6 +27,7 @@ _COLUMNS = {
     "heatmap": "heatmaps",
     "instance": "instances",
     "confidence": "confidence",
+    "review": REVIEW_MASK_COLUMN,
 }
 _TILE = 192
 
@@ -37,9 +38,12 @@ class ShowSettings:
 
     output_dir: str | None = field_help("folder for the sheets; `sheets` in the dataset's own if not given", None)
     layers: list[str] | None = field_help(
-        "what to draw: image, mask, box, heatmap, instance, confidence; all that the dataset has if not given", None
+        "what to draw: image, mask, box, heatmap, instance, confidence, review (of `ubgen annotate --review`); all"
+        " that the dataset has if not given",
+        None,
     )
     num_per_class: int = field_help("images of each class", 4)
+    worst_first: bool = field_help("of each class those with the lowest review_iou, instead of the first", False)
     images_per_sheet: int = field_help("images of one sheet", 40)
     split: str = field_help("split of the dataset", "train")
 
@@ -81,13 +85,25 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
     ]
     for layer in layers:
         if layer != "image" and _COLUMNS[layer] not in dataset.column_names:
-            raise ValueError(
-                f"layers holds {layer!r}, but the dataset has no column {_COLUMNS[layer]!r};"
-                f" generate it with --annotations {layer}."
+            way = (
+                "add it with ubgen annotate --review"
+                if layer == "review"
+                else f"generate it with --annotations {layer}"
             )
+            raise ValueError(f"layers holds {layer!r}, but the dataset has no column {_COLUMNS[layer]!r}; {way}.")
     names = dataset.features["label"].names
     print(class_counts(dataset, names))
-    rows = _chosen(dataset["label"], settings.num_per_class)
+    order = range(len(dataset))
+    if settings.worst_first:
+        if REVIEW_IOU_COLUMN not in dataset.column_names:
+            raise ValueError(
+                f"worst_first is set, but {str(folder)!r} has no column {REVIEW_IOU_COLUMN!r}; add it with"
+                f" `ubgen annotate {folder} --model MODEL --review --output-dir OUT`."
+            )
+        agreement = dataset[REVIEW_IOU_COLUMN][:]
+        # nothing in either mask is worse than any disagreement
+        order = sorted(order, key=lambda row: -1.0 if agreement[row] is None else agreement[row])
+    rows = _chosen(dataset["label"][:], settings.num_per_class, order)
     output = Path(settings.output_dir).expanduser() if settings.output_dir else folder / "sheets"
     output.mkdir(parents=True, exist_ok=True)
     written = []
@@ -160,15 +176,15 @@ def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str])
     size = (round(image.width * scale), _TILE)
     base = pil_to_tensor(image.resize(size))
     colours = _colours(len(names))
-    if layer in ("mask", "instance"):
+    if layer in ("mask", "instance", "review"):
         values = torch.from_numpy(np.asarray(row[_COLUMNS[layer]].resize(size, 0)).astype(np.int64))
         present = [int(value) for value in values.unique() if value]
         if not present:
             return base
         chosen: Any = [
             (255, 255, 255)
-            if layer == "mask" and value == IGNORE_LABEL
-            else (colours[value - 1] if layer == "mask" else _colours(256)[value % 256])
+            if layer != "instance" and value == IGNORE_LABEL
+            else (_colours(256)[value % 256] if layer == "instance" else colours[value - 1])
             for value in present
         ]
         masks = torch.stack([values == value for value in present])
@@ -209,10 +225,10 @@ def _colours(count: int) -> list[tuple[int, int, int]]:
     return [(int(red), int(green), int(blue)) for red, green, blue in colours]
 
 
-def _chosen(labels: Sequence[int], num_per_class: int) -> list[int]:
-    """Positions of the first so many rows of each class, class by class."""
+def _chosen(labels: Sequence[int], num_per_class: int, order: Sequence[int]) -> list[int]:
+    """Positions of the first so many rows of each class in that order, class by class."""
     of_class: dict[int, list[int]] = {}
-    for position, label in enumerate(labels):
-        if len(found := of_class.setdefault(label, [])) < num_per_class:
+    for position in order:
+        if len(found := of_class.setdefault(labels[position], [])) < num_per_class:
             found.append(position)
     return [position for label in sorted(of_class) for position in of_class[label]]

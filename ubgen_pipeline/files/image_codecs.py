@@ -86,6 +86,23 @@ def read_rgb(data: bytes | None, what: str) -> Image.Image:
     return rgb_image(opened, what)
 
 
+def read_numbers(data: bytes | None, what: str) -> np.ndarray:
+    """The whole numbers ``(H, W)`` of a file of one channel, such as a mask; palettes are not looked up.
+
+    Raises:
+        DamagedImageError: it cannot be decoded.
+        ValueError: several channels.
+    """
+    try:
+        with Image.open(io.BytesIO(data or b"")) as opened:
+            numbers = np.asarray(opened)
+    except DECODER_ERRORS as error:
+        raise DamagedImageError(what, str(error) or type(error).__name__) from error
+    if numbers.ndim != 2:
+        raise ValueError(f"{what} has {numbers.shape[2]} channels; give one of whole numbers.")
+    return numbers
+
+
 def rgb_image(image: Image.Image, what: str = "image") -> Image.Image:
     """The image with 8 bits for each of red, green and blue: 16 bits are scaled, and what is transparent is white.
 

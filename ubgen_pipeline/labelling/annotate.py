@@ -1,16 +1,18 @@
 """Label a dataset's images with a trained segmenter or detector: a new dataset with masks and boxes."""
 
+import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..commands.console import Progress, say, table
-from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
+from ..commands.console import Progress, say, say_warning, table
+from ..commands.settings_parser import leading_folder, parse_settings, run_command
 from ..dataset.columns import OBJECTS_COLUMN, instances_value, objects_feature, objects_value
 from ..dataset.damaged_images import read_row
-from ..dataset.reader import embedded_image, shard_files, stored_column
+from ..dataset.reader import embedded_image, shard_files, stored_column, stored_features
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, rgb_image
 from ..mask_regions import seen_parts
@@ -18,6 +20,7 @@ from ..models.fingerprints import fingerprint
 from ..models.sources import public_name
 from ..samples.source_dataset import SourceDataset
 from .class_words import SharedWords, read_shared_words
+from .settings import AnnotateSettings
 
 if TYPE_CHECKING:
     from PIL.Image import Image as PilImage
@@ -29,51 +32,18 @@ if TYPE_CHECKING:
 _OWN_COLUMNS = ("mask", "confidence", "heatmaps", "instances", OBJECTS_COLUMN, "annotator")
 
 
-# What of a segmenter's mask is one object: a connected region of a class; all pixels of a class; or what one query of
-# a universal segmenter (Mask2Former and its like, trained on instances) found, whose parts may lie apart.
-OBJECTS = ("regions", "classes", "queries")
+# beside the card: of each class in how many of its images it was found
+FINDS_REPORT = "annotate_report.json"
+_MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
-class AnnotateSettings:
-    """Settings of ``ubgen annotate``."""
+class ClassFinds:
+    """A class, the images that were drawn for it, and those of them in which an object of it was found."""
 
-    model: str | None = field_help(
-        "segmenter or detector of transformers (folder or Hub id), or a folder of train_segmenter.py", None
-    )
-    output_dir: str | None = field_help("folder of the new dataset; an unfinished one is resumed", None)
-    class_map: list[str] | None = field_help(
-        "MODEL_CLASS=CLASS where the model calls a class otherwise; for a detector that is told its classes, the words"
-        " to look for; or DiffuGen's configuration, in which several classes may share a word",
-        None,
-    )
-    mask_model: str | None = field_help("SAM or its like, for masks in a detector's boxes", None)
-    threshold: float = field_help(
-        "least probability of a pixel's class, which else is ignored, or of a box, which else is dropped", 0.5
-    )
-    min_area: float = field_help("least share of the image that an object covers", 0.005)
-    objects: str = field_help(
-        "what of a segmenter's mask is one object: regions (connected ones), classes (all pixels of a class), or"
-        " queries (what a universal segmenter trained on instances tells apart, parts together)",
-        "regions",
-    )
-    skip_damaged: bool = field_help("leave rows with damaged images out, counted; else the first stops the run", False)
-    own_class_only: bool = field_help("look for each row's own class alone", False)
-    split: str = field_help("split of the dataset", "train")
-    samples_per_shard: int = field_help("rows of a parquet file", 256)
-    device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
-
-    def __post_init__(self) -> None:
-        if self.model is None or self.output_dir is None:
-            raise ValueError(f"{'model' if self.model is None else 'output_dir'} is missing; give it.")
-        if not 0 <= self.threshold <= 1:
-            raise ValueError(f"threshold is {self.threshold}; choose from 0 to 1.")
-        if not 0 <= self.min_area < 1:
-            raise ValueError(f"min_area is {self.min_area}; give a share of the image from 0 to below 1.")
-        if self.objects not in OBJECTS:
-            raise ValueError(f"objects is {self.objects!r}; choose one of {', '.join(OBJECTS)}.")
-        if self.samples_per_shard < 1:
-            raise ValueError(f"samples_per_shard is {self.samples_per_shard}; give an integer of at least 1.")
+    name: str
+    num_images: int
+    num_found: int
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -84,9 +54,23 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _body(argv: Sequence[str]) -> None:
     folder, argv = leading_folder(argv, "ubgen annotate DIR --model MODEL --output-dir OUT")
     settings = parse_settings(AnnotateSettings, argv, prog="ubgen annotate DIR", description=__doc__)
+    if settings.review:
+        from .review import review_dataset, review_table
+
+        reviewed = review_dataset(folder, settings)
+        say(f"{settings.output_dir}: {len(reviewed)} rows reviewed by {settings.model}")
+        print(review_table(reviewed))
+        return
     num_rows = annotate_dataset(folder, settings)
     say(f"{settings.output_dir}: {num_rows} rows labelled by {settings.model}")
     files = shard_files(str(settings.output_dir))
+    finds = finds_by_class(files)
+    if empty := [item for item in finds if not item.num_found]:
+        names = ", ".join(item.name for item in empty[:_MOST_NAMED]) + (" …" if len(empty) > _MOST_NAMED else "")
+        say_warning(
+            f"nothing was found of {len(empty)} of {len(finds)} classes, in any of their images: {names}; see"
+            f" {FINDS_REPORT}. Other words may help (--class-map WORD=CLASS), or a lower --threshold."
+        )
     num_objects = sum(len(objects["category"]) for objects in stored_column(files, OBJECTS_COLUMN))
     size = sum(file.stat().st_size for file in files)
     figures = [*map(str, (num_rows, num_objects, len(files))), f"{size / 1e6:.1f}"]
@@ -103,21 +87,17 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     Raises:
         ValueError: no dataset or model there, classes that do not map, or an output folder that holds something else.
     """
-    import torch
-
-    from .build_annotator import build_annotator
-
     source = SourceDataset(str(folder), settings.split)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
     words = read_shared_words(settings.class_map or [], source.class_names)
     output_dir = str(settings.output_dir)
     if Path(output_dir).expanduser().resolve() == Path(folder).expanduser().resolve():
         raise ValueError(f"output_dir is {output_dir!r}, the dataset itself; give another folder.")
     if settings.skip_damaged:
         source.leave_out_damaged()
-    later = {"objects": "regions", "skip_damaged": False}
+    later = {"objects": "regions", "skip_damaged": False, "negative_phrases": None}
+    told = {name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", "review")}
     manifest = {
-        **{name: value for name, value in asdict(settings).items() if name not in ("output_dir", "device", *later)},
+        **{name: value for name, value in told.items() if name not in later},
         # datasets that an earlier version began do not have these settings
         **{name: getattr(settings, name) for name, usual in later.items() if getattr(settings, name) != usual},
         "model": fingerprint(str(settings.model)),
@@ -131,16 +111,9 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     shards.check()
     if shards.is_finished():
         return len(source)
-    annotator = build_annotator(
-        str(settings.model),
-        source.class_names,
-        words.class_map,
-        mask_model=settings.mask_model,
-        threshold=settings.threshold,
-        min_area=settings.min_area,
-        objects=settings.objects,
-        device=device,
-    )
+    from .build_annotator import annotator_of
+
+    annotator = annotator_of(settings, source.class_names, words.class_map)
     has_masks = annotator(_image(source.rows.select_columns(["image"]), 0, source.source)).mask is not None
     shards.open()
     missing = shards.missing()
@@ -148,8 +121,21 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     for shard in missing:
         rows = _rows(source, annotator, words, settings, shard)
         shards.write(shard, progress.counted(rows), _features(source, has_masks))
-    shards.finish(_card(source, settings))
+    finds = finds_by_class([shards.file(shard) for shard in shards.shards])
+    report = {"classes": [asdict(item) for item in finds]}
+    shards.write_report(FINDS_REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    shards.finish(_card(source, settings, finds))
     return len(source)
+
+
+def finds_by_class(files: Sequence[Path]) -> list[ClassFinds]:
+    """What was found of each class that has images, in label order."""
+    names = stored_features(files[0])["label"].names
+    images, found = Counter[int](), Counter[int]()
+    for label, objects in zip(stored_column(files, "label"), stored_column(files, OBJECTS_COLUMN), strict=True):
+        images[label] += 1
+        found[label] += label in objects["category"]
+    return [ClassFinds(names[label], images[label], found[label]) for label in sorted(images)]
 
 
 def _rows(
@@ -199,10 +185,17 @@ def _features(source: SourceDataset, has_masks: bool) -> Any:
     return Features({**columns, "annotator": Value("string")})
 
 
-def _card(source: SourceDataset, settings: AnnotateSettings) -> str:
-    return (
+def _card(source: SourceDataset, settings: AnnotateSettings, finds: Sequence[ClassFinds]) -> str:
+    from ubgen_hub_cards.card_text import markdown_text
+
+    text = (
         "---\ntags:\n- synthetic\n- ubgen\n---\n\n# Labelled images\n\n"
         f"The {len(source)} rows of `{source.public_name()}`, labelled by the model"
         f" `{public_name(str(settings.model))}` with threshold {settings.threshold}."
         " Nobody has checked the labels.\n"
     )
+    lines = [f"| {markdown_text(item.name)} | {item.num_images} |" for item in finds if not item.num_found]
+    if not lines:
+        return text
+    return "\n".join([text, "Nothing was found of these classes in any of their images:\n", "| class | images |",
+                      "|---|---:|", *lines, ""])  # fmt: skip

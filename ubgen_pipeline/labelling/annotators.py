@@ -19,6 +19,7 @@ from ..mask_regions import MaskObject, mask_objects, region_box
 from ..mask_settings import IGNORE_LABEL
 from ..models.segmenter import PIXEL_MEAN, PIXEL_STD
 from .phrase_boxes import PhraseBoxes
+from .phrases import Phrases
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,7 @@ class PixelAnnotator:
     """Masks of a segmenter; the probabilities of all model classes that stand for one class add up.
 
     Where a row's own class is given, other classes of the dataset are ruled out before that. ``objects`` says which
-    pixels of a class are one object, see :data:`.annotate.OBJECTS`; ``queries`` needs a universal segmenter.
+    pixels of a class are one object, see :data:`.settings.OBJECTS`; ``queries`` needs a universal segmenter.
     """
 
     def __init__(
@@ -89,14 +90,14 @@ class PixelAnnotator:
 class BoxAnnotator:
     """Boxes of a detector, and masks in them where there is a model for that; the smaller object lies on top.
 
-    A detector that is told its classes has ``asked``, the M phrases that ``table`` has a value for.
+    A detector that is told its classes has ``asked``, whose table is ``table``.
     """
 
     def __init__(
         self,
         network: Any,
         processor: Any,
-        asked: Sequence[str] | None,
+        asked: Phrases | None,
         table: np.ndarray,
         masks: "MaskFromBoxes | None",
         threshold: float,
@@ -113,13 +114,16 @@ class BoxAnnotator:
         objects = []
         for value, score, box in self._detect(image):
             x0, y0, x1, y1 = _inside(box, size)
-            if value == 0 or (own_label is not None and value != 1 + own_label):
+            is_other = value > 0 and own_label is not None and value != 1 + own_label
+            if value == 0 or is_other:
                 continue
             if (area := (x1 - x0) * (y1 - y0)) < self._min_area * size[0] * size[1]:
                 continue
             region = np.zeros(size, bool)
             region[y0:y1, x0:x1] = True
             objects.append(MaskObject(value, (x0, y0, x1, y1), area, score, region))
+        if self._asked is not None and self._asked.denied:
+            objects = self._asked.settle(objects)
         if self._masks is None or not objects:
             return Labelling(None if self._masks is None else np.zeros(size, np.uint8), objects)
         found = [
@@ -145,11 +149,11 @@ class BoxAnnotator:
             )[0]
             values = [int(self._table[label]) for label in found["labels"].tolist()]
         else:
-            inputs = self._processor(images=image, text=[list(self._asked)], return_tensors="pt").to(self._device)
+            asked = self._asked.asked
+            inputs = self._processor(images=image, text=[asked], return_tensors="pt").to(self._device)
             found = self._processor.post_process_grounded_object_detection(
-                self._network(**inputs), threshold=self._threshold, target_sizes=size, text_labels=[list(self._asked)]
+                self._network(**inputs), threshold=self._threshold, target_sizes=size, text_labels=[asked]
             )[0]
-            asked = list(self._asked)
             values = [int(self._table[asked.index(word)]) if word in asked else 0 for word in found["text_labels"]]
         return list(zip(values, found["scores"].tolist(), found["boxes"].tolist()))
 
@@ -172,9 +176,9 @@ class MaskFromBoxes:
         given = [[[float(side) for side in box] for box in boxes]]
         inputs = self._processor(images=image, input_boxes=given, return_tensors="pt").to(self._device)
         output = self._network(**inputs, multimask_output=False)
-        masks = self._processor.post_process_masks(
-            output.pred_masks.cpu(), inputs["original_sizes"].cpu(), inputs["reshaped_input_sizes"].cpu()
-        )[0]
+        # the first SAM pads images to a square, later ones stretch them
+        sizes = [inputs[name].cpu() for name in ("original_sizes", "reshaped_input_sizes") if name in inputs]
+        masks = self._processor.post_process_masks(output.pred_masks.cpu(), *sizes)[0]
         return [mask[0].numpy().astype(bool) for mask in masks]
 
 

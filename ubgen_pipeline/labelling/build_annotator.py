@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
+import transformers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -21,6 +23,7 @@ from transformers import (
 from transformers.models.auto import modeling_auto
 
 from ..models.loading_lock import one_at_a_time
+from ..models.model_files import loading_fault
 from ..models.segmenter import BUILT_NAMES, load_segmenter, read_config
 from .annotators import (
     Annotator,
@@ -30,6 +33,9 @@ from .annotators import (
     transformers_scores,
 )
 from .phrase_boxes import MODEL_TYPES, PhraseBoxes
+from .phrase_masks import NETWORKS, PROCESSOR, PhraseMaskAnnotator
+from .phrases import read_phrases
+from .settings import AnnotateSettings
 
 
 @one_at_a_time
@@ -42,19 +48,22 @@ def build_annotator(
     threshold: float = 0.5,
     min_area: float = 0.005,
     objects: str = "regions",
+    negative_phrases: Sequence[str] = (),
     device: str = "cpu",
 ) -> Annotator:
     """The annotator for that model.
 
     Args:
         model: folder or Hub id: a semantic or universal segmenter (SegFormer, Mask2Former …), a detector (DETR, YOLOS
-            …), one that is told its classes (OWLv2, Grounding DINO), or a segmenter trained here.
+            …), one that is told its classes (OWLv2, Grounding DINO, the segmenter SAM 3), or a segmenter trained here.
         class_names: of the dataset, in label order.
         class_map: the dataset's class for a class of the model's; names that agree need no entry.
         mask_model: SAM or its like, which turns a detector's boxes into masks.
         threshold: least probability of a pixel's class (others are ignored) or of a box (others are dropped).
         min_area: least share of the image that an object covers.
-        objects: what of a segmenter's mask is one object, see :data:`.annotate.OBJECTS`.
+        negative_phrases: for models that are told their classes, what to look for and leave out: ``PHRASE=CLASS``, or
+            ``PHRASE`` for all classes.
+        objects: what of a segmenter's mask is one object, see :data:`.settings.OBJECTS`.
         device: where it runs.
 
     Raises:
@@ -65,6 +74,7 @@ def build_annotator(
     if foreign := [target for target in class_map.values() if target not in class_names]:
         raise ValueError(f"class_map leads to {foreign[0]!r}, which is none of the dataset's classes; leave it out.")
     if read_config(model).get("model_type") in BUILT_NAMES:
+        _check_negative(model, negative_phrases)
         segmenter = load_segmenter(model).to(device)
         table = class_table(["background", *segmenter.class_names], class_names, class_map, model)
         if objects == "queries":
@@ -74,7 +84,16 @@ def build_annotator(
         config: Any = AutoConfig.from_pretrained(model)
     except (OSError, ValueError, KeyError) as error:
         raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+    if config.model_type in NETWORKS:
+        if objects != "regions":
+            raise ValueError(f"objects is {objects!r}, but model {model!r} finds instances itself; leave it out.")
+        network = _load_part(_class_of_transformers(NETWORKS[config.model_type], model), model, device)
+        processor = _load_part(_class_of_transformers(PROCESSOR, model), model)
+        phrases = read_phrases(class_names, class_map, negative_phrases)
+        return PhraseMaskAnnotator(network, processor, phrases, threshold, min_area, device)
     loader = _loader_for(config, model)
+    if loader is not AutoModelForZeroShotObjectDetection:
+        _check_negative(model, negative_phrases)
     if objects == "queries" and loader is not AutoModelForUniversalSegmentation:
         raise _no_queries(model)
     network = _load_part(loader, model, device)
@@ -85,11 +104,11 @@ def build_annotator(
             )
         masks = None if mask_model is None else _mask_from_boxes(mask_model, device)
     if loader is AutoModelForZeroShotObjectDetection:
-        asked, table = phrase_table(class_names, class_map)
+        phrases = read_phrases(class_names, class_map, negative_phrases)
         processor = _load_part(AutoProcessor, model)
         if config.model_type in MODEL_TYPES:
-            processor = PhraseBoxes(network, processor, asked, device)
-        return BoxAnnotator(network, processor, asked, table, masks, threshold, min_area, device)
+            processor = PhraseBoxes(network, processor, phrases.asked, device)
+        return BoxAnnotator(network, processor, phrases, phrases.table, masks, threshold, min_area, device)
     names = [config.id2label[number] for number in range(config.num_labels)]
     table = class_table(names, class_names, class_map, model)
     if loader is AutoModelForObjectDetection:
@@ -100,11 +119,47 @@ def build_annotator(
     return PixelAnnotator(network, transformers_scores, processor, table, threshold, min_area, device, objects)
 
 
+def annotator_of(settings: AnnotateSettings, class_names: Sequence[str], class_map: Mapping[str, str]) -> Annotator:
+    """The annotator that the settings ask for, loaded.
+
+    Raises:
+        ValueError: see :func:`build_annotator`.
+    """
+    return build_annotator(
+        str(settings.model),
+        class_names,
+        class_map,
+        mask_model=settings.mask_model,
+        threshold=settings.threshold,
+        min_area=settings.min_area,
+        objects=settings.objects,
+        negative_phrases=settings.negative_phrases or (),
+        device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+    )
+
+
 def _no_queries(model: str) -> ValueError:
     return ValueError(
         f"objects is 'queries', which model {model!r} has none of; give regions or classes, or a universal segmenter"
         " such as Mask2Former."
     )
+
+
+def _check_negative(model: str, negative_phrases: Sequence[str]) -> None:
+    if negative_phrases:
+        raise ValueError(
+            f"negative_phrases holds {negative_phrases[0]!r}, but model {model!r} is not told what to look for;"
+            " leave it out, or give OWLv2, Grounding DINO or SAM 3."
+        )
+
+
+def _class_of_transformers(name: str, model: str) -> Any:
+    found = getattr(transformers, name, None)
+    if found is None:
+        raise ValueError(
+            f"model is {model!r}, for which transformers {transformers.__version__} has no {name}; install a newer."
+        )
+    return found
 
 
 def _loader_for(config: Any, model: str) -> Any:
@@ -146,29 +201,6 @@ def class_table(
     return table
 
 
-def phrase_table(class_names: Sequence[str], class_map: Mapping[str, str]) -> tuple[list[str], np.ndarray]:
-    """The phrases that a detector is told, and for each of these M 1 + the label it stands for, ``(M,)`` int64.
-
-    A class has all phrases that the map leads to it from, or else its own name.
-
-    Raises:
-        ValueError: a phrase of two classes.
-    """
-    asked, table = [], []
-    for label, name in enumerate(class_names):
-        phrases = [phrase for phrase, target in class_map.items() if target == name] or [name]
-        for phrase in phrases:
-            if phrase in asked:
-                other = class_names[table[asked.index(phrase)] - 1]
-                raise ValueError(
-                    f"class_map has the phrase {phrase!r} for {name!r}, and {other!r} is looked for by it, too; give"
-                    " one of them another."
-                )
-            asked.append(phrase)
-            table.append(1 + label)
-    return asked, np.array(table)
-
-
 def _mask_from_boxes(model: str, device: str) -> MaskFromBoxes:
     network = _load_part(AutoModelForMaskGeneration, model, device)
     return MaskFromBoxes(network, _load_part(AutoProcessor, model), device)
@@ -181,7 +213,8 @@ def _load_part(loader: Any, model: str, device: str | None = None) -> Any:
             return loader.from_pretrained(model)
         return loader.from_pretrained(model, use_safetensors=True).eval().to(device)
     except (OSError, ValueError, KeyError, ImportError) as error:
-        raise ValueError(f"model is {model!r}, which could not be loaded: {_first_line(error)}") from error
+        reason = _first_line(error) if device is None else loading_fault(error, model, loader.__name__)
+        raise ValueError(f"model is {model!r}, which could not be loaded: {reason}") from error
 
 
 def _first_line(error: Exception) -> str:

@@ -29,6 +29,9 @@ class FilterSettings:
     safe_only: bool = field_help("leave out what a safety checker flagged", False)
     min_clip_score: float | None = field_help("least clip_score, from -1 to 1", None)
     zero_shot_correct: bool = field_help("leave out what the CLIP takes for another class", False)
+    min_review_iou: float | None = field_help(
+        "least review_iou, the agreement of masks with a trained model, from 0 to 1", None
+    )
     max_per_duplicate_group: int | None = field_help("most rows of a group of near-duplicates, the first ones", None)
     max_hash_distance: int | None = field_help(
         "bits of 64 by which the hashes of near-duplicates may differ; the groups of the column duplicate_group, or"
@@ -44,6 +47,8 @@ class FilterSettings:
             raise ValueError(f"no rule is given; give one or several of {flags}.")
         if self.min_clip_score is not None and not -1 <= self.min_clip_score <= 1:
             raise ValueError(f"min_clip_score is {self.min_clip_score}; give a cosine from -1 to 1.")
+        if self.min_review_iou is not None and not 0 <= self.min_review_iou <= 1:
+            raise ValueError(f"min_review_iou is {self.min_review_iou}; give a share from 0 to 1.")
         count = self.max_per_duplicate_group
         if count is not None and count < 1:
             raise ValueError(f"max_per_duplicate_group is {count}; give an integer of at least 1.")

@@ -11,15 +11,16 @@ from typing import Any
 
 import numpy as np
 
-from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN
+from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, REVIEW_IOU_COLUMN, SAFETY_COLUMN
 from ..dataset.reader import StoredRows
 from .duplicates import MAX_HASH_DISTANCE, hashes_from_texts, row_groups
 
-# the rules, and the score whose columns each reads
+# the rules, and the score whose columns each reads (`ubgen annotate --review` gives the one of that name)
 RULES = {
     "safe_only": "safety",
     "min_clip_score": "clip",
     "zero_shot_correct": "clip",
+    "min_review_iou": "review",
     "max_per_duplicate_group": "duplicates",
 }
 
@@ -75,6 +76,8 @@ def _passing(
         return rows.numbers(CLIP_COLUMNS[0]) >= value
     if name == "zero_shot_correct":
         return rows.numbers(CLIP_COLUMNS[1]) == labels
+    if name == "min_review_iou":
+        return rows.numbers(REVIEW_IOU_COLUMN) >= value
     passes = np.ones(len(rows), bool)
     order = np.argsort(groups := _groups(rows, max_distance)[left], kind="stable")
     first = np.searchsorted(groups[order], groups[order], side="left")
@@ -91,14 +94,22 @@ def _groups(rows: StoredRows, max_distance: int | None) -> np.ndarray:
 
 def _check_columns(rows: StoredRows, rule: str, max_distance: int | None) -> None:
     score = RULES[rule]
-    columns = {"safety": [SAFETY_COLUMN], "clip": CLIP_COLUMNS, "duplicates": [HASH_COLUMN]}[score]
+    columns = {
+        "safety": [SAFETY_COLUMN],
+        "clip": CLIP_COLUMNS,
+        "review": [REVIEW_IOU_COLUMN],
+        "duplicates": [HASH_COLUMN],
+    }[score]
     missing = [name for name in columns if name not in rows.features]
     has_groups = score == "duplicates" and GROUP_COLUMN in rows.features and max_distance is None
     if missing and not has_groups:
+        command = f"ubgen score {rows.folder} --scores {score}"
+        if score == "review":
+            command = f"ubgen annotate {rows.folder} --model MODEL --review"
         checker = " --safety-checker MODEL" if score == "safety" else ""
         raise ValueError(
             f"{rule} needs the column {missing[0]!r}, which {str(rows.folder)!r} lacks; add it with"
-            f" `ubgen score {rows.folder} --scores {score}{checker} --output-dir OUT`."
+            f" `{command}{checker} --output-dir OUT`."
         )
 
 
