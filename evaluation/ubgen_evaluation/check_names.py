@@ -1,7 +1,7 @@
 """Find class names with several meanings: classes whose images fall into two groups for a CLIP.
 
 The body of ``ubgen check-names DIR``. It prints the classes that split, the rows to look at for each group, and what
-WordNet knows by that name.
+WordNet knows by that name. With ``--classes FILE`` no image is needed: see :mod:`.class_list_table`.
 """
 
 import json
@@ -17,6 +17,7 @@ from ubgen_pipeline.commands.settings_parser import field_help, leading_folder, 
 from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
 from ubgen_pipeline.prompts.word_senses import word_senses
 
+from .class_list_table import FLAGS, show_class_list
 from .name_senses import MIN_IMAGES, split_classes, split_labels
 
 NUM_EXAMPLES = 3
@@ -133,7 +134,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _body(argv: Sequence[str]) -> None:
-    dataset_dir, rest = leading_folder(argv, "ubgen check-names DIR")
+    if any(word.partition("=")[0] in FLAGS for word in argv):
+        show_class_list(argv)
+        return
+    dataset_dir, rest = leading_folder(argv, "ubgen check-names DIR, or ubgen check-names --classes FILE")
     settings = parse_settings(CheckNamesSettings, rest, prog="ubgen check-names DIR", description=__doc__)
     result = check_names(dataset_dir, settings)
     found = [item for item in result if item["splits"]]

@@ -39,6 +39,15 @@ def names(tmp_path, file_name, text):
         ("a.csv", "name;definition\nstar;a shape, with points\n", ["star"]),
         ("a.csv", "name\tdefinition\nstar\ta shape\n", ["star"]),
         ("a.csv", "1,ring\n0,star\n", ["star", "ring"]),
+        ("a.jsonl", '"star"\n"ring"\n', ["star", "ring"]),
+        ("a.txt", "{0: 'tench, Tinca tinca',\n 1: 'goldfish'}\n", ["tench", "goldfish"]),
+        ("a.txt", "['star', 'ring']\n", ["star", "ring"]),
+        # label maps of TensorFlow and CVAT, and labelme's words for no class
+        ("a.pbtxt", "item {\n  id: 2\n  name: 'cat'\n}\nitem {\n  id: 1\n  name: 'dog'\n}\n", ["dog", "cat"]),
+        ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n", ["cat"]),
+        ("labels.txt", "__ignore__\n_background_\ncat\ndog\n", ["cat", "dog"]),
+        # COCO's readers sort by id, whatever stands first
+        ("a.json", '{"categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}', ["cat", "dog"]),
         # texts as they are written
         ("a.yaml", "[007, 1.10, 12:30:45, 1_000, 0x1F, no]\n", ["007", "1.10", "12:30:45", "1_000", "0x1F", "no"]),
         ("a.json", '["a", 1.10, 1e5]', ["a", "1.10", "1e5"]),
@@ -57,6 +66,34 @@ def test_imagenets_own_files(tmp_path):
     assert load_class_names(tmp_path / "synsets.txt") == [TENCH, HUSKY]
     (tmp_path / "map_clsloc.txt").write_text("n02110185 2 Siberian_husky\nn01440764 1 tench\n")
     assert load_class_names(tmp_path / "map_clsloc.txt") == [ClassName("tench", "n01440764"), HUSKY]
+
+
+@pytest.mark.parametrize(
+    ("file_name", "text"),
+    [
+        ("a.txt", "great white shark, white shark, man-eater\nstar\n"),
+        ("a.txt", "0: great white shark, white shark, man-eater\n1: star\n"),
+        ("config.json", '{"id2label": {"0": "great white shark, white shark, man-eater", "1": "star"}}'),
+    ],
+)
+def test_what_follows_a_comma_is_a_synonym(tmp_path, file_name, text):
+    (tmp_path / file_name).write_text(text)
+    first, second = load_class_names(tmp_path / file_name)
+    assert (first.name, first.synonyms) == ("great white shark", ("white shark", "man-eater"))
+    assert (second.name, second.synonyms) == ("star", ())
+
+
+def test_a_folder_stands_for_its_class_folders(tmp_path):
+    for name in ("star", "ring", ".git"):
+        (tmp_path / "photos" / name).mkdir(parents=True)
+    (tmp_path / "photos" / "notes.txt").touch()
+    assert [item.name for item in load_class_names(tmp_path / "photos")] == ["ring", "star"]
+    (tmp_path / "photos" / "ring").rename(tmp_path / "photos" / "train")
+    with pytest.raises(ValueError, match=r"whose folders are splits; give '.*train' for its classes"):
+        load_class_names(tmp_path / "photos")
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ValueError, match="a folder without class folders"):
+        load_class_names(tmp_path / "empty")
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])

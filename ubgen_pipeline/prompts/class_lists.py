@@ -26,6 +26,10 @@ _LIST_KEYS = ("classes", "class_names", "names", "labels", "dataset_classes", "c
 # `0: star`, `0 star`, `0,star`
 _NUMBERED = re.compile(r"(\d+)\s*[:,;\t ]\s*(\S.*)")
 # ImageNet's map_clsloc.txt: `n02110185 3 Siberian_husky`
+# TensorFlow's label map: `item { id: 1 name: 'cat' }`
+_ITEM = re.compile(r"^item\s*\{([^}]*)\}", re.MULTILINE)
+_FIELD = re.compile(r"(\w+)\s*:\s*('[^']*'|\"[^\"]*\"|\d+)")
+_NO_CLASSES = ("__ignore__", "_background_", "__background__")
 _NUMBERED_SYNSET = re.compile(r"(n\d{8})\s+(\d+)\s+(\S.*)")
 
 
@@ -59,6 +63,8 @@ def read_class_list(file: ClassFile) -> list[ClassName]:
         if file.suffix in (".yaml", ".yml"):
             # scalars as they are written: YAML 1.1 reads 007, 1_000, 12:30:45 and no as something else
             return _from_data(yaml.load(file.text, Loader=yaml.BaseLoader))
+        if file.text.lstrip().startswith(("{", "[")) and (data := _literal(file.text)) is not None:
+            return _from_data(data)
         return _from_lines(file.text)
     except (csv.Error, json.JSONDecodeError, yaml.YAMLError) as error:
         raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
@@ -94,9 +100,36 @@ def class_from(entry: Any) -> ClassName:
     return ClassName(name, first(_ID_KEYS, "an id"), first(_DEFINITION_KEYS, "a definition"), words)
 
 
+def _literal(text: str) -> Any:
+    """The list or mapping that a text is, as JSON or Python write it; None for JSON lines and for what is neither."""
+    try:
+        data = yaml.load(text, Loader=yaml.BaseLoader)
+    except yaml.YAMLError:
+        return None
+    return data if isinstance(data, (list, Mapping)) and len(data) > 1 else None
+
+
 def _from_lines(text: str) -> list[ClassName]:
+    if _ITEM.search(text):
+        # TensorFlow's label map
+        items = [dict(_FIELD.findall(item)) for item in _ITEM.findall(text)]
+        named = [
+            (item.get("id", ""), (item.get("display_name") or item.get("name", "")).strip("'\"")) for item in items
+        ]
+        if all(number.isdecimal() and name for number, name in named):
+            return _by_number(
+                [number for number, _ in named], [ClassName(name) for _, name in named], "its ids", first=1
+            )
     # not str.splitlines, which also splits at characters that may stand in a name
     lines = [line for line in (line.strip() for line in text.split("\n")) if line]
+    if any(line.startswith("# label:color") for line in lines[:3]):
+        # CVAT's label map of PASCAL VOC: `cat:128,0,0::`
+        names = [line.partition(":")[0].strip() for line in lines if not line.startswith("#")]
+        return [ClassName(name) for name in names if name not in (*_NO_CLASSES, "background")]
+    # labelme's and VOC's words for pixels of no class
+    lines = [line for line in lines if line not in _NO_CLASSES]
+    if lines and all(line.startswith('"') and line.endswith('"') and len(line) > 1 for line in lines):
+        return [class_from(json.loads(line)) for line in lines]
     if lines and all(line.startswith("{") for line in lines):
         return [class_from(json.loads(line, parse_float=str, parse_int=str)) for line in lines]
     if found := _matched(_NUMBERED_SYNSET, lines):
@@ -111,9 +144,14 @@ def _from_line(line: str) -> ClassName:
     """A plain line, or one of ImageNet's: ``n01484850 great white shark, white shark, man-eater``."""
     first, _, rest = line.replace("\t", " ").partition(" ")
     if not (_WNID.fullmatch(first) and rest.strip()):
-        return ClassName(line)
-    name, *synonyms = (word.strip() for word in rest.split(", "))
-    return ClassName(name, first, None, tuple(synonyms))
+        return _with_synonyms(line)
+    return _with_synonyms(rest, first)
+
+
+def _with_synonyms(text: str, class_id: str | None = None) -> ClassName:
+    """The class of words as ImageNet lists them: ``great white shark, white shark, man-eater``."""
+    name, *synonyms = (word.strip() for word in text.split(", "))
+    return ClassName(name, class_id, None, tuple(synonyms))
 
 
 def _matched(form: re.Pattern[str], lines: Sequence[str]) -> list[tuple[str, ...]] | None:
@@ -153,13 +191,22 @@ def _from_data(data: Any) -> list[ClassName]:
     if isinstance(data, Mapping):
         for key in _LIST_KEYS:
             if isinstance(data.get(key), (list, Mapping)):
-                return _from_data(data[key])
+                return _by_category(data[key]) if key == "categories" else _from_data(data[key])
         return _from_mapping(data)
     if data is None or data == "":
         return []
     if not isinstance(data, list):
         raise ValueError(f"it holds {data!r:.60}; give a list or a mapping of classes.")
     return [class_from(entry) for entry in data]
+
+
+def _by_category(data: Any) -> list[ClassName]:
+    """COCO's categories in the order of their ids, which may have gaps: so its readers number them."""
+    classes = _from_data(data)
+    ids = [item.class_id for item in classes]
+    if all(number is not None and number.isdecimal() for number in ids):
+        classes.sort(key=lambda item: int(item.class_id or 0))
+    return classes
 
 
 def _from_mapping(data: Mapping[Any, Any]) -> list[ClassName]:
@@ -186,6 +233,9 @@ def _from_item(key: str, value: Any, keys_are_ids: bool, are_numbers: bool) -> C
         raise ValueError(
             f"{key!r} is {value!r:.60}; give a list under one of {', '.join(_LIST_KEYS)}, or a mapping of classes."
         )
+    if are_numbers:
+        # transformers' id2label of ImageNet has its synonyms, too
+        return _with_synonyms(_text(value, "a name") or "", key)
     if keys_are_ids:
         return ClassName(_text(value, "a name") or "", key)
     return ClassName(key, None, _text(value, "a definition"))

@@ -60,7 +60,9 @@ def load_class_names(source: str | Path | ClassFile | Sequence[Any]) -> list[Cla
     a number (``0: star``) or a WordNet id (``n01440764 tench, Tinca tinca``: name and synonyms). JSON and YAML hold a
     list of names or of objects, a mapping from name to definition, from name to label, or from ids to names where the
     keys are WordNet ids or numbers; it may stand under a key that torchvision, transformers, Ultralytics or COCO use.
-    Numbers decide on the labels. Built-in lists: see ``BUILT_IN_LISTS``.
+    Numbers decide on the labels. What follows a comma and a blank in a line or in transformers' ``id2label`` is a
+    synonym. A folder stands for its class folders, as torchvision numbers them. Built-in lists: see
+    ``BUILT_IN_LISTS``.
 
     Raises:
         ValueError: nothing there, an unreadable file, no classes, an empty name, numbers that leave a label out, names
@@ -124,9 +126,28 @@ def _load(source: str | Path | ClassFile) -> list[ClassName]:
     if isinstance(source, str) and (built_in := built_in_name(source)) is not None:
         return [ClassName(*entry) for entry in built_in_entries(built_in)]
     if (file := read_class_file(source)) is None:
+        folder = Path(str(source)).expanduser()
+        if folder.is_dir():
+            return [ClassName(name) for name in class_folder_names(folder)]
         lists = ", ".join(BUILT_IN_LISTS)
         raise ValueError(f"classes is {str(source)!r}, which is no file; give a file, or one of the lists {lists}.")
     return read_class_list(file)
+
+
+def class_folder_names(folder: Path) -> list[str]:
+    """The class folders of a folder of images, in the order in which torchvision's ``ImageFolder`` numbers them.
+
+    Raises:
+        ValueError: there are none, or they are splits, which hold the class folders.
+    """
+    names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
+    if not names:
+        raise ValueError(f"classes is {str(folder)!r}, a folder without class folders; give one, or a class file.")
+    if splits := [name for name in names if name in ("train", "val", "valid", "validation", "test")]:
+        raise ValueError(
+            f"classes is {str(folder)!r}, whose folders are splits; give {str(folder / splits[0])!r} for its classes."
+        )
+    return names
 
 
 def _check(classes: Sequence[ClassName]) -> None:
@@ -151,7 +172,7 @@ def _check(classes: Sequence[ClassName]) -> None:
     spelt, seen = {}, {}
     for item in classes:
         # text encoders read these as one
-        other = spelt.setdefault(_spelling(item.name), item)
+        other = spelt.setdefault(spelling(item.name), item)
         if other.name != item.name and item.class_id is None:
             raise ValueError(
                 f"class names {other.name!r} and {item.name!r} are one to a text encoder; remove one, or give both"
@@ -166,10 +187,11 @@ def _check(classes: Sequence[ClassName]) -> None:
         raise ValueError(f"{twice[0]!r} is the id of one class and the name of another; give both an id of their own.")
 
 
-def _spelling(name: str) -> str:
+def spelling(name: str) -> str:
+    """A name as CLIP's tokenizer reads it: without case, and with one blank for several."""
     return " ".join(unicodedata.normalize("NFC", name).casefold().split())
 
 
 def _look(name: str) -> str:
     """The same for names that look the same: letters of full width, ligatures, and joiners between letters."""
-    return _spelling(unicodedata.normalize("NFKC", _JOINERS.sub("", name)))
+    return spelling(unicodedata.normalize("NFKC", _JOINERS.sub("", name)))
