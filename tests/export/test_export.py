@@ -19,16 +19,18 @@ from ubgen_pipeline.export.export import ExportSettings, export_dataset, main
 def test_outlines_are_exported_as_they_are_stored_and_not_traced_again(tmp_path, name, monkeypatch):
     write_scene_dataset(tmp_path / "without")
     write_scene_dataset(tmp_path / "with", polygons=True)
-    export_dataset(tmp_path / "without", ExportSettings(name, str(tmp_path / "a"), polygons=True))
+    export_dataset(tmp_path / "without", ExportSettings(name, str(tmp_path / "a"), polygons=True, accept_loss=True))
 
     def traced(region):
         raise AssertionError("a region was traced")
 
     monkeypatch.setattr(annotated_rows, "region_outlines", traced)
-    export_dataset(tmp_path / "with", ExportSettings(name, str(tmp_path / "b"), polygons=True))
+    export_dataset(tmp_path / "with", ExportSettings(name, str(tmp_path / "b"), polygons=True, accept_loss=True))
     assert files_of(tmp_path / "a") == files_of(tmp_path / "b")
     with pytest.raises(AssertionError, match="was traced"):
-        export_dataset(tmp_path / "without", ExportSettings(name, str(tmp_path / "c"), polygons=True))
+        export_dataset(
+            tmp_path / "without", ExportSettings(name, str(tmp_path / "c"), polygons=True, accept_loss=True)
+        )
 
 
 @pytest.mark.parametrize(
@@ -82,9 +84,16 @@ def test_flagged_images_are_left_out_and_counted(dataset, tmp_path, capsys):
         tmp_path / "d",
         lambda t: t.append_column("nsfw_content_detected", pyarrow.array([i == 1 for i in range(len(t))])),
     )
-    assert export_dataset(tmp_path / "d", ExportSettings("yolo", str(tmp_path / "o"))) == NUM_ROWS - 3
+    assert (
+        export_dataset(tmp_path / "d", ExportSettings("yolo", str(tmp_path / "o"), accept_loss=True)) == NUM_ROWS - 3
+    )
     assert "3 that are marked as black" in capsys.readouterr().err
-    assert export_dataset(tmp_path / "d", ExportSettings("yolo", str(tmp_path / "p"), keep_flagged=True)) == NUM_ROWS
+    assert (
+        export_dataset(
+            tmp_path / "d", ExportSettings("yolo", str(tmp_path / "p"), keep_flagged=True, accept_loss=True)
+        )
+        == NUM_ROWS
+    )
 
 
 def test_command_on_a_full_disk_leaves_nothing(dataset, tmp_path):

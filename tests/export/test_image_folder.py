@@ -122,5 +122,29 @@ def test_no_folder_holds_more_files_than_the_hub_takes(dataset, tmp_path, monkey
     read = load_dataset("imagefolder", data_dir=str(tmp_path / "m"), split="train")
     for row, true in zip(read, dataset[1], strict=True):
         assert np.array_equal(np.asarray(row["mask"]), true.mask) and len(row["heatmaps"]) == len(true.objects)
-    export_dataset(dataset[0], ExportSettings("coco", str(tmp_path / "c")))
-    assert "a folder holds 11 files, and one of the Hub takes 3" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["coco", "yolo", "voc"])
+def test_readers_follow_numbered_folders(dataset, tmp_path, monkeypatch, capsys, name):
+    for module in (image_folder, export):
+        monkeypatch.setattr(module, "FILES_PER_FOLDER", 4)
+    root, rows = tmp_path / "o", dataset[1]
+    export_dataset(dataset[0], ExportSettings(name, str(root), polygons=name == "yolo", accept_loss=True))
+    assert "a folder holds" not in capsys.readouterr().err
+    files = Counter(file.parent for file in root.rglob("*") if file.is_file() and file.suffix in (".png", ".jpg"))
+    assert max(files.values()) == 4
+    numbers = [len(row.objects) for row in rows]
+    if name == "voc":
+        read = torchvision.datasets.VOCSegmentation(str(root), "2012", "train")
+        for (_, mask), row in zip(read, rows, strict=True):
+            assert np.array_equal(np.asarray(mask), row.mask)
+        boxes = torchvision.datasets.VOCDetection(str(root), "2012", "train")
+        assert [len(told["annotation"].get("object", [])) for _, told in boxes] == numbers
+    elif name == "coco":
+        coco = torchvision.datasets.CocoDetection(str(root / "images"), str(root / "annotations/instances_train.json"))
+        assert [len(annotations) for _, annotations in coco] == numbers
+    else:
+        # Ultralytics puts `labels` in place of the last `images` of an image's path
+        for image in sorted((root / "images").rglob("*.png")):
+            label = Path("/labels/".join(str(image).rsplit("/images/", 1))).with_suffix(".txt")
+            assert len(label.read_text().splitlines()) == numbers[int(image.stem)]

@@ -68,7 +68,10 @@ def test_supervision_reads_coco(parts, tmp_path, flags, exact):
 def test_yolo_says_what_it_loses(parts, tmp_path, capsys):
     folder, images = parts
     root = tmp_path / "o"
-    assert main([str(folder), "--format", "yolo", "--output-dir", str(root), "--polygons"]) == 0
+    flags = [str(folder), "--format", "yolo", "--output-dir", str(root), "--polygons"]
+    assert main(flags) == 2 and not root.exists()
+    assert "Set accept_loss to export it nevertheless" in capsys.readouterr().err
+    assert main([*flags, "--accept-loss"]) == 0
     several = [num_parts(region_outlines(region)) > 1 for objects in images for _, region in objects]
     assert f"{sum(several)} objects have several parts" in capsys.readouterr().err and sum(several) >= 4
     read = supervision.DetectionDataset.from_yolo(
@@ -82,8 +85,11 @@ def test_yolo_says_what_it_loses(parts, tmp_path, capsys):
             mask = found.mask[number]
             assert mask[region].all()
             assert num_parts(region_outlines(region)) > 1 or np.array_equal(mask, region)
-    # boxes lose nothing
-    assert main([str(folder), "--format", "yolo", "--output-dir", str(tmp_path / "b")]) == 0
+    # boxes hold no outlines
+    flags = [str(folder), "--format", "yolo", "--output-dir", str(tmp_path / "b")]
+    assert main(flags) == 2 and not (tmp_path / "b").exists()
+    assert "of every object the outline will be lost" in capsys.readouterr().err
+    assert main([*flags, "--accept-loss"]) == 0
     assert "several parts" not in capsys.readouterr().err
 
 

@@ -31,7 +31,19 @@ def test_yolo_outlines_read_back(dataset, tmp_path):
     folder, rows = dataset
     root = tmp_path / "yolo"
     assert (
-        main([str(folder), "--format", "yolo", "--output-dir", str(root), "--polygons", "--polygon-grid", "borders"])
+        main(
+            [
+                str(folder),
+                "--format",
+                "yolo",
+                "--output-dir",
+                str(root),
+                "--polygons",
+                "--polygon-grid",
+                "borders",
+                "--accept-loss",
+            ]
+        )
         == 0
     )
     _, files, found = load_yolo_annotations(

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
+from .image_folder import placed_name, write_file
 from .outlines import part_polygons
 
 
@@ -44,11 +45,20 @@ def write_coco(
         images.write('{"info": {"description": "made by ubgen"}, "licenses": [],\n"categories": ')
         images.write(json.dumps(categories) + ',\n"images": [')
         for position, row in enumerate(rows):
-            (folder / "images" / f"{row.name}{row.suffix}").write_bytes(row.image)
+            name = placed_name(row.name, position, len(source))
+            write_file(folder / "images" / f"{name}{row.suffix}", row.image)
             if row.mask is not None:
-                (folder / "masks" / f"{row.name}.png").write_bytes(row.values["mask"]["bytes"])
+                write_file(folder / "masks" / f"{name}.png", row.values["mask"]["bytes"])
             width, height = row.size
-            entry = {"id": row.index, "file_name": f"{row.name}{row.suffix}", "width": width, "height": height}
+            entry: dict[str, Any] = {
+                "id": row.index,
+                "file_name": f"{name}{row.suffix}",
+                "width": width,
+                "height": height,
+            }
+            if row.label is not None:
+                # of the image, which may show no object; readers pass over words that they do not know
+                entry["category_id"] = row.label + 1
             images.write((",\n" if position else "\n") + json.dumps(entry))
             for item in row.objects or []:
                 num_annotations += 1

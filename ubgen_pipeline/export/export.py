@@ -46,6 +46,7 @@ class ExportSettings:
         " fill with OpenCV (pixels, the default for YOLO)",
         None,
     )
+    accept_loss: bool = field_help("export although the format cannot hold all of the dataset's labels", False)
     empty_classes: str | None = field_help(
         "imagefolder: keep (empty folders) or drop classes without images, after which readers of folders number the"
         " others anew",
@@ -89,6 +90,11 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
             f"format is {settings.format!r}, but {str(dataset_dir)!r} has neither masks nor objects; generate it with"
             " --annotations mask box, or export to imagefolder or webdataset."
         )
+    if settings.format == "yolo" and not settings.polygons and source.has_masks and not settings.accept_loss:
+        raise ValueError(
+            "format is 'yolo', whose boxes hold no masks: of every object the outline will be lost. Set polygons to"
+            " write outlines, or accept_loss for boxes alone; coco and voc hold both."
+        )
     target = Path(settings.output_dir).expanduser()
     if target.is_file() or (target.is_dir() and any(target.iterdir())):
         raise ValueError(
@@ -113,6 +119,11 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         options = {"counts": _class_counts(source, settings), "empty_classes": settings.empty_classes}
     with whole_folder(target) as temporary:
         losses = writer(source, rows(), temporary, **options) or []
+        if losses and not settings.accept_loss:
+            raise ValueError(
+                f"format is {settings.format!r}, which cannot hold all of the dataset's labels: {'; '.join(losses)}."
+                " Set accept_loss to export it nevertheless, or choose coco, voc, webdataset or imagefolder."
+            )
         names = json.dumps(source.class_names, indent=2, ensure_ascii=False)
         (temporary / "class_names.json").write_text(names + "\n", encoding="utf-8")
     left_out = f", {num_flagged} that are marked as black left out" if num_flagged else ""

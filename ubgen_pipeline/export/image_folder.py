@@ -35,6 +35,23 @@ def class_folder(label: int, names: list[str]) -> str:
     return f"{number}_{name}"
 
 
+def placed_name(name: str, position: int, num_rows: int) -> str:
+    """A row's file name without suffix, in a numbered folder where one folder cannot hold the files of all rows.
+
+    Args:
+        name: of the row.
+        position: of the row among all.
+        num_rows: of the dataset.
+    """
+    return name if num_rows <= FILES_PER_FOLDER else f"{position // FILES_PER_FOLDER:04d}/{name}"
+
+
+def write_file(file: Path, data: bytes) -> None:
+    """Write a file, and its folder before it where it is the first there."""
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(data)
+
+
 def check_no_gap(counts: Mapping[int, int], names: list[str], empty_classes: str | None) -> None:
     """Refuse classes without images before others that have some, which readers of folders would number anew.
 

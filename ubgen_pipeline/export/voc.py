@@ -13,6 +13,7 @@ from PIL import Image
 
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..mask_settings import IGNORE_LABEL
+from .image_folder import placed_name, write_file
 
 JPEG_QUALITY = 95
 _SETS = ("train", "trainval")
@@ -27,22 +28,23 @@ def write_voc(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path)
         (root / name).mkdir(parents=True)
     lists = [open(root / "ImageSets" / part / f"{name}.txt", "w") for part in parts for name in _SETS]  # noqa: SIM115
     try:
-        for row in rows:
+        for position, row in enumerate(rows):
+            place = placed_name(row.name, position, len(source))
             if row.suffix == ".jpg":
                 data = row.image
             else:
                 stream = io.BytesIO()
                 row.decoded().save(stream, format="JPEG", quality=JPEG_QUALITY, subsampling=0)
                 data = stream.getvalue()
-            (root / "JPEGImages" / f"{row.name}.jpg").write_bytes(data)
+            write_file(root / "JPEGImages" / f"{place}.jpg", data)
             tree = voc_annotation(row, source.class_names)
             ElementTree.indent(tree)
-            (root / "Annotations" / f"{row.name}.xml").write_bytes(ElementTree.tostring(tree, encoding="utf-8"))
+            write_file(root / "Annotations" / f"{place}.xml", ElementTree.tostring(tree, encoding="utf-8"))
             if row.mask is not None:
-                _save_palette(row.mask, root / "SegmentationClass" / f"{row.name}.png")
-                _save_palette(_object_map(row), root / "SegmentationObject" / f"{row.name}.png")
+                _save_palette(row.mask, root / "SegmentationClass" / f"{place}.png")
+                _save_palette(_object_map(row), root / "SegmentationObject" / f"{place}.png")
             for stream in lists:
-                stream.write(row.name + "\n")
+                stream.write(place + "\n")
     finally:
         for stream in lists:
             stream.close()
@@ -99,4 +101,5 @@ def _object_map(row: AnnotatedRow) -> np.ndarray:
 def _save_palette(values: np.ndarray, file: Path) -> None:
     image = Image.frombytes("P", values.shape[::-1], values.astype(np.uint8).tobytes())
     image.putpalette(voc_palette())
+    file.parent.mkdir(exist_ok=True)
     image.save(file, format="PNG")

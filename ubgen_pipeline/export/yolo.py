@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from ..dataset.annotated_rows import AnnotatedObject, AnnotatedRow, AnnotatedRows
+from .image_folder import placed_name, write_file
 from .outlines import num_parts, single_polygon
 
 
@@ -32,14 +33,15 @@ def write_yolo(
     for name in ("images", "labels", *(["masks"] if source.has_masks else [])):
         (folder / name / "train").mkdir(parents=True)
     num_joined = 0
-    for row in rows:
-        (folder / "images" / "train" / f"{row.name}{row.suffix}").write_bytes(row.image)
+    for position, row in enumerate(rows):
+        name = placed_name(row.name, position, len(source))
+        write_file(folder / "images" / "train" / f"{name}{row.suffix}", row.image)
         if row.mask is not None:
-            (folder / "masks" / "train" / f"{row.name}.png").write_bytes(row.values["mask"]["bytes"])
+            write_file(folder / "masks" / "train" / f"{name}.png", row.values["mask"]["bytes"])
         lines = [yolo_line(item, row.size, polygon_grid) + "\n" for item in row.objects or []]
         num_joined += polygon_grid is not None and sum(num_parts(item.outlines) > 1 for item in row.objects or [])
         # an empty file says that there is nothing in the image
-        (folder / "labels" / "train" / f"{row.name}.txt").write_text("".join(lines), encoding="utf-8")
+        write_file(folder / "labels" / "train" / f"{name}.txt", "".join(lines).encode())
     about = {"train": "images/train", "val": "images/train", "names": dict(enumerate(source.class_names))}
     (folder / "data.yaml").write_text(
         "# trainers want a `val`; these are the training images again: put images of your own there\n"
