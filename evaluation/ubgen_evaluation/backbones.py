@@ -14,6 +14,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from ubgen_pipeline.models.model_files import loading_fault
+
 MINI = "mini"
 TIMM_PREFIX, TRANSFORMERS_PREFIX = "timm:", "transformers:"
 WEIGHTS_FILE = "model.safetensors"
@@ -130,9 +132,13 @@ def _timm_files(architecture: str) -> Path:
 def _transformers(name: str, source: str) -> Backbone:
     from transformers import AutoImageProcessor, AutoModel
 
-    model, report = AutoModel.from_pretrained(
-        source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
-    )
+    try:
+        loaded: Any = AutoModel.from_pretrained(
+            source, dtype=torch.float32, use_safetensors=True, output_loading_info=True
+        )
+    except OSError as error:
+        raise ValueError(loading_fault(error, source, "AutoModel")) from error
+    model, report = loaded
     # some architectures get a pooler whether or not it was trained; a random one would make random features
     has_pooler = not any("pooler" in key for key in report["missing_keys"])
     untrained = [key for key in report["missing_keys"] if "pooler" not in key]

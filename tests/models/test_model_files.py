@@ -3,8 +3,12 @@
 import json
 
 import pytest
+from transformers import CLIPConfig, SegformerConfig
 
-from ubgen_pipeline.models.model_files import chosen_variant, loaded_files, weight_sets
+from ubgen_pipeline.labelling.build_annotator import build_annotator
+from ubgen_pipeline.models.clip_encoders import load_clip_encoder
+from ubgen_pipeline.models.model_files import chosen_variant, loaded_files, loading_fault, weight_sets
+from ubgen_pipeline.models.segmenter import load_segmenter
 
 SHARDS = ["model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors"]
 
@@ -93,3 +97,31 @@ def test_only_what_is_loaded_counts(tmp_path):
     for variant, weights in ((None, PLAIN), ("fp16", HALF)):
         found = [file.relative_to(tmp_path).as_posix() for file in loaded_files(tmp_path, variant)]
         assert sorted(found) == sorted([*always, f"unet/{weights}"])
+
+
+def test_a_model_of_transformers_with_pickles_alone_says_how_to_write_them_anew(tmp_path):
+    (tmp_path / "pytorch_model.bin").touch()
+    told = loading_fault(OSError("no file named model.safetensors\nmore"), str(tmp_path), "AutoModel")
+    assert told.startswith("it holds pickled weights only (pytorch_model.bin), which are not loaded")
+    assert f"`AutoModel.from_pretrained({str(tmp_path)!r}, use_safetensors=False).save_pretrained(FOLDER)`" in told
+    # others beside them: the fault is another one
+    (tmp_path / "model.safetensors").touch()
+    assert loading_fault(OSError("cut short\nmore"), str(tmp_path), "AutoModel") == "cut short"
+    assert loading_fault(OSError("no such model"), "no/such name", "AutoModel") == "no such model"
+
+
+@pytest.mark.parametrize("kind", ["clip", "segmenter", "annotator"])
+def test_pickles_are_named_where_models_are_loaded(tmp_path, kind):
+    if kind == "clip":
+        settings = {"hidden_size": 8, "intermediate_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1}
+        CLIPConfig(text_config=settings, vision_config=settings).save_pretrained(tmp_path)
+    else:
+        SegformerConfig().save_pretrained(tmp_path)
+    (tmp_path / "pytorch_model.bin").touch()
+    load = {
+        "clip": load_clip_encoder,
+        "segmenter": load_segmenter,
+        "annotator": lambda model: build_annotator(model, ["star"]),
+    }[kind]
+    with pytest.raises(ValueError, match=r"pickled weights only \(pytorch_model\.bin\).*save_pretrained\(FOLDER\)"):
+        load(str(tmp_path))

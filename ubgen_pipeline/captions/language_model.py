@@ -13,6 +13,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, Logits
 from transformers.generation.logits_process import TemperatureLogitsWarper, TopPLogitsWarper
 from transformers.models.auto import modeling_auto
 
+from ..models.model_files import loading_fault
 from .caption_checks import Answer
 from .caption_requests import CaptionRequest
 
@@ -163,7 +164,7 @@ def load_language_model(
     except (OSError, ValueError, KeyError, ImportError) as error:
         if str(error).startswith(_SETTING):
             raise
-        line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        line = loading_fault(error, name, "AutoModelForCausalLM", revision=revision)
         if "trust_remote_code" in str(error):
             raise ValueError(
                 f"{_SETTING} is {name!r}, which brings code of its own; read it, and give --trust-remote-code if you"

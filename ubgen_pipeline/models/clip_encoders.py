@@ -16,6 +16,7 @@ from .clip_preprocessing import (
     transformers_preprocessing,
 )
 from .loading_lock import one_at_a_time
+from .model_files import loading_fault
 
 MINI_PREFIX = "mini:"
 OPEN_CLIP_PREFIX = "open_clip:"
@@ -128,7 +129,10 @@ def _open_clip_encoder(name: str) -> ClipEncoder:
 def _transformers_encoder(name: str) -> ClipEncoder:
     from transformers import AutoImageProcessor, AutoModel, AutoTokenizer
 
-    model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    try:
+        model = AutoModel.from_pretrained(name, dtype=torch.float32, use_safetensors=True)
+    except OSError as error:
+        raise ValueError(loading_fault(error, name, "AutoModel")) from error
     if not (hasattr(model, "get_image_features") and hasattr(model, "get_text_features")):
         raise ValueError(f"{type(model).__name__} has no image and text features in one space")
     preprocess = transformers_preprocessing(AutoImageProcessor.from_pretrained(name))

@@ -88,6 +88,42 @@ def chosen_variant(names: Collection[str], parts: Sequence[str], asked: str | No
     raise ValueError(f"whose parts hold weights of different variants ({', '.join(there)}) and no plain ones")
 
 
+def loading_fault(
+    error: Exception, source: str, loader: str, *, revision: str | None = None, subfolder: str | None = None
+) -> str:
+    """Why a model of transformers could not be loaded: the error's first line, or that its weights are all pickled.
+
+    Args:
+        error: that ``loader`` raised.
+        source: folder or Hub id.
+        loader: the class of transformers, for the way out.
+        revision: on the Hub.
+        subfolder: of the model's files.
+    """
+    line = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    try:
+        folder = Path(source).expanduser()
+        if folder.is_dir():
+            names = [file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file()]
+        else:
+            from huggingface_hub import HfApi
+
+            names = HfApi().list_repo_files(source, revision=revision)
+    # what has no name on the Hub, or cannot be asked for there: the error itself says so
+    except (OSError, ValueError):
+        return line
+    here = _names_in(names, subfolder) if subfolder else [name for name in names if "/" not in name]
+    pickles = sorted(name for name in here if name.endswith(_PICKLES) and not name.startswith("training_args"))
+    if not pickles or any(name.endswith(".safetensors") for name in here):
+        return line
+    where = f", subfolder={subfolder!r}" if subfolder else ""
+    return (
+        f"it holds pickled weights only ({pickles[0]}), which are not loaded, since loading them can run code of"
+        f" whoever made them. Where you trust them, write them anew with `{loader}.from_pretrained({source!r}{where},"
+        " use_safetensors=False).save_pretrained(FOLDER)`, its processor with them, and give that folder"
+    )
+
+
 def file_names(source: str, revision: str | None = None) -> tuple[list[str], list[str]]:
     """Names of a model's files from its folder on, and of its parts.
 

@@ -29,6 +29,7 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_SEMANTIC_SEGMENTATI
 from ..files.tensor_files import give_ordinary_permissions, save_tensors
 from ..mini.networks import UNetSegmenter
 from .loading_lock import one_at_a_time
+from .model_files import loading_fault
 
 BACKGROUND_NAME = "background"
 DEEPLAB_NAMES = ("deeplabv3_resnet50", "deeplabv3_resnet101", "deeplabv3_mobilenet_v3_large")
@@ -190,7 +191,7 @@ def _transformers_network(model: str, labels: dict[int, str] | None) -> nn.Modul
             model, config=config, use_safetensors=True, ignore_mismatched_sizes=labels is not None
         )
     except (OSError, ValueError, KeyError) as error:
-        first = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        first = loading_fault(error, str(folder) if folder.is_dir() else model, "AutoModelForSemanticSegmentation")
         raise ValueError(
             f"model is {model!r}, which could not be loaded as a segmenter; give one of"
             f" {', '.join(BUILT_NAMES)}, or a folder or Hub id of a semantic segmenter. {first}"

@@ -36,7 +36,11 @@ def train(config: DenoiserConfig) -> Path:
     is_frozen_16_bit = config.train_method == "lora" and (config.bf16 or config.fp16)
     dtype = (torch.float16 if config.fp16 else torch.bfloat16) if is_frozen_16_bit else torch.float32
     pipeline = load_pipeline(
-        config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype, argument="model_name_or_path"
+        config.model_name_or_path,
+        revision=config.model_revision,
+        variant=config.variant,
+        torch_dtype=dtype,
+        argument="model_name_or_path",
     )
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
     model = DenoiserModel(

@@ -11,7 +11,7 @@ from .denoising_loss import DEFAULT_WEIGHTING, check_names
 from .flow_loss import FlowWeighting
 
 TRAIN_METHODS = ("lora", "full", "scratch")
-FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "activation_checkpointing"}
+FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "variant", "activation_checkpointing"}
 
 
 @dataclass
@@ -29,6 +29,10 @@ class LatentTrainingConfig(ImageTrainingConfig):
         default="mini", metadata={"help": "'mini', a folder or a Hub id of a model of any family that ubgen knows."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "Of the model's weights, such as fp16; the plain ones, or the variant that is there alone."},
+    )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
     height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
     width: int | None = field(default=None, metadata={"help": "Image width in pixels; default: the model's."})

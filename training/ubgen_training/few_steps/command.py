@@ -38,6 +38,7 @@ def train(config: FewStepConfig) -> Path:
         config.model_name_or_path,
         lora=config.lora,
         revision=config.model_revision,
+        variant=config.variant,
         lora_revision=config.lora_revision,
         argument="model_name_or_path",
     )

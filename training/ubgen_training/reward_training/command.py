@@ -98,6 +98,7 @@ def build_sampler(
         config.model_name_or_path,
         scheduler=config.scheduler if prepare is None else None,
         revision=config.model_revision,
+        variant=config.variant,
         torch_dtype=dtype,
         argument="model_name_or_path",
     )

@@ -22,6 +22,7 @@ FREE_ON_RESUME = frozenset(
         "output_dir",
         "model_name_or_path",
         "model_revision",
+        "variant",
         "class_names",
         "classes",
         "sample_steps",
@@ -69,6 +70,10 @@ class SamplerConfig(ResumableConfig):
         metadata={"help": "'mini', 'mini-flow', a folder or a Hub id of a model of any family that ubgen knows."},
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "Of the model's weights, such as fp16; the plain ones, or the variant that is there alone."},
+    )
     class_names: list[str] | None = field(default=None, metadata={"help": "The class names, one after another."})
     classes: str | None = field(
         default=None, metadata={"help": "A class file (lines, CSV, JSON, YAML) or a built-in list such as imagenet1k."}

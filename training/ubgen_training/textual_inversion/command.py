@@ -35,7 +35,11 @@ def train(config: TextualInversionConfig) -> Path:
         raise ValueError("images is missing; give a folder of images.")
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
-        config.model_name_or_path, revision=config.model_revision, torch_dtype=dtype, argument="model_name_or_path"
+        config.model_name_or_path,
+        revision=config.model_revision,
+        variant=config.variant,
+        torch_dtype=dtype,
+        argument="model_name_or_path",
     )
     height, width = (side * pipeline.vae_scale_factor for side in pipeline.latent_shape()[-2:])
     images = read_images(config.images, height, width, skip_damaged=config.skip_damaged)

@@ -12,6 +12,7 @@ FREE_ON_RESUME = frozenset(
         "output_dir",
         "model_name_or_path",
         "model_revision",
+        "variant",
         "num_samples",
         "num_inference_steps",
         "guidance_scale",
@@ -39,6 +40,10 @@ class TextualInversionConfig(ResumableConfig):
         default="mini", metadata={"help": "'mini', a folder or a Hub id of a Stable Diffusion 1.x or 2.x model."}
     )
     model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    variant: str | None = field(
+        default=None,
+        metadata={"help": "Of the model's weights, such as fp16; the plain ones, or the variant that is there alone."},
+    )
     images: str | None = field(
         default=None,
         metadata={
