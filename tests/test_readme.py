@@ -26,6 +26,7 @@ from test_imports import PACKAGES, PIPELINE_ROOMS, TRAINING_ROOMS
 
 from support import ROOT
 from support.help_texts import help_texts
+from support.warm_python import warm_programs
 
 DOCUMENTS = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md")), *sorted((ROOT / "results").glob("*.md"))]
 _FENCE = re.compile(r"^```(\w*) ?(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -126,10 +127,11 @@ def test_marked_blocks_run(document, tmp_path):
     assert (Path(mini_model_path()) / "model_index.json").is_file(), "the blocks draw with the mini model: `make mini`"
     for item in ("ubgen_pipeline", "training", "benchmarks"):
         (tmp_path / item).symlink_to(ROOT / item)
-    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    programs = warm_programs()
+    path = os.pathsep.join([str(programs), str(Path(sys.executable).parent), os.environ["PATH"]])
     environment = {**os.environ, "PATH": path, "HF_HOME": str(tmp_path / "hf")}
     for block in marked:
-        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else ["python", "-c"]
         done = subprocess.run([*command, block.text], cwd=tmp_path, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, f"{block.text}\n{done.stdout}{done.stderr}"
 
