@@ -35,7 +35,8 @@ def show_class_list(argv: Sequence[str]) -> list[ClassCheck]:
         ValueError: settings, a class list or a tokenizer that cannot be read.
     """
     settings = parse_settings(ClassListSettings, argv, prog="ubgen check-names --classes FILE", description=__doc__)
-    classes = load_class_names(settings.class_names if settings.classes is None else settings.classes)
+    # exactly one of them is given
+    classes = load_class_names(settings.classes if settings.classes is not None else settings.class_names or [])
     checks = check_classes(classes, None if settings.model is None else load_tokens_of(settings.model))
     print(class_list_table(checks))
     for check in checks:

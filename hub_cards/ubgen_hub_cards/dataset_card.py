@@ -178,7 +178,7 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
         # images are stored as they are, so the rows are about as large as the files
         splits.add(SplitInfo("train", num_bytes=facts.num_bytes, num_examples=facts.num_rows))
     size = next((name for most, name in _SIZES.items() if facts.num_rows_in_all < most), "n>10M")
-    told = facts.column_values
+    columns: dict[str, Any] = {"column_values": {name: dict(told) for name, told in facts.column_values.items()}}
     metadata = DatasetCardData(
         pretty_name=f"Generated images of {len(facts.class_names)} classes",
         task_categories=["image-classification"],
@@ -186,7 +186,7 @@ def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
         tags=["synthetic", "ubgen"],
         size_categories=[size],
         **licence,
-        **({"column_values": {name: dict(values) for name, values in told.items()}} if told else {}),
+        **(columns if facts.column_values else {}),
     )
     info = DatasetInfo(features=facts.features)
     if facts.is_whole:

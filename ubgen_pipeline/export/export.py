@@ -100,7 +100,7 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         raise ValueError(
             f"output_dir is {settings.output_dir!r}, which holds something; give a new or empty directory."
         )
-    if target.resolve().is_relative_to(source.folder.resolve()):
+    if isinstance(source.folder, Path) and target.resolve().is_relative_to(source.folder.resolve()):
         raise ValueError(f"output_dir is {settings.output_dir!r}, inside the dataset; give a directory elsewhere.")
     num_flagged = num_images = num_boxes = 0
 

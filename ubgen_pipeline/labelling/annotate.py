@@ -15,6 +15,7 @@ from ..dataset.damaged_images import read_row
 from ..dataset.reader import embedded_image, shard_files, stored_column, stored_features
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, rgb_image
+from ..files.places import Place
 from ..mask_regions import seen_parts
 from ..models.fingerprints import fingerprint
 from ..models.sources import public_name
@@ -128,7 +129,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     return len(source)
 
 
-def finds_by_class(files: Sequence[Path]) -> list[ClassFinds]:
+def finds_by_class(files: Sequence[Place]) -> list[ClassFinds]:
     """What was found of each class that has images, in label order."""
     names = stored_features(files[0])["label"].names
     images, found = Counter[int](), Counter[int]()
