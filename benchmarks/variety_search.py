@@ -1,7 +1,7 @@
 """The search for a reward of variety that holds in every seed, on validation seeds and scenes alone.
 
     python -m benchmarks.variety_search                     # goes on from what is there
-    python -m benchmarks.variety_search --arms "300 updates" --seeds 1000
+    python -m benchmarks.variety_search --arms "300 updates, weight 0.7, across 0.75" --seeds 1000
 
 ``variety_search.yaml`` says what each arm changes. Every stage is one of :mod:`benchmarks.evidence` and is kept under
 a hash of its settings, so arms that train alike share the training, and the command can be stopped and started again.

@@ -149,7 +149,7 @@ class SamplerConfig(ResumableConfig):
         metadata={"help": "For logdet_variety: recent images of each class that new ones are compared with."},
     )
     variety_across: float = field(
-        default=0.2, metadata={"help": "For logdet_variety: weight of the variety over all classes."}
+        default=0.75, metadata={"help": "For logdet_variety: weight of the variety over all classes."}
     )
     variety_noise: float = field(
         default=0.5, metadata={"help": "For logdet_variety: squared distance below which images count as alike."}

@@ -75,7 +75,7 @@ class LogDetVarietyReward(ClipReward):
         prompt: str = "photo of {name}",
         *,
         memory: int = 12,
-        across: float = 0.2,
+        across: float = 0.75,
         noise: float = 0.5,
         centre_batches: int = 8,
     ):
