@@ -85,7 +85,7 @@ def test_a_resume_with_other_libraries_is_refused_and_names_them(dataset, capsys
     before = sorted(dataset.rglob("*"))
     assert main([*GENERATE, str(dataset)]) == 2
     message = capsys.readouterr().err
-    assert "versions was" in message and "1.0.0" in message
+    assert "versions['torch'] was" in message and "1.0.0" in message
     assert sorted(dataset.rglob("*")) == before
 
 

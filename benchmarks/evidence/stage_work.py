@@ -8,7 +8,6 @@ does a training whose seconds count.
 """
 
 import fcntl
-import importlib
 import json
 import resource
 import shutil
@@ -93,7 +92,11 @@ def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, P
 
 def tune(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
     """Train with ``ubgen``, ``ddpo`` or ``nft``, from the beginning: seconds of one core, and the peak of memory."""
-    command = importlib.import_module(f"ubgen_training.{settings['trainer']}.command")
+    from ubgen_training.ddpo import command as ddpo
+    from ubgen_training.nft import command as nft
+    from ubgen_training.ubgen import command as ubgen
+
+    command = {"ubgen": ubgen, "ddpo": ddpo, "nft": nft}[settings["trainer"]]
     file, output = folder / "config.yaml", folder / "lora"
     file.write_text(yaml.safe_dump(dict(settings["config"])), encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)

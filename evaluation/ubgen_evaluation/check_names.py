@@ -128,6 +128,12 @@ def _batches(source: AnnotatedRows, size: int) -> Iterator[list[tuple[Image.Imag
         yield batch
 
 
+_ABOUT = (
+    "Find class names with several meanings: classes whose images fall into two groups for a CLIP. In place of DIR, "
+    "--classes FILE or --class-names NAME ... shows what a class list is understood as, by the model of --model."
+)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """``ubgen check-names``: the exit code, 2 for what the user can put right."""
     return run_command(_body, argv)
@@ -138,7 +144,7 @@ def _body(argv: Sequence[str]) -> None:
         show_class_list(argv)
         return
     dataset_dir, rest = leading_folder(argv, "ubgen check-names DIR, or ubgen check-names --classes FILE")
-    settings = parse_settings(CheckNamesSettings, rest, prog="ubgen check-names DIR", description=__doc__)
+    settings = parse_settings(CheckNamesSettings, rest, prog="ubgen check-names DIR", description=_ABOUT)
     result = check_names(dataset_dir, settings)
     found = [item for item in result if item["splits"]]
     for item in found:

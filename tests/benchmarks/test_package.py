@@ -41,6 +41,7 @@ TESTED_WITH = {
     "real_size_families": "test_operations.py",
     **dict.fromkeys(("evidence/figures", "evidence/lanes", "evidence/page"), "evidence/test_command.py"),
     **dict.fromkeys(("evidence/plots", "evidence/stage_work", "evidence/stages"), "evidence/test_command.py"),
+    "evidence/kept_figures": "test_variety_search.py",
     **dict.fromkeys(
         (f"loss_weightings/{name}" for name in ("fidelity", "jobs", "report", "training")),
         "loss_weightings/test_command.py",

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -32,7 +33,10 @@ def _flags(model, address, **more):
 
 def _hashes(place):
     names = [f"data/{file.name}" for file in (as_place(place) / "data").iterdir()]
-    return {name: hashlib.sha256((as_place(place) / name).read_bytes()).hexdigest() for name in [*names, "README.md"]}
+    found = {name: hashlib.sha256((as_place(place) / name).read_bytes()).hexdigest() for name in names}
+    # how fast they were drawn is all that differs
+    card = (as_place(place) / "README.md").read_text("utf-8")
+    return found | {"README.md": re.sub(r"^## Throughput\n.*?(?=^## |\Z)", "", card, flags=re.DOTALL | re.MULTILINE)}
 
 
 @pytest.fixture(scope="module")

@@ -56,7 +56,7 @@ def stream(
     """Fill the dataset as ``ubgen generate`` does; returns the numbers of the shards that were made."""
     shards = shards_of(folder, num_shards, **settings)
     shards.check()
-    card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini"), [0, 1], repo_id)
+    card = DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini"), [0, 1], repo_id, reads_rows=False)
     hub = HubDataset(
         repo_id,
         shards,

@@ -126,8 +126,9 @@ class DatasetRun:
         self._rate: float | None = None
         self._loop_seconds, self._num_drawn = 0.0, 0
         self._workers: list[Throughput] = []
-        self._operations: float | None = None
-        self._limit: float | None = None
+        # what operations are counted with, once something is drawn: the denoiser and VAE without numbers
+        self._counted: UbGenPipeline | None = None
+        self._machine = ("cpu", "float32")
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
@@ -217,7 +218,7 @@ class DatasetRun:
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
-        counted = self._copy_to_count(pipeline)
+        self._counted, self._machine = self._copy_to_count(pipeline), (device, dtype)
         row_settings.prepare(pipeline, dtype)
         if offload != "none":
             place_networks(pipeline, device, offload)
@@ -243,10 +244,6 @@ class DatasetRun:
         self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
-        if counted is not None:
-            self._operations = self._count_operations(pipeline, counted)
-        if self._operations is not None:
-            self._limit = self._machine_limit(device, dtype)
         self._pipeline = pipeline
 
     @property
@@ -343,9 +340,10 @@ class DatasetRun:
         """Figures of what this process has drawn, or the workers that drew for it."""
         if self._workers:
             return Throughput.together(self._workers, watch.elapsed, self._loop_seconds)
-        return Throughput(
-            self._num_drawn, watch.elapsed, self._loop_seconds, watch.seconds(), self._operations, self._limit
-        )
+        elapsed, seconds = watch.elapsed, watch.seconds()
+        operations = self._count_operations() if self._num_drawn else None
+        limit = None if operations is None else self._machine_limit(*self._machine)
+        return Throughput(self._num_drawn, elapsed, self._loop_seconds, seconds, operations, limit)
 
     def take_figures(self, workers: Sequence[Throughput], loop_seconds: float) -> None:
         """Those of workers that drew for this run, in so many seconds."""
@@ -376,16 +374,22 @@ class DatasetRun:
             warnings.warn(f"operations cannot be counted: {error}", stacklevel=2)
             return None
 
-    def _count_operations(self, pipeline: "UbGenPipeline", counted: "UbGenPipeline") -> float | None:
-        """Operations of an image; None where a layer cannot be called without numbers."""
+    def _count_operations(self) -> float | None:
+        """Operations of an image; None where a layer cannot be called without numbers.
+
+        The text is one that was drawn: encoding another could bring text encoders back that have made room.
+        """
         from ..inference.operations import ImageOperations
 
         settings = self.settings
         assert settings.num_inference_steps is not None and settings.guidance_scale is not None
-        text = self._prompts.conditioning(pipeline, self.rows.texts([0])).floats(lambda value: value.to("meta"))
+        pipeline, drawn = self.pipeline, self._prompts.newest()
+        if self._counted is None or drawn is None:
+            return None
+        text = pipeline.batch([drawn]).floats(lambda value: value.to("meta"))
         shape = pipeline.latent_shape(settings.height, settings.width)
         try:
-            return ImageOperations(counted, text, shape).of_calls(
+            return ImageOperations(self._counted, text, shape).of_calls(
                 settings.num_inference_steps, settings.guidance_scale, shortcuts=settings.shortcuts()
             )
         # a report is no reason to stop

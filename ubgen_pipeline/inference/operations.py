@@ -33,7 +33,7 @@ class ImageOperations:
 
     def __init__(self, pipeline: Family, text: Conditioning, shape: tuple[int, int, int]):
         self.pipeline, self._text, self.shape = pipeline, text, shape
-        self._latents = torch.zeros(1, *shape, device="meta")
+        self._latents = torch.zeros(1, *shape, device="meta", dtype=pipeline.denoiser_network.dtype)
 
     def of_calls(
         self,

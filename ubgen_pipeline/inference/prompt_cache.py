@@ -76,6 +76,11 @@ class PromptCache:
             batch = pipeline.batch([self._of(pipeline, prompt, negative) for prompt in prompts])
         return batch.map(lambda tensor: tensor.to(pipeline._execution_device))
 
+    def newest(self) -> "Conditioning | None":
+        """The row of the prompt that was used last; None where none is remembered."""
+        with self._lock:
+            return next((row for (_, is_negative), row in reversed(self._encoded.items()) if not is_negative), None)
+
     def _of(self, pipeline: "UbGenPipeline", prompt: str, negative: bool) -> "Conditioning":
         key = prompt, negative
         if key not in self._encoded and not self._read(key):

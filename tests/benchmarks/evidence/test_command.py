@@ -104,7 +104,7 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     assert configs.keys() == set(stages.TUNED_ARMS)
     full = configs["ubgen"]
     differing = {
-        arm: {key: value for key, value in config.items() if value != full[key]} for arm, config in configs.items()
+        arm: {key: value for key, value in config.items() if value != full.get(key)} for arm, config in configs.items()
     }
     alignment, quality = full["reward_weights"]
     assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0

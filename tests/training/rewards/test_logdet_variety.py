@@ -90,7 +90,7 @@ def test_values_are_those_of_the_definition(across, noise):
 
 
 def test_what_is_remembered_counts_and_what_was_centre_stays():
-    reward, first, second = _reward(memory=2, centre_batches=1), _features(6), _features(6, seed=1)
+    reward, first, second = _reward(across=0.2, memory=2, centre_batches=1), _features(6), _features(6, seed=1)
     _call(reward, first)
     reward.remember()
     rest = _rest(first, LABELS)
