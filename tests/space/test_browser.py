@@ -125,6 +125,8 @@ def test_the_keyboard_alone_is_enough(browser, address):
         outlined = "getComputedStyle(document.activeElement.closest('label') ?? document.activeElement).outlineStyle"
         focused = "document.activeElement.closest('[id]:not(input)')?.id"
         page.focus("#class input")
+        # what stands in the field is replaced
+        press("ControlOrMeta+a")
         page.keyboard.type("circle")
         page.wait_for_function("document.querySelector('ul[role=listbox] li')?.innerText.includes('circle')")
         press("ArrowDown")
@@ -232,7 +234,7 @@ def test_cancel_and_go_on(browser, address):
         assert len(sources(page, "gallery-base")) == len(sources(page, "gallery-tuned")) == 1
 
 
-def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
+def test_a_reload_keeps_the_settings_and_the_view(browser, address):
     with visit(browser, address) as page:
         choose(page, "class", "circle")
         generate(page, samples=3, steps=2)
@@ -240,7 +242,9 @@ def test_a_reload_keeps_the_settings_and_clears_the_images(browser, address):
         wait_until_ready(page)
         page.wait_for_function("document.querySelector('#samples input[type=number]').value === '3'")
         page.wait_for_function("document.querySelector('#class input').value === 'circle'")
-        assert not sources(page, "gallery-base")
+        # the address names the view
+        wait_for(page, "shown", "circle")
+        page.wait_for_selector("#gallery-base img >> nth=2")
         generate(page, samples=1, steps=1)
 
 
