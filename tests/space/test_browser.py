@@ -131,6 +131,8 @@ def test_the_keyboard_alone_is_enough(browser, address):
         page.wait_for_function("document.querySelector('ul[role=listbox] li')?.innerText.includes('circle')")
         press("ArrowDown")
         press("Enter")
+        page.wait_for_selector("ul[role=listbox]", state="detached")
+        assert page.input_value("#class input") == "circle"
         # no mouse: from the list through the models to the button, each of which shows that it has the focus
         for _ in range(8):
             press("Tab")
