@@ -298,7 +298,8 @@ def test_a_waiting_request_can_be_taken_back(browser, address):
         generate(second, samples=2, steps=2, wait=False)
         wait_for(second, "status", "Waiting for the model: 1 request is ahead of yours.")
         second.wait_for_selector("#generate[disabled]")
-        opacity = "[...document.querySelectorAll('#status, #status *')].map(part => getComputedStyle(part).opacity)"
+        shown = "[...document.querySelectorAll('#status, #status *')].filter(part => part.innerText?.trim())"
+        opacity = f"{shown}.map(part => getComputedStyle(part).opacity)"
         assert set(second.evaluate(opacity)) == {"1"}
         second.click("#stop")
         wait_for(second, "status", "Stopped before it began.")

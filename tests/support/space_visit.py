@@ -100,7 +100,8 @@ def wait_until_still(page) -> None:
 
 
 def is_elsewhere(url: str, address: str) -> bool:
-    return not url.startswith((address, "data:", "blob:"))
+    # an address may name a view
+    return not url.startswith((address.partition("?")[0], "data:", "blob:"))
 
 
 def open_tab(page, name: str, elem_id: str) -> None:
