@@ -18,8 +18,8 @@ from typing import Any, NamedTuple
 
 import yaml
 
-from benchmarks.evidence.command import CONFIGS, EvidenceSettings, list_runs
-from benchmarks.evidence.kept_figures import make_figures
+from benchmarks.evidence.command import CONFIGS, DTYPES, EvidenceSettings, list_runs
+from benchmarks.evidence.kept_figures import make_figures, read_figures
 from benchmarks.evidence.stages import STAGE_VERSIONS, Run
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
@@ -51,10 +51,11 @@ class SearchArm(NamedTuple):
 
 
 class SearchRun(NamedTuple):
-    """An arm with one seed."""
+    """An arm with one seed, in the precision ``dtype``."""
 
     arm: SearchArm
     run: Run
+    dtype: str
 
 
 @dataclass(frozen=True)
@@ -105,8 +106,12 @@ def read_arms(settings: SearchSettings) -> list[SearchArm]:
     return [arm for arm in found if settings.arms is None or arm.name in settings.arms]
 
 
-def list_search_runs(settings: SearchSettings) -> list[SearchRun]:
+def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list[SearchRun]:
     """Every arm and seed, an arm's seeds one after the other.
+
+    Args:
+        settings: of the search.
+        dtype: precision of tuning and drawing; this machine's, if not given.
 
     Raises:
         ValueError: a setting that cannot work, or a seed of the test split.
@@ -124,19 +129,20 @@ def list_search_runs(settings: SearchSettings) -> list[SearchRun]:
             lora_step=arm.lora_step,
             workers=settings.workers,
         )
-        runs += [SearchRun(arm, run) for run in list_runs(asked)]
+        precision = dtype or asked.image_dtype
+        runs += [SearchRun(arm, run, precision) for run in list_runs(asked, precision)]
     return runs
 
 
 def search_table(runs: Sequence[SearchRun], figures_of: Mapping[str, Mapping[str, Any]]) -> str:
     """A row for every run that has figures, in Markdown."""
-    lines = [f"| arm | seed | {' | '.join(heading for _, heading, _ in COLUMNS)} |"]
-    lines.append(f"|---|---:|{'---:|' * len(COLUMNS)}")
-    for arm, run in runs:
+    lines = [f"| arm | seed | precision | {' | '.join(heading for _, heading, _ in COLUMNS)} |"]
+    lines.append(f"|---|---:|---|{'---:|' * len(COLUMNS)}")
+    for arm, run, dtype in runs:
         figures = figures_of.get(run.measures.key)
         if figures is not None:
             values = [_figure_text(figures.get(key), is_share) for key, _, is_share in COLUMNS]
-            lines.append(f"| {arm.name} | {run.seed} | {' | '.join(values)} |")
+            lines.append(f"| {arm.name} | {run.seed} | {dtype} | {' | '.join(values)} |")
     return "\n".join(lines)
 
 
@@ -148,7 +154,15 @@ def _figure_text(value: float | None, is_share: bool) -> str:
 
 def run_search(settings: SearchSettings) -> int:
     """Run what is not done and write the table of what is; the number of failed stages."""
-    runs = list_search_runs(settings)
+    known = read_figures(Path(settings.figures_file))
+    # what another machine made in the other precision is not made again
+    made = {
+        (run.arm.name, run.run.seed)
+        for dtype in DTYPES
+        for run in list_search_runs(settings, dtype)
+        if run.run.measures.key in known
+    }
+    runs = [run for run in list_search_runs(settings) if (run.arm.name, run.run.seed) not in made]
     figures, failed = make_figures(
         [found.run.measures for found in runs],
         Path(settings.figures_file),
@@ -156,8 +170,9 @@ def run_search(settings: SearchSettings) -> int:
         EvidenceSettings(workers=settings.workers).num_lanes,
     )
     # the page keeps the rows of what was not asked for this time
-    rows = {found.run.measures.key: found for found in runs}
-    rows |= {found.run.measures.key: found for found in list_search_runs(replace(settings, arms=None, seeds=None))}
+    all_asked = [settings, replace(settings, arms=None, seeds=None)]
+    listed = [found for asked in all_asked for dtype in DTYPES for found in list_search_runs(asked, dtype)]
+    rows = {found.run.measures.key: found for found in listed}
     table = search_table(sorted(rows.values(), key=lambda found: (found.arm.name, found.run.seed)), figures)
     print(f"\n{table}\n\ntable: {settings.page}")
     write_whole_text(Path(settings.page), f"# Search for variety\n\n{_ABOUT}\n\n{table}\n")

@@ -5,15 +5,15 @@
     python -m benchmarks.evidence --split validation --arms base ubgen --set adversarial_weight=1 learning_rate=5e-4
 
 For each arm and seed: tune the generator, make a dataset, train a backbone on it, measure both. Every stage is kept
-under a hash of its settings, so it is done once; stopped at any moment and started again, the command goes on.
+under a hash of its settings, so it is done once; stopped at any moment and started again, the command goes on. The
+figures of runs that ended are kept in a file, too, so that a table adds up over machines.
 """
 
 import dataclasses
 import json
 import os
-import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,7 @@ import yaml
 
 from benchmarks.contact_sheet import draw_contact_sheet
 from benchmarks.evidence.figures import arm_label
-from benchmarks.evidence.lanes import Lanes
+from benchmarks.evidence.kept_figures import make_figures, read_figures, stage_record
 from benchmarks.evidence.page import figures_table, picture_file, write_page
 from benchmarks.evidence.stages import (
     ARMS,
@@ -35,7 +35,9 @@ from benchmarks.evidence.stages import (
     VARIETY_ARM,
     Recipe,
     Run,
+    Stage,
     build_run,
+    in_order,
     read_config,
     read_overrides,
     training_settings,
@@ -104,6 +106,10 @@ class EvidenceSettings:
     workers: int | None = field_help("stages at the same time; as many as there are cores for, if not given", None)
     stages_only: list[str] | None = field_help(f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}", None)
     results: str | None = field_help("file of the figures; in output_dir, if not given", None)
+    figures_file: str = field_help(
+        "file of the figures of all runs that ended, here or elsewhere; what is in it is not made again",
+        "results/evidence_figures.json",
+    )
     page: str = field_help(
         "the document whose generated part is written, on the test split only", "results/evidence_tables.md"
     )
@@ -163,8 +169,12 @@ class EvidenceSettings:
         return Path(self.results) if self.results is not None else Path(self.output_dir) / usual
 
 
-def list_runs(settings: EvidenceSettings) -> list[Run]:
+def list_runs(settings: EvidenceSettings, dtype: str | None = None) -> list[Run]:
     """Every arm and seed, one seed after the other, so that what is finished can be compared.
+
+    Args:
+        settings: of the command.
+        dtype: precision of the runs, as another machine has it; this machine's, if not given.
 
     Raises:
         ValueError: a training setting that cannot work.
@@ -174,7 +184,8 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
         for name in ("num_scenes", "transfer_images", "transfer_shares", "probe_seeds", "probe_trials")
     }
     # tuned in 16 bits where images are drawn in 16 bits
-    precision = {"bf16": settings.image_dtype == "bfloat16"}
+    dtype = dtype or settings.image_dtype
+    precision = {"bf16": dtype == "bfloat16"}
     recipe = Recipe(
         Path(settings.output_dir).resolve(),
         precision | read_config(settings.training_config, settings.set or ()),
@@ -182,7 +193,7 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
         settings.samples_per_class,
         settings.num_inference_steps,
         settings.guidance_scale,
-        settings.image_dtype,
+        dtype,
         REAL_BIAS,
         settings.lora_step,
         measures,
@@ -201,23 +212,36 @@ def list_runs(settings: EvidenceSettings) -> list[Run]:
     return runs
 
 
+def choose_runs(settings: EvidenceSettings, known: Container[str]) -> list[Run]:
+    """Every arm and seed, in the precision in which another machine made it, if one did: its hash is in ``known``."""
+    other = [list_runs(settings, dtype) for dtype in DTYPES]
+    return [
+        next((run for run in alike if run.measures.key in known), here)
+        for here, *alike in zip(list_runs(settings), *other, strict=True)
+    ]
+
+
 def run_evidence(settings: EvidenceSettings) -> int:
     """Run what is not done, and write figures, table, plots and page of what is; the number of failed stages."""
-    runs = list_runs(settings)
-    wanted = settings.stages_only or list(STAGE_VERSIONS)
-    # by their keys, so that a stage that several runs share is there once
-    stages = {stage.key: stage for run in runs for stage in run.stages if stage.kind in wanted}
-    # SIGTERM stops the stages, too, as an interrupt at the keyboard does
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
-    failed = Lanes(settings.num_lanes, settings.threads).run(list(stages.values()))
-    results = collect(settings, runs)
+    file = Path(settings.figures_file)
+    runs = choose_runs(settings, read_figures(file))
+    records, failed = make_figures(
+        [run.measures for run in runs],
+        file,
+        settings.stages_only or list(STAGE_VERSIONS),
+        settings.num_lanes,
+        settings.threads,
+        run_record,
+    )
+    results = collect(settings, runs, records)
     if results["runs"]:
         settings.results_file.parent.mkdir(parents=True, exist_ok=True)
         settings.results_file.write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
         print(f"\n{figures_table(results)}\n\nfigures: {settings.results_file}")
         if settings.split == "test" and len(results["runs"]) == len(runs):
             page = Path(settings.page)
-            draw_samples(runs, picture_file(page, "samples.jpg"))
+            if not draw_samples(runs, picture_file(page, "samples.jpg")):
+                print("the picture of samples was left as it is: the images of some runs are not here")
             write_page(results, page)
             print(f"page: {settings.page}")
     for stage in failed:
@@ -225,17 +249,35 @@ def run_evidence(settings: EvidenceSettings) -> int:
     return len(failed)
 
 
-def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
-    """The figures of every run that is done, with the settings that gave them; JSON values."""
+def run_record(measures: Stage) -> dict[str, Any]:
+    """What is kept of a run whose ``measures`` are done: its figures, its CLIP's, and the seconds of its stages."""
+    done = [(stage, stage_record(stage)) for stage in in_order(measures)]
+    return {
+        "figures": stage_record(measures)["figures"],
+        "clip": {stage.name: record["figures"] for stage, record in done if stage.kind == "clip"},
+        "seconds": {stage.kind: record["seconds"] for stage, record in done},
+    }
+
+
+def collect(
+    settings: EvidenceSettings, runs: Sequence[Run], records: Mapping[str, Mapping[str, Any]]
+) -> dict[str, Any]:
+    """The figures of every run that is done, with the settings that gave them; JSON values.
+
+    Args:
+        settings: of the command.
+        runs: in the order of the figures.
+        records: what :func:`run_record` gave, by the hashes of the runs' last stages.
+    """
     found, clips = [], {}
     for run in runs:
-        if not run.measures.is_done:
-            continue
-        seconds = {stage.kind: _done(stage.folder)["seconds"] for stage in run.stages}
-        clips |= {stage.name: _done(stage.folder)["figures"] for stage in run.stages if stage.kind == "clip"}
-        figures = _done(run.measures.folder)["figures"]
-        found.append({"arm": run.arm, "seed": run.seed, "figures": figures, "seconds": seconds})
-    places = ("output_dir", "results", "page", "workers", "stages_only")
+        if (record := records.get(run.measures.key)) is not None:
+            clips |= record["clip"]
+            # rendered scenes have no precision
+            dtype = run.measures.inputs["images"].settings.get("dtype")
+            known = {key: record[key] for key in ("figures", "seconds")}
+            found.append({"arm": run.arm, "seed": run.seed, "dtype": dtype} | known)
+    places = ("output_dir", "results", "figures_file", "page", "workers", "stages_only")
     files = [name for name in vars(settings) if name.endswith("_config")]
     kept = {name: value for name, value in dataclasses.asdict(settings).items() if name not in places}
     kept |= {"dtype": settings.image_dtype, "asked_dtype": settings.dtype}
@@ -243,19 +285,20 @@ def collect(settings: EvidenceSettings, runs: Sequence[Run]) -> dict[str, Any]:
     return {"settings": kept, "clip": clips, "runs": found}
 
 
-def draw_samples(runs: Sequence[Run], file: Path) -> None:
-    """A picture of the first seed's datasets side by side."""
+def draw_samples(runs: Sequence[Run], file: Path) -> bool:
+    """A picture of the first seed's datasets side by side; False where one of them is not in this folder."""
     seed = min(run.seed for run in runs)
+    shown = {run.arm: run.measures.inputs["images"] for run in runs if run.seed == seed}
+    if not all(stage.is_done for stage in shown.values()):
+        return False
     drawn = {}
-    for run in runs:
-        if run.seed == seed:
-            images = load_labelled_images(str(run.measures.inputs["images"].folder / "dataset"))
-            drawn[arm_label(run.arm)] = {name: [] for name in images.class_names}
-            for row in images.rows.select(range(min(len(images.rows), 20 * _SAMPLES_SHOWN))):
-                drawn[arm_label(run.arm)][images.class_names[row["label"]]].append(
-                    np.asarray(row["image"].convert("RGB"))
-                )
+    for arm, stage in shown.items():
+        images = load_labelled_images(str(stage.folder / "dataset"))
+        drawn[arm_label(arm)] = {name: [] for name in images.class_names}
+        for row in images.rows.select(range(min(len(images.rows), 20 * _SAMPLES_SHOWN))):
+            drawn[arm_label(arm)][images.class_names[row["label"]]].append(np.asarray(row["image"].convert("RGB")))
     draw_contact_sheet(drawn, file, num_per_class=_SAMPLES_SHOWN, datasets_per_row=_SAMPLES_PER_ROW)
+    return True
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -272,10 +315,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         )
 
     return run_command(body, argv)
-
-
-def _done(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "done.json").read_text(encoding="utf-8"))
 
 
 def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:

@@ -5,6 +5,7 @@
 Only what lies between the two markers is replaced; the rest of the document is written by hand.
 """
 
+import collections
 import json
 import math
 import sys
@@ -131,7 +132,7 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
         f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
         f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
         "\n".join(f"- **{arm_label(arm)}**: {arm_meaning(arm)}{_fewer_seeds(results, arm, seeds)}" for arm in arms),
-        _precision_text(settings),
+        _precision_text(results),
     ]
     if VARIETY_ARM in arms:
         parts.append(f"Weight of `class_variety` in ubgen + variety: {settings['variety_weight']:g}.")
@@ -212,11 +213,17 @@ def picture_file(page: Path, name: str) -> Path:
     return folder / f"{page.stem}_{name}"
 
 
-def _precision_text(settings: Mapping[str, Any]) -> str:
-    threads = _count(settings["threads"], "thread")
-    text = f"Generators were tuned and images drawn in {settings['dtype']}, each stage ran on {threads}"
-    if settings["dtype"] != settings["asked_dtype"]:
-        text += f"; {settings['asked_dtype']} was asked for, but this CPU has no instructions for it"
+def _precision_text(results: Mapping[str, Any]) -> str:
+    settings = results["settings"]
+    drawn = collections.Counter(run["dtype"] for run in results["runs"] if run["dtype"] is not None)
+    text = f"Each stage ran on {_count(settings['threads'], 'thread')}"
+    if drawn:
+        many = len(drawn) > 1
+        listed = [dtype + (f" ({_count(number, 'run')})" if many else "") for dtype, number in sorted(drawn.items())]
+        text += f"; generators were tuned and images drawn in {' and '.join(listed)}"
+    asked = settings["asked_dtype"]
+    if drawn.keys() - {asked}:
+        text += f". {asked} was asked for, but a CPU without instructions for it takes float32"
     return f"{text}."
 
 

@@ -85,6 +85,7 @@ def test_runs_whose_figures_are_known_are_not_made_again(tmp_path, monkeypatch):
     assert variety_search.run_search(settings) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     assert "| one | 1000 |" in page and "25.0%" in page and "| two | 1000 |" in page and "75.0%" in page
+    assert first.dtype in page
     kept = json.loads((tmp_path / "figures.json").read_text(encoding="utf-8"))
     assert kept == known | {second.run.measures.key: {"accuracy": 0.75}}
     # asked for one arm alone, the page keeps the other's row
@@ -118,6 +119,28 @@ def test_the_command_stops_at_the_training_where_asked(tmp_path, monkeypatch):
     (found,) = list_search_runs(SearchSettings(output_dir=str(tmp_path / "out"), arms_file=file))
     assert lora(found).is_done and not found.run.measures.is_done
     assert "benchmarks.variety_search" in page.read_text("utf-8")
+
+
+def test_what_was_made_in_the_other_precision_is_a_row_and_not_made_again(tmp_path, monkeypatch):
+    """Machines differ in whether they compute in bfloat16; the table is of all of them."""
+    settings = SearchSettings(
+        output_dir=str(tmp_path / "out"),
+        arms_file=arms_file(tmp_path),
+        page=str(tmp_path / "page.md"),
+        figures_file=str(tmp_path / "figures.json"),
+    )
+    (here,) = list_search_runs(settings)
+    ((there, other),) = (
+        (found.run.measures.key, dtype)
+        for dtype in ("bfloat16", "float32")
+        if dtype != here.dtype
+        for found in list_search_runs(settings, dtype)
+    )
+    assert there != here.run.measures.key
+    (tmp_path / "figures.json").write_text(json.dumps({there: {"accuracy": 0.25}}), encoding="utf-8")
+    monkeypatch.setattr(Lanes, "run", lambda lanes, stages: [] if not stages else 1 / 0)
+    assert variety_search.run_search(settings) == 0
+    assert f"| one | 1000 | {other} |" in (tmp_path / "page.md").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

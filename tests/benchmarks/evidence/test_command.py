@@ -30,6 +30,7 @@ def tiny(folder: Path, **settings):
         **{
             "output_dir": str(folder / "evidence"),
             "page": str(folder / "results" / "evidence_tables.md"),
+            "figures_file": str(folder / "results" / "evidence_figures.json"),
             "arms": ["ubgen"],
             "seeds": [0],
             "set": TINY_TRAINING,
@@ -76,7 +77,7 @@ def keys(folder: Path, **settings) -> dict[str, str]:
         ({"set_distilling": ["max_steps=3"]}, set()),
         ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
         ({"num_scenes": 101}, {"measures"}),
-        ({"workers": 3, "page": "elsewhere.md", "results": "r.json"}, set()),
+        ({"workers": 3, "page": "elsewhere.md", "results": "r.json", "figures_file": "f.json"}, set()),
     ],
 )
 def test_a_setting_makes_anew_what_depends_on_it(tmp_path, settings, changed):
@@ -266,7 +267,22 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(tmp_path, capsys):
     assert not missing
     text = (tmp_path / "results" / "evidence_tables.md").read_text("utf-8")
     assert "| transfer, 20% (20 images) ↑ |" in text
-    assert (tmp_path / "results" / "images" / "evidence_tables_samples.jpg").is_file()
+    picture = tmp_path / "results" / "images" / "evidence_tables_samples.jpg"
+    assert picture.is_file()
+    # on another machine, of the other precision, the figures are those of the file, and nothing is made again
+    (other,) = (dtype for dtype in command.DTYPES if dtype != settings.image_dtype)
+    (run,) = command.list_runs(tiny(tmp_path / "there"), other)
+    (record,) = json.loads(Path(settings.figures_file).read_text("utf-8")).values()
+    Path(settings.figures_file).write_text(json.dumps({run.measures.key: record}), "utf-8")
+    picture.write_bytes(b"of before")
+    elsewhere = tiny(tmp_path / "there", page=settings.page, figures_file=settings.figures_file)
+    assert command.run_evidence(elsewhere) == 0
+    said = capsys.readouterr().out
+    assert "1 of 1 runs are in" in said and "the picture of samples was left as it is" in said
+    assert picture.read_bytes() == b"of before"
+    again = json.loads((tmp_path / "there" / "evidence" / "results.json").read_text("utf-8"))
+    assert [run["figures"] for run in again["runs"]] == [found["figures"]] and again["clip"] == results["clip"]
+    assert f"drawn in {other}" in Path(settings.page).read_text("utf-8")
 
 
 def test_a_failed_stage_leaves_the_others_running(tmp_path, capsys):
@@ -309,7 +325,7 @@ def results():
                 values["background entropy"] += 1.0 + 0.01 * seed
             if arm == "variety_no_en":
                 values["transfer novel silhouettes"] -= 0.02 + 0.001 * seed
-            found["runs"].append({"arm": arm, "seed": seed, "figures": values, "seconds": {}})
+            found["runs"].append({"arm": arm, "seed": seed, "dtype": "float32", "figures": values, "seconds": {}})
     return found
 
 
@@ -341,7 +357,12 @@ def test_what_is_not_the_papers_is_said_to_be_ours(results):
         section = text.split(f"### Each ablation against {heading}, paired by seed")[1].split("\n###")[0]
         assert [line[: line.index("|", 1) + 1] for line in section.splitlines() if "no_en" in line] == rows
     assert "- **ubgen + variety**: **not the paper's**" in text and "in ubgen + variety: 0.25." in text
-    assert "drawn in float32, each stage ran on 1 thread; bfloat16 was asked for" in text
+    assert "Each stage ran on 1 thread; generators were tuned and images drawn in float32. bfloat16 was" in text
+
+
+def test_runs_of_two_machines_are_told_apart_by_their_precision(results):
+    runs = [run | {"dtype": ("float32", "bfloat16", None)[i % 3]} for i, run in enumerate(results["runs"])]
+    assert "images drawn in bfloat16 (8 runs) and float32 (9 runs)." in page.page_text(results | {"runs": runs})
 
 
 def test_the_arm_with_log_det_has_tables_and_verdicts_of_its_own(results):
@@ -350,7 +371,9 @@ def test_the_arm_with_log_det_has_tables_and_verdicts_of_its_own(results):
     for seed in range(5):
         values = {figure.key: 0.5 + 0.01 * seed for figure in figures.all_figures(results)}
         values["hue entropy"] += 0.3 + 0.01 * seed
-        with_arm["runs"].append({"arm": "ubgen_logdet", "seed": seed, "figures": values, "seconds": {}})
+        with_arm["runs"].append(
+            {"arm": "ubgen_logdet", "seed": seed, "dtype": "float32", "figures": values, "seconds": {}}
+        )
     text = page.page_text(with_arm)
     for other in ("base", "ubgen + variety"):
         assert f"### ubgen + log-det (not the paper's) against {other}, paired by seed" in text
