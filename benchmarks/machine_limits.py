@@ -9,6 +9,8 @@ from importlib.metadata import version
 
 import torch
 
+from ubgen_pipeline.inference.library_internals import has_onednn_products, packed_linear, packed_weight
+
 LIBRARIES = ("torch", "diffusers", "transformers", "peft", "accelerate", "datasets", "pillow")
 
 
@@ -42,10 +44,9 @@ def product_rate(device: str, dtype: torch.dtype, clock: Callable[[], float] = t
         left, right = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
         torch.mm(left, right)
         rates.append(2 * size**3 / seconds_of(lambda: torch.mm(left, right), device, 5, clock))  # noqa: B023
-        if device == "cpu" and torch.backends.mkldnn.is_available():
-            packed = torch.ops.mkldnn._reorder_linear_weight(right, None)
-            arguments = (left, packed, None, "none", [], "")
-            product = lambda: torch.ops.mkldnn._linear_pointwise(*arguments)  # noqa: B023, E731
+        if device == "cpu" and has_onednn_products(dtype):
+            packed = packed_weight(right)
+            product = lambda: packed_linear(left, packed, None)  # noqa: B023, E731
             rates.append(2 * size**3 / seconds_of(product, device, 5, clock))
     return max(rates)
 

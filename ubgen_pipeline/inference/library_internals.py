@@ -7,11 +7,21 @@ import torch
 from torch import nn
 
 _OPERATORS = ("_linear_pointwise", "_reorder_linear_weight")
+# what tells whether this processor has the instructions; without them oneDNN takes no such weight
+_HAS_INSTRUCTIONS = {torch.bfloat16: "_is_mkldnn_bf16_supported", torch.float16: "_is_mkldnn_fp16_supported"}
 
 
-def has_onednn_products() -> bool:
-    """Whether this torch has oneDNN and its operators for linear layers, those that torch's compiler emits."""
-    return torch.backends.mkldnn.is_available() and all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS)
+def has_onednn_products(dtype: torch.dtype = torch.float32) -> bool:
+    """Whether this torch has oneDNN and its operators for linear layers, those that torch's compiler emits.
+
+    Args:
+        dtype: of the weights; those of 16 bits need a processor that computes with them.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return False
+    if not all(hasattr(torch.ops.mkldnn, name) for name in _OPERATORS):
+        return False
+    return dtype not in _HAS_INSTRUCTIONS or getattr(torch.ops.mkldnn, _HAS_INSTRUCTIONS[dtype])()
 
 
 def packed_weight(weight: torch.Tensor) -> torch.Tensor:

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from ..files.whole_files import write_whole_text
+from .library_internals import has_onednn_products, packed_linear, packed_weight
 
 # side of the square matrices: enough for a CPU to be busy, and for a GPU that starts kernels slowly
 _SIZES = {"cpu": 1024, "cuda": 8192}
@@ -52,13 +53,16 @@ def _kept(file: Path) -> dict[str, float]:
 
 def _measured(device: str, dtype: torch.dtype) -> float:
     size = _SIZES["cuda" if device.startswith("cuda") else "cpu"]
+    if device == "cpu" and dtype.itemsize < 4 and not has_onednn_products(dtype):
+        # emulated, many times slower at any size
+        size //= 4
     generator = torch.Generator(device).manual_seed(0)
     left, right = (torch.randn(size, size, device=device, generator=generator).to(dtype) for _ in range(2))
     products: list[Callable[[], Any]] = [lambda: torch.mm(left, right)]
-    if device == "cpu" and torch.backends.mkldnn.is_available():
+    if device == "cpu" and has_onednn_products(dtype):
         # on some processors oneDNN's product is twice as fast as torch's own
-        packed = torch.ops.mkldnn._reorder_linear_weight(right, None)
-        products.append(lambda: torch.ops.mkldnn._linear_pointwise(left, packed, None, "none", [], ""))
+        packed = packed_weight(right)
+        products.append(lambda: packed_linear(left, packed, None))
     return max(2 * size**3 / _seconds(product, device) for product in products)
 
 
