@@ -1,5 +1,6 @@
 """What a training on rollouts asks of a subclass, and when: seen by one that does nothing but take notes."""
 
+import threading
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,7 +11,9 @@ from support.training_worker import NAMES, NFT_SETTINGS, SETTINGS
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.nft.nft_config import NFTConfig
+from ubgen_training.reward_training import trainer as reward_trainer
 from ubgen_training.rollouts.trainer import RolloutTensors, RolloutTrainer
+from ubgen_training.sampler.activation_offload import offload_activations
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 
@@ -119,6 +122,75 @@ def test_a_reward_of_sets_reads_the_whole_rollout_once(tiny_model, tmp_path):
     values = np.array(sorted(rollout.advantages.tolist()))
     # no class has been seen often enough yet
     np.testing.assert_allclose(values, (np.arange(4) - 1.5) / np.std(np.arange(4)), rtol=1e-4)
+
+
+class Slow:
+    """Its first call ends only when the next images are being drawn."""
+
+    __name__ = "slow"
+
+    def __init__(self):
+        self.drawing, self.threads = threading.Event(), set()
+
+    def __call__(self, images, class_names, labels, **kwargs):
+        assert self.drawing.wait(30) and not torch.is_grad_enabled()
+        self.threads.add(threading.current_thread())
+        return images.mean(dim=(1, 2, 3))
+
+
+def test_rewards_are_scored_beside_the_drawing_with_the_same_advantages(tiny_model, tmp_path):
+    found = {}
+    for workers in (0, 2):
+        slow, rank = Slow(), Rank()
+        settings = {"reward_weights": [1.0, 0.5], "reward_workers": workers, "reward_device": "cpu"}
+        trainer = build(tiny_model, tmp_path, slow, rank, **settings)
+        draw, drawn = trainer.draw, []
+
+        def beside(*arguments, draw=draw, drawn=drawn, slow=slow, workers=workers):
+            drawn.append(1)
+            if len(drawn) == 2 or not workers:
+                slow.drawing.set()
+            return draw(*arguments)
+
+        trainer.draw = beside
+        torch.manual_seed(0)
+        found[workers] = trainer._collect(0).advantages
+        assert (threading.current_thread() in slow.threads) == (workers == 0)
+        assert len(trainer._metrics["rewards/slow"]) == 2 and len(trainer._metrics["rewards/rank"]) == 1
+    assert torch.equal(found[0], found[2])
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"reward_workers": -1}, "reward_workers is -1; choose 0 or more"),
+        ({"reward_device": "gpu"}, r"reward_device is 'gpu', which cannot be used here .*, or cpu"),
+        ({"reward_device": "cuda:31"}, r"reward_device is 'cuda:31', which cannot be used here"),
+    ],
+)
+def test_bad_settings_of_the_scoring_are_named(tiny_model, tmp_path, settings, message):
+    with pytest.raises(ValueError, match=message):
+        build(tiny_model, tmp_path, brightness, **settings)
+
+
+def test_activations_wait_in_main_memory_where_asked_for(trainer, tiny_model, tmp_path, monkeypatch):
+    """On a CPU, which has no other, with copies that are made all the same."""
+    trainer.train()
+    moved = []
+
+    def offload(weights):
+        moved.append(len(list(weights)))
+        return offload_activations(weights, from_cpu=True)
+
+    monkeypatch.setattr(reward_trainer, "offload_activations", offload)
+    with pytest.warns(UserWarning, match="activation_offload has no effect on a CPU"):
+        other = build(tiny_model, tmp_path, brightness, activation_offload=True)
+    other.train()
+    sampler = other._sampler
+    least = len([*sampler.denoiser_network.parameters(), *sampler.pipeline.vae.parameters()])
+    assert len(moved) == 12 and moved[0] == least
+    trained = [{k: v for k, v in one._sampler.state_dict().items() if "lora" in k} for one in (trainer, other)]
+    assert trained[0] and all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
 
 
 @pytest.mark.parametrize("advantages", ["group", "class_statistics"])

@@ -2,9 +2,11 @@
 
 import json
 import math
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import torch
 from transformers.integrations import get_available_reporting_integrations
 
 from ubgen_pipeline.hub.access import check_repo_id
@@ -36,6 +38,7 @@ FREE_ON_RESUME = frozenset(
         "stop_on_alarm",
         "gradient_checkpointing",
         "activation_checkpointing",
+        "activation_offload",
         "logging_steps",
         "report_to",
         "remove_unused_columns",
@@ -227,6 +230,10 @@ class SamplerConfig(ResumableConfig):
     activation_checkpointing: bool | None = field(
         default=None, metadata={"help": "Recompute UNet and VAE activations: less memory, slower. Default: off."}
     )
+    activation_offload: bool = field(
+        default=False,
+        metadata={"help": "Keep activations in main memory until the backward pass: less GPU memory, slower."},
+    )
     logging_steps: float = field(default=1, metadata={"help": "Log every so many updates."})
     # the parser reads this union only in the base class's order
     report_to: None | str | list[str] = field(  # noqa: RUF036
@@ -259,6 +266,8 @@ class SamplerConfig(ResumableConfig):
         if self.reward_weights is None:
             self.reward_weights = [0.1 if name == "quality" else 1.0 for name in self.reward_funcs]
         super().__post_init__()
+        if self.activation_offload and self.device.type == "cpu":
+            warnings.warn("activation_offload has no effect on a CPU: activations are in main memory.", stacklevel=2)
         installed = get_available_reporting_integrations()
         if missing := [name for name in self.report_to or [] if name not in installed]:
             raise ValueError(
@@ -277,6 +286,11 @@ class SamplerConfig(ResumableConfig):
         if self.guidance_scale is None:
             self.guidance_scale = guidance_scale
         self.check_steps(self.num_inference_steps)
+
+    @property
+    def scoring_device(self) -> torch.device:
+        """Where rewards and the CLIP that they read lie."""
+        return self.device
 
     @property
     def step_noise(self) -> float:

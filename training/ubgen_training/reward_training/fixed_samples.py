@@ -42,6 +42,7 @@ class FixedSamples:
         rank, num_ranks: every rank draws a share of equal length, because sharded weights are gathered by all
             ranks together; where the shares do not divide S, the first samples are drawn twice.
         gather: joins the ranks' tensors along the first axis, in rank order.
+        device: where the images are put; by default they stay where they were drawn.
     """
 
     def __init__(
@@ -56,6 +57,7 @@ class FixedSamples:
         rank: int = 0,
         num_ranks: int = 1,
         gather: Callable[[torch.Tensor], torch.Tensor] = lambda tensor: tensor,
+        device: torch.device | None = None,
     ):
         self.sampler = sampler
         self.num_per_class = num_per_class
@@ -67,6 +69,7 @@ class FixedSamples:
         self.positions = [(rank + num_ranks * k) % len(self.seeds) for k in range(share)]
         self.num_ranks = num_ranks
         self._gather = gather
+        self._device = device
 
     @torch.no_grad()
     def batches(self) -> Iterator[FixedBatch]:
@@ -74,7 +77,7 @@ class FixedSamples:
         for start in range(0, len(self.positions), self.batch_size):
             rows = self.positions[start : start + self.batch_size]
             labels, seeds = self.labels[rows], [self.seeds[row] for row in rows]
-            images = self.sampler(labels=labels, seeds=seeds).clamp(0, 1)
+            images = self.sampler(labels=labels, seeds=seeds).clamp(0, 1).to(self._device)
             yield FixedBatch(images, labels, seeds)
 
     def collect(self, values: torch.Tensor) -> torch.Tensor:

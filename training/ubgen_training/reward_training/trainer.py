@@ -4,9 +4,9 @@ All randomness of a batch comes from a hash of (seed, purpose, rank, update), so
 uninterrupted one would have chosen. Nothing is reported to anyone.
 """
 
+import contextlib
 from collections import defaultdict
-from collections.abc import Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from ..rewards.reward_functions import (
     reward_name,
     reward_states,
 )
+from ..sampler.activation_offload import offload_activations
 from ..sampler.sampler_model import SamplerModel
 from .alarm import Evaluation, RewardAlarm
 from .config import SamplerConfig
@@ -94,9 +95,11 @@ class SamplerTrainer(CheckpointingTrainer):
         for component in components:
             # rewards that hold a model have `to`, plain functions have not
             if hasattr(component, "to"):
-                component.to(args.device)
+                component.to(args.scoring_device)
             if args.world_size > 1 and hasattr(component, "over_processes"):
-                component.over_processes(self.accelerator.gather, args.process_index)
+                component.over_processes(
+                    lambda share: self.gather_ranks(share).to(args.scoring_device), args.process_index
+                )
         self.lora_average: WeightAverage | None = None
         # of a LoRA it takes less memory than one batch's activations; of a whole denoiser it would take gigabytes
         if args.lora_average_decay > 0 and model.train_method == "lora":
@@ -128,6 +131,7 @@ class SamplerTrainer(CheckpointingTrainer):
             rank=args.process_index,
             num_ranks=args.world_size,
             gather=self.gather_ranks,
+            device=args.scoring_device,
         )
         weighted = list(zip(self.reward_funcs, check_reward_weights(self.reward_funcs, args.reward_weights)))
         every_steps = args.heldout_steps
@@ -154,6 +158,23 @@ class SamplerTrainer(CheckpointingTrainer):
         if self.moving_reference.look(evaluation.heldout):
             self._sampler.reference_weights = self.moving_reference.weights
         self.log({"heldout/reference_moves": float(self.moving_reference.num_updates)})
+
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
+        """transformers' own, in which activations wait in main memory where that is asked for."""
+        stack = super().compute_loss_context_manager()
+        if self.args.activation_offload:
+            stack.enter_context(offload_activations(self._all_weights()))
+        return stack
+
+    def _all_weights(self) -> Iterator[torch.Tensor]:
+        """Weights of the models that a loss runs."""
+        sampler = self._sampler
+        rewards = [
+            held for reward in self.reward_funcs for held in (reward, *getattr(reward, "__dict__", {}).values())
+        ]
+        for module in (sampler.denoiser_network, sampler.pipeline.vae, *rewards):
+            if isinstance(module, nn.Module):
+                yield from module.parameters()
 
     def add_metrics(self, metrics: dict[str, float]) -> None:
         """Note figures of one micro-batch of this rank; their means over ranks and batches go into the next log."""
@@ -219,9 +240,9 @@ class SamplerTrainer(CheckpointingTrainer):
             return
         # a checkpoint always holds the trained weights where a resumed run looks for them
         is_exported = self.args.export_average and not _internal_call
-        with average.applied() if is_exported else nullcontext():
+        with average.applied() if is_exported else contextlib.nullcontext():
             super().save_model(output_dir, _internal_call)
-        with nullcontext() if is_exported else average.applied():
+        with contextlib.nullcontext() if is_exported else average.applied():
             beside = folder / (TRAINED_FOLDER if is_exported else AVERAGE_FOLDER)
             self.save_weights(beside, write=self.args.should_save)
 

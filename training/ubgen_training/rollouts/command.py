@@ -41,7 +41,7 @@ def train_on_rollouts(
     )
     trainer = trainer_type(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
     height, width = sampler.image_size
-    probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
+    probe = {"height": height, "width": width, "encoder": encoder, "device": config.scoring_device}
     probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)
     return train_and_write(trainer, start, card_method(config))
 

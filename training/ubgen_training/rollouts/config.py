@@ -2,8 +2,11 @@
 
 import math
 from dataclasses import dataclass, field
+from typing import ClassVar
 
-from ..reward_training.config import SamplerConfig
+import torch
+
+from ..reward_training.config import FREE_ON_RESUME, SamplerConfig
 from .advantages import check_statistics
 
 ADVANTAGES = ("class_statistics", "group")
@@ -20,6 +23,9 @@ class RolloutConfig(SamplerConfig):
     Raises:
         ValueError: a setting out of range; counts that do not divide.
     """
+
+    # scores and their order are the same with any
+    free_on_resume: ClassVar[frozenset[str]] = FREE_ON_RESUME | {"reward_workers", "reward_device"}
 
     num_trained_steps: int | None = field(
         default=None,
@@ -48,6 +54,17 @@ class RolloutConfig(SamplerConfig):
         default=16, metadata={"help": "With fewer, a class is normalised by the rollout's mean and deviation."}
     )
     advantage_clip: float = field(default=5.0, metadata={"help": "Advantages are clipped to +/- this."})
+    reward_workers: int = field(
+        default=0,
+        metadata={
+            "help": "Threads that score a rollout's images while the next ones are drawn; several call rewards at the"
+            " same time. 0: images are scored before the next are drawn."
+        },
+    )
+    reward_device: str | None = field(
+        default=None,
+        metadata={"help": "Device of the rewards and their CLIP, such as cuda:1 or cpu. Default: where it trains."},
+    )
     per_device_train_batch_size: int = field(
         default=4, metadata={"help": "(Sample, step) pairs per process and batch, and samples drawn at a time."}
     )
@@ -87,6 +104,11 @@ class RolloutConfig(SamplerConfig):
                 f" {self.batches_per_pass} batches of a rollout (rollout_size x num_trained_steps /"
                 f" per_device_train_batch_size = {size} x {self.num_trained_steps} / {batch}); choose a divisor."
             )
+
+    @property
+    def scoring_device(self) -> torch.device:
+        """``reward_device``, or where it trains."""
+        return self.device if self.reward_device is None else torch.device(self.reward_device)
 
     @property
     def trained_steps(self) -> int:
@@ -130,6 +152,22 @@ class RolloutConfig(SamplerConfig):
             if getattr(self, name) not in choices:
                 raise ValueError(f"{name} is {getattr(self, name)!r}; choose {' or '.join(choices)}.")
         check_statistics(self.statistics_window, self.statistics_min_count, "statistics_")
+        if self.reward_workers < 0:
+            raise ValueError(f"reward_workers is {self.reward_workers}; choose 0 or more.")
+        self._check_reward_device()
+
+    def _check_reward_device(self) -> None:
+        if self.reward_device is None:
+            return
+        try:
+            torch.empty(0, device=self.reward_device)
+        # a library built without the device asserts
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"reward_device is {self.reward_device!r}, which cannot be used here ({reason}); choose one of this "
+                "machine's, such as cuda:1, or cpu."
+            ) from error
 
     def check_positive(self, *names: str) -> None:
         """Raise ``ValueError`` for a setting of these names that is no number above 0."""

@@ -1,9 +1,10 @@
 """Trains on samples that were drawn and scored before, in batches of (sample, step) pairs, until the next are drawn.
 
 An update is one of the base trainer's. Every ``updates_per_rollout`` of them a rollout is drawn and scored without
-gradient, so rewards need none; in between, each batch of pairs gives a loss. A reward that reads the whole batch reads
-the whole rollout. Everything random is a hash of (seed, purpose, rank, rollout); what was drawn with weights that are
-gone lies in the checkpoint.
+gradient, so rewards need none; in between, each batch of pairs gives a loss. Threads can score what was drawn while
+the next images are drawn, on another device too. A reward that reads the whole batch reads the whole rollout.
+Everything random is a hash of (seed, purpose, rank, rollout); what was drawn with weights that are gone lies in the
+checkpoint.
 
 Shapes: R samples of a rollout, B of a batch, K rewards.
 """
@@ -11,7 +12,7 @@ Shapes: R samples of a rollout, B of a batch, K rewards.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 import torch
@@ -36,6 +37,7 @@ from ..rewards.reward_functions import (
 )
 from ..sampler.sampler_model import SamplerModel
 from .advantages import ClassStatistics, group_advantages
+from .batch_scores import BatchScores
 from .config import RolloutConfig
 from .pairs import ordered_labels, ordered_partner_share, shuffled_pairs
 
@@ -51,6 +53,14 @@ class RolloutTensors:
         """The tensors by name, for a checkpoint; the class made of these reads it."""
         kept = {part.name: getattr(self, part.name) for part in fields(self)}
         return {name: value for name, value in kept.items() if value is not None}
+
+
+class _BatchScore(NamedTuple):
+    """``images (B, 3, H, W)``, their ``features (B, F)`` or None, ``rewards (B, K)``; where rewards are computed."""
+
+    images: torch.Tensor
+    features: torch.Tensor | None
+    rewards: torch.Tensor
 
 
 class RolloutTrainer(SamplerTrainer):
@@ -181,27 +191,41 @@ class RolloutTrainer(SamplerTrainer):
             [k for k, reward in enumerate(self.reward_funcs) if reads_whole_batch(reward) == whole]
             for whole in (False, True)
         )
-        kept, scores, drawn = [], [], []
+        kept: list[dict[str, torch.Tensor]] = []
         batch = args.per_device_train_batch_size
-        for start in range(0, len(labels), batch):
-            rows = slice(start, start + batch)
-            images, parts = self.draw(model, labels[rows], seeds[rows])
-            check_finite(images, "the sampled images", self.state.global_step)
-            features = None if self.clip_encoder is None else self.clip_encoder.encode_images(images)
-            scores.append(self._score(singles, images, features, labels[rows], seeds[rows]))
-            if sets:
-                drawn.append((images, features))
-            kept.append({name: value.cpu() for name, value in parts.items()})
-        rewards = torch.cat(scores)
+        with BatchScores[_BatchScore](args.reward_workers) as batch_scores:
+            for start in range(0, len(labels), batch):
+                rows = slice(start, start + batch)
+                images, parts = self.draw(model, labels[rows], seeds[rows])
+                check_finite(images, "the sampled images", self.state.global_step)
+                kept.append({name: value.cpu() for name, value in parts.items()})
+                batch_scores.add(self._score_batch, singles, images.to(args.scoring_device), labels[rows], seeds[rows])
+            scores = batch_scores.all()
+        for score in scores:
+            self._note_rewards(singles, score.rewards)
+        rewards = torch.cat([score.rewards for score in scores])
         if sets:
-            images = torch.cat([images for images, _ in drawn])
-            features = None if self.clip_encoder is None else torch.cat([features for _, features in drawn])
-            rewards = rewards + self._score(sets, images, features, labels, seeds)
+            images = torch.cat([score.images for score in scores])
+            features = None
+            if self.clip_encoder is not None:
+                features = torch.cat([score.features for score in scores if score.features is not None])
+            set_rewards = self._score(sets, images, features, labels, seeds)
+            self._note_rewards(sets, set_rewards)
+            rewards = rewards + set_rewards
         # last, so that nothing is remembered of images of which a reward is not finite
         remember_batch(self.reward_funcs)
         advantages = self._advantages(rewards, labels)
         joined = {name: torch.cat([parts[name] for parts in kept]) for name in kept[0]}
         return self.rollout_type(labels, advantages, **joined)
+
+    # a thread does not inherit it
+    @torch.no_grad()
+    def _score_batch(
+        self, columns: Sequence[int], images: torch.Tensor, labels: torch.Tensor, seeds: Sequence[int]
+    ) -> "_BatchScore":
+        """Features and rewards of a batch that was drawn; changes nothing of the trainer, so threads may call it."""
+        features = None if self.clip_encoder is None else self.clip_encoder.encode_images(images)
+        return _BatchScore(images, features, self._score(columns, images, features, labels, seeds))
 
     def _score(
         self,
@@ -211,7 +235,7 @@ class RolloutTrainer(SamplerTrainer):
         labels: torch.Tensor,
         seeds: Sequence[int],
     ) -> torch.Tensor:
-        """Rewards ``(B, K)``, noting each; 0 in all columns but these."""
+        """Rewards ``(B, K)``; 0 in all columns but these."""
         names, labels = self._names_of(labels), labels.to(images.device)
         given = {"seeds": seeds, "image_features": features}
         rewards = images.new_zeros(len(images), len(self.reward_funcs))
@@ -219,8 +243,12 @@ class RolloutTrainer(SamplerTrainer):
             reward = self.reward_funcs[k]
             values = call_reward(reward, images, names, labels, step=self.state.global_step, marginal=True, **given)
             rewards[:, k] = values.to(rewards)
-            self.add_metrics({f"rewards/{reward_name(reward)}": rewards[:, k].mean().item()})
         return rewards
+
+    def _note_rewards(self, columns: Sequence[int], rewards: torch.Tensor) -> None:
+        """Note the means of these columns of ``rewards (B, K)``."""
+        for k in columns:
+            self.add_metrics({f"rewards/{reward_name(self.reward_funcs[k])}": rewards[:, k].mean().item()})
 
     def _advantages(self, rewards: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         """Advantages ``(R,)`` float32 of this process's samples with ``rewards (R, K)``; the statistics see those of
