@@ -1,12 +1,17 @@
 """A forked program behaves as one that the usual interpreter starts: words, folder, output, status, signals."""
 
 import os
+import resource
 import signal
 import subprocess
 import sys
+import sysconfig
+import time
+from pathlib import Path
 
 import pytest
 
+from support import SUPPORT
 from support.warm_python import warm_programs
 
 _WHAT_IT_SEES = """
@@ -63,6 +68,21 @@ def test_how_a_program_ended_is_passed_on(number):
     assert failed.returncode == 1 and failed.stderr.endswith("ValueError: what it was\n")
 
 
+_ENDS = """
+import atexit, sys, threading, time
+print("no line", end="")
+atexit.register(print, "last")
+threading.Thread(target=lambda: (time.sleep(0.2), print("thread"))).start()
+"""
+
+
+@pytest.mark.parametrize("end", ["sys.exit('why')", "sys.exit(-1)", "sys.exit()", "raise KeyboardInterrupt", ""])
+def test_it_ends_as_the_usual_one_does(end):
+    usual, warm = _both("-c", _ENDS + end)
+    assert warm.stdout == usual.stdout == "no linethread\nlast\n"
+    assert warm.returncode == usual.returncode and warm.stderr.splitlines()[-1:] == usual.stderr.splitlines()[-1:]
+
+
 def test_an_interrupt_reaches_the_program():
     command = [str(warm_programs() / "python"), "-c", _WAITS]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
@@ -72,9 +92,7 @@ def test_an_interrupt_reaches_the_program():
     assert process.returncode == 0
 
 
-@pytest.mark.parametrize(
-    "words, variables", [(["-X", "utf8", "-c"], {}), (["-c"], {"HF_HUB_ETAG_TIMEOUT": "3"}), (["-c"], {"LC_ALL": "C"})]
-)
+@pytest.mark.parametrize("words, variables", [(["-X", "utf8", "-c"], {}), (["-c"], {"LC_ALL": "C"})])
 def test_what_a_fork_cannot_take_over_starts_the_usual_interpreter(words, variables):
     seen = _run(
         warm_programs() / "python",
@@ -83,3 +101,65 @@ def test_what_a_fork_cannot_take_over_starts_the_usual_interpreter(words, variab
         env={**os.environ, **variables},
     )
     assert seen.stdout == "False\n"
+
+
+_READS_VARIABLES = """
+import os, sys
+print("torch" in sys.modules, "huggingface_hub" in sys.modules)
+import huggingface_hub.constants
+print(huggingface_hub.constants.HF_HUB_ETAG_TIMEOUT)
+"""
+
+
+def test_other_variables_of_hugging_face_are_read_by_its_libraries():
+    usual, warm = _both("-c", _READS_VARIABLES, env={**os.environ, "HF_HUB_ETAG_TIMEOUT": "3"})
+    assert usual.stdout == "False False\n3\n" and warm.stdout == "True False\n3\n"
+
+
+_FINDS = """
+import importlib.util, sys
+print(importlib.util.find_spec("ubgen_pipeline") is not None, sys.path)
+"""
+
+
+@pytest.mark.parametrize("words", [[], ["-S"]])
+def test_modules_are_looked_for_where_the_usual_interpreter_would(words, tmp_path):
+    libraries = os.pathsep.join(sorted({sysconfig.get_path("purelib"), sysconfig.get_path("platlib"), str(tmp_path)}))
+    usual, warm = _both(*words, "-c", _FINDS, cwd=tmp_path, env={**os.environ, "PYTHONPATH": libraries})
+    assert warm.stdout == usual.stdout and warm.stdout.startswith("False" if words else "True"), warm.stderr
+
+
+def test_limits_are_passed_on(tmp_path):
+    def limit():
+        os.umask(0o077)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+
+    code = "open('file', 'wb', buffering=0).write(bytes(9000)); open('more', 'w')"
+    usual, warm = _both("-c", code, cwd=tmp_path, preexec_fn=limit)
+    file = (tmp_path / "file").stat()
+    assert warm.returncode == usual.returncode == 0 and (file.st_size, file.st_mode & 0o777) == (5000, 0o600)
+
+
+_USES = """
+import time
+from support import warm_python
+warm_python._LIBRARIES = ((), ())  # to start quickly
+print(warm_python.warm_programs(), flush=True)
+time.sleep(100)
+"""
+
+
+def test_workers_of_a_run_share_the_servers_which_end_with_the_last(tmp_path):
+    path = os.pathsep.join([str(SUPPORT.parent), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "PYTEST_XDIST_TESTRUNUID": "shared", "TMPDIR": str(tmp_path)}
+    command = [sys.executable, "-c", _USES]
+    users = [subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    folders = [Path(user.stdout.readline().strip()) for user in users]
+    assert folders[0] == folders[1] == tmp_path / f"warm-python-{os.getuid()}-shared"
+    for user, seconds in zip(users, (0.3, 30)):
+        user.kill()
+        user.communicate()
+        deadline = time.monotonic() + seconds
+        while folders[0].exists() and time.monotonic() < deadline:
+            time.sleep(0.02)
+        assert folders[0].exists() == (user is users[0])

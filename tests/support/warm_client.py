@@ -1,44 +1,70 @@
-"""Runs a program in a fork of the server of :mod:`support.warm_python`: the usual program, the socket, then its words.
+"""Runs a program in a fork of a server of :mod:`support.warm_python`: the usual program, the folder, then its words.
 
 It imports little, since starting it should cost next to nothing.
 """
 
 import json
 import os
+import resource
 import signal
 import socket
 import sys
+from collections.abc import Mapping
 
-# variables that begin so are read when a library is imported, or when the interpreter starts
-_READ_EARLY = (
-    *("ACCELERATE", "CUDA", "DATASETS", "DIFFUSERS", "HF_", "HUB_", "LANG", "LC_", "MKL", "OMP", "PYTHON", "TORCH"),
-    "TRANSFORMERS",
-)
-# where nothing is fetched this is a folder of caches alone, and the server has one of its own
-_MAY_DIFFER = "HF_HOME"
+# variables that begin so are read when the interpreter starts, or when torch is imported
+_READ_BY_TORCH = ("CUDA", "LANG", "LC_", "MKL", "OMP", "PYTHON", "TORCH")
+# and those, when one of Hugging Face's libraries is
+_READ_BY_HUGGING_FACE = ("ACCELERATE", "DATASETS", "DIFFUSERS", "HF_", "HUB_", "TRANSFORMERS")
+# a fork looks for modules where it is told to; where nothing is fetched the other is a folder of caches alone, and the
+# server has one of its own
+_MAY_DIFFER = ("PYTHONPATH", "HF_HOME")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
-def read_early() -> dict[str, str]:
-    """The variables of this process that a forked program could not take over."""
-    return {name: value for name, value in os.environ.items() if name.startswith(_READ_EARLY) and name != _MAY_DIFFER}
+def read_early(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The variables of a process that a forked program could not take over."""
+    return {
+        name: value
+        for name, value in environment.items()
+        if name.startswith((*_READ_BY_TORCH, *_READ_BY_HUGGING_FACE)) and name not in _MAY_DIFFER
+    }
+
+
+def server_for(known: dict[str, str]) -> str | None:
+    """The server whose forks are like this program, if there is one.
+
+    Args:
+        known: what :func:`read_early` gave when the servers were started.
+    """
+    here = read_early()
+    differing = [name for name in here.keys() | known.keys() if here.get(name) != known.get(name)]
+    if not differing:
+        return "all"
+    return "torch" if all(name.startswith(_READ_BY_HUGGING_FACE) for name in differing) else None
 
 
 def main() -> None:
-    _, usual, address, *words = sys.argv
+    _, usual, folder, *words = sys.argv
     is_python = os.path.basename(usual).startswith("python")
-    has_other_options = is_python and (not words or (words[0].startswith("-") and words[0] not in ("-c", "-m")))
-    with open(address + ".json", encoding="utf-8") as file:
-        is_alike = json.load(file) == read_early()
-    if has_other_options or not is_alike:
+    is_bare = is_python and words[:1] == ["-S"]
+    told = words[1:] if is_bare else words
+    has_other_options = is_python and (not told or (told[0].startswith("-") and told[0] not in ("-c", "-m")))
+    with open(folder + "/environment.json", encoding="utf-8") as file:
+        server = server_for(json.load(file))
+    if has_other_options or server is None:
         os.execv(usual, [usual, *words])
+    umask = os.umask(0)
+    os.umask(umask)
     call = {
-        "words": words if is_python else [usual, *words],
+        "words": told if is_python else [usual, *told],
+        "is_bare": is_bare,
         "folder": os.getcwd(),
         "environment": dict(os.environ),
+        "umask": umask,
+        "largest_file": resource.getrlimit(resource.RLIMIT_FSIZE),
     }
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(address)
+        connection.connect(f"{folder}/{server}.socket")
         message = json.dumps(call).encode() + b"\n"
         sent = socket.send_fds(connection, [message], [0, 1, 2])
         connection.sendall(message[sent:])

@@ -1,16 +1,22 @@
 """A Python that has imported the large libraries already, for tests that start many commands.
 
-Most of a small command's time is that of its imports. Here a server imports the libraries once, and forks for each
-program, which then runs in a process, folder and environment of its own as always. None of our own modules is
-imported before the fork. :func:`warm_programs` gives a folder with programs ``python`` and ``ubgen`` to start instead
-of those beside :data:`sys.executable`; they hand what they were called with to the server, and pass signals, output
-and exit status on. A program that needs another interpreter, such as one that reads other variables when a library is
-imported, is started by the usual one.
+Most of a small command's time is that of its imports. Here servers import the libraries once, and fork for each
+program, which then runs in a process, folder and environment of its own as always. One has imported all of them;
+another stopped before Hugging Face's, for programs with other variables that those read when they are imported. None
+of our own modules is imported before the fork. :func:`warm_programs` gives a folder with programs ``python`` and
+``ubgen`` to start instead of those beside :data:`sys.executable`; they hand what they were called with to a server,
+and pass signals, output and exit status on. ``python -S`` finds no ubgen, as where it is not installed. A program that
+needs another interpreter, such as one that reads other variables when torch is imported, is started by the usual one.
+
+The workers of one run of the tests share the servers, which end with the last of them.
 """
 
 import atexit
+import fcntl
+import gc
 import json
 import os
+import resource
 import runpy
 import select
 import shutil
@@ -18,22 +24,60 @@ import signal
 import socket
 import subprocess
 import sys
+import sysconfig
 import tempfile
+import threading
 import types
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from . import SUPPORT
 from .warm_client import read_early
 
 # what the commands use; a library that is not there is left to those that need it
-_LIBRARIES = (
+_BEFORE_HUGGING_FACE = (
     "torch",
-    "torchvision",
-    "datasets",
+    "torch._dynamo",
+    "torch._inductor.config",
+    "torch.distributed.checkpoint",
+    "torch.distributed.fsdp",
+    "torch.distributed.tensor",
+    "torch.nn.attention.flex_attention",
+    "torchvision.io",
+    "torchvision.transforms.v2",
+    "aiohttp",
+    "boto3",
+    "dill",
+    "fsspec.implementations.http",
+    "hf_xet",
+    "httpx2",
+    "jinja2",
+    "multiprocess",
+    "pandas",
+    "PIL.Image",
+    "pyarrow.dataset",
     "pyarrow.parquet",
+    "regex",
+    "requests",
+    "rich.console",
+    "rich.markdown",
+    "rich.table",
+    "s3transfer",
+    "safetensors.torch",
+    "scipy.stats",
+    "sklearn.linear_model",
+    "sklearn.metrics",
+    "tokenizers",
+    "tqdm.contrib.concurrent",
+    "xxhash",
+    "yaml",
+)
+_HUGGING_FACE = (
+    "datasets",
     "accelerate",
     "peft",
     "trl.trainer.base_trainer",
@@ -44,72 +88,160 @@ _LIBRARIES = (
     "transformers.trainer",
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
-    "sklearn.linear_model",
-    "scipy.stats",
 )
+_LIBRARIES = (_BEFORE_HUGGING_FACE, _HUGGING_FACE)
 _CLIENT = SUPPORT / "warm_client.py"
 _START_SECONDS = 120
+# what the run of the tests began with; a test may change its own
+_ENVIRONMENT = dict(os.environ)
 
 
 @cache
 def warm_programs() -> Path:
-    """A folder with ``python`` and ``ubgen``, whose server ends with this process."""
-    folder = Path(tempfile.mkdtemp(prefix="warm-python-"))
+    """A folder with ``python`` and ``ubgen``, whose servers end with the last worker that has called this."""
+    run = os.environ.get("PYTEST_XDIST_TESTRUNUID", str(os.getpid()))
+    folder = Path(tempfile.gettempdir(), f"warm-python-{os.getuid()}-{run}")
+    while True:
+        folder.mkdir(mode=0o700, exist_ok=True)
+        with _locked(folder) as is_there:
+            if is_there:
+                if not (folder / "users.socket").exists():
+                    _start(folder)
+                user = socket.socket(socket.AF_UNIX)
+                user.connect(str(folder / "users.socket"))
+                # it is closed when this process ends, however it does
+                _connections.append(user)
+                return folder
+
+
+_connections: list[socket.socket] = []
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[bool]:
+    """Hold the folder against other processes; False: the last that used it has removed it meanwhile."""
+    try:
+        file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
+    except FileNotFoundError:
+        yield False
+        return
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield os.fstat(file).st_nlink > 0
+    finally:
+        os.close(file)
+
+
+def _start(folder: Path) -> None:
     for name in ("python", "ubgen"):
         usual = sys.executable if name == "python" else str(Path(sys.executable).with_name(name))
         program = folder / name
         program.write_text(
             f"#!{sys.executable} -IS\nimport runpy, sys\n"
-            f"sys.argv = ['', {usual!r}, {str(folder / 'socket')!r}, *sys.argv[1:]]\n"
+            f"sys.argv = ['', {usual!r}, {str(folder)!r}, *sys.argv[1:]]\n"
             f"runpy.run_path({str(_CLIENT)!r}, run_name='__main__')\n"
         )
         program.chmod(0o755)
-    path = os.pathsep.join([str(SUPPORT.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    (folder / "socket.json").write_text(json.dumps(read_early()), encoding="utf-8")
+    path = os.pathsep.join([str(SUPPORT.parent), *filter(None, [_ENVIRONMENT.get("PYTHONPATH")])])
+    (folder / "environment.json").write_text(json.dumps(read_early(_ENVIRONMENT)), encoding="utf-8")
     started, says = os.pipe()
     server = subprocess.Popen(
-        [sys.executable, "-m", "support.warm_python", str(folder / "socket"), str(says)],
-        env={**os.environ, "PYTHONPATH": path, "HF_HOME": str(folder / "hf")},
+        [sys.executable, "-m", "support.warm_python", str(folder), str(says), json.dumps(_LIBRARIES)],
+        cwd=SUPPORT.parent,
+        env={**_ENVIRONMENT, "PYTHONPATH": path, "HF_HOME": str(folder / "hf")},
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         pass_fds=[says],
         start_new_session=True,
     )
     os.close(says)
-    atexit.register(_stop, server, folder)
     ready, _, _ = select.select([started], [], [], _START_SECONDS)
-    assert ready and os.read(started, 1), "the server of warm programs did not start"
+    has_started = ready and os.read(started, 1)
     os.close(started)
-    return folder
+    if not has_started:
+        os.killpg(server.pid, signal.SIGKILL)
+        raise RuntimeError("the servers of warm programs did not start")
 
 
-def _stop(server: "subprocess.Popen[bytes]", folder: Path) -> None:
-    server.kill()
-    server.wait()
-    shutil.rmtree(folder, ignore_errors=True)
+def serve(folder: Path, says: int, libraries: list[list[str]]) -> dict[str, Any]:
+    """Be both servers; what returns is a process that was forked for a call, with the call that it is to run."""
+    # a process that has ended leaves nothing behind
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    _import(libraries[0])
+    with _listener(folder / "torch.socket") as calls, _listener(folder / "users.socket") as new_users:
+        second = os.fork()
+        if second == 0:
+            calls.close()
+            new_users.close()
+            _import(libraries[1])
+            return _serve_all(folder, says)
+        os.close(says)
+        return _serve_torch(folder, second, calls, new_users)
 
 
-def serve(address: str, says: int) -> dict[str, Any]:
-    """Fork for every call; what returns is a forked process, with the call that it is to run."""
-    for name in _LIBRARIES:
+def _serve_all(folder: Path, says: int) -> dict[str, Any]:
+    with _listener(folder / "all.socket") as calls:
+        os.write(says, b"1")
+        os.close(says)
+        while True:
+            if call := _taken(calls, [calls]):
+                return call
+
+
+def _serve_torch(folder: Path, second: int, calls: socket.socket, new_users: socket.socket) -> dict[str, Any]:
+    """Serve, and end both servers with their last user."""
+    users: list[socket.socket] = []
+    while True:
+        ready, _, _ = select.select([calls, new_users, *users], [], [])
+        if calls in ready and (call := _taken(calls, [calls, new_users, *users])):
+            return call
+        if new_users in ready:
+            users.append(new_users.accept()[0])
+        # a user says nothing: what is there to be read is its end
+        for user in [user for user in users if user in ready]:
+            user.close()
+            users.remove(user)
+            if not users:
+                _end_unless_used(folder, second, new_users)
+
+
+def _import(names: Sequence[str]) -> None:
+    for name in names:
         try:
             import_module(name)
         except ImportError:
             continue
-    # a process that has ended leaves nothing behind
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(address)
-        listener.listen(64)
-        os.write(says, b"1")
-        os.close(says)
-        while True:
-            connection, _ = listener.accept()
-            if os.fork() == 0:
-                listener.close()
-                signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-                return _supervise(connection)
-            connection.close()
+    # what a fork never counts again stays in memory that it shares with the others
+    gc.collect()
+    gc.freeze()
+
+
+def _listener(address: Path) -> socket.socket:
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(str(address))
+    listener.listen(64)
+    return listener
+
+
+def _taken(calls: socket.socket, inherited: list[socket.socket]) -> dict[str, Any] | None:
+    """Take a call; None in the server, the call in the process that is forked for it."""
+    connection, _ = calls.accept()
+    if os.fork() == 0:
+        for other in inherited:
+            other.close()
+        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+        return _supervise(connection)
+    connection.close()
+    return None
+
+
+def _end_unless_used(folder: Path, second: int, new_users: socket.socket) -> None:
+    with _locked(folder):
+        ready, _, _ = select.select([new_users], [], [], 0)
+        if not ready:
+            os.kill(second, signal.SIGKILL)
+            shutil.rmtree(folder, ignore_errors=True)
+            os._exit(0)
 
 
 def _supervise(connection: socket.socket) -> dict[str, Any]:
@@ -141,11 +273,46 @@ def _supervise(connection: socket.socket) -> dict[str, Any]:
                 os._exit(0)
 
 
-def run_call(call: dict[str, Any]) -> None:
-    """Be the program that was called."""
+def be_program(call: dict[str, Any]) -> NoReturn:
+    """Be the program that was called, and end as it does.
+
+    All that an interpreter does at its end is done but to take every module apart, which takes longer than to fork.
+    """
+    status = 0
+    try:
+        _run(call)
+    except SystemExit as end:
+        if end.code is not None and not isinstance(end.code, int):
+            print(end.code, file=sys.stderr)
+            status = 1
+        else:
+            status = end.code or 0
+    except BaseException as error:
+        sys.excepthook(type(error), error, error.__traceback__)
+        status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
+    # waits for the threads that are no daemons
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    for file in (sys.stdout, sys.stderr):
+        file.flush()
+    if status == -signal.SIGINT:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
+        os.kill(os.getpid(), signal.SIGINT)
+    os._exit(status & 0xFF)
+
+
+def _run(call: dict[str, Any]) -> None:
+    searched = _searched(call)
     os.environ.clear()
     os.environ.update(call["environment"])
     os.chdir(call["folder"])
+    os.umask(call["umask"])
+    resource.setrlimit(resource.RLIMIT_FSIZE, call["largest_file"])
+    # what was found out or drawn for the server
+    tempfile.tempdir = None
+    if "numpy" in sys.modules:
+        sys.modules["numpy"].random.seed()
+    sys.path[:] = ["", *searched]
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # those of the server know what its own files could do
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
@@ -165,9 +332,25 @@ def run_call(call: dict[str, Any]) -> None:
         runpy.run_path(kind, run_name="__main__")
 
 
+def _searched(call: dict[str, Any]) -> list[str]:
+    """Where the program looks for modules, its own folder aside."""
+    # the server's own came first: the tests' folder twice, as its folder and by the variable
+    own = ["", *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep)), str(SUPPORT.parent)]
+    usual = [entry for entry in sys.path if entry not in own]
+    if call["is_bare"]:
+        # the installed libraries, and what finds an installed clone, come from site, which is left out
+        libraries = (sysconfig.get_path("purelib"), sysconfig.get_path("platlib"))
+        standard = sysconfig.get_path("stdlib")
+        usual = [
+            entry
+            for entry in usual
+            if not entry.startswith(libraries) and entry.startswith((standard, sys.base_prefix))
+        ]
+        sys.meta_path[:] = [finder for finder in sys.meta_path if "__editable__" not in str(finder)]
+    named = call["environment"].get("PYTHONPATH", "").split(os.pathsep)
+    named = [os.path.join(call["folder"], entry) for entry in named if entry]
+    return [*named, *(entry for entry in usual if entry not in named)]
+
+
 if __name__ == "__main__":
-    called = serve(sys.argv[1], int(sys.argv[2]))
-    # the tests' own modules are no part of a program
-    sys.path[:] = [entry for entry in sys.path if Path(entry or ".").resolve() != SUPPORT.parent]
-    sys.path.insert(0, "")
-    run_call(called)
+    be_program(serve(Path(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])))
