@@ -13,7 +13,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -36,12 +36,25 @@ from ubgen_pipeline.mini.scenes import (
     scenes,
 )
 
+
+class Plan(NamedTuple):
+    """A file of ``training/configs``, generator updates, and flags of ``ubgen generate``."""
+
+    training_config: str
+    max_steps: int
+    sampling: Mapping[str, float]
+
+
 ROOT = Path(__file__).resolve().parents[1]
 LORA_FILE = "pytorch_lora_weights.safetensors"
 # the LoRA of the package, by the model that it is for
 SHIPPED_LORAS = {"mini": Path(mini_lora_path())}
-# how the datasets are drawn; a model that is not here has its family's own steps and guidance
-SAMPLING = {"mini": {"num_inference_steps": 50, "guidance_scale": 2.0}}
+# how an embedded model is trained, and how its datasets are drawn: by default with its family's own steps and guidance
+PLANS = {
+    # without guidance, as it was trained: with it, the mini model draws a class on its own background alone
+    "mini": Plan("mini_logdet.yaml", 60, {"num_inference_steps": 10, "guidance_scale": 1.0}),
+    "mini-flow": Plan("mini_flow.yaml", 20, {}),
+}
 OWN_BACKGROUND_INDEX = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]
 OWN_TEXTURE_INDEX = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in CLASS_NAMES]
 
@@ -55,11 +68,17 @@ class DemoSettings:
         "folder for the LoRA, the datasets and the picture; demo for mini and demo/MODEL for others if not given",
         None,
     )
-    training_config: str | None = field_help("training settings; training/configs/MODEL.yaml if not given", None)
-    max_steps: int = field_help("generator updates; 0 skips the training and takes the shipped LoRA only", 20)
+    training_config: str | None = field_help(
+        "training settings; the model's own file of training/configs if not given", None
+    )
+    max_steps: int | None = field_help(
+        f"generator updates; 0 skips the training and takes the shipped LoRA only; if not given, "
+        f"{', '.join(f'{plan.max_steps} for {model}' for model, plan in PLANS.items())}",
+        None,
+    )
     samples_per_class: int = field_help("images of each class and dataset", 8)
     num_inference_steps: int | None = field_help(
-        "denoising steps of the datasets; 50 for mini and the family's own for others if not given", None
+        "denoising steps of the datasets; 10 for mini and the family's own for others if not given", None
     )
     seed: int = field_help("seed of the training and of the datasets", 0)
     threads: int | None = field_help("CPU threads of every command; torch's own choice if not given", None)
@@ -75,9 +94,11 @@ class DemoSettings:
                 raise ValueError(f"{name} is {value}; give {least} or more.")
         if self.output_dir is None:
             object.__setattr__(self, "output_dir", "demo" if self.model == "mini" else f"demo/{self.model}")
+        plan = PLANS[self.model]
         if self.training_config is None:
-            file = ROOT / "training" / "configs" / f"{self.model.replace('-', '_')}.yaml"
-            object.__setattr__(self, "training_config", str(file))
+            object.__setattr__(self, "training_config", str(ROOT / "training" / "configs" / plan.training_config))
+        if self.max_steps is None:
+            object.__setattr__(self, "max_steps", plan.max_steps)
 
 
 class Row(NamedTuple):
@@ -104,7 +125,7 @@ def run_demo(settings: DemoSettings) -> list[Row]:
     """
     folder = Path(str(settings.output_dir))
     loras: dict[str, Path | None] = {"base": None}
-    if settings.max_steps > 0:
+    if settings.max_steps:
         loras["tuned"] = train(settings, folder / "lora")
     shipped = SHIPPED_LORAS.get(settings.model)
     if settings.shipped_lora and shipped is not None and shipped.is_file():
@@ -138,6 +159,8 @@ def train(settings: DemoSettings, folder: Path) -> Path:
         started.write_text(json.dumps(record), encoding="utf-8")
         command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--config", config]
         command += ["--max_steps", str(settings.max_steps), "--seed", str(settings.seed), "--output_dir", str(folder)]
+        # a run that is stopped shall lose a minute at most
+        command += ["--save_steps", "10"]
         if any(folder.glob("checkpoint-*/trainer_state.json")):
             command += ["--resume_from_checkpoint", "last"]
         run(command, settings, folder / "training.log")
@@ -149,7 +172,7 @@ def generate(settings: DemoSettings, lora: Path | None, folder: Path) -> float |
     """Make a dataset with ``ubgen generate``; returns the images/s that it reported when it was made."""
     command = [str(Path(sys.executable).with_name("ubgen")), "generate", "--model", settings.model]
     command += ["--class-names", *CLASS_NAMES, "--samples-per-class", str(settings.samples_per_class)]
-    sampling: dict[str, float | None] = {**SAMPLING.get(settings.model, {})}
+    sampling: dict[str, float] = {**PLANS[settings.model].sampling}
     if settings.num_inference_steps is not None:
         sampling["num_inference_steps"] = settings.num_inference_steps
     command += [part for name, value in sampling.items() for part in (f"--{name.replace('_', '-')}", str(value))]

@@ -88,7 +88,7 @@ def test_each_embedded_model_has_its_own_folder_training_and_sampling(tmp_path, 
         demo.train(settings, tmp_path / model)
     assert len({demo.DemoSettings(model=model).output_dir for model in EMBEDDED_MODELS}) == 2
     mini, _, flow, training = commands
-    assert "--model mini --" in " ".join(mini) and mini[mini.index("--guidance-scale") + 1] == "2.0"
+    assert "--model mini --" in " ".join(mini) and mini[mini.index("--guidance-scale") + 1] == "1.0"
     # the family's own
     assert "--model mini-flow --" in " ".join(flow) and not {"--guidance-scale", "--num-inference-steps"} & {*flow}
     assert "configs/mini_flow.yaml" in " ".join(training)
