@@ -8,7 +8,6 @@ import json
 import shlex
 import shutil
 import subprocess
-import sys
 from importlib.metadata import version
 from pathlib import Path
 
@@ -21,6 +20,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from support import DATA, ROOT
+from support.warm_python import warm_programs
 from ubgen_pipeline.commands.main import main
 from ubgen_training.ubgen.command import main as train_ubgen
 
@@ -136,7 +136,13 @@ def test_the_dataset_is_drawn_with_the_lora(tmp_path):
 
 def test_training_goes_on_from_the_checkpoint(tmp_path):
     shutil.copytree(FIRST / "lora" / "checkpoint-1", tmp_path / "lora" / "checkpoint-1")
-    command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), *TRAIN, "--resume_from_checkpoint", "last"]
+    command = [
+        str(warm_programs() / "python"),
+        str(ROOT / "training" / "train_ubgen.py"),
+        *TRAIN,
+        "--resume_from_checkpoint",
+        "last",
+    ]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     one_go = load_file(FIRST / "lora" / "pytorch_lora_weights.safetensors")

@@ -3,7 +3,6 @@
 import re
 import resource
 import subprocess
-import sys
 
 import numpy as np
 import pyarrow
@@ -11,6 +10,7 @@ import pytest
 
 from support.exported import files_of, replaced, rewrite
 from support.scene_dataset import NUM_ROWS, png, write_scene_dataset
+from support.warm_python import warm_programs
 from ubgen_pipeline.dataset import annotated_rows
 from ubgen_pipeline.export.export import ExportSettings, export_dataset, main
 
@@ -97,7 +97,7 @@ def test_flagged_images_are_left_out_and_counted(dataset, tmp_path, capsys):
 
 
 def test_command_on_a_full_disk_leaves_nothing(dataset, tmp_path):
-    command = [sys.executable, "-m", "ubgen_pipeline", "export", str(dataset[0]), "--format", "webdataset"]
+    command = [str(warm_programs() / "ubgen"), "export", str(dataset[0]), "--format", "webdataset"]
     command += ["--output-dir", str(tmp_path / "o")]
 
     def limit_file_size():

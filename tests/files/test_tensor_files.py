@@ -3,13 +3,13 @@
 import os
 import stat
 import subprocess
-import sys
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
+from support.warm_python import warm_programs
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
 
 SAVE_ALL = """
@@ -41,7 +41,7 @@ def mode(file) -> int:
 @pytest.mark.parametrize("umask, expected", [("022", 0o644), ("027", 0o640), ("077", 0o600)])
 def test_every_writer_honours_the_umask(tmp_path, umask, expected):
     if umask == "027":
-        subprocess.run([sys.executable, "-c", SAVE_ALL, tmp_path, umask], check=True)
+        subprocess.run([str(warm_programs() / "python"), "-c", SAVE_ALL, tmp_path, umask], check=True)
     else:
         before = os.umask(int(umask, 8))
         try:

@@ -9,7 +9,6 @@ import json
 import shutil
 import signal
 import subprocess
-import sys
 import time
 from contextlib import redirect_stderr
 
@@ -20,6 +19,7 @@ from peft import LoraConfig, get_peft_model_state_dict
 
 from support import DATA
 from support.family_models import FAMILY_NAMES, TinyModels, tiny_pipeline
+from support.warm_python import warm_programs
 from ubgen_hub_cards.dataset_card import licence_note_of
 from ubgen_pipeline.dataset.card import stored_card_maker
 from ubgen_pipeline.dataset.shards import open_dataset
@@ -97,9 +97,7 @@ def test_a_killed_run_goes_on_to_the_same_files(models, tmp_path):
     more = ["--samples-per-class", "4", "--annotations", "mask"]
     whole, killed = (arguments(models.folder("flux2-klein"), tmp_path / name, *more) for name in ("whole", "killed"))
     assert main(whole) == 0
-    process = subprocess.Popen(
-        [sys.executable, "-m", "ubgen_pipeline", "generate", *killed], stderr=subprocess.DEVNULL
-    )
+    process = subprocess.Popen([str(warm_programs() / "ubgen"), "generate", *killed], stderr=subprocess.DEVNULL)
     deadline = time.monotonic() + 240
     while not (tmp_path / "killed" / ".ubgen" / "shard-00000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)

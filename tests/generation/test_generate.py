@@ -16,6 +16,7 @@ import pytest
 from datasets import ClassLabel, Image, load_dataset
 
 from support.flags import with_flags
+from support.warm_python import warm_programs
 from ubgen_pipeline.generation.generate import generate_dataset, main
 from ubgen_pipeline.sample_seeds import sample_seed
 
@@ -31,7 +32,7 @@ def _hashes(folder):
 
 
 def _process(arguments, **kwargs):
-    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments]
+    command = [str(warm_programs() / "ubgen"), "generate", *arguments]
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **kwargs)
 
 

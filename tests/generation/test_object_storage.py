@@ -13,6 +13,7 @@ import pytest
 from datasets import load_dataset
 
 from support.object_store import BUCKET, loopback_store
+from support.warm_python import warm_programs
 from ubgen_pipeline.dataset.reader import StoredRows, open_rows
 from ubgen_pipeline.files.places import as_place
 from ubgen_pipeline.generation.generate import generate_dataset, main
@@ -100,7 +101,7 @@ def _worker(environment, model, address, rank, folder, **more):
     (folder / "tmp").mkdir(exist_ok=True)
     own = {"RANK": str(rank), "WORLD_SIZE": "2", "TMPDIR": str(folder / "tmp"), "HF_HOME": str(folder / "home")}
     return subprocess.Popen(
-        [sys.executable, "-m", "ubgen_pipeline", *_flags(model, address, **more)],
+        [str(warm_programs() / "ubgen"), *_flags(model, address, **more)],
         cwd=folder,
         env={**os.environ, **environment, **own, "PYTHONPATH": os.pathsep.join(map(os.path.abspath, sys.path))},
         stderr=subprocess.PIPE,

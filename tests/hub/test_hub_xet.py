@@ -6,7 +6,6 @@ Hub hands out. The last two use a store behind Xet's HTTP interface; reading wit
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -15,6 +14,7 @@ from huggingface_hub import HfApi
 
 from support import SUPPORT
 from support.hub_stream import shards_of, stream
+from support.warm_python import warm_programs
 from ubgen_training.reward_training.hub_push import HubModel
 
 COMMIT = "/commit/main$"
@@ -57,7 +57,7 @@ def test_a_group_is_one_commit_and_a_lost_answer_repeats_nothing(hub, tmp_path):
 def test_killed_and_run_again(hub, tmp_path):
     process = None
     hub.faults.add(COMMIT, cut="before", skip=1, call=lambda path: process.kill())
-    command = [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
+    command = [str(warm_programs() / "python"), str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
     process = subprocess.Popen(command, env=os.environ)
     assert process.wait() == -9
     assert stream(tmp_path / "d", "org/d") == [4, 5]
@@ -115,7 +115,7 @@ def test_over_http_faults_of_the_store_lose_nothing(served, tmp_path):
 def test_over_http_killed_and_run_again(served, tmp_path):
     process = None
     served.faults.add("/cas/v1/shards", cut="before", skip=1, call=lambda path: process.kill())
-    command = [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
+    command = [str(warm_programs() / "python"), str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
     process = subprocess.Popen(command, env=os.environ)
     assert process.wait() == -9
     assert len(titles(served, "dataset", "org/d")) == 2

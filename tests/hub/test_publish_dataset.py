@@ -3,13 +3,13 @@
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 from datasets import load_dataset
 from huggingface_hub import HfApi
 
 from support.hub_server import WRITE_TOKEN
+from support.warm_python import warm_programs
 from ubgen_pipeline import generate_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
@@ -67,7 +67,7 @@ def test_generate_streams_as_a_command_and_resumes(hub, mini_model, tmp_path, ca
     """Killed with the first commit made, then run again in another folder."""
     arguments = ["--class-names", "circle", "star", *flags(SHORT), "--hub-dataset-id", "org/d"]
     arguments += ["--shards-per-commit", "1", "--output-dir"]
-    command = [sys.executable, "-m", "ubgen_pipeline", "generate", *arguments]
+    command = [str(warm_programs() / "ubgen"), "generate", *arguments]
     process = None
     hub.faults.add("/commit/main$", cut="after", call=lambda path: process.kill())
     process = subprocess.Popen([*command, str(tmp_path / "a")], env=os.environ, stderr=subprocess.PIPE, text=True)

@@ -3,7 +3,6 @@
 import json
 import os
 import subprocess
-import sys
 import sysconfig
 from pathlib import Path
 
@@ -14,6 +13,7 @@ from huggingface_hub import HfApi
 
 from support.family_models import QUICK, TinyModels
 from support.hub_server import READ_TOKEN
+from support.warm_python import warm_programs
 from ubgen_pipeline import UbGenPipeline
 from ubgen_pipeline.hub import publish_pipeline
 from ubgen_pipeline.models.families import FAMILIES
@@ -48,7 +48,7 @@ def draw_without_ubgen(hub, tmp_path, model, output, custom, call=TWO_STEPS, **e
     libraries = {sysconfig.get_path("purelib"), sysconfig.get_path("platlib")}
     variables = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     variables |= hub.environment(tmp_path / "hf") | {"PYTHONPATH": os.pathsep.join(libraries), **environment}
-    command = [sys.executable, "-S", str(script), str(model), str(output), custom, json.dumps(call)]
+    command = [str(warm_programs() / "python"), "-S", str(script), str(model), str(output), custom, json.dumps(call)]
     return subprocess.Popen(command, cwd=tmp_path, env=variables, stderr=subprocess.PIPE, text=True)
 
 

@@ -16,6 +16,7 @@ from huggingface_hub import HfApi, snapshot_download
 
 from support import ROOT
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
+from support.warm_python import warm_programs
 from ubgen_pipeline.hub import publish_space
 from ubgen_pipeline.hub.wheel import pack_wheel, space_files
 
@@ -197,7 +198,7 @@ def without_ubgen(command, folder, **variables):
     environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     environment |= {"PYTHONPATH": os.pathsep.join(libraries), "HF_HUB_OFFLINE": "1", **variables}
     return subprocess.Popen(
-        [sys.executable, "-S", *command],
+        [str(warm_programs() / "python"), "-S", *command],
         cwd=folder,
         env=environment,
         stdout=subprocess.PIPE,

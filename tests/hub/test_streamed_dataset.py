@@ -3,7 +3,6 @@
 import itertools
 import os
 import subprocess
-import sys
 import time
 
 import pytest
@@ -14,6 +13,7 @@ from support import SUPPORT
 from support.hub_faults import AFTER, BEFORE
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
 from support.hub_stream import CLASS_NAMES, ROWS_PER_SHARD, shards_of, stream, write
+from support.warm_python import warm_programs
 from ubgen_pipeline.dataset.card import DatasetCardMaker
 from ubgen_pipeline.hub import access as hub_access
 from ubgen_pipeline.hub.streamed_dataset import COMMITS_PER_HOUR, CommitBudget, HubDataset
@@ -98,7 +98,7 @@ KILLS = {
 
 @pytest.mark.parametrize("point", KILLS)
 def test_killed_anywhere_and_run_again(hub, tmp_path, point):
-    command = [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
+    command = [str(warm_programs() / "python"), str(STREAM), str(tmp_path / "d"), "org/d", "6", "2", "0", "0", "1"]
     process = None
     fault = hub.faults.add(**KILLS[point], call=lambda path: process.kill())
     process = subprocess.Popen(command, env=os.environ, stderr=subprocess.PIPE)
@@ -113,7 +113,7 @@ def test_killed_anywhere_and_run_again(hub, tmp_path, point):
 
 def test_killed_and_run_again_elsewhere(hub, tmp_path):
     """What was not yet on the Hub is made again from nothing but the Hub's own state."""
-    command = [sys.executable, str(STREAM), str(tmp_path / "lost"), "org/d", "6", "2", "0", "0", "1"]
+    command = [str(warm_programs() / "python"), str(STREAM), str(tmp_path / "lost"), "org/d", "6", "2", "0", "0", "1"]
     process = None
     hub.faults.add(COMMIT, cut=AFTER, skip=1, call=lambda path: process.kill())
     process = subprocess.Popen(command, env=os.environ)
@@ -178,7 +178,8 @@ def test_two_processes_lose_no_commit(hub, tmp_path):
     hub.faults.add(COMMIT, together=2, count=2)
     processes = [
         subprocess.Popen(
-            [sys.executable, str(STREAM), str(tmp_path / "d"), "org/d", "6", "1", "0", rank, "2"], env=os.environ
+            [str(warm_programs() / "python"), str(STREAM), str(tmp_path / "d"), "org/d", "6", "1", "0", rank, "2"],
+            env=os.environ,
         )
         for rank in ("0", "1")
     ]

@@ -6,7 +6,6 @@ The loader copies the code of a folder into one place for all folders, so that w
 import json
 import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from diffusers.utils.dynamic_modules_utils import get_relative_imports
 
 from support import ROOT
 from support.family_models import FAMILY_NAMES, QUICK, TinyModels
+from support.warm_python import warm_programs
 from ubgen_pipeline import UbGenPipeline
 from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import load_pipeline
@@ -23,7 +23,9 @@ import json, sys
 sys.modules["ubgen_pipeline"] = None  # importing it is an error now
 import numpy as np
 from diffusers import DiffusionPipeline
+from diffusers.utils import dynamic_modules_utils
 
+dynamic_modules_utils.HF_MODULES_CACHE = "modules"  # where the code is copied to, in this folder
 for model, custom, output in json.loads(sys.argv[1]):
     settings = {"custom_pipeline": custom} if custom else {}
     pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
@@ -54,8 +56,8 @@ def test_each_familys_code_draws_alone_and_what_it_saved_with_its_code(mini_mode
             jobs.append((str(tmp_path / name), "", str(tmp_path / f"{name} again")))
     (tmp_path / "draw.py").write_text(DRAW)
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-    environment |= {"HF_HOME": str(tmp_path / "hf"), "HF_MODULES_CACHE": str(tmp_path / "modules")}
-    command = [sys.executable, "draw.py", json.dumps(jobs)]
+    environment |= {"HF_HOME": str(tmp_path / "hf")}
+    command = [str(warm_programs() / "python"), "draw.py", json.dumps(jobs)]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=500)
     assert done.returncode == 0, done.stderr
     for name, images in expected.items():

@@ -1,7 +1,7 @@
 """Drawing in the Space: what a visitor gets is what the pipeline and the shown command give, and nobody else's."""
 
+import os
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -10,6 +10,7 @@ from sampler import Cancellation, Sampler, failure_text, regenerate_command
 from space_settings import SpaceSettings
 
 from support.tiny_models import flux
+from support.warm_python import warm_programs
 from ubgen_pipeline import load_pipeline
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.mini import mini_lora_path
@@ -108,9 +109,9 @@ def test_the_shown_command_draws_the_same_image(sampler, settings, tmp_path):
 
     sample = list(sampler.draw(DrawRequest("a 'quoted' $star", ("tuned",), 2, 3, 2, 2.5), Cancellation()))[1]
     command = regenerate_command(sample, settings).replace("OUT", str(tmp_path / "out"))
-    command = command.replace("ubgen generate", f"{sys.executable} -m ubgen_pipeline generate")
-    command = command.replace("$(python", f"$({sys.executable}")
-    subprocess.run(["bash", "-c", command + " --threads 1"], check=True, capture_output=True)
+    path = os.pathsep.join([str(warm_programs()), os.environ["PATH"]])
+    environment = {**os.environ, "PATH": path}
+    subprocess.run(["bash", "-c", command + " --threads 1"], env=environment, check=True, capture_output=True)
     row = load_dataset(str(tmp_path / "out"), split="train")[1]
     assert row["seed"] == sample.seed and row["prompt"] == "a 'quoted' $star"
     difference = np.abs(np.asarray(row["image"], dtype=int) - np.asarray(sample.image, dtype=int))

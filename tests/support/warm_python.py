@@ -291,7 +291,7 @@ def be_program(call: dict[str, Any]) -> NoReturn:
         sys.excepthook(type(error), error, error.__traceback__)
         status = -signal.SIGINT if isinstance(error, KeyboardInterrupt) else 1
     # waits for the threads that are no daemons
-    threading._shutdown()
+    threading._shutdown()  # pyright: ignore[reportAttributeAccessIssue]
     atexit._run_exitfuncs()
     for file in (sys.stdout, sys.stderr):
         file.flush()
