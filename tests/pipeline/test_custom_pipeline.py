@@ -19,13 +19,14 @@ from ubgen_pipeline.models.families import FAMILIES
 from ubgen_pipeline.models.loading import load_pipeline
 
 DRAW = """
-import json, sys
+import json, os, sys
 sys.modules["ubgen_pipeline"] = None  # importing it is an error now
 import numpy as np
 from diffusers import DiffusionPipeline
 from diffusers.utils import dynamic_modules_utils
 
-dynamic_modules_utils.HF_MODULES_CACHE = "modules"  # where the code is copied to, in this folder
+# where the code is copied to: not the folder that all programs of a run share
+dynamic_modules_utils.HF_MODULES_CACHE = os.path.abspath("modules")
 for model, custom, output in json.loads(sys.argv[1]):
     settings = {"custom_pipeline": custom} if custom else {}
     pipeline = DiffusionPipeline.from_pretrained(model, trust_remote_code=True, **settings)
