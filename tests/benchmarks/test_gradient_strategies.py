@@ -1,14 +1,18 @@
 """The benchmark of gradient strategies: one process each, and cosines with the exact gradient."""
 
 import json
+import sys
 
 import pytest
 import torch
 
 from benchmarks.gradient_strategies import main, mean_cosine
+from support.warm_python import warm_programs
 
 
-def test_each_strategy_is_set_against_the_exact_gradient(tmp_path):
+def test_each_strategy_is_set_against_the_exact_gradient(tmp_path, monkeypatch):
+    # what its processes are started with
+    monkeypatch.setattr(sys, "executable", str(warm_programs() / "python"))
     flags = ["--strategies", "refl", "--steps", "3", "--gradient-steps", "1", "--batch-size", "1", "--repeats", "1"]
     assert main([*flags, "--device", "cpu", "--json", str(tmp_path / "rows.json")]) == 0
     rows = {row["strategy"]: row for row in json.loads((tmp_path / "rows.json").read_text())["rows"]}

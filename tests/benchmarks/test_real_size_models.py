@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from benchmarks.real_size_models import build_clip, build_sd15, build_tokenizer
 from support import ROOT
+from ubgen_training.mini.scene_batches import computes_in_bfloat16
 
 MEMORY_LIMIT = 16 * 10**9
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -60,6 +61,9 @@ def test_the_tokenizer_gives_openais_ids():
     assert build_tokenizer()("a photo of a cat").input_ids == [49406, 320, 1125, 539, 320, 2368, 49407]
 
 
+@pytest.mark.skipif(
+    not computes_in_bfloat16(), reason="this processor has no instructions for bfloat16, and takes minutes instead"
+)
 def test_one_training_step_and_one_generation_fit(sd15, clip, tmp_path):
     lora, output = tmp_path / "lora", tmp_path / "out"
     flags = {

@@ -5,6 +5,7 @@ import json
 import pytest
 import yaml
 
+from benchmarks.evidence.lanes import Lanes
 from benchmarks.evidence.stages import in_order
 from benchmarks.trainer_comparison import (
     ComparisonSettings,
@@ -75,17 +76,7 @@ def test_the_shipped_arms_draw_equally_many_images_of_the_same_rewards(tmp_path)
     assert len({run.judged.key for run in runs}) == len(runs)
 
 
-def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, monkeypatch):
-    # one by one in this process: each stage's own process would load every library anew
-    from benchmarks.evidence import lanes, stage_work
-
-    def here(self, stages):
-        for stage in stages:
-            stage.prepare()
-            stage_work.run_stage(stage.folder)
-        return []
-
-    monkeypatch.setattr(lanes.Lanes, "run", here)
+def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, monkeypatch, stages_here):
     asked = settings(tmp_path, {"arms": TINY["arms"][::3]})
     assert run_comparison(asked) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
@@ -95,7 +86,7 @@ def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, mon
     assert untuned["seconds"] == "-" and float(tuned["seconds"]) > 0 and int(tuned["peak memory, MB"]) > 100
     assert all(0 < float(row["`clip_alignment`"]) < 1 and float(row["diversity"]) > 0 for row in (untuned, tuned))
     assert untuned["recognised"].endswith("%") and tuned["own background"].endswith("%")
-    monkeypatch.setattr(lanes.Lanes, "run", lambda self, stages: [] if not stages else 1 / 0)
+    monkeypatch.setattr(Lanes, "run", lambda self, stages: [] if not stages else 1 / 0)
     assert run_comparison(settings(tmp_path, {"arms": TINY["arms"][::3]}, output_dir=str(tmp_path / "elsewhere"))) == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
 

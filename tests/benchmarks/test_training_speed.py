@@ -3,12 +3,12 @@
 import os
 import re
 import subprocess
-import sys
 
 import pytest
 
 from benchmarks import training_speed
 from support import ROOT
+from support.warm_python import warm_programs
 
 FAST = [
     *("--strategies", "even_k", "drtune", "refl", "--num_inference_steps", "3", "--num_gradient_steps", "1"),
@@ -17,7 +17,7 @@ FAST = [
 
 
 def run(module, *flags):
-    command = [sys.executable, "-m", module, *flags]
+    command = [warm_programs() / "python", "-m", module, *flags]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
 

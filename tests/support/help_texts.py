@@ -15,6 +15,7 @@ from contextlib import redirect_stdout
 from pathlib import Path
 
 from . import ROOT
+from .warm_python import warm_programs
 
 
 def help_texts(commands: dict[str, list[str]], folder: Path = ROOT) -> dict[str, str]:
@@ -29,7 +30,7 @@ def help_texts(commands: dict[str, list[str]], folder: Path = ROOT) -> dict[str,
     """
     path = os.pathsep.join([str(ROOT / "tests"), *filter(None, [os.environ.get("PYTHONPATH")])])
     done = subprocess.run(
-        [sys.executable, "-m", "support.help_texts", json.dumps(commands)],
+        [warm_programs() / "python", "-m", "support.help_texts", json.dumps(commands)],
         cwd=folder,
         env={**os.environ, "PYTHONPATH": path},
         capture_output=True,

@@ -15,6 +15,8 @@ from collections.abc import Mapping
 _READ_BY_TORCH = ("CUDA", "LANG", "LC_", "MKL", "OMP", "PYTHON", "TORCH")
 # and those, when one of Hugging Face's libraries is
 _READ_BY_HUGGING_FACE = ("ACCELERATE", "DATASETS", "DIFFUSERS", "HF_", "HUB_", "TRANSFORMERS")
+# but not these: with them a launcher tells its programs of devices and of their place among the others
+_OF_LAUNCHERS = ("ACCELERATE_", "DS_ACCELERATOR", "TORCHELASTIC_", "TORCH_NCCL_")
 # a fork looks for modules where it is told to; where nothing is fetched the other is a folder of caches alone, and the
 # server has one of its own
 _MAY_DIFFER = ("PYTHONPATH", "HF_HOME")
@@ -26,7 +28,8 @@ def read_early(environment: Mapping[str, str] = os.environ) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name.startswith((*_READ_BY_TORCH, *_READ_BY_HUGGING_FACE)) and name not in _MAY_DIFFER
+        if name.startswith((*_READ_BY_TORCH, *_READ_BY_HUGGING_FACE))
+        and not (name in _MAY_DIFFER or name.startswith(_OF_LAUNCHERS))
     }
 
 

@@ -1,14 +1,13 @@
 """Every method trains as a module of the installed package, from a folder that holds nothing of the clone."""
 
-import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
 from support import ROOT
 from support.help_texts import help_texts
+from support.warm_python import warm_programs
 
 LIBRARY = ROOT / "training" / "ubgen_training"
 METHODS = sorted(file.parent.name for file in LIBRARY.glob("*/__main__.py"))
@@ -26,10 +25,7 @@ SCRIPTS = {
 
 def run(folder: Path, *command: str) -> str:
     """What a command prints that is started in ``folder``."""
-    environment = {**os.environ, "ACCELERATE_USE_CPU": "true"}
-    done = subprocess.run(
-        [sys.executable, "-m", *command], cwd=folder, env=environment, capture_output=True, text=True
-    )
+    done = subprocess.run([warm_programs() / "python", "-m", *command], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     return done.stdout
 

@@ -1,6 +1,7 @@
 """Two processes on the CPU over gloo, through the launch files: resume bit for bit under DDP, FSDP2 and two nodes.
 
-Each launch trains several runs one after another, because starting Python costs more than the runs.
+Each launch trains several runs one after another, in processes that are forked with the libraries imported: starting
+Python costs more than the runs. What a launch of ``python`` itself does is in ``test_command.py``.
 """
 
 import json
@@ -8,7 +9,6 @@ import os
 import shutil
 import socket
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -18,6 +18,7 @@ from support import ROOT, SUPPORT
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.tiny_clip import build_tiny_clip
 from support.training_worker import run
+from support.warm_python import warm_programs
 from ubgen_training.checkpoints.folders import newest_checkpoint
 from ubgen_training.checkpoints.state import load_state
 
@@ -43,9 +44,10 @@ def _start(jobs, config, runs, *flags):
     jobs.write_text(json.dumps({"launcher": launcher, "runs": runs}))
     sharded = {"ACCELERATE_TORCH_DEVICE": "cpu", "DS_ACCELERATOR": "cpu"}
     device = {"ACCELERATE_USE_CPU": "true"} if launcher == "ddp" else sharded
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
+    python = str(warm_programs() / "python")
+    command = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     return subprocess.Popen(
-        [*command, "--num_processes", "2", *flags, str(WORKER), str(jobs)],
+        [*command, "--num_processes", "2", *flags, "--no_python", python, str(WORKER), str(jobs)],
         env=os.environ | {"OMP_NUM_THREADS": "1"} | device,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

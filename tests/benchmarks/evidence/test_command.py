@@ -2,9 +2,7 @@
 
 import fcntl
 import json
-import os
 import subprocess
-import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -15,6 +13,7 @@ import yaml
 
 from benchmarks.evidence import command, figures, lanes, page, stage_work, stages
 from support import ROOT
+from support.warm_python import warm_programs
 from ubgen_evaluation import mini_sets
 from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -156,7 +155,7 @@ def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
     assert "templates" not in stage["distilled"][3].settings
 
 
-def test_prompted_images_are_distilled(tmp_path):
+def test_prompted_images_are_distilled(tmp_path, stages_here):
     distilling = ["max_steps=2", "save_steps=1", "per_device_train_batch_size=2", "lora_rank=2"]
     settings = tiny(tmp_path, arms=["distilled"], set_distilling=distilling, samples_per_class=4)
     # what comes after is the same for every arm
@@ -232,9 +231,8 @@ def test_an_interrupted_command_goes_on_and_ends_with_figures(tmp_path, capsys):
     settings = tiny(tmp_path)
     (run,) = command.list_runs(settings)
     lora = run.stages[0]
-    argv = [sys.executable, "-m", "benchmarks.evidence", *flags(settings)]
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
-    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, env=environment)
+    argv = [warm_programs() / "python", "-m", "benchmarks.evidence", *flags(settings)]
+    process = subprocess.Popen(argv, stderr=subprocess.PIPE, text=True, cwd=ROOT)
     checkpoint = lora.folder / "lora" / "checkpoint-1" / "trainer_state.json"
     deadline = time.monotonic() + 240
     try:

@@ -2,10 +2,10 @@
 
 import random
 import subprocess
-import sys
 
 import torch
 
+from support.warm_python import warm_programs
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, TEXTURE_NAMES
 from ubgen_training.mini.scene_batches import render_set
 from ubgen_training.mini.tokenizer import UNNAMED, build_tokenizer, choose_caption, factor_table, true_pairs
@@ -42,5 +42,5 @@ def test_tokenizer_is_the_same_in_every_process():
         "from ubgen_training.mini.tokenizer import build_tokenizer; "
         "print(sorted(build_tokenizer().get_vocab().items()))"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    done = subprocess.run([warm_programs() / "python", "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == f"{sorted(build_tokenizer().get_vocab().items())}\n"

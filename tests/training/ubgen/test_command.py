@@ -2,13 +2,13 @@
 
 import re
 import subprocess
-import sys
 
 import pytest
 
 from support import ROOT
 from support.flags import with_flags
 from support.tiny_clip import build_tiny_clip
+from support.warm_python import warm_programs
 from ubgen_training.ubgen.command import card_method, main
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
@@ -58,7 +58,7 @@ def test_no_class_names_and_unknown_yaml_key_end_with_code_2(common, tmp_path, c
 
 
 def test_the_script_itself_exits_with_2():
-    command = [sys.executable, str(ROOT / "training" / "train_ubgen.py"), "--num_gradient_steps", "9"]
+    command = [warm_programs() / "python", str(ROOT / "training" / "train_ubgen.py"), "--num_gradient_steps", "9"]
     done = subprocess.run([*command, "--num_inference_steps", "3"], capture_output=True, text=True)
     assert done.returncode == 2 and "num_gradient_steps is 9" in done.stderr
 
