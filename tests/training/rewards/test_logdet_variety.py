@@ -3,7 +3,6 @@
 import copy
 import shutil
 import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -14,6 +13,7 @@ from support import ROOT
 from support.checkpoint_equality import assert_equal_checkpoints
 from support.training_worker import NAMES as TRAINED_NAMES
 from support.training_worker import build_trainer
+from support.warm_python import warm_programs
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_training.checkpoints.state import load_state
 from ubgen_training.reward_training.build_rewards import probe_rewards
@@ -302,7 +302,7 @@ def test_the_commands_train_with_it_by_name(script, random_mini_model, tmp_path)
     else:
         flags += ["--num_inference_steps", "4", "--num_trained_steps", "2", "--rollout_size", "2", "--group_size", "2"]
         flags += ["--advantages", "group"]
-    command = [sys.executable, str(ROOT / "training" / script), *flags]
+    command = [warm_programs() / "python", str(ROOT / "training" / script), *flags]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]
     state = load_state(tmp_path / "out" / "checkpoint-1" / "extra_state.safetensors")["rewards"]["logdet_variety"]

@@ -4,7 +4,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 
 import pytest
 import torch
@@ -13,6 +12,7 @@ from safetensors.torch import load_file
 
 from support import ROOT
 from support.tiny_clip import build_tiny_clip
+from support.warm_python import warm_programs
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints.folders import find_checkpoint
@@ -34,7 +34,7 @@ FAST = [
 
 def _run(*flags, check=True, launcher=()):
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [sys.executable, *launcher, str(SCRIPT), *map(str, flags)]
+    command = [warm_programs() / "python", *launcher, str(SCRIPT), *map(str, flags)]
     done = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
     assert not check or done.returncode == 0, done.stderr[-3000:]
     return done
@@ -60,7 +60,7 @@ def straight(common, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def resumed(common, straight, tmp_path_factory):
-    """Another process, started by accelerate, from the last complete checkpoint to the third update."""
+    """A process that accelerate starts with all its imports, from the last complete checkpoint to the third update."""
     folder = tmp_path_factory.mktemp("resumed")
     shutil.copytree(straight[0] / "checkpoint-1", folder / "checkpoint-1")
     # a checkpoint cut short by a kill: newer, without the trainer's state
