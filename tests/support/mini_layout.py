@@ -13,10 +13,13 @@ from ubgen_training.mini.tokenizer import build_tokenizer
 UNET_WIDTHS, AUTOENCODER_WIDTHS = (32, 64), (12, 24, 24)
 
 
-def build_random_mini_pipeline(folder: Path | str, seed: int = 0, *, full_width: bool = False) -> str:
+def build_random_mini_pipeline(
+    folder: Path | str, seed: int = 0, *, full_width: bool = False, latent_size: int = 16
+) -> str:
     """Save a float32 safetensors ``StableDiffusionPipeline`` under ``folder``; equal seeds give equal weights.
 
-    With ``full_width`` it has all of the mini model's channels, which learns more in a few updates.
+    With ``full_width`` it has all of the mini model's channels, which learns more in a few updates. It draws
+    ``latent_size`` squared latents unless told otherwise, four pixels wide each.
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -29,6 +32,7 @@ def build_random_mini_pipeline(folder: Path | str, seed: int = 0, *, full_width:
         else:
             autoencoder = AutoencoderKL(**{**LAYOUT, "block_out_channels": AUTOENCODER_WIDTHS})
             unet = UNet2DConditionModel.from_config({**build_unet().config, "block_out_channels": UNET_WIDTHS})
+        unet.register_to_config(sample_size=latent_size)
         pipeline = assemble_pipeline(autoencoder.eval(), unet.eval(), text_encoder.eval(), tokenizer)
     pipeline.save_pretrained(folder, safe_serialization=True)
     return str(folder)
