@@ -2,7 +2,6 @@
 
 import dataclasses
 import os
-import warnings
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -24,6 +23,7 @@ from ..models.loras import Lora, LoraLike, as_loras
 from ..models.sources import GeneratorSource, hub_commit
 from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
+from .image_operations import RunOperations
 from .manifest import manifest
 from .settings import GenerateSettings
 from .shard_writer import write_shards
@@ -126,9 +126,7 @@ class DatasetRun:
         self._rate: float | None = None
         self._loop_seconds, self._num_drawn = 0.0, 0
         self._workers: list[Throughput] = []
-        # what operations are counted with, once something is drawn: the denoiser and VAE without numbers
-        self._counted: UbGenPipeline | None = None
-        self._machine = ("cpu", "float32")
+        self._operations: RunOperations | None = None
 
     def missing(self) -> list[int]:
         """Numbers of the shards that this process has to write."""
@@ -218,7 +216,7 @@ class DatasetRun:
             settings, self._begun, height * width, at_once=device == "cpu" and not records_attention
         )
         self.num_threads = _GPU_THREADS if device.startswith("cuda") else num_at_once
-        self._counted, self._machine = self._copy_to_count(pipeline), (device, dtype)
+        self._operations = RunOperations(pipeline, settings, device, dtype, row_settings.quantization)
         row_settings.prepare(pipeline, dtype)
         if offload != "none":
             place_networks(pipeline, device, offload)
@@ -341,8 +339,10 @@ class DatasetRun:
         if self._workers:
             return Throughput.together(self._workers, watch.elapsed, self._loop_seconds)
         elapsed, seconds = watch.elapsed, watch.seconds()
-        operations = self._count_operations() if self._num_drawn else None
-        limit = None if operations is None else self._machine_limit(*self._machine)
+        operations = limit = None
+        if self._num_drawn and self._operations is not None:
+            operations = self._operations.of_image(self.pipeline, self._prompts.newest())
+            limit = None if operations is None else self._operations.machine_limit(self.num_threads)
         return Throughput(self._num_drawn, elapsed, self._loop_seconds, seconds, operations, limit)
 
     def take_figures(self, workers: Sequence[Throughput], loop_seconds: float) -> None:
@@ -358,53 +358,6 @@ class DatasetRun:
         for line in lines:
             say(line)
         return lines
-
-    def _copy_to_count(self, pipeline: "UbGenPipeline") -> "UbGenPipeline | None":
-        """What operations are counted with, from before the pipeline is made fast; None where they cannot be."""
-        from ..inference.operations import copy_on_meta
-
-        settings = self.settings
-        changes_guidance = settings.true_cfg_scale is not None or settings.guidance_interval is not None
-        if settings.source is not None or changes_guidance or self._row_settings().quantization != "none":
-            return None
-        try:
-            return copy_on_meta(pipeline)  # pyright: ignore[reportReturnType]
-        # a report is no reason to stop
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            warnings.warn(f"operations cannot be counted: {error}", stacklevel=2)
-            return None
-
-    def _count_operations(self) -> float | None:
-        """Operations of an image; None where a layer cannot be called without numbers.
-
-        The text is one that was drawn: encoding another could bring text encoders back that have made room.
-        """
-        from ..inference.operations import ImageOperations
-
-        settings = self.settings
-        assert settings.num_inference_steps is not None and settings.guidance_scale is not None
-        pipeline, drawn = self.pipeline, self._prompts.newest()
-        if self._counted is None or drawn is None:
-            return None
-        text = pipeline.batch([drawn]).floats(lambda value: value.to("meta"))
-        shape = pipeline.latent_shape(settings.height, settings.width)
-        try:
-            return ImageOperations(self._counted, text, shape).of_calls(
-                settings.num_inference_steps, settings.guidance_scale, shortcuts=settings.shortcuts()
-            )
-        # a report is no reason to stop
-        except (RuntimeError, NotImplementedError, TypeError) as error:
-            warnings.warn(f"operations cannot be counted: {error}", stacklevel=2)
-            return None
-
-    def _machine_limit(self, device: str, dtype: str) -> float:
-        import torch
-        from huggingface_hub import constants
-
-        from ..inference.machine_limit import machine_limit
-
-        rate = machine_limit(device, getattr(torch, dtype), Path(constants.HF_HOME) / "ubgen")
-        return rate if device.startswith("cuda") else rate * self.num_threads
 
     def table(self) -> str:
         """Figures of the dataset, which is finished, with the rate of what this process has drawn."""
