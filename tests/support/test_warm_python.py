@@ -103,6 +103,16 @@ def test_what_a_fork_cannot_take_over_starts_the_usual_interpreter(words, variab
     assert seen.stdout == "False\n"
 
 
+def test_what_a_library_sets_for_itself_is_no_other_variable():
+    """A test's process has imported torch's compiler, which notes its folder of caches in the environment."""
+    seen = _run(
+        warm_programs() / "python",
+        *("-c", "import sys; print('diffusers' in sys.modules)"),
+        env={**os.environ, "TORCHINDUCTOR_CACHE_DIR": "/nowhere"},
+    )
+    assert seen.stdout == "True\n"
+
+
 _READS_VARIABLES = """
 import os, sys
 print("torch" in sys.modules, "huggingface_hub" in sys.modules)

@@ -18,8 +18,8 @@ _READ_BY_HUGGING_FACE = ("ACCELERATE", "DATASETS", "DIFFUSERS", "HF_", "HUB_", "
 # but not these: with them a launcher tells its programs of devices and of their place among the others
 _OF_LAUNCHERS = ("ACCELERATE_", "DS_ACCELERATOR", "TORCHELASTIC_", "TORCH_NCCL_")
 # a fork looks for modules where it is told to; where nothing is fetched the other is a folder of caches alone, and the
-# server has one of its own
-_MAY_DIFFER = ("PYTHONPATH", "HF_HOME")
+# server has one of its own; the last is set by torch itself once its compiler is imported
+_MAY_DIFFER = ("PYTHONPATH", "HF_HOME", "TORCHINDUCTOR_CACHE_DIR")
 _PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGUSR1)
 
 
