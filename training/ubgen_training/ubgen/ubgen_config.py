@@ -68,8 +68,8 @@ class UbGenConfig(SamplerConfig):
     shuffle_reward_channels: bool = field(
         default=False,
         metadata={
-            "help": "Show the loss each image with red, green and blue in a random order, so that no term can pull all"
-            " colours to one hue. For classes that have no colour of their own."
+            "help": "Show rewards of single images each image with red, green and blue in a random order, so that none"
+            " can pull all colours to one hue. For classes that have no colour of their own."
         },
     )
     reward_micro_batch_size: int | None = field(
