@@ -14,8 +14,9 @@ MODEL ?= mini
 demo: $(STAMP)
 	$(BIN)/python -m benchmarks.demo --model $(MODEL)
 
+# with compiled modules kept, also where the shell says otherwise: the tests start many processes that read them
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest
 
 # the whole suite with the lowest versions that pyproject.toml admits, and with the newest of today
 test-lowest: .venv-lowest/.installed
