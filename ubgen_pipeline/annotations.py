@@ -131,6 +131,9 @@ class AttentionAnnotations(SamplingFeature):
 
     def finish(self, pipeline: Any, finished: FinishedBatch) -> FinishedBatch:
         assert self._recorder is not None
+        # of images that a callback left unfinished, perhaps before any step that is recorded
+        if getattr(pipeline, "interrupt", False):
+            return finished
         label_rows = [self._label_rows[entry] for entry in self._entries]
         recorded = self._recorder.result()
         annotations = annotate(recorded, self.settings, self._size, label_rows, finished.flagged or None)

@@ -218,13 +218,16 @@ class ClassNameCall(Family, _Pipeline):
             images = self.image_processor.postprocess(images, output_type, do_denormalize=[False] * len(images))
         self.maybe_free_model_hooks()
         annotated = [item for part in finished for item in part.annotations]
+        # a callback stopped one of the batches, whose images have none
+        if len(annotated) < len(entries.labels):
+            annotated = []
         output = UbGenOutput(
             images=images,
             labels=entries.labels,
             prompts=[entries.prompts[label] for label in entries.labels],
             seeds=entries.seeds,
-            masks=[item.mask for item in annotated] if "mask" in wanted else None,
-            boxes=[item.boxes for item in annotated] if "box" in wanted else None,
+            masks=[item.mask for item in annotated] if annotated and "mask" in wanted else None,
+            boxes=[item.boxes for item in annotated] if annotated and "box" in wanted else None,
             annotations=annotated or None,
             nsfw_content_detected=[flag for part in finished for flag in part.flagged] or None,
         )

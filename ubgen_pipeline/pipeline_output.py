@@ -16,7 +16,8 @@ class UbGenOutput(BaseOutput):
         labels: position of the sample's class in ``class_names``.
         prompts: the text that each image was drawn from.
         seeds: each sample's seed, in [0, 2**63); with it the sample can be drawn again alone.
-        masks: list of B masks ``(H, W)`` uint8: 0 background, label + 1, 255 ignore; None unless asked for.
+        masks: list of B masks ``(H, W)`` uint8: 0 background, label + 1, 255 ignore; None unless asked for,
+            and where a callback stopped a batch.
         boxes: list of B arrays ``(N, 4)`` int64 of the objects' boxes (x0, y0, x1, y1), end exclusive; None unless
             asked for.
         annotations: list of B ``SampleAnnotation`` (masks, confidence, heat maps, objects); None where no annotation

@@ -79,6 +79,22 @@ def test_an_interrupt_ends_the_walk_with_the_latents_so_far(pipeline):
     assert len(seen) == 2 and torch.equal(output.images, seen[-1])
 
 
+@pytest.mark.parametrize("stopped_batch", [0, 1])
+def test_images_that_an_interrupt_left_unfinished_have_no_annotations(pipeline, stopped_batch):
+    """Whether a recorded step ran or not; the images of all batches are still there."""
+    begun = []
+
+    def stop(own, step, timestep, tensors):
+        begun.extend([step] if step == 0 else [])
+        own._interrupt = len(begun) == stopped_batch + 1
+        return {}
+
+    settings = {"annotations": ["mask", "box"], "num_inference_steps": 4, "batch_size": 1, "seed": 0}
+    output = pipeline(NAMES[:2], callback_on_step_end=stop, **settings)
+    assert len(output.images) == 2 and output.masks is output.boxes is output.annotations is None
+    assert len(pipeline(NAMES[:2], **settings).masks) == 2
+
+
 def test_the_same_noise_may_be_given(pipeline):
     ours = pipeline(NAMES, **QUICK)
     noise = draw_latents(ours.seeds, pipeline.latent_shape())
