@@ -317,7 +317,8 @@ def test_a_full_line_stops_nothing_but_the_model(browser, tmp_path):
     with (
         run_space(tmp_path, {"UBGEN_MAX_QUEUE": "1", "UBGEN_DATASETS": str(tmp_path / "shapes")}) as address,
         visit(browser, address) as first,
-        visit(browser, address) as second,
+        # what the page says when it is left while it draws
+        visit(browser, address, expected=("AbortError", "Connection errored out")) as second,
         visit(browser, address) as third,
     ):
         third.wait_for_selector("#gallery-base img >> nth=3")
