@@ -97,9 +97,9 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
 
 
 def build_lora_stage(settings: argparse.Namespace) -> None:
-    """The LoRA that ships: ``training/configs/mini_variety.yaml``, resumed from the work folder, rounded to fp16."""
+    """The LoRA that ships: ``training/configs/mini_logdet.yaml``, resumed from the work folder, rounded to fp16."""
     output_dir = settings.work_dir / "lora"
-    argv = ["--config", str(Path(__file__).parent / "configs" / "mini_variety.yaml"), "--output_dir", str(output_dir)]
+    argv = ["--config", str(Path(__file__).parent / "configs" / "mini_logdet.yaml"), "--output_dir", str(output_dir)]
     argv += ["--max_steps", str(settings.lora_steps), "--use_cpu", "true"]
     argv += ["--bf16", str(computes_in_bfloat16()).lower()]
     if newest_checkpoint(output_dir) is not None:
@@ -157,7 +157,7 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge-steps", type=int, default=2500)
     parser.add_argument("--quality-steps", type=int, default=500)
     parser.add_argument("--denoiser-steps", type=int, default=5500)
-    parser.add_argument("--lora-steps", type=int, default=150)
+    parser.add_argument("--lora-steps", type=int, default=300)
     parser.add_argument("--denoiser-scenes", type=int, default=30_000)
     parser.add_argument(
         "--max-minutes", type=float, default=float("inf"), help="stop the denoiser early; run again to go on"

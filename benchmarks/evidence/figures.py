@@ -17,9 +17,10 @@ ARM_MEANINGS = {
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
     "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
-    "ubgen_logdet": "**not the paper's**: tuned with its alignment and quality and with ubgen's own `logdet_variety` "
-    "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en",
+    "ubgen_logdet": "**not the paper's**: tuned with its alignment and with ubgen's own `logdet_variety` "
+    "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en and L_q",
     "with_en": "tuned with L_en, the adversarial term, added",
+    "with_q": "tuned with L_q, the quality, added",
     "no_variety": "tuned without the reward for variety",
     "no_en": "tuned without L_en, the adversarial term",
     "no_in": "tuned without L_in, the alignment with the class's own text",

@@ -24,6 +24,7 @@ COLOURS = {
     "no_q": "#CC79A7",
     "weak_clip": "#56B4E9",
     "with_en": "#8C510A",
+    "with_q": "#DF65B0",
     "no_variety": "#882255",
 }
 _BIAS = (

@@ -44,17 +44,23 @@ _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
 _ABLATIONS_OF = {
     "ubgen": ("", _ABLATIONS),
     VARIETY_ARM: ("variety_", _ABLATIONS),
-    # its loss has no L_en to leave out, so that one is added instead
-    LOGDET_ARM: ("logdet_", ("with_en", "no_in", "no_q", "no_variety", "weak_clip")),
+    # its loss has no L_en and no L_q to leave out, so that one is added instead
+    LOGDET_ARM: ("logdet_", ("with_en", "no_in", "with_q", "no_variety", "weak_clip")),
 }
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
 TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, *FULL_LOSS)
 ARMS = (*UNTUNED_ARMS, DISTILLED_ARM, *TUNED_ARMS)
-# the reward whose weight an ablation sets to 0
-_WITHOUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality", "no_variety": "logdet_variety"}
-# the weight of L_en where an ablation adds it
+# the weights of L_en and of L_q where an ablation adds them
 _ADDED_EN_WEIGHT = 0.3
+_ADDED_Q_WEIGHT = 0.1
+# the reward whose weight an ablation changes, and to what
+_CHANGED_REWARD = {
+    "no_in": ("clip_alignment", 0.0),
+    "no_q": ("quality", 0.0),
+    "with_q": ("quality", _ADDED_Q_WEIGHT),
+    "no_variety": ("logdet_variety", 0.0),
+}
 VARIETY_REWARD = "class_variety"
 # a placeholder in the configuration for the folder of the stage `clip`, which is known only when the stage runs
 CLIP_FOLDER = "{clip}"
@@ -190,7 +196,8 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     ``no_en`` leaves the adversarial term out, ``no_in`` the alignment with the class's own text, ``no_q`` the quality;
     ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds ``class_variety`` to the full loss, and
     ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
-    ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety`` and no adversarial term.
+    ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety``, no adversarial term and no
+    quality, which ``logdet_with_en`` and ``logdet_with_q`` add.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
@@ -207,14 +214,14 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     if left_out == "weak_clip":
         config["clip_model"] = f"mini:{CLIP_FOLDER}"
     names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
-    if left_out in _WITHOUT_REWARD:
-        without = _WITHOUT_REWARD[left_out]
-        if without not in names or len(names) != len(weights):
+    if left_out in _CHANGED_REWARD:
+        changed, new_weight = _CHANGED_REWARD[left_out]
+        if changed not in names or len(names) != len(weights):
             raise ValueError(
-                f"arm {arm} leaves out the reward {without!r}, but the training settings have reward_funcs {names} "
-                f"and reward_weights {weights}; name it there, with one weight for each reward."
+                f"arm {arm} changes the weight of the reward {changed!r}, but the training settings have reward_funcs "
+                f"{names} and reward_weights {weights}; name it there, with one weight for each reward."
             )
-        weights = [0.0 if name == without else weight for name, weight in zip(names, weights)]
+        weights = [new_weight if name == changed else weight for name, weight in zip(names, weights)]
         config["reward_weights"] = weights
     if has_variety:
         if VARIETY_REWARD in names or len(names) != len(weights):

@@ -27,5 +27,5 @@ def mini_clip_path() -> str:
 
 
 def mini_lora_path() -> str:
-    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini_variety.yaml``."""
+    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini_logdet.yaml``."""
     return str(Path(__file__).parent / "lora" / "pytorch_lora_weights.safetensors")

@@ -113,10 +113,11 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     own = logdet.pop("ubgen_logdet")
     assert own["reward_funcs"] == ["clip_alignment", "quality", "logdet_variety"] and own["adversarial_weight"] == 0.0
     fit, good, varied = own["reward_weights"]
+    assert fit > 0 and good == 0 and varied > 0
     assert {arm: {k: v for k, v in changes.items() if v != own.get(k)} for arm, changes in logdet.items()} == {
         "logdet_with_en": {},
         "logdet_no_in": {"reward_weights": [0.0, good, varied]},
-        "logdet_no_q": {"reward_weights": [fit, 0.0, varied]},
+        "logdet_with_q": {"reward_weights": [fit, 0.1, varied]},
         "logdet_no_variety": {"reward_weights": [fit, good, 0.0]},
         "logdet_weak_clip": {"clip_model": "mini:{clip}"},
     }
@@ -172,11 +173,11 @@ def test_prompted_images_are_distilled(tmp_path, stages_here):
     assert (distilled.stages[2].folder / "lora" / stage_work.LORA_FILE).is_file()
 
 
-def test_the_packages_lora_has_the_settings_of_the_arm_with_variety_and_another_seed():
-    (run,) = command.list_runs(command.EvidenceSettings(arms=[stages.VARIETY_ARM], seeds=[0]))
+def test_the_packages_lora_has_the_settings_of_the_arm_with_log_det_and_another_seed():
+    (run,) = command.list_runs(command.EvidenceSettings(arms=[stages.LOGDET_ARM], seeds=[0]))
     (arm,) = (stage.settings["config"] for stage in run.stages if stage.kind == "lora")
     assert arm.pop("bf16") in (True, False)
-    package = stages.read_config(command.CONFIGS / "mini_variety.yaml")
+    package = stages.read_config(command.CONFIGS / "mini_logdet.yaml")
     others = ("seed", "save_steps", "sample_steps")
     assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
     assert package["seed"] >= command.FIRST_VALIDATION_SEED
@@ -216,7 +217,7 @@ def test_validation_scenes_are_none_of_the_test():
         ({"set": ["adversarial_wait=1"]}, "nearest is 'adversarial_weight'"),
         (
             {"arms": ["no_q"], "set": ["reward_funcs=[clip_alignment]", "reward_weights=[1.0]"]},
-            "leaves out the reward",
+            "changes the weight of the reward",
         ),
         ({"training_config": "nowhere.yaml"}, "could not be read"),
     ],
