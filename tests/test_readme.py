@@ -185,7 +185,7 @@ def test_training_commands_run_shortened(document, text, tmp_path, monkeypatch, 
         size = arguments[arguments.index("--images_per_class_in_batch") + 1]
         shorter = [*shorter, "--per_device_train_batch_size", size]
     assert main([*arguments, *shorter]) == 0, capsys.readouterr().err
-    (output,) = [path for path in tmp_path.iterdir() if path.is_dir() and path.name != "training"]
+    (output,) = [path for path in tmp_path.iterdir() if path.is_dir() and path.name not in ("training", "__pycache__")]
     assert {"README.md", "pytorch_lora_weights.safetensors"} <= {path.name for path in output.iterdir()}
     sys.modules.pop("my_rewards", None)
 
