@@ -65,13 +65,6 @@ class UbGenConfig(SamplerConfig):
         default=False,
         metadata={"help": "Divide the gradient of each step's prediction by the step's weight in the final latents."},
     )
-    shuffle_reward_channels: bool = field(
-        default=False,
-        metadata={
-            "help": "Show rewards of single images each image with red, green and blue in a random order, so that none"
-            " can pull all colours to one hue. For classes that have no colour of their own."
-        },
-    )
     reward_micro_batch_size: int | None = field(
         default=None,
         metadata={"help": "Images decoded and rewarded together: less memory, same gradient. Default: all."},

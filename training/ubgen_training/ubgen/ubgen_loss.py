@@ -25,7 +25,6 @@ from ..rewards.reward_functions import (
     reward_name,
 )
 from .adversarial_term import AdversarialTerm
-from .channel_order import ordered_channels
 from .micro_batches import MicroBatch, MicroBatches
 
 
@@ -86,14 +85,11 @@ class UbGenLoss:
         generator: torch.Generator,
         seeds: Sequence[int] = (),
         step: int = 0,
-        channel_order: torch.Tensor | None = None,
     ) -> LossReport:
         """The loss of ``images (B, 3, H, W)`` with ``labels (B,)``; the discriminator then takes its own step.
 
         Args:
             generator: a CPU generator, by which the other classes are chosen.
-            channel_order: ``(B, 3)``, in which rewards of single images see each image's channels. What compares
-                images sees them as they are: through orders of their own, equal images would count as different.
             seeds: handed on to the rewards.
             step: handed on to the rewards and named in errors.
 
@@ -104,27 +100,24 @@ class UbGenLoss:
         check_finite(images, "the sampled images", step)
         encode = None if self.encoder is None else self.encoder.encode_images
         batch = MicroBatches(images, self.micro_batch_size, encode)
-        singles = batch
-        if channel_order is not None:
-            singles = MicroBatches(ordered_channels(images, channel_order), self.micro_batch_size, encode)
         weighted = list(zip(self.reward_funcs, self.reward_weights))
         values: dict[str, list[torch.Tensor]] = {reward_name(reward): [] for reward in self.reward_funcs}
         metrics: dict[str, float] = {}
         total = images.new_zeros(())
         text_features = None
 
-        def differentiate(reward: RewardFunction, weight: float, part: MicroBatch, seen: MicroBatches) -> None:
+        def differentiate(reward: RewardFunction, weight: float, part: MicroBatch) -> None:
             name, rows = reward_name(reward), part.rows
             inputs = {"image_features": part.features, "seeds": seeds[rows]}
             part_values = call_reward(reward, part.pixels, class_names[rows], labels[rows], step=step, **inputs)
             values[name].append(part_values.detach())
             if weight != 0:
-                seen.differentiate(name, weight * (1 - part_values).sum() / len(images), part)
+                batch.differentiate(name, weight * (1 - part_values).sum() / len(images), part)
 
         with torch.enable_grad():
             for reward, weight in weighted:
                 if reads_whole_batch(reward):
-                    differentiate(reward, weight, batch.whole(), batch)
+                    differentiate(reward, weight, batch.whole())
             if self.adversarial is not None and batch.features is not None:
                 text_features = self.adversarial.choose_text_features(labels, generator)
                 term = self.adversarial.generator_loss(batch.features, text_features, generator).mean()
@@ -133,14 +126,10 @@ class UbGenLoss:
                 metrics["losses/adversarial"] = term.item()
                 if self.adversarial_weight != 0:
                     batch.differentiate("adversarial", self.adversarial_weight * term, batch.whole())
-            for part in singles:
+            for part in batch:
                 for reward, weight in weighted:
                     if not reads_whole_batch(reward):
-                        differentiate(reward, weight, part, singles)
-            if singles is not batch:
-                # takes the gradients of whole terms on from the joined features
-                for _ in batch:
-                    pass
+                        differentiate(reward, weight, part)
         for reward, weight in weighted:
             mean = torch.cat(values[reward_name(reward)]).mean()
             total = total + weight * (1 - mean)
@@ -148,9 +137,6 @@ class UbGenLoss:
         gradient = torch.zeros_like(batch.pixels)
         for name in (*values, *(["adversarial"] if self.adversarial is not None else [])):
             own = batch.gradient(name)
-            if singles is not batch:
-                assert channel_order is not None
-                own = own + ordered_channels(singles.gradient(name), channel_order.argsort(dim=1))
             check_finite(own, f"the gradient of {name}", step)
             metrics[f"reward_grad_norms/{name}"] = own.norm().item()
             gradient += own

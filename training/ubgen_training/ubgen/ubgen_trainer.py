@@ -19,7 +19,6 @@ from ..reward_training.trainer import SamplerTrainer, choose_seeds
 from ..rewards.reward_functions import RewardFunction, check_finite, check_memory, check_partners
 from ..sampler.sampler_model import SamplerModel
 from .adversarial_term import AdversarialSettings, AdversarialTerm
-from .channel_order import random_channel_order
 from .ubgen_config import UbGenConfig
 from .ubgen_loss import UbGenLoss
 
@@ -153,18 +152,7 @@ class UbGenTrainer(SamplerTrainer):
         with_distance = self.args.measures_reference(step)
         drawn = model(labels=labels, seeds=seeds, gradient_steps=gradient_steps, with_distance=with_distance)
         images, moved = drawn if with_distance else (drawn, None)
-        order = None
-        if self.args.shuffle_reward_channels:
-            order = random_channel_order(len(images), self._generator(f"channels/{micro_step}", step))
-        report = self.ubgen_loss(
-            images,
-            self._names_of(labels),
-            labels,
-            generator=generator,
-            seeds=seeds,
-            step=step,
-            channel_order=order,
-        )
+        report = self.ubgen_loss(images, self._names_of(labels), labels, generator=generator, seeds=seeds, step=step)
         self.add_metrics(report.metrics)
         loss = report.loss
         if moved is not None:
