@@ -19,7 +19,7 @@ class UbGenOutput(BaseOutput):
         masks: list of B masks ``(H, W)`` uint8: 0 background, label + 1, 255 ignore; None unless asked for,
             and where a callback stopped a batch.
         boxes: list of B arrays ``(N, 4)`` int64 of the objects' boxes (x0, y0, x1, y1), end exclusive; None unless
-            asked for.
+            asked for, and where a callback stopped a batch.
         annotations: list of B ``SampleAnnotation`` (masks, confidence, heat maps, objects); None where no annotation
             was asked for.
         nsfw_content_detected: whether the safety checker blackened the image; None where the model has no checker.

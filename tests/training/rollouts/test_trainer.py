@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -185,10 +186,12 @@ def test_activations_wait_in_main_memory_where_asked_for(trainer, tiny_model, tm
     monkeypatch.setattr(reward_trainer, "offload_activations", offload)
     with pytest.warns(UserWarning, match="activation_offload has no effect on a CPU"):
         other = build(tiny_model, tmp_path, brightness, activation_offload=True)
+    # as a CLIP encoder holds its model: a weight and a bias
+    other._loss_components.append(SimpleNamespace(model=torch.nn.Linear(2, 2)))
     other.train()
     sampler = other._sampler
     least = len([*sampler.denoiser_network.parameters(), *sampler.pipeline.vae.parameters()])
-    assert len(moved) == 12 and moved[0] == least
+    assert len(moved) == 12 and moved[0] == least + 2
     trained = [{k: v for k, v in one._sampler.state_dict().items() if "lora" in k} for one in (trainer, other)]
     assert trained[0] and all(torch.equal(value, trained[1][name]) for name, value in trained[0].items())
 

@@ -91,7 +91,8 @@ class SamplerTrainer(CheckpointingTrainer):
             data_collator=_collate_labels,
             **kwargs,
         )
-        components: list[Any] = [*self.reward_funcs, *heldout_reward_funcs, clip_encoder]
+        self._loss_components: list[Any] = [*self.reward_funcs, clip_encoder]
+        components = [*self._loss_components, *heldout_reward_funcs]
         for component in components:
             # rewards that hold a model have `to`, plain functions have not
             if hasattr(component, "to"):
@@ -169,10 +170,9 @@ class SamplerTrainer(CheckpointingTrainer):
     def _all_weights(self) -> Iterator[torch.Tensor]:
         """Weights of the models that a loss runs."""
         sampler = self._sampler
-        rewards = [
-            held for reward in self.reward_funcs for held in (reward, *getattr(reward, "__dict__", {}).values())
-        ]
-        for module in (sampler.denoiser_network, sampler.pipeline.vae, *rewards):
+        # a reward is a model, holds one, or is a plain function
+        held = [part for one in self._loss_components for part in (one, *getattr(one, "__dict__", {}).values())]
+        for module in (sampler.denoiser_network, sampler.pipeline.vae, *held):
             if isinstance(module, nn.Module):
                 yield from module.parameters()
 
