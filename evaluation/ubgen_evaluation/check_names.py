@@ -15,6 +15,7 @@ from PIL import Image
 
 from ubgen_pipeline.commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
+from ubgen_pipeline.files.places import check_is_local
 from ubgen_pipeline.prompts.word_senses import word_senses
 
 from .class_list_table import FLAGS, show_class_list
@@ -37,6 +38,7 @@ class CheckNamesSettings:
     output: str | None = field_help("JSON file for the figures of every class", None)
 
     def __post_init__(self) -> None:
+        check_is_local(self.output, "output")
         split_labels({}, max_p_value=self.max_p_value, min_share=self.min_share)
         if self.batch_size < 1:
             raise ValueError(f"batch_size is {self.batch_size}; give 1 or more.")

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ubgen_pipeline.commands.settings_parser import field_help
+from ubgen_pipeline.files.places import check_is_local
 from ubgen_pipeline.mini.scenes import NOVEL_CLASS_NAMES
 
 from .mini_sets import check_split
@@ -54,6 +55,8 @@ class EvaluateSettings:
     seed: int = field_help("of resamples, probes and clusters", 0)
 
     def __post_init__(self) -> None:
+        for name in ("output_dir", "cache_dir"):
+            check_is_local(getattr(self, name), name)
         if not self.backbones and not self.datasets:
             raise ValueError("nothing to evaluate; give --backbones, --datasets or both.")
         if self.write_bias_report and not self.datasets:

@@ -52,7 +52,7 @@ def true_rows(num_rows: int = NUM_ROWS) -> list[TrueRow]:
 
 
 def write_scene_dataset(
-    folder: Path, *, with_annotations: bool = True, polygons: bool = False, samples_per_shard: int = 4
+    folder: Path | str, *, with_annotations: bool = True, polygons: bool = False, samples_per_shard: int = 4
 ) -> list[TrueRow]:
     """Write the rows to ``folder`` as a finished dataset and return them; ``polygons`` adds the objects' outlines."""
     rows = true_rows()

@@ -15,6 +15,7 @@ from torch import distributed
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
 from ubgen_pipeline.files.folder_lock import writing_into
+from ubgen_pipeline.files.places import check_is_local
 
 
 def run_training(
@@ -37,6 +38,7 @@ def run_training(
 
     def body(argv: Sequence[str]) -> int:
         config = parse_settings(config_class, argv, prog=prog, description=description)
+        check_is_local(config.output_dir, "output_dir")
         try:
             with writing_into(str(config.output_dir), int(os.environ.get("RANK", 0))):
                 print(f"{trained} saved in {train(config)}")
@@ -66,6 +68,7 @@ def end_process_group() -> None:
 
 def check_writable(folder: str) -> None:
     """Raise ``ValueError`` unless ``folder`` exists, or can be made, and takes files."""
+    check_is_local(folder, "output_dir")
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=folder):

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, say, say_warning, table
 from ..commands.settings_parser import field_help, parse_settings, run_command
+from ..files.places import check_is_local
 from ..prompts.class_lists import ClassName
 from ..prompts.class_prompts import load_class_names
 from ..prompts.word_senses import with_definitions
@@ -53,6 +54,7 @@ class WritePromptsSettings:
         for name in ("language_model", "output"):
             if not getattr(self, name):
                 raise ValueError(f"{name} is missing; give it.")
+        check_is_local(self.output, "output")
         if (self.classes is None) == (self.class_names is None):
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
         for name in ("captions_per_class", "attempts", "max_new_tokens", "batch_size"):

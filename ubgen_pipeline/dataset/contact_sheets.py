@@ -14,10 +14,11 @@ import numpy as np
 from ..commands.console import table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..files.image_codecs import rgb_image
+from ..files.places import Place, as_place, check_is_local
 from ..mask_settings import IGNORE_LABEL
 from .columns import OBJECTS_COLUMN, REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN, read_objects
 from .damaged_images import read_row
-from .reader import shard_files
+from .reader import open_rows, shard_files
 
 LAYERS = ("image", "mask", "box", "heatmap", "instance", "confidence", "review")
 # which column a layer is drawn from
@@ -48,6 +49,7 @@ class ShowSettings:
     split: str = field_help("split of the dataset", "train")
 
     def __post_init__(self) -> None:
+        check_is_local(self.output_dir, "output_dir")
         for name in ("num_per_class", "images_per_sheet"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1.")
@@ -68,18 +70,26 @@ def _body(argv: Sequence[str]) -> None:
         print(file)
 
 
-def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> list[Path]:
+def show_dataset(folder: "str | Place", settings: ShowSettings | None = None) -> list[Path]:
     """Write contact sheets of the dataset in ``folder``, print its counts, and return the sheets' files.
 
     Raises:
-        ValueError: no dataset there, or a layer that it has no column for.
+        ValueError: no dataset there, or a layer that it has no column for; or no ``output_dir`` for one at an address.
     """
     from datasets import load_dataset
 
-    settings = settings or ShowSettings()
-    folder = Path(folder).expanduser()
-    files = [str(file) for file in shard_files(folder, settings.split)]
-    dataset: Any = load_dataset("parquet", data_files={settings.split: files}, split=settings.split)
+    settings, folder = settings or ShowSettings(), as_place(folder)
+    if isinstance(folder, Path):
+        files = [str(file) for file in shard_files(folder, settings.split)]
+        dataset: Any = load_dataset("parquet", data_files={settings.split: files}, split=settings.split)
+        output = Path(settings.output_dir).expanduser() if settings.output_dir else folder / "sheets"
+    else:
+        if settings.output_dir is None:
+            raise ValueError(
+                f"output_dir is missing, and the dataset is at {str(folder)!r}; give a folder here for the sheets."
+            )
+        dataset = open_rows(str(folder), settings.split)
+        output = Path(settings.output_dir).expanduser()
     layers = settings.layers or [
         layer for layer in LAYERS if layer == "image" or _COLUMNS[layer] in dataset.column_names
     ]
@@ -104,7 +114,6 @@ def show_dataset(folder: str | Path, settings: ShowSettings | None = None) -> li
         # nothing in either mask is worse than any disagreement
         order = sorted(order, key=lambda row: -1.0 if agreement[row] is None else agreement[row])
     rows = _chosen(dataset["label"][:], settings.num_per_class, order)
-    output = Path(settings.output_dir).expanduser() if settings.output_dir else folder / "sheets"
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for number, start in enumerate(range(0, len(rows), settings.images_per_sheet)):

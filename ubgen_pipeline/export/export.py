@@ -15,6 +15,7 @@ from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, SAFETY_COLUMN
+from ..files.places import check_is_local
 from ..files.whole_files import whole_folder
 from .coco import write_coco
 from .image_folder import FILES_PER_FOLDER, write_imagefolder
@@ -57,6 +58,7 @@ class ExportSettings:
     )
 
     def __post_init__(self) -> None:
+        check_is_local(self.output_dir, "output_dir")
         if self.format not in _FORMATS:
             raise ValueError(f"format is {self.format!r}; choose one of {', '.join(FORMATS)}.")
         if self.polygons and _FORMATS[self.format][2] is None:

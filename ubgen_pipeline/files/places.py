@@ -59,6 +59,26 @@ def as_place(place: "str | Place", argument: str = "folder") -> Place:
     return UPath(address, use_listings_cache=False)
 
 
+def check_is_local(path: "str | Place | None", argument: str) -> None:
+    """Raise ``ValueError`` for an address, where files can be read or written in local folders only.
+
+    Without this an address would be taken for a relative path, and ``s3:`` made a folder here.
+
+    Args:
+        path: as the user gave it; None was not given.
+        argument: the setting that named it.
+    """
+    if path is None or not is_address(path):
+        return
+    protocol, _, rest = str(path).partition("://")
+    # a password is not shown
+    shown = f"{protocol}://…" if "@" in rest.partition("/")[0] else str(path)
+    raise ValueError(
+        f"{argument} is {shown!r}, an address, and must be on this machine; give a local path, and copy what is there"
+        " to or from the store with the store's own tool."
+    )
+
+
 def opened(file: Place) -> Any:
     """What pyarrow reads a file from: the path of a local one, or an open stream of bytes of one at an address."""
     return file if isinstance(file, Path) else file.open("rb")

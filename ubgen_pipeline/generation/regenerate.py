@@ -15,6 +15,7 @@ from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN
 from ..files.image_codecs import image_encoder, rgb_image
+from ..files.places import check_is_local
 from ..inference.diversity_options import stored_diversity
 from ..inference.presets import PRESETS, Preset
 from ..models.fingerprints import is_same
@@ -44,6 +45,7 @@ class RegenerateSettings:
     def __post_init__(self) -> None:
         if self.index < 0:
             raise ValueError(f"index is {self.index}; give that of a row, from 0.")
+        check_is_local(self.output, "output")
 
 
 def main(argv: Sequence[str] | None = None) -> int:

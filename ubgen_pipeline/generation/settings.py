@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from ..commands.settings_parser import field_help
-from ..files.places import Place, as_place, is_address
+from ..files.places import Place, as_place, check_is_local, is_address
 from ..inference.diversity_options import DiversitySettings
 from ..inference.presets import PresetSettings
 from ..inference.settings import InferenceSettings
@@ -121,6 +121,8 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
             raise ValueError(
                 f"true_cfg_scale is {self.true_cfg_scale}; give a number above 1, or leave it out for none."
             )
+        for name in ("prompt_features", "profile"):
+            check_is_local(getattr(self, name), name)
         sample_seed(self.seed, "", 0)
         # callers from Python may give the only one alone
         entries = [self.lora] if isinstance(self.lora, (str, Path)) else list(self.lora or ())

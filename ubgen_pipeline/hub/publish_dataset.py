@@ -9,6 +9,7 @@ from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
 from ..dataset.card import stored_card_maker
 from ..dataset.shards import DatasetShards, Shard, open_dataset
+from ..files.places import check_is_local
 from .access import check_may_write, check_repo_id, open_repository, retried
 from .streamed_dataset import CARD, MANIFEST, REPO_TYPE, HubDataset
 
@@ -28,6 +29,8 @@ class PublishSettings:
     )
 
     def __post_init__(self) -> None:
+        # what goes to the Hub is read from files
+        check_is_local(self.folder, "folder")
         check_repo_id("repo_id", self.repo_id)
         if self.shards_per_commit < 1:
             raise ValueError(f"shards_per_commit is {self.shards_per_commit}; give an integer of at least 1.")

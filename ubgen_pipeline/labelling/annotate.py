@@ -112,6 +112,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     shards.check()
     if shards.is_finished():
         return len(source)
+    shards.check_may_write()
     from .build_annotator import annotator_of
 
     annotator = annotator_of(settings, source.class_names, words.class_map)

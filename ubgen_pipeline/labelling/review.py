@@ -67,6 +67,7 @@ def review_dataset(folder: str | Path, settings: AnnotateSettings) -> StoredRows
     shards = DatasetShards(output_dir, manifest, len(source), source.rows_per_file)
     shards.check()
     if not shards.is_finished():
+        shards.check_may_write()
         annotator = annotator_of(settings, source.label_names, words.class_map)
         first = next(source.rows([0], ["image"]))
         if annotator(read_rgb((first["image"] or {}).get("bytes"), "row 0, column 'image',")).mask is None:

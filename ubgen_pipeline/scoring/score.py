@@ -98,6 +98,7 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
     shards = DatasetShards(output_dir, manifest, len(source), source.rows_per_file)
     shards.check()
     if not shards.is_finished():
+        shards.check_may_write()
         scorer = ImageScorer(
             settings,
             source.class_names(),
