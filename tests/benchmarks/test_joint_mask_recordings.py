@@ -12,6 +12,7 @@ from ubgen_pipeline.mini.scenes import pair_scenes
 from ubgen_pipeline.models.loading import load_pipeline
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("source", "blocks"), [("attention", (0, 2)), ("concepts", (0, 1))])
 def test_combined_maps_are_those_of_the_pipeline(source, blocks):
     pipeline = load_pipeline("mini-flow")

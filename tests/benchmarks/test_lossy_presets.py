@@ -1,11 +1,13 @@
 """The benchmark of the lossy presets: its table, and what it refuses."""
 
+import pytest
 import torch
 
 from benchmarks.lossy_presets import main
 from ubgen_pipeline.mini import mini_lora_path
 
 
+@pytest.mark.slow
 def test_the_benchmark_prints_its_table(capsys):
     flags = ["--num-images", "10", "--num-inference-steps", "3", "--presets", "deep-cache"]
     num_threads = torch.get_num_threads()

@@ -27,6 +27,7 @@ def test_figures_tell_the_class_from_the_object():
     assert found["mean_iou"] == pytest.approx((1 + 0 + 0.5) / 3)
 
 
+@pytest.mark.slow
 def test_the_command_writes_every_figure(tmp_path, capsys):
     judge = tmp_path / "judge"
     train_on(load_masked_images("mini:40:1:0.0"), Namespace(steps=2, seed=0), judge)

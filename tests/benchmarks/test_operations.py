@@ -7,8 +7,10 @@ from torch.nn.functional import scaled_dot_product_attention
 from benchmarks.operations import Operations, model_on_meta
 from benchmarks.real_size_families import REAL_SIZE_MODELS, real_size_model
 from support.family_models import FAMILY_NAMES, own_pipeline, tiny_pipeline
+from ubgen_pipeline.inference import operations as operations_module
 from ubgen_pipeline.inference.operations import ImageOperations, copy_on_meta, count_operations
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_training.lora.adapter import LoraSettings, add_lora
 
 
 @pytest.mark.parametrize("device", ["cpu", "meta"])
@@ -95,3 +97,20 @@ def test_operations_are_counted_beside_a_pipeline_that_draws(mini_model):
     counted = ImageOperations(copy_on_meta(pipeline), text, pipeline.latent_shape(None, None)).of_calls(3, 2.0)
     assert counted == Operations(mini_model).of_an_image(3, 2.0) > 0
     assert not any(weight.is_meta for weight in pipeline.denoiser_network.parameters())
+
+
+def test_an_equal_model_is_not_counted_again(mini_model, monkeypatch):
+    monkeypatch.setattr(operations_module, "_COUNTED", {})
+    counted = Operations(mini_model).of_an_image(3, 2.0)
+    calls = []
+    monkeypatch.setattr(operations_module, "count_operations", lambda call: calls.append(call) or 1)
+    # other steps make more of the same calls
+    assert Operations(mini_model).of_an_image(3, 2.0) == counted and not calls
+    assert Operations(mini_model).of_an_image(6, 2.0) > counted and not calls
+    # what changes a call is counted: the size of the image, and layers beside those of the model
+    Operations(mini_model, 128).of_an_image(3, 2.0)
+    assert len(calls) == 2
+    wider = Operations(mini_model)
+    add_lora(wider.pipeline.denoiser_network, LoraSettings(2), 0, wider.pipeline.lora_targets)
+    wider.of_an_image(3, 2.0)
+    assert len(calls) == 3

@@ -72,6 +72,7 @@ def test_it_is_left_alone_where_training_fails(process_group, tmp_path, error, c
     assert distributed.is_initialized()
 
 
+@pytest.mark.slow
 def test_no_process_of_a_launch_aborts_or_has_a_group_at_its_exit(tmp_path):
     script = tmp_path / "train.py"
     script.write_text(SCRIPT)

@@ -188,6 +188,7 @@ def fsdp2(tiny_model, clip_folder, tmp_path_factory):
     return folder
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["lora", "full", "ddpo"])
 def test_fsdp2_resumes_bit_equal(fsdp2, name):
     checkpoints = [fsdp2 / folder / "checkpoint-2" for folder in (name, f"{name}_resumed")]

@@ -8,6 +8,7 @@ Shapes: C x h x w latents.
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -20,6 +21,9 @@ from ..conditioning import Conditioning
 from ..deep_features import DeepFeatureDenoiser
 from ..family import Family
 from ..models.loading import set_scheduler
+
+# counted calls of networks, by all that their number depends on: a process may draw many datasets with one model
+_COUNTED: dict[Any, int] = {}
 
 
 class ImageOperations:
@@ -57,7 +61,7 @@ class ImageOperations:
         num_guided = round(num_calls * shortcuts.get("guidance_until", 1.0)) if scale > 1 else 0
         every = shortcuts.get("deep_features_every", 1)
         whole, outer = self._passes(text, every)
-        total = count_operations(lambda: self.pipeline.decode(self._latents))
+        total = self._once("decode", self.pipeline.vae, (), lambda: self.pipeline.decode(self._latents))
         for call in range(num_calls):
             # the change of the batch at the end of guidance makes a whole pass too
             is_whole = call % every == 0 or call == num_guided
@@ -79,12 +83,36 @@ class ImageOperations:
         """Of a call of the whole denoiser, and of one of its outer layers only."""
         timestep = torch.zeros((), device="meta")
         if every == 1:
-            whole = count_operations(lambda: self.pipeline.predict(self._latents, timestep, text))
+            predict = partial(self.pipeline.predict, self._latents, timestep, text)
+            whole = self._once("predict", self.pipeline.denoiser_network, dict(text.tensors), predict)
             return whole, whole
         network, features = self.pipeline.denoiser_network, text["encoder_hidden_states"]
         denoiser = DeepFeatureDenoiser(network, every)
         whole, outer = (count_operations(lambda: denoiser(self._latents, timestep, features)) for _ in range(2))
         return whole, outer
+
+    def _once(self, name: str, network: torch.nn.Module, inputs: Any, call: Callable[[], object]) -> int:
+        """Operations of that call, counted if no call of an equal network with equal shapes has been."""
+        pipeline: Any = self.pipeline
+        tensors, layout = tree_flatten((self._latents, inputs))
+        shapes = tuple((value.shape, value.dtype, None if value.is_meta else str(value.tolist())) for value in tensors)
+        key = name, type(pipeline), _described(pipeline.config), _structure(network), shapes, str(layout)
+        if key not in _COUNTED:
+            _COUNTED[key] = count_operations(call)
+        return _COUNTED[key]
+
+
+def _structure(network: Any) -> tuple[Any, ...]:
+    """What a network's operations depend on beside its inputs: its configuration, parts and weights' shapes."""
+    parts = tuple((name, type(part)) for name, part in network.named_modules())
+    processors = tuple(type(processor) for processor in getattr(network, "attn_processors", {}).values())
+    weights = tuple((name, weight.shape, weight.dtype) for name, weight in network.named_parameters())
+    return _described(network.config), parts, processors, weights
+
+
+def _described(config: Mapping[str, Any]) -> str:
+    """A configuration without the names of folders."""
+    return str(sorted((name, str(value)) for name, value in config.items() if not name.startswith("_")))
 
 
 def copy_on_meta(pipeline: Family) -> Family:

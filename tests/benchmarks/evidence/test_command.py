@@ -228,6 +228,7 @@ def test_what_cannot_work_is_refused_before_anything_runs(tmp_path, settings, me
     assert not (tmp_path / "evidence").exists()
 
 
+@pytest.mark.slow
 def test_an_interrupted_command_goes_on_and_ends_with_figures(tmp_path, capsys):
     settings = tiny(tmp_path)
     (run,) = command.list_runs(settings)
