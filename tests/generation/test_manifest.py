@@ -60,7 +60,7 @@ def test_how_it_is_drawn_on_the_machine_counts():
     [
         {"output_dir": "elsewhere"},
         {"hub_dataset_id": "org/d", "private": True, "keep_local": True, "shards_per_commit": 3},
-        {"engine": "ray", "num_workers": 3},
+        {"engine": "ray", "num_workers": 3, "worker_gpus": 0.5, "worker_cpus": 4},
         {"dry_run": True},
         {"prompt_features": "kept"},
     ],

@@ -23,6 +23,13 @@ def test_what_the_figures_say():
     assert Throughput(1, 1.0, 1.0, {}, operations=None, limit=1e9).share is None
     two = Throughput.together([figures, figures], 90.0, 80.0)
     assert (two.num_images, two.stages["drawing"], two.share) == (400, 150.0, pytest.approx(figures.share))
+    # one that was replaced has drawn, too, and one that came late has not
+    lost, late = Throughput(100, 50.0, 40.0, stages, limit=0.0), Throughput(0, 5.0, 0.0, {"loading": 5.0})
+    four = Throughput.together([lost, late, figures, figures], 120.0, 100.0)
+    assert (four.num_images, four.limit, four.stages["loading"]) == (500, 8e10, 65.0)
+    assert four.share == pytest.approx(500 * 4e9 / 100 / 8e10)
+    unknown = Throughput(1, 1.0, 1.0, {}, operations=4e9)
+    assert Throughput.together([figures, unknown], 90.0, 80.0).share is None
 
 
 def test_a_run_says_how_fast_it_was(random_mini_model, tmp_path, capsys):

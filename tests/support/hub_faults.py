@@ -23,6 +23,7 @@ class Fault:
         delay: seconds to wait first.
         together: hold the requests until so many are there.
         call: called with the path when the fault strikes; it may kill the client.
+        client_port: of the connection that it has struck last.
     """
 
     path: str = ""
@@ -36,6 +37,7 @@ class Fault:
     together: int = 1
     call: Callable[[str], None] | None = None
     struck: int = field(default=0, init=False)
+    client_port: int = field(default=0, init=False)
 
     def matches(self, method: str, path: str) -> bool:
         return bool(re.fullmatch(self.method, method)) and bool(re.search(self.path, path))
@@ -62,6 +64,7 @@ class Faults:
         fault = self._next(scope["method"], path)
         if fault is None:
             return await self.app(scope, receive, send)
+        fault.client_port = scope["client"][1]
         if fault.delay:
             await asyncio.sleep(fault.delay)
         while fault.struck < fault.together:

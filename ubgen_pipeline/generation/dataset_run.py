@@ -2,18 +2,21 @@
 
 import dataclasses
 import os
+import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
+from ..commands.library_log import log_into
 from ..commands.stopwatch import Stopwatch, stage
 from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marked_rows
 from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN, SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
+from ..files.folder_lock import STATE_FOLDER
 from ..files.output_store import is_of_one_process
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
@@ -71,14 +74,6 @@ class DatasetRun:
         self.settings, self.samples, self.rank, self.world_size = settings, samples, rank, world_size
         folder = settings.folder()
         self.names = label_names(samples.classes)
-        import torch
-
-        self.device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
-            raise ValueError(
-                f"LOCAL_RANK is {os.environ.get('LOCAL_RANK', 0)}, and this machine has {torch.cuda.device_count()}"
-                " GPUs; start one process for each."
-            )
         self.source = GeneratorSource(
             settings.model,
             hub_commit(settings.model, settings.revision),
@@ -94,6 +89,7 @@ class DatasetRun:
         self._begun = dict(begun) if begun is not None else self.shards.begun_with()
         if self._begun is None and settings.hub_dataset_id is not None:
             self._begun = published_settings(settings.hub_dataset_id)
+        self.wanted_device = self._wanted_device()
         if self._begun is not None:
             # what was left to the model's family is in the manifest now
             self._complete(self._begun)
@@ -122,7 +118,7 @@ class DatasetRun:
             )
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
-        self._num_written, self._marks = 0, Counter[str]()
+        self._num_written, self.marks = 0, Counter[str]()
         self._rate: float | None = None
         self._loop_seconds, self._num_drawn = 0.0, 0
         self._workers: list[Throughput] = []
@@ -135,6 +131,43 @@ class DatasetRun:
         elif missing := [] if self._is_finished else self.shards.missing():
             self.shards.check_may_write()
         return [shard.number for shard in missing if shard.number % self.world_size == self.rank]
+
+    def _wanted_device(self) -> str | None:
+        """What to draw on; None where that is left to what a Ray cluster has, since its driver draws nothing itself.
+
+        Raises:
+            ValueError: fewer GPUs than processes.
+        """
+        if self.settings.engine == "ray":
+            return self.settings.device or (self._begun or {}).get("device")
+        import torch
+
+        device = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        if device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
+            raise ValueError(
+                f"LOCAL_RANK is {os.environ.get('LOCAL_RANK', 0)}, and this machine has {torch.cuda.device_count()}"
+                " GPUs; start one process for each."
+            )
+        return device
+
+    @property
+    def device(self) -> str:
+        """What to draw on, where that is known."""
+        assert self.wanted_device is not None
+        return self.wanted_device
+
+    @property
+    def begun(self) -> Mapping[str, Any] | None:
+        """The manifest's settings; None where the dataset is new, and how to draw is not settled."""
+        return self._begun
+
+    def take_manifest(self, begun: Mapping[str, Any]) -> None:
+        """Take the manifest's settings, which another process has settled."""
+        self._begun, self.wanted_device = dict(begun), begun["device"]
+        self._complete(begun)
+        self.shards.settle(begun)
+        if self._hub is None and isinstance(self.shards.folder, Path):
+            log_into(self.shards.folder / STATE_FOLDER)
 
     @property
     def folder_to_share(self) -> str | None:
@@ -251,8 +284,13 @@ class DatasetRun:
         assert self._pipeline is not None
         return self._pipeline
 
-    def write(self, numbers: Sequence[int]) -> None:
-        """Draw and write those of the missing shards, and push them where the dataset is on the Hub."""
+    def write(self, numbers: Sequence[int], report: Callable[[int], None] | None = None) -> None:
+        """Draw and write those of the missing shards, and push them where the dataset is on the Hub.
+
+        Args:
+            numbers: of the shards.
+            report: called with the number of images that were just drawn, in place of a line of progress.
+        """
         if not numbers:
             return
         from ..inference.attention_kernels import attention_order
@@ -261,6 +299,9 @@ class DatasetRun:
         has_safety_checker = self.pipeline.safety_checker is not None
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
         progress = Progress(num_images, "images")
+        # one line of progress: rank 0's share goes as fast as the others'
+        report = report or (progress.advance if self.rank == 0 else lambda count: None)
+        started = time.monotonic()
         if self._prompts.moves_encoders:
             shards = (self.shards.shards[number] for number in numbers)
             self._prompts.expect(
@@ -280,18 +321,18 @@ class DatasetRun:
                 ),
                 batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
-                # one line of progress: rank 0's share goes as fast as the others'
-                report=progress.advance if self.rank == 0 else lambda count: None,
+                report=report,
                 written=self._take,
             )
         self._num_written += len(numbers)
-        self._rate = progress.rate
-        self._loop_seconds += num_images / max(progress.rate, 1e-9)
+        seconds = time.monotonic() - started
+        self._rate = num_images / max(seconds, 1e-9)
+        self._loop_seconds += seconds
         self._num_drawn += num_images
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
-        self._marks += marked_rows(self.shards.file(shard))
+        self.marks += marked_rows(self.shards.file(shard))
         if self._hub is not None:
             self._hub.add(shard)
 
@@ -316,7 +357,7 @@ class DatasetRun:
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
             say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
-            _say_marked(self._marks, "made here")
+            _say_marked(self.marks, "made here")
         elif self.rank == 0:
             note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
@@ -338,17 +379,24 @@ class DatasetRun:
         """Figures of what this process has drawn, or the workers that drew for it."""
         if self._workers:
             return Throughput.together(self._workers, watch.elapsed, self._loop_seconds)
-        elapsed, seconds = watch.elapsed, watch.seconds()
-        operations = limit = None
-        if self._num_drawn and self._operations is not None:
-            operations = self._operations.of_image(self.pipeline, self._prompts.newest())
-            limit = None if operations is None else self._operations.machine_limit(self.num_threads)
-        return Throughput(self._num_drawn, elapsed, self._loop_seconds, seconds, operations, limit)
+        figures = self.drawn(watch)
+        if not figures.num_images or self._operations is None:
+            return figures
+        operations = self._operations.of_image(self.pipeline, self._prompts.newest())
+        limit = None if operations is None else self._operations.machine_limit(self.num_threads)
+        return dataclasses.replace(figures, operations=operations, limit=limit)
 
-    def take_figures(self, workers: Sequence[Throughput], loop_seconds: float) -> None:
-        """Those of workers that drew for this run, in so many seconds."""
+    def drawn(self, watch: Stopwatch) -> Throughput:
+        """The figures of what this process has drawn so far that take no time to find out."""
+        elapsed, seconds = watch.elapsed, watch.seconds()
+        return Throughput(self._num_drawn, elapsed, self._loop_seconds, seconds)
+
+    def take_figures(self, workers: Sequence[Throughput], marks: Mapping[str, int], loop_seconds: float) -> None:
+        """Those of workers that drew for this run, in so many seconds, and how many of their images were marked."""
         self._workers += workers
+        self.marks.update(marks)
         self._loop_seconds += loop_seconds
+        self._rate = sum(worker.num_images for worker in workers) / max(self._loop_seconds, 1e-9)
 
     def _say_throughput(self, watch: Stopwatch | None) -> list[str]:
         """Lines of figures, each of which is said; none where nothing was drawn."""
@@ -372,9 +420,6 @@ class DatasetRun:
         return f"rank {shown}: {len(missing)} of {len(self.shards.shards)} shards are missing"
 
     def _write_card(self) -> None:
-        if not self.shards.manifest:
-            # on a cluster it is a worker that settles the manifest: read it
-            self.shards.settle(self.shards.begun_with() or {})
         self.shards.finish(self.card(self.shards.shards, self.shards.num_bytes()))
 
     def _complete(self, values: Mapping[str, Any]) -> None:

@@ -142,6 +142,11 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
 def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
     """Check everything, then write the shards that are missing and that this process has to write; returns the run."""
     rank, world_size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    if settings.engine == "ray" and world_size > 1:
+        raise ValueError(
+            f"WORLD_SIZE is {world_size} with engine ray, whose one driver hands the shards out; leave accelerate"
+            " launch out, or the engine."
+        )
     if settings.profile is not None and not Path(settings.profile).expanduser().absolute().parent.is_dir():
         raise ValueError(
             f"profile is {settings.profile!r}, whose folder does not exist; make it, or give another file."

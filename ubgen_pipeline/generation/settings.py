@@ -19,7 +19,9 @@ from ..scoring.settings import ScoreSettings
 from .annotation_settings import AnnotationSettings
 
 ENGINES = ("local", "ray")
-RUN_SETTINGS = ("output_dir", "dry_run", "engine", "num_workers", "prompt_features", "profile")
+# of a Ray cluster
+RAY_SETTINGS = ("num_workers", "worker_gpus", "worker_cpus")
+RUN_SETTINGS = ("output_dir", "dry_run", "engine", *RAY_SETTINGS, "prompt_features", "profile")
 # settings that say where the dataset goes, not what it holds
 HUB_SETTINGS = ("hub_dataset_id", "private", "keep_local", "shards_per_commit")
 
@@ -103,7 +105,15 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     keep_local: bool = field_help("keep the shards' files here after they are on the Hub", False)
     shards_per_commit: int = field_help("finished shards that make a commit on the Hub", 8)
     engine: str = field_help("local, or ray: a Ray cluster (RAY_ADDRESS, else this machine)", "local")
-    num_workers: int | None = field_help("of engine ray; as many as the cluster has GPUs, or 2 on CPUs", None)
+    num_workers: int | None = field_help(
+        "of engine ray; as many as the cluster's GPUs have room for, or 2 on CPUs", None
+    )
+    worker_gpus: float | None = field_help(
+        "share of a GPU that a worker of engine ray takes, above 0 up to 1: with 0.5 two of them share one; 1 if not"
+        " given",
+        None,
+    )
+    worker_cpus: int | None = field_help("CPU cores that a worker of engine ray takes; 1 if not given", None)
     profile: str | None = field_help(
         "file for a trace of the run's stages, which Perfetto and chrome://tracing open; rank R writes FILE.R", None
     )
@@ -112,7 +122,8 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     def __post_init__(self) -> None:
         for name in ("samples_per_shard", "samples_per_source", "shards_per_commit"):
             _check_count(name, getattr(self, name))
-        for name in ("num_inference_steps", "samples_per_class", "max_prompts", "num_workers", "height", "width"):
+        optional = ("num_inference_steps", "samples_per_class", "max_prompts", "height", "width")
+        for name in (*optional, "num_workers", "worker_cpus"):
             if getattr(self, name) is not None:
                 _check_count(name, getattr(self, name))
         if self.guidance_scale is not None and not 0 <= self.guidance_scale < float("inf"):
@@ -161,8 +172,18 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     def _check_engine(self) -> None:
         if self.engine not in ENGINES:
             raise ValueError(f"engine is {self.engine!r}; choose one of {', '.join(ENGINES)}.")
-        if self.num_workers is not None and self.engine != "ray":
-            raise ValueError("num_workers is given without engine ray; add --engine ray, or accelerate launch.")
+        for name in RAY_SETTINGS:
+            if getattr(self, name) is not None and self.engine != "ray":
+                raise ValueError(f"{name} is given without engine ray; add --engine ray, or accelerate launch.")
+        if self.worker_gpus is not None:
+            if not 0 < self.worker_gpus <= 1:
+                raise ValueError(f"worker_gpus is {self.worker_gpus}; give a number above 0 up to 1.")
+            if self.device is not None and not self.device.startswith("cuda"):
+                raise ValueError(f"worker_gpus is given and device is {self.device!r}; leave one of them out.")
+        if self.engine == "ray" and (self.device or "").startswith("cuda:"):
+            raise ValueError(
+                f"device is {self.device!r} with engine ray, which gives each worker a GPU of its own; give cuda."
+            )
         if self.engine == "ray" and self.profile is not None:
             raise ValueError("profile is given with engine ray, whose workers write no traces; leave it out.")
         if self.engine == "ray" and self.keep_local:

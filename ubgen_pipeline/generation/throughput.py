@@ -24,7 +24,8 @@ class Throughput:
         loop_seconds: of them, from the first batch to the last.
         stages: seconds of each stage, of all threads together.
         operations: of an image, by count; None where they are not known.
-        limit: operations per second of the machine; None where it is not known.
+        limit: operations per second of the machine; None where it is not known, 0 of a worker whose place on the
+            machine another one has taken.
     """
 
     num_images: int
@@ -36,15 +37,18 @@ class Throughput:
 
     @classmethod
     def together(cls, workers: "Sequence[Throughput]", seconds: float, loop_seconds: float) -> "Throughput":
-        """Of workers that drew at the same time, with the seconds of the run that they worked for."""
-        limits = [worker.limit for worker in workers]
+        """Of workers that drew at the same time, with the seconds of the run that they worked for.
+
+        What they are held against is the limit of those that drew at all.
+        """
+        limits = [worker.limit for worker in workers if worker.num_images]
         return cls(
             sum(worker.num_images for worker in workers),
             seconds,
             loop_seconds,
             {name: sum(worker.stages.get(name, 0.0) for worker in workers) for name in STAGES},
-            next((worker.operations for worker in workers), None),
-            sum(limit for limit in limits if limit) if all(limits) else None,
+            next((worker.operations for worker in workers if worker.operations is not None), None),
+            None if None in limits else sum(limit for limit in limits if limit),
         )
 
     @property

@@ -1,0 +1,130 @@
+"""A Ray cluster on this machine, as `ray start` makes it; and whose connection to a server of the tests one is."""
+
+import json
+import os
+import secrets
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+_START_SECONDS = 300
+_MEMORY = ["--object-store-memory", "100000000"]
+# of the programs of this module: waits until a cluster has so many nodes
+_WAIT = """
+import sys, time, ray
+ray.init(configure_logging=False, log_to_driver=False)
+while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[1]):
+    time.sleep(0.2)
+"""
+
+
+class RayCluster:
+    """A head that runs the drivers and no workers, and nodes that are added; all end with the body.
+
+    Args:
+        has_jobs: whether it has the server for jobs, which needs ``ray[default]``.
+    """
+
+    def __init__(self, *, has_jobs: bool):
+        # a socket's path may have some hundred characters
+        self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
+        port, jobs_port = _free_port(), _free_port()
+        self.address, self.jobs_address = f"127.0.0.1:{port}", f"http://127.0.0.1:{jobs_port}"
+        # nobody else on this machine may connect
+        secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
+        self.environment = {**os.environ, **secret, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
+        # process groups
+        self._nodes: list[int] = []
+        head = ["--head", "--port", str(port), "--num-cpus", "0", "--temp-dir", str(self.folder)]
+        head += ["--include-dashboard", str(has_jobs).lower(), "--dashboard-port", str(jobs_port)]
+        self.add_node(*head)
+
+    def __enter__(self) -> "RayCluster":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for node in self._nodes:
+            _end(node)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def add_node(self, *flags: str, **variables: str) -> None:
+        """Start a node with those flags of ``ray start``; its workers have those variables."""
+        # a head does not read the address of another one
+        environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
+        where = [] if "--head" in flags else ["--address", self.address]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *_MEMORY, *flags]
+        log = self.folder / f"node{len(self._nodes)}.log"
+        with log.open("wb") as output:
+            start = subprocess.Popen(
+                command, env={**environment, **variables}, stdout=output, stderr=output, start_new_session=True
+            )
+        self._nodes.append(start.pid)
+        assert start.wait(timeout=_START_SECONDS) == 0, log.read_text()
+
+    def remove_node(self) -> None:
+        """End the node that was added last, and wait until the others know."""
+        _end(self._nodes.pop())
+        self.wait_for_nodes()
+
+    def wait_for_nodes(self) -> None:
+        """Until the cluster has the nodes that were added, and no others."""
+        command = [sys.executable, "-c", _WAIT, str(len(self._nodes))]
+        subprocess.run(command, env=self.environment, check=True, timeout=_START_SECONDS)
+
+    def run_job(self, folder: Path, variables: dict[str, str], command: list[str]) -> subprocess.CompletedProcess[str]:
+        """`ray job submit` from that folder, which the job and its workers get, as they get those variables."""
+        submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.jobs_address]
+        submit += ["--working-dir", str(folder), "--runtime-env-json", json.dumps({"env_vars": variables})]
+        return subprocess.run(
+            [*submit, "--", *command],
+            env=self.environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            timeout=_START_SECONDS,
+        )
+
+
+def kill_client(port: int) -> int:
+    """Kill the process whose connection has that local port; gives its number."""
+    inodes = set()
+    for table in ("tcp", "tcp6"):
+        for line in Path("/proc/net", table).read_text().splitlines()[1:]:
+            entry = line.split()
+            if int(entry[1].rpartition(":")[2], 16) == port and entry[9] != "0":
+                inodes.add(f"socket:[{entry[9]}]")
+    for descriptor in Path("/proc").glob("[0-9]*/fd/*"):
+        try:
+            target = os.readlink(descriptor)
+        except OSError:
+            continue
+        # the server's end has the port on the other side
+        if target in inodes:
+            number = int(descriptor.parts[2])
+            os.kill(number, signal.SIGKILL)
+            return number
+    raise AssertionError(f"no process has a connection from port {port}")
+
+
+def _end(group: int) -> None:
+    """A node's processes, and with them its workers."""
+    try:
+        os.killpg(group, signal.SIGTERM)
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            time.sleep(0.1)
+            os.killpg(group, 0)
+        os.killpg(group, signal.SIGKILL)
+    except ProcessLookupError:
+        return
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
