@@ -24,13 +24,14 @@ while sum(node["Alive"] for node in ray.nodes()) != int(sys.argv[1]):
 
 
 class RayCluster:
-    """A head that runs the drivers and no workers, and nodes that are added; all end with the body.
+    """A head, and nodes that are added; all end with the body.
 
     Args:
+        num_cpus: of the head, so that workers run there, too.
         has_jobs: whether it has the server for jobs, which needs ``ray[default]``.
     """
 
-    def __init__(self, *, has_jobs: bool):
+    def __init__(self, *, num_cpus: int = 0, has_jobs: bool = False):
         # a socket's path may have some hundred characters
         self.folder = Path(tempfile.mkdtemp(prefix="ray-"))
         port, jobs_port = _free_port(), _free_port()
@@ -38,13 +39,19 @@ class RayCluster:
         # nobody else on this machine may connect
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = {**os.environ, **secret, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
+        # a machine that has other things to do takes longer than Ray waits
+        self.environment["RAY_raylet_start_wait_time_s"] = str(_START_SECONDS)
         # process groups
         self._nodes: list[int] = []
-        head = ["--head", "--port", str(port), "--num-cpus", "0", "--temp-dir", str(self.folder)]
-        head += ["--include-dashboard", str(has_jobs).lower(), "--dashboard-port", str(jobs_port)]
-        self.add_node(*head)
+        self._head = ["--head", "--port", str(port), "--num-cpus", str(num_cpus), "--temp-dir", str(self.folder)]
+        self._head += ["--include-dashboard", str(has_jobs).lower(), "--dashboard-port", str(jobs_port)]
 
     def __enter__(self) -> "RayCluster":
+        try:
+            self.add_node(*self._head)
+        except BaseException:
+            self.__exit__()
+            raise
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -55,7 +55,8 @@ class DatasetRun:
         rank: of this process; the others wait for what number 0 chooses for a new dataset.
         world_size: processes that share the work.
         begun: the manifest's settings, where another process has settled them and they are not in the folder.
-        num_committers: processes that push to the dataset on the Hub, where they are not those of ``world_size``.
+        num_committers: processes that share the work and the Hub's commits, where they are not those of
+            ``world_size``.
 
     Raises:
         ValueError: a setting out of range, a folder or repository that holds something else, or fewer GPUs than
@@ -103,6 +104,7 @@ class DatasetRun:
             settings.hub_dataset_id,
             reads_rows=settings.hub_dataset_id is None,
         )
+        self._num_sharing = num_committers or world_size
         self._hub = None
         if settings.hub_dataset_id is not None:
             self._hub = HubDataset(
@@ -265,7 +267,7 @@ class DatasetRun:
             self.rows.trial,
             has_lora=self.source.acts,
             latent_pixels=height * width,
-            num_denoiser_samples=len(samples) * num_calls // self.world_size,
+            num_denoiser_samples=len(samples) * num_calls // self._num_sharing,
             is_compilable=not records_attention
             and not settings.reuses_features()
             and offload not in ("model", "group"),

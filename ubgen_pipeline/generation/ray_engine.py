@@ -46,6 +46,8 @@ def write_with_ray(run: "DatasetRun") -> None:
         return
     # Ray reports usage unless told not to; this project sends none
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # seconds that a cluster on this machine may take to start, which are 30 otherwise: few where it is busy
+    os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")
     try:
         import ray  # pyright: ignore[reportMissingImports]
         from ray.exceptions import RayActorError, RayError, RayTaskError  # pyright: ignore[reportMissingImports]
@@ -79,7 +81,8 @@ def _connected(ray: Any, settings: GenerateSettings) -> Iterator[None]:
             ray.init(**options)
         else:
             _join_or_start(ray, settings, options)
-    except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
+    except Exception as error:
+        # of a node that does not start in time Ray tells by a plain Exception
         raise ValueError(
             f"RAY_ADDRESS is {address!r}, where no cluster answers ({_first_line(error)})."
             if address
