@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from support.hub_server import LoopbackHub
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """One more than there are cores, since tests also wait: for disks, servers and the processes that they start."""
+    return len(os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)) + 1
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Files with a slow test come first, then those with most tests: so the workers end at about the same time."""
     files = Counter(item.path for item in items)

@@ -1,12 +1,14 @@
 """The Jinja templates of the cards, with the filters that every value that is not ours passes."""
 
 from collections.abc import Callable
+from functools import cache
 
 from jinja2 import Environment, PackageLoader, StrictUndefined, Template
 
 from .card_text import markdown_code, markdown_text
 
 
+@cache
 def card_template(name: str, **filters: Callable[..., str]) -> Template:
     """The template file ``name`` with the filters ``text`` and ``code``, and those given."""
     environment = Environment(

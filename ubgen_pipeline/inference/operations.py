@@ -24,6 +24,7 @@ from ..models.loading import set_scheduler
 
 # counted calls of networks, by all that their number depends on: a process may draw many datasets with one model
 _COUNTED: dict[Any, int] = {}
+_COPIES: dict[Any, torch.nn.Module] = {}
 
 
 class ImageOperations:
@@ -120,12 +121,20 @@ def copy_on_meta(pipeline: Family) -> Family:
     walker = copy.copy(pipeline)
     for name, network in pipeline.components.items():
         if isinstance(network, torch.nn.Module) and network in (pipeline.denoiser_network, pipeline.vae):
-            # copying takes these in place of the tensors with numbers
-            without: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in network.buffers()}
-            for weight in network.parameters():
-                without[id(weight)] = torch.nn.Parameter(weight.detach().to("meta"), requires_grad=False)
-            setattr(walker, name, copy.deepcopy(network, without))
+            setattr(walker, name, _without_numbers(network))
     return walker
+
+
+def _without_numbers(network: torch.nn.Module) -> torch.nn.Module:
+    """A copy on the ``meta`` device; equal networks share one."""
+    key = _structure(network)
+    if key not in _COPIES:
+        # copying takes these in place of the tensors with numbers
+        without: dict[int, Any] = {id(buffer): buffer.to("meta") for buffer in network.buffers()}
+        for weight in network.parameters():
+            without[id(weight)] = torch.nn.Parameter(weight.detach().to("meta"), requires_grad=False)
+        _COPIES[key] = copy.deepcopy(network, without)
+    return _COPIES[key]
 
 
 class WithoutNumbers(TorchDispatchMode):
