@@ -31,8 +31,7 @@ from PIL import Image
 
 from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate, synchronize
 from benchmarks.operations import Operations
-from benchmarks.random_models import build_random_lora, build_random_model
-from benchmarks.real_size_families import REAL_SIZE_MODELS
+from benchmarks.random_models import BUILT_MODELS, build_random_lora, build_random_model
 from benchmarks.real_size_models import build_lora, build_sd15
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.family import Family
@@ -48,7 +47,7 @@ from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_pipeline, resolve_model, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
 
-RANDOM_MODELS = tuple(f"random-{name}" for name in REAL_SIZE_MODELS)
+RANDOM_MODELS = tuple(f"random-{name}" for name in BUILT_MODELS)
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,8 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings, add_lora
 from ubgen_training.lora.lora_files import save_lora
 
+# those of REAL_SIZE_MODELS whose text encoders are built here, too
+BUILT_MODELS = ("sd15", "sdxl", "sd35-medium", "z-image", "flux2-klein-base-4b")
 LORA_RANK = 16
 _NUM_QWEN_LAYERS = 4
 _QWEN_MARKS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
@@ -31,7 +33,7 @@ _QWEN_TEMPLATE = (
 
 
 def build_random_model(name: str, folder: Path, *, device: str = "cpu") -> None:
-    """Save the model of that key of ``REAL_SIZE_MODELS`` in its family's 16 bits; it is made on ``device``."""
+    """Save the model of that name in its family's 16 bits; it is one of :data:`BUILT_MODELS`, made on ``device``."""
     real = REAL_SIZE_MODELS[name]
     kind = FAMILIES[real.family].pipeline_class()
     torch.manual_seed(0)

@@ -8,7 +8,7 @@ from torch.nn.attention import SDPBackend
 
 from benchmarks import generation_speed
 from benchmarks.generation_speed import BenchmarkSettings, compare, loop, relative_errors
-from benchmarks.random_models import build_random_lora, text_parts
+from benchmarks.random_models import BUILT_MODELS, build_random_lora, text_parts
 from benchmarks.real_size_families import REAL_SIZE_MODELS
 from support.family_models import tiny_pipeline
 from ubgen_pipeline.models.families import FAMILIES
@@ -70,7 +70,7 @@ def test_the_stock_arm_of_a_family_draws_the_same_images(family, tmp_path, monke
     assert ("error of ubgen over that of stock" in printed) != ("diffusers' own end in another layout" in printed)
 
 
-@pytest.mark.parametrize("name", [name for name in REAL_SIZE_MODELS if name != "sd15"])
+@pytest.mark.parametrize("name", [name for name in BUILT_MODELS if name != "sd15"])
 def test_random_models_have_text_encoders_of_the_published_width(name):
     real = REAL_SIZE_MODELS[name]
     with torch.device("meta"):

@@ -87,9 +87,11 @@ class ImageOperations:
             predict = partial(self.pipeline.predict, self._latents, timestep, text)
             whole = self._once("predict", self.pipeline.denoiser_network, dict(text.tensors), predict)
             return whole, whole
-        network, features = self.pipeline.denoiser_network, text["encoder_hidden_states"]
-        denoiser = DeepFeatureDenoiser(network, every)
-        whole, outer = (count_operations(lambda: denoiser(self._latents, timestep, features)) for _ in range(2))
+        network = DeepFeatureDenoiser(self.pipeline.denoiser_network, every)
+        whole, outer = (
+            count_operations(lambda: self.pipeline.predict(self._latents, timestep, text, network=network))
+            for _ in range(2)
+        )
         return whole, outer
 
     def _once(self, name: str, network: torch.nn.Module, inputs: Any, call: Callable[[], object]) -> int:
