@@ -40,7 +40,7 @@ TRAINING_ROOMS = {
     "command": "commands files",
     "checkpoints": "files commands",
     "lora": "checkpoints files",
-    "sampler": "checkpoints lora ubgen_pipeline inference",
+    "sampler": "checkpoints lora ubgen_pipeline models inference",
     "rewards": "models mini",
     "reward_training": (
         "command checkpoints lora sampler rewards ubgen_pipeline files commands mini prompts models hub"
@@ -51,8 +51,8 @@ TRAINING_ROOMS = {
     "ddpo": "command rollouts reward_training lora sampler rewards ubgen_pipeline models",
     "nft": "command rollouts reward_training checkpoints lora sampler rewards ubgen_pipeline models",
     "images": "checkpoints dataset",
-    "denoising": "command checkpoints lora images ubgen_pipeline files prompts models dataset",
-    "few_steps": "command denoising lora checkpoints ubgen_pipeline models",
+    "denoising": "command checkpoints lora images sampler ubgen_pipeline files prompts models inference dataset",
+    "few_steps": "command denoising lora checkpoints sampler ubgen_pipeline models inference",
     "textual_inversion": "command checkpoints ubgen_pipeline files mini models",
     "backbone": "command checkpoints images ubgen_pipeline files dataset",
     "segmenter": "command checkpoints ubgen_pipeline files mini models dataset ubgen_evaluation",

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,7 +20,6 @@ from ..files.output_store import is_of_one_process
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
-from ..models.fingerprints import fingerprint
 from ..models.loras import Lora, LoraLike, as_loras
 from ..models.sources import GeneratorSource, hub_commit
 from ..prompts.class_prompts import label_names
@@ -440,26 +438,20 @@ class DatasetRun:
 
     def _made_by(self, dtype: str, device: str) -> dict[str, Any]:
         """All that the conditioning of a prompt depends on."""
-        import torch
-
-        from ..models.loading import resolve_model
+        from ..inference.prompt_cache import lora_facts, made_by
         from ..models.text_embeddings import split_embedding
 
-        embeddings = map(split_embedding, self.settings.embeddings or ())
-        return {
-            "model": fingerprint(resolve_model(self.settings.model), self.settings.variant),
-            "model_revision": self.source.model_revision,
-            # a LoRA may change the text encoder, too
-            "loras": [
-                None if lora is None else [fingerprint(lora.source), lora.revision, lora.strength]
-                for lora in (*self.source.loras, self.source.few_step_lora)
-            ],
-            "embeddings": [[fingerprint(file), token] for file, token in embeddings],
-            "dtype": dtype,
-            "quantization": self._row_settings().quantization,
-            "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-            "versions": {name: version(name) for name in ("torch", "transformers", "diffusers")},
-        }
+        settings = self.settings
+        return made_by(
+            settings.model,
+            settings.variant,
+            self.source.model_revision,
+            dtype=dtype,
+            device=device,
+            loras=lora_facts((*self.source.loras, self.source.few_step_lora)),
+            embeddings=[split_embedding(embedding) for embedding in settings.embeddings or ()],
+            quantization=self._row_settings().quantization,
+        )
 
     def _row_settings(self) -> "RowSettings":
         from ..inference.choice import wanted_quantization

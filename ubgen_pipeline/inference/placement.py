@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import torch
 
 if TYPE_CHECKING:
+    from ..family import Family
     from ..pipeline import UbGenPipeline
 
 
@@ -37,7 +38,7 @@ def place_networks(pipeline: "UbGenPipeline", device: torch.device | str, offloa
 
 
 @contextmanager
-def text_encoders_on(pipeline: "UbGenPipeline", device: torch.device | str | None) -> Iterator[None]:
+def text_encoders_on(pipeline: "Family", device: torch.device | str | None) -> Iterator[None]:
     """The text encoders on ``device`` inside the ``with``, and on the CPU behind it; None leaves them alone."""
     if device is None:
         yield

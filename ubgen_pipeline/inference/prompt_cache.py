@@ -6,6 +6,7 @@ import threading
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,13 @@ from safetensors.torch import load_file
 from ..call_arguments import TextSettings
 from ..conditioning import Conditioning
 from ..files.tensor_files import save_tensors
+from ..models.fingerprints import fingerprint
+from ..models.loading import resolve_model
+from ..models.loras import Lora
 from .placement import text_encoders_on
 
 if TYPE_CHECKING:
-    from ..pipeline import UbGenPipeline
+    from ..family import Family
 
 # what a cache holds in memory
 MAX_BYTES = 2 << 30
@@ -68,20 +72,27 @@ class PromptCache:
 
     @torch.no_grad()
     def conditioning(
-        self, pipeline: "UbGenPipeline", prompts: Sequence[str], *, negative: bool = False
+        self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False
     ) -> "Conditioning":
         """B rows of B prompts, in the text encoder's dtype and on the device that draws; ``negative``: guided away
         from."""
-        with self._lock:
-            batch = pipeline.batch([self._of(pipeline, prompt, negative) for prompt in prompts])
+        batch = pipeline.batch(self.rows(pipeline, prompts, negative=negative))
         return batch.map(lambda tensor: tensor.to(pipeline._execution_device))
+
+    @torch.no_grad()
+    def rows(
+        self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False
+    ) -> "list[Conditioning]":
+        """The record of each of the prompts, as :meth:`.Family.encode` gives them."""
+        with self._lock:
+            return [self._of(pipeline, prompt, negative) for prompt in prompts]
 
     def newest(self) -> "Conditioning | None":
         """The row of the prompt that was used last; None where none is remembered."""
         with self._lock:
             return next((row for (_, is_negative), row in reversed(self._encoded.items()) if not is_negative), None)
 
-    def _of(self, pipeline: "UbGenPipeline", prompt: str, negative: bool) -> "Conditioning":
+    def _of(self, pipeline: "Family", prompt: str, negative: bool) -> "Conditioning":
         key = prompt, negative
         if key not in self._encoded and not self._read(key):
             with text_encoders_on(pipeline, self._text_device):
@@ -100,7 +111,7 @@ class PromptCache:
         first = self._places[prompt] + 1
         return self._coming[first : first + self._max_bytes // (2 * _num_bytes(self._encoded[prompt, False]))]
 
-    def _encode(self, pipeline: "UbGenPipeline", key: tuple[str, bool]) -> None:
+    def _encode(self, pipeline: "Family", key: tuple[str, bool]) -> None:
         prompt, negative = key
         (row,) = pipeline.encode([prompt], replace(self._text, negative=negative))
         if self._folder is not None:
@@ -150,6 +161,45 @@ class PromptFolder:
         name = hashlib.sha256(json.dumps(stated, sort_keys=True).encode()).hexdigest()
         # in a folder of a thousand classes listings stay short
         return self._folder / name[:2] / f"{name}.safetensors"
+
+
+def made_by(
+    model: str,
+    variant: str | None = None,
+    model_revision: str | None = None,
+    *,
+    dtype: str,
+    device: str,
+    loras: Sequence[Any] = (None,),
+    embeddings: Sequence[tuple[str, str | None]] = (),
+    quantization: str = "none",
+) -> dict[str, Any]:
+    """All that the conditioning of a prompt depends on beside the prompt, for :class:`PromptFolder`.
+
+    Args:
+        model, variant: of which the bytes count; a Hub id stands for itself.
+        model_revision: commit on the Hub.
+        dtype: of the text encoders, by torch's name.
+        device: that they work on; of a GPU what counts is which kind it is.
+        loras: JSON values that tell the LoRAs, which may change the text encoders, too.
+        embeddings: files and tokens of textual inversions.
+        quantization: of the text encoders' weights.
+    """
+    return {
+        "model": fingerprint(resolve_model(model), variant),
+        "model_revision": model_revision,
+        "loras": list(loras),
+        "embeddings": [[fingerprint(file), token] for file, token in embeddings],
+        "dtype": dtype,
+        "quantization": quantization,
+        "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
+        "versions": {name: version(name) for name in ("torch", "transformers", "diffusers")},
+    }
+
+
+def lora_facts(loras: Sequence[Lora | None]) -> list[Any]:
+    """What tells those LoRAs from others, for :func:`made_by`; None for one that is not there."""
+    return [None if lora is None else [fingerprint(lora.source), lora.revision, lora.strength] for lora in loras]
 
 
 def _num_bytes(row: "Conditioning") -> int:

@@ -16,6 +16,7 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
 from ..lora.adapter import LoraSettings, lora_targets
+from ..sampler.prompt_features import prompt_cache
 from .denoiser_config import DenoiserConfig
 from .denoiser_model import DenoiserModel
 from .denoiser_trainer import DenoiserTrainer
@@ -43,18 +44,20 @@ def train(config: DenoiserConfig) -> Path:
         argument="model_name_or_path",
     )
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
-    model = DenoiserModel(
-        pipeline,
-        prompts,
-        train_method=config.train_method,
-        weighting=config.weighting,
-        target=config.target,
-        flow=config.flow_weighting(),
-        size=(config.height, config.width),
-        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-        empty_prompt_share=config.empty_prompt_share,
-        seed=config.seed,
-    )
+    with prompt_cache(config, dtype) as cache:
+        model = DenoiserModel(
+            pipeline,
+            prompts,
+            train_method=config.train_method,
+            weighting=config.weighting,
+            target=config.target,
+            flow=config.flow_weighting(),
+            size=(config.height, config.width),
+            lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+            empty_prompt_share=config.empty_prompt_share,
+            seed=config.seed,
+            prompt_cache=cache,
+        )
     # a checkpoint's settings name what was taken
     if isinstance(model.loss, FlowLoss):
         config.weighting_scheme = model.loss.weighting.scheme

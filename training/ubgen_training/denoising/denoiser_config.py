@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from ubgen_pipeline.files.places import check_is_local
+
 from ..checkpoints.weight_average import check_average_decay
 from ..images.config import FREE_ON_RESUME as IMAGE_FREE_ON_RESUME
 from ..images.config import ImageTrainingConfig
@@ -11,7 +13,9 @@ from .denoising_loss import DEFAULT_WEIGHTING, check_names
 from .flow_loss import FlowWeighting
 
 TRAIN_METHODS = ("lora", "full", "scratch")
-FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {"model_name_or_path", "model_revision", "variant", "activation_checkpointing"}
+FREE_ON_RESUME = IMAGE_FREE_ON_RESUME | {
+    *("model_name_or_path", "model_revision", "variant", "prompt_features", "activation_checkpointing"),
+}
 
 
 @dataclass
@@ -34,6 +38,13 @@ class LatentTrainingConfig(ImageTrainingConfig):
         metadata={"help": "Of the model's weights, such as fp16; the plain ones, or the variant that is there alone."},
     )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
+    prompt_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps what the text encoders make of prompts, as that of ubgen generate; the encoders"
+            " leave the memory then."
+        },
+    )
     height: int | None = field(default=None, metadata={"help": "Image height in pixels; default: the model's."})
     width: int | None = field(default=None, metadata={"help": "Image width in pixels; default: the model's."})
 
@@ -65,6 +76,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank is {self.lora_rank}; choose 1 or more.")
         check_average_decay(self.average_decay, "average_decay")
+        check_is_local(self.prompt_features, "prompt_features")
         super().__post_init__()
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.prompt_cache import PromptCache
 from ubgen_pipeline.scheduler_noise import is_flow_scheduler
 
 from ..lora.adapter import LoraSettings, add_lora, train_all_weights
@@ -35,6 +36,7 @@ class DenoiserModel(LatentModel):
         lora: of ``train_method`` ``lora``.
         empty_prompt_share: share of samples shown with the empty prompt.
         seed: of the LoRA's, or of the new denoiser's, initial weights.
+        prompt_cache: see the base.
 
     Raises:
         ValueError: a target that the model was not trained for, a weighting that is infinite on it, as at zero
@@ -54,10 +56,11 @@ class DenoiserModel(LatentModel):
         lora: LoraSettings | None = None,
         empty_prompt_share: float = 0.1,
         seed: int = 0,
+        prompt_cache: PromptCache | None = None,
     ):
         scheduler, flow = pipeline.scheduler, flow or FlowWeighting()
         self._check_kind(scheduler, weighting, target, flow, train_method)
-        super().__init__(pipeline, prompts)
+        super().__init__(pipeline, prompts, prompt_cache)
         self.train_method = train_method
         self.loss: DenoisingLoss | FlowLoss
         if is_flow_scheduler(scheduler):

@@ -13,6 +13,7 @@ from ..checkpoints.micro_steps import MicroSteps
 from ..checkpoints.weight_average import WeightAverage
 from ..images.image_trainer import ImageTrainer
 from ..lora.trained_weights import load_trained_weights, save_plain_pipeline, save_trained_weights
+from ..sampler.prompt_features import free_text_encoders
 from .denoiser_config import LatentTrainingConfig
 from .latent_model import LatentModel
 from .pixel_rows import collate_pixels, pixel_rows
@@ -45,6 +46,9 @@ class DenoiserTrainer(ImageTrainer):
             data_collator=collate_pixels,
             **kwargs,
         )
+        if args.prompt_features is not None and model.train_method == "lora":
+            # a whole denoiser is saved with the rest of its pipeline
+            free_text_encoders(model.pipeline)
         self._micro_steps = MicroSteps(first=1)
 
     def compute_loss(

@@ -11,9 +11,9 @@ import torch
 from torch import nn
 from transformers import PretrainedConfig
 
-from ubgen_pipeline.call_arguments import TextSettings
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.prompt_cache import PromptCache
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 
@@ -26,12 +26,13 @@ class LatentModel(ModuleWithFrozenParts):
 
     Args:
         pipeline: its denoiser is trained.
-        prompts: N prompts, in label order; encoded once, here.
+        prompts: N prompts, in label order; encoded once and alone, here.
+        prompt_cache: encodes them; None: one that keeps nothing on the disk.
     """
 
     train_method: str
 
-    def __init__(self, pipeline: Family, prompts: Sequence[str]):
+    def __init__(self, pipeline: Family, prompts: Sequence[str], prompt_cache: PromptCache | None = None):
         super().__init__()
         # transformers' Trainer reads a config off its model
         self.config = PretrainedConfig()
@@ -39,7 +40,8 @@ class LatentModel(ModuleWithFrozenParts):
         for network in (pipeline.vae, *pipeline.text_networks.values()):
             network.requires_grad_(False)
         with torch.no_grad():
-            rows = [*pipeline.encode(prompts), *pipeline.encode([""], TextSettings(negative=True))]
+            cache = prompt_cache or PromptCache()
+            rows = [*cache.rows(pipeline, prompts), *cache.rows(pipeline, [""], negative=True)]
             conditioning, _ = pipeline.with_guidance(pipeline.batch(rows), pipeline.default_guidance_scale)
         self.conditioning = conditioning.floats(lambda value: value.float())
         self.denoiser_network = pipeline.denoiser_network

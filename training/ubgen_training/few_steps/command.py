@@ -9,17 +9,22 @@ Settings are those of ``FewStepConfig``, as flags or in a YAML file; ``--help`` 
 """
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
+from ubgen_pipeline.inference.prompt_cache import lora_facts
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.models.loras import as_loras
+from ubgen_pipeline.models.sources import hub_commit
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable, run_training
 from ..denoising.pixel_rows import load_images
 from ..lora.adapter import LoraSettings, lora_targets
 from ..lora.lora_files import load_lora_into
+from ..sampler.prompt_features import prompt_cache
 from .few_step_config import FewStepConfig
 from .few_step_model import FewStepModel, FewStepTrainer
 
@@ -47,18 +52,26 @@ def train(config: FewStepConfig) -> Path:
         # in float32, where fusing loses nothing
         pipeline.fuse_lora()
         pipeline.unload_lora_weights()
-    if config.bf16 or config.fp16:
-        pipeline.to(dtype=torch.float16 if config.fp16 else torch.bfloat16)
-    model = FewStepModel(
-        pipeline,
-        prompts,
-        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-        guidance_scale=config.guidance_scale,
-        num_segments=config.num_segments,
-        num_teacher_steps=config.num_teacher_steps,
-        huber_scale=config.huber_scale,
-        seed=config.seed,
-    )
+    dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
+    pipeline.to(dtype=dtype)
+    # fused before they were rounded, which no other command does
+    known = [
+        replace(lora, revision=hub_commit(lora.source, lora.revision))
+        for lora in as_loras(config.lora, config.lora_revision if config.lora else None)
+    ]
+    loras = (*lora_facts(known), "fused") if known else (None,)
+    with prompt_cache(config, dtype, loras) as cache:
+        model = FewStepModel(
+            pipeline,
+            prompts,
+            lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+            guidance_scale=config.guidance_scale,
+            num_segments=config.num_segments,
+            num_teacher_steps=config.num_teacher_steps,
+            huber_scale=config.huber_scale,
+            seed=config.seed,
+            prompt_cache=cache,
+        )
     if config.initial_lora is not None:
         load_lora_into(model.pipeline, config.initial_lora, argument="initial_lora")
     return FewStepTrainer(model, config, images).train_and_save(checkpoint)

@@ -10,6 +10,7 @@ import torch
 
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.prompt_cache import PromptCache
 
 from ..denoising.denoiser_trainer import DenoiserTrainer
 from ..denoising.denoising_loss import check_noise_scheduler, signal_and_spread, target_of
@@ -30,6 +31,7 @@ class FewStepModel(LatentModel):
         num_teacher_steps: of the path.
         huber_scale: of the loss.
         seed: of the LoRA's initial weights.
+        prompt_cache: see the base.
 
     Raises:
         ValueError: steps and segments that do not go together, or a model that predicts noise where there is no
@@ -49,8 +51,9 @@ class FewStepModel(LatentModel):
         num_teacher_steps: int = 50,
         huber_scale: float = 0.001,
         seed: int = 0,
+        prompt_cache: PromptCache | None = None,
     ):
-        super().__init__(pipeline, prompts)
+        super().__init__(pipeline, prompts, prompt_cache)
         check_noise_scheduler(pipeline.scheduler)
         self.target = target_of(pipeline.scheduler.config.prediction_type)
         self.alphas_cumprod = training_schedule(pipeline.scheduler)

@@ -20,6 +20,7 @@ from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable
 from ..lora.adapter import LoraSettings, lora_targets
 from ..rewards.reward_functions import check_reward_weights
+from ..sampler.prompt_features import prompt_cache
 from ..sampler.sampler_model import SamplerModel, SamplingSettings
 from .config import SamplerConfig
 from .hub_push import HubModel, TrainingPush, open_hub_model
@@ -108,22 +109,24 @@ def build_sampler(
     assert config.num_inference_steps is not None and config.guidance_scale is not None
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
-    return sampler_type(
-        pipeline,
-        texts,
-        LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-        SamplingSettings(
-            config.num_inference_steps,
-            config.guidance_scale,
-            config.height,
-            config.width,
-            decode_batch_size,
-            config.step_noise,
-        ),
-        seed=config.seed,
-        train_method=config.train_method,
-        **settings,
-    )
+    with prompt_cache(config, dtype) as cache:
+        return sampler_type(
+            pipeline,
+            texts,
+            LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+            SamplingSettings(
+                config.num_inference_steps,
+                config.guidance_scale,
+                config.height,
+                config.width,
+                decode_batch_size,
+                config.step_noise,
+            ),
+            seed=config.seed,
+            train_method=config.train_method,
+            prompt_cache=cache,
+            **settings,
+        )
 
 
 def take_defaults(config: SamplerConfig, pipeline: Family) -> None:

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from transformers.integrations import get_available_reporting_integrations
 
+from ubgen_pipeline.files.places import check_is_local
 from ubgen_pipeline.hub.access import check_repo_id
 
 from ..checkpoints.config import ResumableConfig
@@ -27,6 +28,7 @@ FREE_ON_RESUME = frozenset(
         "variant",
         "class_names",
         "classes",
+        "prompt_features",
         "sample_steps",
         "num_sample_classes",
         "num_samples_per_class",
@@ -82,6 +84,13 @@ class SamplerConfig(ResumableConfig):
         default=None, metadata={"help": "A class file (lines, CSV, JSON, YAML) or a built-in list such as imagenet1k."}
     )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
+    prompt_features: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder that keeps what the text encoders make of prompts, as that of ubgen generate; the encoders"
+            " leave the memory then."
+        },
+    )
     class_repeats: int = field(
         default=1, metadata={"help": "How often an epoch shows each class; more than 1 for short class lists."}
     )
@@ -261,6 +270,7 @@ class SamplerConfig(ResumableConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
         check_train_method(self.train_method)
+        check_is_local(self.prompt_features, "prompt_features")
         self._check_reference()
         self._check_push()
         if self.reward_weights is None:

@@ -28,6 +28,7 @@ from ..rewards.reward_functions import (
     reward_states,
 )
 from ..sampler.activation_offload import offload_activations
+from ..sampler.prompt_features import free_text_encoders
 from ..sampler.sampler_model import SamplerModel
 from .alarm import Evaluation, RewardAlarm
 from .config import SamplerConfig
@@ -91,6 +92,9 @@ class SamplerTrainer(CheckpointingTrainer):
             data_collator=_collate_labels,
             **kwargs,
         )
+        if args.prompt_features is not None:
+            # only now, since the base takes a fingerprint of all networks
+            free_text_encoders(model.pipeline)
         self._loss_components: list[Any] = [*self.reward_funcs, clip_encoder]
         components = [*self._loss_components, *heldout_reward_funcs]
         for component in components:

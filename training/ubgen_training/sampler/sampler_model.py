@@ -15,9 +15,9 @@ from torch import nn
 from torch.utils.checkpoint import checkpoint
 from transformers import PretrainedConfig
 
-from ubgen_pipeline.call_arguments import TextSettings
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.prompt_cache import PromptCache
 from ubgen_pipeline.initial_latents import draw_latents, step_generators
 from ubgen_pipeline.latent_denoising import (
     Denoiser,
@@ -73,11 +73,12 @@ class SamplerModel(ModuleWithFrozenParts):
 
     Args:
         pipeline: with the scheduler to train under already set; its denoiser gets the adapter.
-        prompts: N prompts, in label order; encoded once, here.
+        prompts: N prompts, in label order; encoded once and alone, here.
         lora: see :class:`LoraSettings`.
         sampling: see :class:`SamplingSettings`.
         seed: of the LoRA's initial weights.
         train_method: ``lora``, or ``full``: every weight of the denoiser is trained, in float32, without an adapter.
+        prompt_cache: encodes the prompts; None: one that keeps nothing on the disk.
 
     Raises:
         ValueError: an unknown method, a rank or ``decode_batch_size`` below 1, or target modules the denoiser does not
@@ -93,6 +94,7 @@ class SamplerModel(ModuleWithFrozenParts):
         *,
         seed: int = 0,
         train_method: str = "lora",
+        prompt_cache: PromptCache | None = None,
     ):
         super().__init__()
         check_train_method(train_method)
@@ -106,12 +108,13 @@ class SamplerModel(ModuleWithFrozenParts):
         self.num_prompts = len(prompts)
         scale = self.sampling.guidance_scale
         with torch.no_grad():
-            conditioning = pipeline.batch(pipeline.encode(prompts))
+            cache = prompt_cache or PromptCache()
+            conditioning = pipeline.batch(cache.rows(pipeline, prompts))
             # what the loop guides with; 1 where the denoiser reads the number itself, or none has an effect
             self.conditioning, self.guidance_scale = pipeline.with_guidance(conditioning, scale)
             # one row, which all samples share
             self.negative = (
-                pipeline.batch(pipeline.encode([""], TextSettings(negative=True))) if self.guidance_scale > 1 else None
+                pipeline.batch(cache.rows(pipeline, [""], negative=True)) if self.guidance_scale > 1 else None
             )
         pipeline.vae.requires_grad_(False)
         for text_encoder in pipeline.text_networks.values():
@@ -124,6 +127,8 @@ class SamplerModel(ModuleWithFrozenParts):
             train_all_weights(self.denoiser_network)
             self.move_tensors(lambda value: value.float() if value.is_floating_point() else value)
         self._rollout_denoiser: RolloutDenoiser | None = None
+        # of a VAE whose layers cannot be computed again one after another
+        self._decodes_again = False
         # weights of the reference model by name, where it is no longer the untrained one
         self.reference_weights: Mapping[str, torch.Tensor] | None = None
 
@@ -306,12 +311,13 @@ class SamplerModel(ModuleWithFrozenParts):
         A micro-batch is one checkpoint: the backward pass decodes it again and drops its activations before it
         turns to the next. The sampler's own graph is walked once, after all of them.
         """
-        if self.sampling.decode_batch_size is None:
+        size = self.sampling.decode_batch_size or (len(latents) if self._decodes_again else None)
+        if size is None:
             return self._decode(latents).float()
         images = [
             # nothing in the VAE's decoder is random, so there is no random state to restore
             checkpoint(self._decode, rows, use_reentrant=False, preserve_rng_state=False)
-            for rows in latents.split(self.sampling.decode_batch_size)
+            for rows in latents.split(size)
         ]
         return torch.cat(images).float()
 
@@ -320,9 +326,16 @@ class SamplerModel(ModuleWithFrozenParts):
             return self.pipeline.decode(latents)
 
     def activation_checkpointing_enable(self, **_: Any) -> None:
-        """Recompute activations of denoiser and VAE in the backward pass; options are not used."""
+        """Recompute activations of denoiser and VAE in the backward pass; options are not used.
+
+        A VAE that cannot do so layer by layer, such as those of Qwen-Image and Sana, decodes again as a whole.
+        """
         self.denoiser_network.enable_gradient_checkpointing()
-        self.pipeline.vae.enable_gradient_checkpointing()
+        # diffusers' own mark, of which its method of enabling makes an error
+        if self.pipeline.vae._supports_gradient_checkpointing:
+            self.pipeline.vae.enable_gradient_checkpointing()
+        else:
+            self._decodes_again = True
 
     def gradient_checkpointing_enable(self, **kwargs: Any) -> None:
         """The older name of :meth:`activation_checkpointing_enable`."""
