@@ -2,6 +2,7 @@
 
     python -m benchmarks.training_memory
     python -m benchmarks.training_memory --configs training/configs/sdxl_imagenet1k.yaml --batch-sizes 1 4
+    python -m benchmarks.training_memory --configs training/configs/z_image_imagenet1k.yaml --models flux1-dev cogview4
 
 The family's own code runs on torch's ``meta`` device, where tensors have sizes and no numbers: the denoiser at the
 steps with gradient, one after another as in training, then its VAE and CLIP, forward and backward. Counted are all
@@ -11,22 +12,22 @@ attention. Left out are what kernels take for a moment, the CUDA context (about 
 Shapes: B images, S x S pixels.
 """
 
+import copy
+import itertools
 import sys
-import weakref
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import NamedTuple
 
 import torch
 import yaml
 from torch import nn
 from torch.nn import functional
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import CLIPConfig, CLIPModel
 
+from benchmarks.live_memory import LiveMemory, MainMemory, fused_attention
 from benchmarks.operations import model_on_meta
 from benchmarks.real_size_families import REAL_SIZE_MODELS, real_size_model
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
@@ -41,6 +42,13 @@ CONFIGS = "training/configs/{}_imagenet1k.yaml"
 DEFAULT_CONFIGS = tuple(
     CONFIGS.format(name) for name in ("sd15", "sdxl", "sd35_medium", "flux2_klein_base_4b", "z_image")
 )
+# what becomes of activations, as activation_checkpointing and activation_offload
+ACTIVATIONS = {
+    "kept": (False, False),
+    "recomputed": (True, False),
+    "offloaded": (False, True),
+    "both": (True, True),
+}
 # Q-Align as it is published, in 16 bits
 QALIGN, QALIGN_BYTES = "q-future/one-align", 16.4e9
 # AdamW's two averages, the gradient, the moving average of the LoRA and the LoRA itself, in float32
@@ -52,14 +60,21 @@ class MemorySettings:
     """Settings of the count."""
 
     configs: list[str] | None = field_help("configurations of train_ubgen.py; those for ImageNet if not given", None)
-    model: str | None = field_help(
-        f"instead of a configuration's model: {', '.join(REAL_SIZE_MODELS)}, mini or a folder", None
+    models: list[str] | None = field_help(
+        "instead of a configuration's model, each at its own size, steps and guidance:"
+        f" {', '.join(REAL_SIZE_MODELS)}, mini or a folder",
+        None,
+    )
+    activations: list[str] | None = field_help(
+        f"what becomes of activations: {', '.join(ACTIVATIONS)}; all four if not given", None
     )
     batch_sizes: list[int] | None = field_help("images a device; 1 and the configuration's own if not given", None)
 
     def __post_init__(self) -> None:
         if any(size < 1 for size in self.batch_sizes or ()):
             raise ValueError(f"batch_sizes holds {min(self.batch_sizes or ())}; give integers of at least 1.")
+        if unknown := [name for name in self.activations or () if name not in ACTIVATIONS]:
+            raise ValueError(f"activations holds {unknown[0]!r}; choose of {', '.join(ACTIVATIONS)}.")
 
 
 @dataclass(frozen=True)
@@ -72,6 +87,7 @@ class MemoryCount:
         kept: activations that the steps with gradient keep until the backward pass.
         working: what else is alive at the worst moment of it.
         text_encoders: not on the device: they stay in the CPU's memory once the prompts are encoded.
+        offloaded: activations in the CPU's memory until the backward pass.
     """
 
     weights: float
@@ -79,6 +95,7 @@ class MemoryCount:
     kept: float
     working: float
     text_encoders: float
+    offloaded: float = 0.0
 
     @property
     def total(self) -> float:
@@ -86,71 +103,26 @@ class MemoryCount:
         return self.weights + self.trained + self.kept + self.working
 
 
-class LiveMemory(TorchDispatchMode):
-    """Bytes of the tensors on the ``meta`` device that are alive, and the most at one time.
+class StepBytes(NamedTuple):
+    """What steps with gradient keep on the device, what is alive beside that at the worst moment, and what they keep
+    in main memory."""
 
-    Args:
-        networks: whose weights do not count.
-    """
-
-    def __init__(self, *networks: nn.Module):
-        super().__init__()
-        self.live = self.peak = 0
-        weights = [weight for network in networks for weight in (*network.parameters(), *network.buffers())]
-        # an address is used again once its tensor is gone, and these stay
-        self._known = {weight.untyped_storage()._cdata for weight in weights}
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        made = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves(made):
-            if isinstance(tensor, torch.Tensor) and tensor.is_meta:
-                self._note(tensor.untyped_storage())
-        return made
-
-    def _note(self, storage: torch.UntypedStorage) -> None:
-        if storage._cdata in self._known:
-            return
-        self._known.add(storage._cdata)
-        self.live += storage.nbytes()
-        self.peak = max(self.peak, self.live)
-        weakref.finalize(storage, self._forget, storage._cdata, storage.nbytes())
-
-    def _forget(self, address: int, size: int) -> None:
-        self._known.discard(address)
-        self.live -= size
-
-
-class _FusedAttention(torch.autograd.Function):
-    """Keeps what fused kernels keep: queries, keys, values, the output, and one number for each query."""
-
-    @staticmethod
-    def forward(ctx: Any, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
-        output = query.new_empty(*query.shape[:-1], value.shape[-1])
-        ctx.save_for_backward(query, key, value, output, query.new_empty(query.shape[:-1], dtype=torch.float32))
-        return output
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        return tuple(torch.empty_like(value) for value in ctx.saved_tensors[:3])
-
-
-@contextmanager
-def fused_attention() -> Iterator[None]:
-    """Attention as the fused kernels of GPUs run it, of shapes without numbers."""
-    own = functional.scaled_dot_product_attention
-    functional.scaled_dot_product_attention = lambda query, key, value, *_, **__: _FusedAttention.apply(
-        query, key, value
-    )
-    try:
-        yield
-    finally:
-        functional.scaled_dot_product_attention = own
+    kept: int
+    beside: int
+    offloaded: int
 
 
 def count_steps(
-    pipeline: Family, text: Conditioning, shape: Sequence[int], *, rows: int, guidance_scale: float, num_steps: int
-) -> tuple[int, int]:
-    """(bytes that the steps keep, bytes beside them at the worst moment of the backward pass).
+    pipeline: Family,
+    text: Conditioning,
+    shape: Sequence[int],
+    *,
+    rows: int,
+    guidance_scale: float,
+    num_steps: int,
+    offload: bool = False,
+) -> StepBytes:
+    """Bytes of the steps, forward and backward.
 
     Args:
         pipeline: with a LoRA on its denoiser, on the ``meta`` device.
@@ -159,43 +131,69 @@ def count_steps(
         rows: B.
         guidance_scale: above 1 asks for two predictions, where the family has them.
         num_steps: that carry gradient.
+        offload: activations wait in main memory.
     """
     network = pipeline.denoiser_network
+    main_memory = MainMemory(network)
     latents = torch.zeros(rows, *shape, device="meta")
     given, scale = pipeline.with_guidance(text.rows([0] * rows), guidance_scale)
     given = given.guided(given) if scale > 1 else given
-    memory, lived = LiveMemory(network), [0]
+    memory, lived, moved = LiveMemory(network), [0], [0]
     with fused_attention(), memory, WithoutNumbers():
         timestep = torch.zeros((), device="meta")
         # each after the first keeps as much as the second
         for _ in range(2):
-            prediction = guided_prediction(
-                lambda *inputs: pipeline.predict(inputs[0].to(network.dtype), *inputs[1:]).float(),
-                latents,
-                timestep,
-                given,
-                scale,
-                pipeline.guide,
-            )
-            latents = latents + prediction
+            memory.peak = memory.live
+            # the backward pass is outside, and so is what it computes again
+            with main_memory.offload() if offload else nullcontext():
+                prediction = guided_prediction(
+                    lambda *inputs: pipeline.predict(inputs[0].to(network.dtype), *inputs[1:]).float(),
+                    latents,
+                    timestep,
+                    given,
+                    scale,
+                    pipeline.guide,
+                )
+                latents = latents + prediction
             lived.append(memory.live)
-        memory.peak = memory.live
+            moved.append(main_memory.live)
         latents.sum().backward()
         del latents, prediction
     network.zero_grad(set_to_none=True)
-    return lived[1] + (num_steps - 1) * (lived[2] - lived[1]), memory.peak - lived[2]
+
+    def of_all(first: int, both: int) -> int:
+        return first + (num_steps - 1) * (both - first)
+
+    return StepBytes(of_all(*lived[1:]), memory.peak - lived[2], of_all(*moved[1:]))
 
 
-def count_images(pipeline: Family, shape: Sequence[int], *, rows: int, clip: nn.Module) -> int:
-    """Bytes alive at the worst moment of decoding B images, and of CLIP's features of them, forward and backward."""
+def count_images(
+    pipeline: Family,
+    shape: Sequence[int],
+    *,
+    rows: int,
+    clip: nn.Module,
+    offload: bool = False,
+    in_parts: bool = False,
+) -> tuple[int, int]:
+    """Bytes alive at the worst moment of decoding B images, and of CLIP's features of them, forward and backward: on
+    the device, and in main memory.
+
+    Args:
+        pipeline, shape, rows, offload: as of :func:`count_steps`.
+        clip: the vision tower.
+        in_parts: images are decoded in micro-batches, and again in the backward pass, where nothing is moved.
+    """
     latents = torch.zeros(rows, *shape, device="meta", requires_grad=True)
-    memory = LiveMemory(pipeline.vae, clip)
+    memory, main_memory = LiveMemory(pipeline.vae, clip), MainMemory(pipeline.vae, clip)
     with fused_attention(), memory, WithoutNumbers():
-        images = pipeline.decode(latents.to(pipeline.vae.dtype)).float()
-        features = clip(functional.interpolate(images, (224, 224))).pooler_output
+        with main_memory.offload() if offload and not in_parts else nullcontext():
+            images = pipeline.decode(latents.to(pipeline.vae.dtype)).float()
+        with main_memory.offload() if offload else nullcontext():
+            features = clip(functional.interpolate(images, (224, 224))).pooler_output
         (images.sum() + features.sum()).backward()
         del images, features
-    return memory.peak
+    return memory.peak, main_memory.peak
 
 
 def build_clip() -> CLIPModel:
@@ -260,29 +258,39 @@ class MemoryOf:
     def _bytes(network: nn.Module) -> int:
         return sum(weight.numel() * weight.element_size() for weight in (*network.parameters(), *network.buffers()))
 
-    def count(self, batch_size: int, *, checkpointing: bool) -> MemoryCount:
-        """Of that many images a device, activations kept or recomputed."""
+    def count(self, batch_size: int, *, checkpointing: bool, offload: bool = False) -> MemoryCount:
+        """Of that many images a device, activations kept or recomputed, there or in main memory."""
         config, pipeline = self.config, self.pipeline
         for network in (pipeline.denoiser_network, pipeline.vae):
-            if checkpointing:
+            # a VAE that cannot is decoded again as a whole, which is its own worst moment all the same
+            if checkpointing and network._supports_gradient_checkpointing:
                 network.enable_gradient_checkpointing()
             else:
                 network.disable_gradient_checkpointing()
             # layers are recomputed in training only, as the trainer has the denoiser
             network.train(checkpointing)
+        is_recomputed_whole = checkpointing and not pipeline.vae._supports_gradient_checkpointing
         scale = pipeline.default_guidance_scale if config.guidance_scale is None else config.guidance_scale
-        kept, beside = count_steps(
+        steps = count_steps(
             pipeline,
             self.text,
             self.shape,
             rows=batch_size,
             guidance_scale=scale,
             num_steps=config.num_gradient_steps,
+            offload=offload,
         )
-        decoded = min(config.reward_micro_batch_size or batch_size, batch_size)
-        working = max(beside, count_images(pipeline, self.shape, rows=decoded, clip=self._clip))
+        images, moved = count_images(
+            pipeline,
+            self.shape,
+            rows=min(config.reward_micro_batch_size or batch_size, batch_size),
+            clip=self._clip,
+            offload=offload,
+            in_parts=config.reward_micro_batch_size is not None or is_recomputed_whole,
+        )
         trained = _FLOATS_OF_A_TRAINED_WEIGHT * 4 * self.num_trained
-        return MemoryCount(self.weights, trained, kept, working, self.text_encoders)
+        working, offloaded = max(steps.beside, images), steps.offloaded + moved
+        return MemoryCount(self.weights, trained, steps.kept, working, self.text_encoders, offloaded)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -307,14 +315,24 @@ def _body(argv: Sequence[str]) -> None:
     _print_row(["---"] * len(columns))
     for file in settings.configs or DEFAULT_CONFIGS:
         config, dtype = read_config(file)
-        memory = MemoryOf(config, dtype, settings.model)
-        own = config.per_device_train_batch_size
-        for batch_size in settings.batch_sizes or sorted({1, own}):
-            for checkpointing in (False, True):
-                count = memory.count(batch_size, checkpointing=checkpointing)
-                figures = (count.weights, count.trained, count.kept, count.working, count.total, count.text_encoders)
-                kind = "recomputed" if checkpointing else "kept"
+        batch_sizes = settings.batch_sizes or sorted({1, config.per_device_train_batch_size})
+        for model in settings.models or [None]:
+            if model is not None:
+                config = replace_sampling(config)
+            memory = MemoryOf(config, dtype, model)
+            for batch_size, kind in itertools.product(batch_sizes, settings.activations or ACTIVATIONS):
+                checkpointing, offload = ACTIVATIONS[kind]
+                count = memory.count(batch_size, checkpointing=checkpointing, offload=offload)
+                figures = [count.weights, count.trained, count.kept, count.working, count.total]
+                figures.append(count.text_encoders + count.offloaded)
                 _print_row([memory.name, str(batch_size), kind, *(f"{figure / 1e9:.1f}" for figure in figures)])
+
+
+def replace_sampling(config: UbGenConfig) -> UbGenConfig:
+    """The configuration for any model: drawn as the model itself would be."""
+    config = copy.copy(config)
+    config.height = config.width = config.guidance_scale = None
+    return config
 
 
 def _print_row(cells: Sequence[str]) -> None:

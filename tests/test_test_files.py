@@ -34,7 +34,7 @@ ELSEWHERE = {
     "test_package.py": "hub/wheel",
     # models that two benchmarks build
     "benchmarks/test_generation_speed.py": "random_models",
-    "benchmarks/test_operations.py": "real_size_families inference/operations",
+    "benchmarks/test_operations.py": "real_size_families published_networks inference/operations",
     # what one command works out and prints
     "evaluation/test_evaluate.py": "backbone_measures dataset_measures evaluate_settings evaluation_report mini_sets",
     "evaluation/test_name_senses.py": "check_names",
@@ -45,6 +45,7 @@ ELSEWHERE = {
     "benchmarks/loss_weightings/test_command.py": (
         "loss_weightings/fidelity loss_weightings/jobs loss_weightings/report loss_weightings/training"
     ),
+    "benchmarks/test_training_memory.py": "live_memory",
     "benchmarks/test_training_speed.py": "stock_training",
     # what two commands keep
     "benchmarks/test_variety_search.py": "evidence/kept_figures",

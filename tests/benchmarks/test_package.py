@@ -38,7 +38,8 @@ def test_modules_are_imported_by_their_full_names_and_named_so_in_commands(file)
 TESTED_WITH = {
     "stock_training": "test_training_speed.py",
     "random_models": "test_generation_speed.py",
-    "real_size_families": "test_operations.py",
+    "live_memory": "test_training_memory.py",
+    **dict.fromkeys(("real_size_families", "published_networks"), "test_operations.py"),
     **dict.fromkeys(("evidence/figures", "evidence/lanes", "evidence/page"), "evidence/test_command.py"),
     **dict.fromkeys(("evidence/plots", "evidence/stage_work", "evidence/stages"), "evidence/test_command.py"),
     "evidence/kept_figures": "test_variety_search.py",

@@ -71,18 +71,14 @@ class PromptCache:
         self._places = {prompt: place for place, prompt in enumerate(self._coming)}
 
     @torch.no_grad()
-    def conditioning(
-        self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False
-    ) -> "Conditioning":
+    def conditioning(self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False) -> "Conditioning":
         """B rows of B prompts, in the text encoder's dtype and on the device that draws; ``negative``: guided away
         from."""
         batch = pipeline.batch(self.rows(pipeline, prompts, negative=negative))
         return batch.map(lambda tensor: tensor.to(pipeline._execution_device))
 
     @torch.no_grad()
-    def rows(
-        self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False
-    ) -> "list[Conditioning]":
+    def rows(self, pipeline: "Family", prompts: Sequence[str], *, negative: bool = False) -> "list[Conditioning]":
         """The record of each of the prompts, as :meth:`.Family.encode` gives them."""
         with self._lock:
             return [self._of(pipeline, prompt, negative) for prompt in prompts]

@@ -10,6 +10,12 @@ import torch
 _LEAST_BYTES = 64 * 1024
 
 
+def stays_on_device(saved: torch.Tensor) -> bool:
+    """Whether a tensor that autograd saves is too small to be moved, or no plain one: subclasses hold several."""
+    is_plain = type(saved) in (torch.Tensor, torch.nn.Parameter) and saved.layout == torch.strided
+    return not is_plain or saved.nbytes < _LEAST_BYTES
+
+
 def offload_activations(weights: Iterable[torch.Tensor], *, from_cpu: bool = False) -> AbstractContextManager[Any]:
     """A context in which what autograd saves on a device is kept in main memory until the backward pass reads it.
 
@@ -25,10 +31,9 @@ def offload_activations(weights: Iterable[torch.Tensor], *, from_cpu: bool = Fal
 
     def pack(saved: torch.Tensor) -> tuple[torch.device, torch.Tensor] | torch.Tensor:
         on_cpu = saved.device.type == "cpu"
-        # views of a weight, such as its transpose, share its storage; subclasses hold more than one tensor
-        is_plain = type(saved) in (torch.Tensor, torch.nn.Parameter) and saved.layout == torch.strided
-        if (on_cpu and not from_cpu) or not is_plain or saved.nbytes < _LEAST_BYTES:
+        if (on_cpu and not from_cpu) or stays_on_device(saved):
             return saved
+        # views of a weight, such as its transpose, share its storage
         if saved.untyped_storage().data_ptr() in kept:
             return saved
         # pinned memory is what a device can be copied to while it goes on computing
@@ -39,6 +44,7 @@ def offload_activations(weights: Iterable[torch.Tensor], *, from_cpu: bool = Fal
         if isinstance(packed, torch.Tensor):
             return packed
         device, copy = packed
-        return copy.to(device, non_blocking=True) if device.type != "cpu" else copy
+        # on a CPU, too, so that tests see the memory that a device would need
+        return copy.to(device, non_blocking=True, copy=True)
 
     return torch.autograd.graph.saved_tensors_hooks(pack, unpack)
