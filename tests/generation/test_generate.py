@@ -36,15 +36,15 @@ def _process(arguments, **kwargs):
     return subprocess.Popen(command, stderr=subprocess.PIPE, text=True, **kwargs)
 
 
-def test_columns_order_and_streaming(random_mini_model, tmp_path, capsys):
-    arguments = _arguments(random_mini_model, tmp_path / "d", "--batch-size", "3")
+def test_columns_order_and_streaming(tiny_model, tmp_path, capsys):
+    arguments = _arguments(tiny_model, tmp_path / "d", "--batch-size", "3")
     assert main(arguments) == 0
     dataset = load_dataset(str(tmp_path / "d"), split="train")
     assert isinstance(dataset.features["image"], Image)
     assert dataset.features["label"] == ClassLabel(names=["circle", "star"])
     assert dataset["index"][:] == list(range(6)) and dataset["label"][:] == [0, 1] * 3
     assert dataset["seed"][:] == [sample_seed(7, name, k) for k in range(3) for name in ("circle", "star")]
-    assert dataset[0]["image"].size == (64, 64) and dataset[0]["num_inference_steps"] == 2
+    assert dataset[0]["image"].size == (16, 16) and dataset[0]["num_inference_steps"] == 2
     streamed = list(load_dataset(str(tmp_path / "d"), split="train", streaming=True))
     assert [row["prompt"] for row in streamed] == dataset["prompt"][:]
     assert "images/s" in capsys.readouterr().err
@@ -56,18 +56,18 @@ def test_columns_order_and_streaming(random_mini_model, tmp_path, capsys):
     assert _hashes(tmp_path / "d") == before
 
 
-def test_python_call_and_ids(random_mini_model, tmp_path):
+def test_python_call_and_ids(tiny_model, tmp_path):
     (tmp_path / "c.txt").write_text("n03773504 missile\nn04008634 missile\n")
     dataset = generate_dataset(
-        tmp_path / "c.txt", tmp_path / "d", model=random_mini_model, samples_per_class=1, num_inference_steps=1
+        tmp_path / "c.txt", tmp_path / "d", model=tiny_model, samples_per_class=1, num_inference_steps=1
     )
     assert dataset.features["label"].names == ["missile (n03773504)", "missile (n04008634)"]
     assert dataset["seed"][:] == [sample_seed(0, wnid, 0) for wnid in ("n03773504", "n04008634")]
 
 
-def test_python_call_with_values_of_numpy(random_mini_model, tmp_path):
+def test_python_call_with_values_of_numpy(tiny_model, tmp_path):
     """Notebooks give such; the manifest is JSON, and a later run with Python's own values must find it unchanged."""
-    common = {"model": random_mini_model, "output_dir": tmp_path / "d"}
+    common = {"model": tiny_model, "output_dir": tmp_path / "d"}
     numbers = {"seed": 3, "guidance_scale": 2.5, "num_inference_steps": 1, "samples_per_class": 1}
     given = {name: np.asarray(value)[()] for name, value in numbers.items()}
     dataset = generate_dataset(np.array(["circle", "star"]), **common, **given)
@@ -77,24 +77,24 @@ def test_python_call_with_values_of_numpy(random_mini_model, tmp_path):
     assert (tmp_path / "d" / ".ubgen" / "manifest.json").read_bytes() == manifest
 
 
-def test_killed_and_resumed_equals_uninterrupted(random_mini_model, tmp_path):
+def test_killed_and_resumed_equals_uninterrupted(tiny_model, tmp_path):
     more = ["--samples-per-class", "8", "--batch-size", "2", "--num-inference-steps", "4", "--threads", "1"]
     whole, killed = tmp_path / "whole", tmp_path / "killed"
-    assert _process(_arguments(random_mini_model, whole, *more)).wait() == 0
-    process = _process(_arguments(random_mini_model, killed, *more))
+    assert _process(_arguments(tiny_model, whole, *more)).wait() == 0
+    process = _process(_arguments(tiny_model, killed, *more))
     deadline = time.monotonic() + 60
     while not (killed / ".ubgen" / "shard-00000.json").exists() and time.monotonic() < deadline:
         time.sleep(0.002)
     process.send_signal(signal.SIGKILL)
     process.wait()
     assert not (killed / "README.md").exists()
-    assert _process(_arguments(random_mini_model, killed, *more)).wait() == 0
+    assert _process(_arguments(tiny_model, killed, *more)).wait() == 0
     assert _hashes(killed) == _hashes(whole) and len(_hashes(whole)) == 4
     assert not list(killed.rglob("*.tmp"))
 
 
-def test_full_disk_loses_nothing(random_mini_model, tmp_path):
-    arguments = _arguments(random_mini_model, tmp_path / "d")
+def test_full_disk_loses_nothing(tiny_model, tmp_path):
+    arguments = _arguments(tiny_model, tmp_path / "d")
 
     def limit_file_size():
         resource.setrlimit(resource.RLIMIT_FSIZE, (6000, 6000))
@@ -106,11 +106,11 @@ def test_full_disk_loses_nothing(random_mini_model, tmp_path):
     assert main(arguments) == 0
 
 
-def test_two_processes_share_the_shards(random_mini_model, tmp_path):
-    assert main(_arguments(random_mini_model, tmp_path / "one", "--threads", "1")) == 0
+def test_two_processes_share_the_shards(tiny_model, tmp_path):
+    assert main(_arguments(tiny_model, tmp_path / "one", "--threads", "1")) == 0
     ranks = [
         _process(
-            _arguments(random_mini_model, tmp_path / "two", "--threads", "1"),
+            _arguments(tiny_model, tmp_path / "two", "--threads", "1"),
             env={**os.environ, "RANK": rank, "WORLD_SIZE": "2"},
         )
         for rank in ("0", "1")
@@ -149,8 +149,8 @@ def test_dry_run_prints_the_samples_without_torch(tmp_path):
         (["--sed", "1"], "nearest is '--seed'"),
     ],
 )
-def test_bad_input(random_mini_model, tmp_path, capsys, more, message):
-    assert main(with_flags(_arguments(random_mini_model, tmp_path / "d"), *more)) == 2
+def test_bad_input(tiny_model, tmp_path, capsys, more, message):
+    assert main(with_flags(_arguments(tiny_model, tmp_path / "d"), *more)) == 2
     error = capsys.readouterr().err
     assert message in error and "Traceback" not in error
     assert not (tmp_path / "d").exists()
@@ -174,10 +174,10 @@ def test_the_command_starts_in_a_second():
     assert min(seconds) < 1
 
 
-def test_threads_may_call_it_at_the_same_time(random_mini_model, tmp_path, capsys):
+def test_threads_may_call_it_at_the_same_time(tiny_model, tmp_path, capsys):
     def draw(name):
         settings = {"samples_per_class": 2, "num_inference_steps": 2, "threads": 1}
-        return generate_dataset(["circle", "star"], tmp_path / name, model=random_mini_model, **settings)
+        return generate_dataset(["circle", "star"], tmp_path / name, model=tiny_model, **settings)
 
     with ThreadPoolExecutor(3) as threads:
         datasets = list(threads.map(draw, "abc"))

@@ -69,20 +69,20 @@ def test_where_it_goes_and_who_draws_do_not_count(settings):
     assert manifest_of(**settings) == manifest_of()
 
 
-def test_models_count_by_what_they_hold_wherever_they_lie(random_mini_model, tmp_path):
-    first = save_random_lora(random_mini_model, tmp_path / "a")
+def test_models_count_by_what_they_hold_wherever_they_lie(tiny_model, tmp_path):
+    first = save_random_lora(tiny_model, tmp_path / "a")
     copy = tmp_path / "elsewhere" / "b"
     copy.mkdir(parents=True)
     for file in first.iterdir():
         (copy / file.name).write_bytes(file.read_bytes())
     one, two = (manifest_of(lora=str(folder)) for folder in (first, copy))
     assert one == two != manifest_of() and str(tmp_path) not in json.dumps(one)
-    other = save_random_lora(random_mini_model, tmp_path / "c", seed=1)
+    other = save_random_lora(tiny_model, tmp_path / "c", seed=1)
     assert manifest_of(lora=str(other)) != one
 
 
-def test_several_loras_stand_with_their_strengths_and_in_their_order(random_mini_model, tmp_path):
-    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+def test_several_loras_stand_with_their_strengths_and_in_their_order(tiny_model, tmp_path):
+    a, b = (str(save_random_lora(tiny_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
     plain = manifest_of(lora=a)
     assert manifest_of(lora=[a]) == manifest_of(lora=[f"{a}:1.0"]) == plain
     # as datasets with one LoRA were always written

@@ -38,17 +38,17 @@ def images_of(folder):
 
 
 @pytest.fixture(scope="module")
-def plain(random_mini_model, tmp_path_factory):
+def plain(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("plain") / "d"
-    generate_dataset(NAMES, folder, model=random_mini_model, **SETTINGS)
+    generate_dataset(NAMES, folder, model=tiny_model, **SETTINGS)
     assert set(load_dataset(str(folder), split="train")["not_finite"]) == {None}
     return folder
 
 
-def test_it_is_drawn_again_and_marked(plain, random_mini_model, tmp_path, monkeypatch, capsys):
+def test_it_is_drawn_again_and_marked(plain, tiny_model, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         spoil(patch, lambda latents, calls: calls == 0)
-        generate_dataset(NAMES, tmp_path / "d", model=random_mini_model, annotations=["mask", "box"], **SETTINGS)
+        generate_dataset(NAMES, tmp_path / "d", model=tiny_model, annotations=["mask", "box"], **SETTINGS)
     said = capsys.readouterr().err
     assert "the image of index 1 is not finite: drawn again in float32" in said
     assert "1 images of the dataset were not finite; they are drawn again in float32, and marked in not_finite" in said
@@ -61,16 +61,16 @@ def test_it_is_drawn_again_and_marked(plain, random_mini_model, tmp_path, monkey
     assert set(np.unique(np.asarray(dataset[1]["mask"]))) - {0, 255} <= {2}
     # drawn again it is the same, bit for bit
     monkeypatch.chdir(tmp_path)
-    assert regenerate([str(tmp_path / "d"), "--index", "1", "--model", random_mini_model]) == 0
+    assert regenerate([str(tmp_path / "d"), "--index", "1", "--model", tiny_model]) == 0
     assert "bit for bit" in capsys.readouterr().err
 
 
-def test_what_stays_broken_is_black_marked_and_counted(plain, random_mini_model, tmp_path, monkeypatch, capsys):
+def test_what_stays_broken_is_black_marked_and_counted(plain, tiny_model, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         # the first batch, and each sample that is drawn by itself
         spoil(patch, lambda latents, calls: calls < 2 or len(latents) == 2)
         generate_dataset(
-            NAMES, tmp_path / "d", model=random_mini_model, annotations=["mask", "box", "confidence"],
+            NAMES, tmp_path / "d", model=tiny_model, annotations=["mask", "box", "confidence"],
             scores=["clip"], clip_model="mini", **SETTINGS,
         )  # fmt: skip
     assert "1 images of the dataset were not finite; they are black" in capsys.readouterr().err
@@ -81,26 +81,26 @@ def test_what_stays_broken_is_black_marked_and_counted(plain, random_mini_model,
     assert row["objects"]["bbox"] == [] and not np.asarray(row["confidence"]).any() and row["clip_score"] is None
     for number in (0, 2, 3):
         assert np.array_equal(np.asarray(dataset[number]["image"]), images_of(plain)[number])
-    assert regenerate([str(tmp_path / "d"), "--index", "1", "--model", random_mini_model]) == 2
+    assert regenerate([str(tmp_path / "d"), "--index", "1", "--model", tiny_model]) == 2
     assert "is stored black" in capsys.readouterr().err
     assert export_dataset(tmp_path / "d", ExportSettings("imagefolder", str(tmp_path / "o"))) == 3
     assert "1 that are marked as black left out" in capsys.readouterr().err
 
 
-def test_weights_of_16_bits_are_loaded_again_in_32(random_mini_model, tmp_path, monkeypatch):
+def test_weights_of_16_bits_are_loaded_again_in_32(tiny_model, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         spoil(patch, lambda latents, calls: latents.dtype == torch.bfloat16)
-        generate_dataset(NAMES, tmp_path / "d", model=random_mini_model, dtype="bfloat16", **SETTINGS)
-    generate_dataset(NAMES, tmp_path / "wide", model=random_mini_model, **{**SETTINGS, "batch_size": 1})
+        generate_dataset(NAMES, tmp_path / "d", model=tiny_model, dtype="bfloat16", **SETTINGS)
+    generate_dataset(NAMES, tmp_path / "wide", model=tiny_model, **{**SETTINGS, "batch_size": 1})
     dataset = load_dataset(str(tmp_path / "d"), split="train")
     assert dataset["not_finite"][:] == [None, "redrawn", None, "redrawn"]
     found, wide = images_of(tmp_path / "d"), images_of(tmp_path / "wide")
     assert all(np.array_equal(found[number], wide[number]) for number in (1, 3))
 
 
-def test_a_dataset_of_an_earlier_version_keeps_its_columns(plain, random_mini_model, tmp_path, monkeypatch, capsys):
+def test_a_dataset_of_an_earlier_version_keeps_its_columns(plain, tiny_model, tmp_path, monkeypatch, capsys):
     folder = tmp_path / "d"
-    generate_dataset(NAMES, folder, model=random_mini_model, **SETTINGS)
+    generate_dataset(NAMES, folder, model=tiny_model, **SETTINGS)
     # as an earlier version wrote them
     for file in (folder / "data").glob("*.parquet"):
         parquet.write_table(parquet.read_table(file).drop_columns(["not_finite"]), file)
@@ -114,15 +114,15 @@ def test_a_dataset_of_an_earlier_version_keeps_its_columns(plain, random_mini_mo
     (folder / "data" / "train-00001-of-00002.parquet").unlink()
     with monkeypatch.context() as patch:
         spoil(patch, lambda latents, calls: calls == 0)
-        generate_dataset(NAMES, folder, model=random_mini_model, **SETTINGS)
+        generate_dataset(NAMES, folder, model=tiny_model, **SETTINGS)
     assert "the image of index 3 is not finite: drawn again in float32" in capsys.readouterr().err
     dataset = load_dataset(str(folder), split="train")
     assert "not_finite" not in dataset.column_names and len(dataset) == 4
     assert int(abs(np.asarray(dataset[3]["image"]).astype(int) - images_of(plain)[3]).max()) <= 1
 
 
-def test_images_are_black_where_they_are_not_finite(random_mini_model):
-    pipeline = UbGenPipeline.from_pretrained(random_mini_model)
+def test_images_are_black_where_they_are_not_finite(tiny_model):
+    pipeline = UbGenPipeline.from_pretrained(tiny_model)
     pipeline.set_progress_bar_config(disable=True)
 
     def drawn():

@@ -41,9 +41,9 @@ def _hashes(place):
 
 
 @pytest.fixture(scope="module")
-def of_one_process(random_mini_model, tmp_path_factory):
+def of_one_process(tiny_model, tmp_path_factory):
     folder = tmp_path_factory.mktemp("one") / "d"
-    generate_dataset(NAMES, folder, model=random_mini_model, **SETTINGS)
+    generate_dataset(NAMES, folder, model=tiny_model, **SETTINGS)
     return folder
 
 
@@ -64,28 +64,28 @@ def s3(store, request):
     return f"s3://{BUCKET}/{request.node.name}"
 
 
-def test_in_memory_the_bytes_are_those_in_a_folder(random_mini_model, of_one_process):
+def test_in_memory_the_bytes_are_those_in_a_folder(tiny_model, of_one_process):
     address = "memory://generate/d"
-    dataset = generate_dataset(NAMES, address, model=random_mini_model, **SETTINGS)
+    dataset = generate_dataset(NAMES, address, model=tiny_model, **SETTINGS)
     assert _hashes(address) == _hashes(of_one_process)
     local = load_dataset(str(of_one_process), split="train")
     assert dataset.features == local.features and dataset["index"][:] == local["index"][:]
 
 
-def test_memory_is_of_one_process(random_mini_model, capsys, monkeypatch):
+def test_memory_is_of_one_process(tiny_model, capsys, monkeypatch):
     monkeypatch.setenv("WORLD_SIZE", "2")
-    assert main(_flags(random_mini_model, "memory://two/d")[1:]) == 2
+    assert main(_flags(tiny_model, "memory://two/d")[1:]) == 2
     assert "output_dir is 'memory://two/d', which other processes do not see" in capsys.readouterr().err
 
 
-def test_a_resume_draws_what_the_store_lacks(random_mini_model, of_one_process, s3):
-    generate_dataset(NAMES, s3, model=random_mini_model, **SETTINGS)
+def test_a_resume_draws_what_the_store_lacks(tiny_model, of_one_process, s3):
+    generate_dataset(NAMES, s3, model=tiny_model, **SETTINGS)
     assert _hashes(s3) == _hashes(of_one_process)
     place = as_place(s3)
     for name in (".ubgen/shard-00001.json", "README.md"):
         (place / name).unlink()
     kept = (place / "data/train-00000-of-00004.parquet").stat().st_mtime
-    generate_dataset(NAMES, s3, model=random_mini_model, **SETTINGS)
+    generate_dataset(NAMES, s3, model=tiny_model, **SETTINGS)
     assert _hashes(s3) == _hashes(of_one_process)
     assert (place / "data/train-00000-of-00004.parquet").stat().st_mtime == kept
     # whatever reads datasets reads them there
@@ -109,9 +109,9 @@ def _worker(environment, model, address, rank, folder, **more):
     )
 
 
-def test_of_two_workers_without_a_common_folder_one_is_killed(random_mini_model, of_one_process, s3, tmp_path, store):
+def test_of_two_workers_without_a_common_folder_one_is_killed(tiny_model, of_one_process, s3, tmp_path, store):
     """Ranks share nothing but the store; the killed one's run is started again, and resumes."""
-    workers = [_worker(store, random_mini_model, s3, rank, tmp_path / f"{rank}") for rank in range(2)]
+    workers = [_worker(store, tiny_model, s3, rank, tmp_path / f"{rank}") for rank in range(2)]
     try:
         deadline = time.monotonic() + 240
         while not list((tmp_path / "1" / "tmp").glob("ubgen-*/*.parquet")):
@@ -119,7 +119,7 @@ def test_of_two_workers_without_a_common_folder_one_is_killed(random_mini_model,
             time.sleep(0.005)
         os.kill(workers[1].pid, signal.SIGKILL)
         workers[1].communicate()
-        workers[1] = _worker(store, random_mini_model, s3, 1, tmp_path / "1")
+        workers[1] = _worker(store, tiny_model, s3, 1, tmp_path / "1")
         for worker in workers:
             _, error = worker.communicate(timeout=240)
             assert worker.returncode == 0, error
@@ -138,14 +138,14 @@ def test_of_two_workers_without_a_common_folder_one_is_killed(random_mini_model,
         ({"holds": "notes.txt"}, "holds something else ('notes.txt')"),
     ],
 )
-def test_bad_stores_are_found_before_a_model_is_loaded(random_mini_model, s3, monkeypatch, capsys, change, message):
+def test_bad_stores_are_found_before_a_model_is_loaded(tiny_model, s3, monkeypatch, capsys, change, message):
     address = s3.replace(BUCKET, change.get("bucket", BUCKET)).partition("[")[0]
     if "holds" in change:
         (as_place(address) / change["holds"]).write_text("mine")
     for name in change.keys() & {"AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}:
         monkeypatch.delenv(name)
     monkeypatch.setattr("ubgen_pipeline.generation.dataset_run.DatasetRun.prepare", _unexpected)
-    assert main(_flags(random_mini_model, address)[1:]) == 2
+    assert main(_flags(tiny_model, address)[1:]) == 2
     error = capsys.readouterr().err
     assert f"output_dir is {address!r}" in error and message in error and "loopback-secret" not in error
 

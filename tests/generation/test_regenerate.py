@@ -83,19 +83,19 @@ def test_an_image_that_was_changed_is_told(dataset, tmp_path, capsys):
     assert "differs by up to" in capsys.readouterr().err
 
 
-def test_the_loss_of_a_codec_is_no_difference(random_mini_model, tmp_path, capsys):
+def test_the_loss_of_a_codec_is_no_difference(tiny_model, tmp_path, capsys):
     settings = {"samples_per_class": 1, "num_inference_steps": 1, "threads": 1, "codec": "jpeg"}
-    generate_dataset(["circle", "star"], tmp_path / "d", model=random_mini_model, **settings)
-    arguments = [str(tmp_path / "d"), "--index", "1", "--model", random_mini_model]
+    generate_dataset(["circle", "star"], tmp_path / "d", model=tiny_model, **settings)
+    arguments = [str(tmp_path / "d"), "--index", "1", "--model", tiny_model]
     assert main([*arguments, "--output", str(tmp_path / "1.png")]) == 0, capsys.readouterr().err
     # what is written is the image itself, before that loss
     row = find_row(str(tmp_path / "d"), 1)
     assert largest_difference(Image.open(tmp_path / "1.png"), stored_image(row)) > 0
 
 
-def test_several_loras_with_strengths(random_mini_model, tmp_path, capsys):
-    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
-    common = ["--model", random_mini_model, "--class-names", "circle", "star", "--samples-per-class", "1"]
+def test_several_loras_with_strengths(tiny_model, tmp_path, capsys):
+    a, b = (str(save_random_lora(tiny_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+    common = ["--model", tiny_model, "--class-names", "circle", "star", "--samples-per-class", "1"]
     common += ["--num-inference-steps", "2", "--threads", "1"]
 
     def generate(name, *loras):
@@ -123,7 +123,7 @@ def test_several_loras_with_strengths(random_mini_model, tmp_path, capsys):
         assert generate("both", *loras) == 2
         assert named in capsys.readouterr().err
     assert generate("both", f"{a}:0.5", f"{b}:-1") == 0
-    again = [str(tmp_path / "both"), "--index", "1", "--model", random_mini_model, "--output", str(tmp_path / "1.png")]
+    again = [str(tmp_path / "both"), "--index", "1", "--model", tiny_model, "--output", str(tmp_path / "1.png")]
     assert main([*again, "--lora", a, f"{b}:-1"]) == 0, capsys.readouterr().err
     for loras, named in [
         ((a,), "the row was drawn with 2; give each, in that order"),
@@ -138,9 +138,9 @@ def test_several_loras_with_strengths(random_mini_model, tmp_path, capsys):
         assert command(export) == 0, capsys.readouterr().err
 
 
-def test_names_and_stray_files_do_not_stop_a_resume_or_a_row(random_mini_model, tmp_path, capsys):
-    model = shutil.copytree(random_mini_model, tmp_path / "model")
-    lora = save_random_lora(random_mini_model, tmp_path / "lora") / "pytorch_lora_weights.safetensors"
+def test_names_and_stray_files_do_not_stop_a_resume_or_a_row(tiny_model, tmp_path, capsys):
+    model = shutil.copytree(tiny_model, tmp_path / "model")
+    lora = save_random_lora(tiny_model, tmp_path / "lora") / "pytorch_lora_weights.safetensors"
     common = ["--class-names", "circle", "star", "--samples-per-class", "1", "--num-inference-steps", "2"]
     common += ["--threads", "1", "--model", str(model), "--output-dir", str(tmp_path / "d"), "--lora"]
     assert generate_main([*common, str(lora)]) == 0
@@ -152,17 +152,17 @@ def test_names_and_stray_files_do_not_stop_a_resume_or_a_row(random_mini_model, 
     assert main([*again, "--lora", renamed]) == 0, capsys.readouterr().err
 
 
-def test_a_row_without_a_manifest_says_its_loras(random_mini_model, tmp_path):
-    a, b = (str(save_random_lora(random_mini_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
+def test_a_row_without_a_manifest_says_its_loras(tiny_model, tmp_path):
+    a, b = (str(save_random_lora(tiny_model, tmp_path / name, seed=seed)) for seed, name in enumerate("ab"))
     settings = {"samples_per_class": 1, "num_inference_steps": 2, "threads": 1, "batch_size": 1}
-    generate_dataset(["star"], tmp_path / "d", model=random_mini_model, lora=[f"{a}:0.5", f"{b}:2"], **settings)
+    generate_dataset(["star"], tmp_path / "d", model=tiny_model, lora=[f"{a}:0.5", f"{b}:2"], **settings)
     shutil.copytree(tmp_path / "d" / "data", tmp_path / "rows" / "data")
     row = find_row(str(tmp_path / "rows"), 0)
-    image = regenerate(row, model=random_mini_model, lora=[a, b])
+    image = regenerate(row, model=tiny_model, lora=[a, b])
     assert not row.manifest and largest_difference(image, stored_image(row)) <= 2
 
 
-def test_bad_input(dataset, tmp_path, capsys, random_mini_model):
+def test_bad_input(dataset, tmp_path, capsys, tiny_model):
     for arguments, message in [
         ([str(dataset), "--index", "10"], "index is 10"),
         ([str(dataset), "--index", "-1"], "index is -1"),
@@ -170,7 +170,7 @@ def test_bad_input(dataset, tmp_path, capsys, random_mini_model):
         (["nowhere", "--index", "1"], "neither a folder nor an id"),
         ([str(dataset)], "index"),
         ([str(dataset), "more", "--index", "1"], "unknown argument 'more'"),
-        ([str(dataset), "--index", "1", "--model", random_mini_model], "not the one that drew"),
+        ([str(dataset), "--index", "1", "--model", tiny_model], "not the one that drew"),
         ([str(dataset), "--index", "1", "--lora", "x"], "without one"),
     ]:
         assert main(arguments) == 2
