@@ -23,7 +23,8 @@ def body(argv):
     say("our line")
     logging.getLogger("library").addHandler(logging.StreamHandler())
     logging.getLogger("library").warning("keys of a text encoder")
-    warnings.warn("deprecated", FutureWarning)
+    # of a file that is not there: Python 3.13 would show a second line, the source, also with -c
+    warnings.warn_explicit("deprecated", FutureWarning, "library.py", 1)
     for _ in tqdm(range(3), desc="Loading weights"):
         pass
     print("to stderr", file=sys.stderr)
