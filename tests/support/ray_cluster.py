@@ -39,8 +39,8 @@ class RayCluster:
         # nobody else on this machine may connect
         secret = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": secrets.token_hex(32)}
         self.environment = {**os.environ, **secret, "RAY_USAGE_STATS_ENABLED": "0", "RAY_ADDRESS": self.address}
-        # a machine that has other things to do takes longer than Ray waits
-        self.environment["RAY_raylet_start_wait_time_s"] = str(_START_SECONDS)
+        # a machine that has other things to do takes longer than Ray waits, and workers come last
+        self.environment |= {"RAY_raylet_start_wait_time_s": str(_START_SECONDS), "RAY_worker_niceness": "0"}
         # process groups
         self._nodes: list[int] = []
         self._head = ["--head", "--port", str(port), "--num-cpus", str(num_cpus), "--temp-dir", str(self.folder)]
@@ -93,7 +93,7 @@ class RayCluster:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            timeout=_START_SECONDS,
+            timeout=540,
         )
 
 

@@ -5,10 +5,11 @@ This is the driver, which draws nothing itself and needs no GPU. What runs on th
 
 import dataclasses
 import os
+import sys
 import time
 from collections import Counter, deque
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import FIRST_NOTE, NOTE_EVERY, Progress, say
@@ -89,7 +90,9 @@ def _connected(ray: Any, settings: GenerateSettings) -> Iterator[None]:
             else f"no Ray cluster can be started on this machine ({_first_line(error)})."
         ) from error
     try:
-        yield
+        # what Ray prints of its processes is none of the command's results
+        with redirect_stdout(sys.stderr):
+            yield
     finally:
         ray.shutdown()
 
