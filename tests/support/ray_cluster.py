@@ -43,7 +43,9 @@ class RayCluster:
         self.environment |= {"RAY_raylet_start_wait_time_s": str(_START_SECONDS), "RAY_worker_niceness": "0"}
         # process groups
         self._nodes: list[int] = []
-        self._head = ["--head", "--port", str(port), "--num-cpus", str(num_cpus), "--temp-dir", str(self.folder)]
+        self._head = ["--head", "--port", str(port), "--num-cpus", str(num_cpus)]
+        # where RAY_TMPDIR leads to
+        self._head += ["--temp-dir", str(self.folder / "ray")]
         self._head += ["--include-dashboard", str(has_jobs).lower(), "--dashboard-port", str(jobs_port)]
 
     def __enter__(self) -> "RayCluster":

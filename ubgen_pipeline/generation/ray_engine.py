@@ -89,12 +89,12 @@ def _connected(ray: Any, settings: GenerateSettings) -> Iterator[None]:
             if address
             else f"no Ray cluster can be started on this machine ({_first_line(error)})."
         ) from error
-    try:
-        # what Ray prints of its processes is none of the command's results
-        with redirect_stdout(sys.stderr):
+    # what Ray prints of its processes, at its end too, is none of the command's results
+    with redirect_stdout(sys.stderr):
+        try:
             yield
-    finally:
-        ray.shutdown()
+        finally:
+            ray.shutdown()
 
 
 def _join_or_start(ray: Any, settings: GenerateSettings, options: dict[str, Any]) -> None:
