@@ -34,7 +34,7 @@ _ENTRY_POINTS = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["pro
     "ubgen.commands"
 ]
 # what a shell has, beside our own commands
-_PROGRAMS = {"accelerate", "cat", "hf", "make", "pip", "python", "test", "ubgen"}
+_PROGRAMS = {"accelerate", "cat", "hf", "make", "pip", "python", "ray", "test", "ubgen"}
 
 
 def modules_of(folder: str, package: str) -> dict[str, list[str]]:
