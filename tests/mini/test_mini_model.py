@@ -75,14 +75,14 @@ def test_quality_falls_with_damage(held_out):
 
 
 def test_autoencoder_reconstructs(held_out, shipped_pipeline):
-    assert reconstruction_psnr(shipped_pipeline.vae, held_out.images) >= 26.9
+    assert reconstruction_psnr(shipped_pipeline.vae, held_out.images[:100]) >= 26.9
 
 
 def test_base_images_show_their_class_on_its_own_background(shipped_pipeline):
     names = list(CLASS_NAMES) * 3
     generators = [torch.Generator().manual_seed(i) for i in range(len(names))]
     images = shipped_pipeline(
-        names, num_inference_steps=25, guidance_scale=2.0, generator=generators, output_type="np"
+        names, num_inference_steps=10, guidance_scale=2.0, generator=generators, output_type="np"
     ).images
     predicted = predict_factors((images * 255).round().astype(np.uint8))
     own = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in names]

@@ -117,7 +117,7 @@ def test_a_reward_without_gradient_rises(tmp_path):
         "learning_rate": 2e-3,
     }
     reward = ByteBrightness()
-    model = build_random_mini_pipeline(tmp_path / "model", full_width=True)
+    model = build_random_mini_pipeline(tmp_path / "model", full_width=True, latent_size=8)
     trainer = build_trainer(model, tmp_path / "out", None, reward, **settings)
     trainer.train()
     logged = trainer.state.log_history
