@@ -1,9 +1,7 @@
 """The commands of trainings on rollouts: each once as a process, and what both refuse."""
 
 import json
-import os
 import subprocess
-import sys
 
 import pytest
 from safetensors import safe_open
@@ -11,6 +9,7 @@ from safetensors import safe_open
 from support import ROOT
 from support.flags import with_flags
 from support.training_worker import ROLLOUT_FLAGS
+from support.warm_python import warm_programs
 from ubgen_training.ddpo.command import main as ddpo
 from ubgen_training.nft.command import main as nft
 
@@ -34,13 +33,11 @@ def kind(request, tmp_path, monkeypatch):
     return request.param
 
 
-def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(kind, random_mini_model, tmp_path):
+def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(kind, tiny_model, tmp_path):
     script, output = ROOT / "training" / f"train_{kind}.py", tmp_path / "out"
-    arguments = ["--model_name_or_path", random_mini_model, *ROLLOUT_FLAGS, "--output_dir", str(output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, str(script), *arguments], capture_output=True, text=True, env=environment, timeout=300
-    )
+    arguments = ["--model_name_or_path", tiny_model, *ROLLOUT_FLAGS, "--output_dir", str(output)]
+    command = [warm_programs() / "python", str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300)
     assert done.returncode == 0, done.stderr[-3000:]
     assert f"LoRA saved in {output}" in done.stdout
     with safe_open(output / "pytorch_lora_weights.safetensors", framework="pt") as file:
@@ -63,16 +60,16 @@ def test_the_script_trains_with_a_reward_that_has_no_gradient_and_resumes(kind, 
         (["--report_to", "no_such_tracker"], "report_to holds ['no_such_tracker']"),
     ],
 )
-def test_bad_settings_end_with_one_line_and_code_2(kind, random_mini_model, tmp_path, flags, named, capsys):
-    arguments = ["--model_name_or_path", random_mini_model, *ROLLOUT_FLAGS, "--output_dir", str(tmp_path)]
+def test_bad_settings_end_with_one_line_and_code_2(kind, tiny_model, tmp_path, flags, named, capsys):
+    arguments = ["--model_name_or_path", tiny_model, *ROLLOUT_FLAGS, "--output_dir", str(tmp_path)]
     assert MAINS[kind](with_flags(arguments, *flags)) == 2
     message = capsys.readouterr().err
     assert "ubgen: error: " in message and named in message and "Traceback" not in message
     assert not list(tmp_path.glob("checkpoint-*"))
 
 
-def test_a_reward_of_nan_ends_with_code_1_before_any_update(kind, random_mini_model, tmp_path, capsys):
-    arguments = ["--model_name_or_path", random_mini_model, *ROLLOUT_FLAGS, "--output_dir", str(tmp_path)]
+def test_a_reward_of_nan_ends_with_code_1_before_any_update(kind, tiny_model, tmp_path, capsys):
+    arguments = ["--model_name_or_path", tiny_model, *ROLLOUT_FLAGS, "--output_dir", str(tmp_path)]
     assert MAINS[kind](with_flags(arguments, "--reward_funcs", "rollout_test_rewards:broken")) == 1
     assert "step 0: broken is not finite" in capsys.readouterr().err
     assert not list(tmp_path.glob("checkpoint-*"))
