@@ -40,7 +40,7 @@ from ubgen_pipeline.generation.dataset_run import DatasetRun
 from ubgen_pipeline.generation.settings import GenerateSettings
 from ubgen_pipeline.generation.shard_writer import in_order_ahead
 from ubgen_pipeline.inference.attention_kernels import attention_order
-from ubgen_pipeline.inference.prepared_pipeline import with_own_scheduler
+from ubgen_pipeline.inference.prepared_pipeline import for_another_thread
 from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.mini import mini_model_path
 from ubgen_pipeline.models.families import family_of
@@ -251,7 +251,7 @@ def loop(run: DatasetRun, samples: Sequence[Any]) -> torch.Tensor:
     """Latents of the samples, drawn as ``run`` draws them."""
     free: Queue[UbGenPipeline] = Queue()
     for _ in range(run.num_threads):
-        free.put(with_own_scheduler(run.pipeline))
+        free.put(for_another_thread(run.pipeline))
 
     def draw(batch: Sequence[Any]) -> torch.Tensor:
         pipeline = free.get()

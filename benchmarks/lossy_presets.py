@@ -29,7 +29,7 @@ from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.inference.image_drawer import ImageDrawer
 from ubgen_pipeline.inference.packed_products import pack_products
-from ubgen_pipeline.inference.prepared_pipeline import prepare_pipeline, with_own_scheduler
+from ubgen_pipeline.inference.prepared_pipeline import for_another_thread, prepare_pipeline
 from ubgen_pipeline.inference.presets import FEW_STEP_PRESETS, PRESETS
 from ubgen_pipeline.inference.settings import lora_weights
 from ubgen_pipeline.mini import mini_lora_path
@@ -102,7 +102,7 @@ class Arm:
     """
 
     def __init__(self, pipeline: Any, settings: Mapping[str, Any], shortcuts: Mapping[str, Any], seed: int):
-        own = with_own_scheduler(pipeline)
+        own = for_another_thread(pipeline)
         set_scheduler(own, settings.get("scheduler", "pndm"))
         self._draw = ImageDrawer(own)
         self._arguments = {"guidance_scale": 2.0, **settings, **shortcuts}

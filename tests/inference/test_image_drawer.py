@@ -44,3 +44,18 @@ def test_threads_have_schedulers_of_their_own(pipeline):
     with ThreadPoolExecutor(3) as threads:
         together = list(threads.map(lambda _: drawer(NAMES, NAMES, **CALL).images(), range(6)))
     assert all(np.array_equal(images, alone) for images in together)
+
+
+def test_threads_share_no_tokenizer(pipeline):
+    """One that two threads call at the same time may pad as the other was told."""
+    drawer = ImageDrawer(pipeline)
+
+    def drawn_with():
+        drawer(NAMES, NAMES, **CALL)
+        return drawer._own.pipeline
+
+    with ThreadPoolExecutor(1) as one, ThreadPoolExecutor(1) as other:
+        pipelines = [pipeline, one.submit(drawn_with).result(), other.submit(drawn_with).result()]
+    assert len({id(each.tokenizer) for each in pipelines}) == len({id(each.scheduler) for each in pipelines}) == 3
+    assert all(each.unet is pipeline.unet for each in pipelines)
+    assert len({str(each.tokenizer("circle").input_ids) for each in pipelines}) == 1

@@ -8,10 +8,10 @@ from support.random_loras import save_random_lora
 from ubgen_pipeline.inference.prepared_pipeline import (
     compile_pipeline,
     find_batch_size,
+    for_another_thread,
     is_out_of_memory,
     lowered_batch_size,
     prepare_pipeline,
-    with_own_scheduler,
 )
 from ubgen_pipeline.models.loading import load_pipeline
 
@@ -83,7 +83,7 @@ def test_a_lora_in_the_format_of_published_ones_loads(random_mini_model, loras, 
 
 def test_twins_share_weights_but_no_walk(random_mini_model):
     pipeline = load_pipeline(random_mini_model, scheduler="pndm")
-    twin = with_own_scheduler(pipeline)
+    twin = for_another_thread(pipeline)
     assert twin.unet is pipeline.unet and twin.scheduler is not pipeline.scheduler
     assert twin.scheduler.config == pipeline.scheduler.config
 

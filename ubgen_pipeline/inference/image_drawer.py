@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..commands.stopwatch import stage
-from .prepared_pipeline import with_own_scheduler
+from .prepared_pipeline import for_another_thread
 from .prompt_cache import PromptCache
 
 if TYPE_CHECKING:
@@ -50,10 +50,10 @@ class DrawnImages:
 
 
 class ImageDrawer:
-    """Draws batches, each thread with a scheduler of its own.
+    """Draws batches, each thread with a scheduler and tokenizers of its own.
 
     Args:
-        pipeline: prepared; the first thread that draws takes it as it is.
+        pipeline: prepared; no thread draws with it itself, so that others may read its tokenizers meanwhile.
         num_chunks: tokenizer lengths of prompts with word weights; None where there are none.
         cache: of the prompts, for that number; None makes one.
     """
@@ -63,7 +63,6 @@ class ImageDrawer:
         self._cache = cache or PromptCache(num_chunks)
         self._own = threading.local()
         self._lock = threading.Lock()
-        self._is_taken = False
 
     def to(self, device: torch.device | str) -> None:
         """Move the networks, while nothing is drawn."""
@@ -82,8 +81,7 @@ class ImageDrawer:
         """
         if not hasattr(self._own, "pipeline"):
             with self._lock:
-                self._own.pipeline = with_own_scheduler(self._pipeline) if self._is_taken else self._pipeline
-                self._is_taken = True
+                self._own.pipeline = for_another_thread(self._pipeline)
                 _time_decoding(self._own.pipeline)
         pipeline: UbGenPipeline = self._own.pipeline
         device = pipeline._execution_device

@@ -5,6 +5,7 @@ come last, and the model is compiled where that pays. In 16 bits a LoRA stays be
 would vanish in their rounding.
 """
 
+import copy
 import os
 import warnings
 from collections.abc import Callable
@@ -14,6 +15,7 @@ from typing import TYPE_CHECKING
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import FusedAttnProcessor2_0
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from .library_internals import undo_compile
 
@@ -89,9 +91,16 @@ def compile_cache_folder() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "ubgen" / "compiled"
 
 
-def with_own_scheduler(pipeline: "UbGenPipeline") -> "UbGenPipeline":
-    """A second pipeline on the same weights, to draw in another thread: a scheduler keeps the state of its walk."""
+def for_another_thread(pipeline: "UbGenPipeline") -> "UbGenPipeline":
+    """A second pipeline on the same weights, to draw in another thread.
+
+    A scheduler keeps the state of its walk, and a tokenizer how it was last told to pad: of two threads that call one
+    tokenizer at the same time, one may get ids of another length.
+    """
     twin = pipeline.with_scheduler(type(pipeline.scheduler).from_config(pipeline.scheduler.config))
+    for name, part in pipeline.components.items():
+        if isinstance(part, (PreTrainedTokenizerBase, ProcessorMixin)):
+            setattr(twin, name, copy.deepcopy(part))
     twin.set_progress_bar_config(disable=True)
     return twin
 
