@@ -12,7 +12,7 @@ import numpy as np
 import torch
 
 from ..commands.stopwatch import stage
-from .prepared_pipeline import for_another_thread
+from .prepared_pipeline import for_another_thread, with_own_tokenizers
 from .prompt_cache import PromptCache
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class ImageDrawer:
     """Draws batches, each thread with a scheduler and tokenizers of its own.
 
     Args:
-        pipeline: prepared; no thread draws with it itself, so that others may read its tokenizers meanwhile.
+        pipeline: prepared; the first thread that draws takes its scheduler, and none its tokenizers.
         num_chunks: tokenizer lengths of prompts with word weights; None where there are none.
         cache: of the prompts, for that number; None makes one.
     """
@@ -63,6 +63,7 @@ class ImageDrawer:
         self._cache = cache or PromptCache(num_chunks)
         self._own = threading.local()
         self._lock = threading.Lock()
+        self._is_taken = False
 
     def to(self, device: torch.device | str) -> None:
         """Move the networks, while nothing is drawn."""
@@ -81,7 +82,9 @@ class ImageDrawer:
         """
         if not hasattr(self._own, "pipeline"):
             with self._lock:
-                self._own.pipeline = for_another_thread(self._pipeline)
+                own = for_another_thread if self._is_taken else with_own_tokenizers
+                self._own.pipeline = own(self._pipeline)
+                self._is_taken = True
                 _time_decoding(self._own.pipeline)
         pipeline: UbGenPipeline = self._own.pipeline
         device = pipeline._execution_device

@@ -92,16 +92,22 @@ def compile_cache_folder() -> Path:
 
 
 def for_another_thread(pipeline: "UbGenPipeline") -> "UbGenPipeline":
-    """A second pipeline on the same weights, to draw in another thread.
-
-    A scheduler keeps the state of its walk, and a tokenizer how it was last told to pad: of two threads that call one
-    tokenizer at the same time, one may get ids of another length.
-    """
+    """A second pipeline on the same weights, to draw in another thread: a scheduler keeps the state of its walk."""
     twin = pipeline.with_scheduler(type(pipeline.scheduler).from_config(pipeline.scheduler.config))
+    twin.set_progress_bar_config(disable=True)
+    return with_own_tokenizers(twin)
+
+
+def with_own_tokenizers(pipeline: "UbGenPipeline") -> "UbGenPipeline":
+    """The same pipeline with copies of its tokenizers.
+
+    A tokenizer keeps how it was last told to pad: of two threads that call one at the same time, one may get ids of
+    another length.
+    """
+    twin = copy.copy(pipeline)
     for name, part in pipeline.components.items():
         if isinstance(part, (PreTrainedTokenizerBase, ProcessorMixin)):
             setattr(twin, name, copy.deepcopy(part))
-    twin.set_progress_bar_config(disable=True)
     return twin
 
 
