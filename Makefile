@@ -20,11 +20,11 @@ test: $(STAMP)
 
 # the whole suite with the lowest versions that pyproject.toml admits, and with the newest of today
 test-lowest: .venv-lowest/.installed
-	.venv-lowest/bin/python -m pytest
+	PYTHONDONTWRITEBYTECODE= .venv-lowest/bin/python -m pytest
 
 test-newest:
 	PYTHON=$(PYTHON) .ci/install .venv-newest newest
-	.venv-newest/bin/python -m pytest
+	PYTHONDONTWRITEBYTECODE= .venv-newest/bin/python -m pytest
 
 browser: $(STAMP)
 	.ci/browser

@@ -13,7 +13,6 @@ from ..commands.console import Progress, WaitingNote, say, table
 from ..commands.library_log import log_into
 from ..commands.stopwatch import Stopwatch, stage
 from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marked_rows
-from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, REDRAWN, SAFETY_COLUMN
 from ..dataset.shards import DatasetShards, Shard
 from ..files.folder_lock import STATE_FOLDER
 from ..files.output_store import is_of_one_process
@@ -26,14 +25,13 @@ from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
 from .image_operations import RunOperations
 from .manifest import manifest
+from .run_figures import RunFigures, say_marked
 from .settings import GenerateSettings
 from .shard_writer import write_shards
 from .throughput import Throughput
 
 if TYPE_CHECKING:
-    from ..inference.prompt_cache import PromptCache
     from ..pipeline import UbGenPipeline
-    from .row_drawer import RowSettings
 
 # Batches at work at the same time on a GPU. One is drawn by the GPU, one waits for its turn there, and two are encoded
 # on the CPU, which is enough to keep up with the fastest GPU that was tried.
@@ -118,10 +116,7 @@ class DatasetRun:
             )
         self._is_finished = self._hub is None and self._begun is not None and self.shards.is_finished()
         self._pipeline: UbGenPipeline | None = None
-        self._num_written, self.marks = 0, Counter[str]()
-        self._rate: float | None = None
-        self._loop_seconds, self._num_drawn = 0.0, 0
-        self._workers: list[Throughput] = []
+        self.figures = RunFigures()
         self._operations: RunOperations | None = None
 
     def missing(self) -> list[int]:
@@ -187,10 +182,6 @@ class DatasetRun:
         if self._hub is not None:
             self._hub.flush()
 
-    def count_written(self, number: int) -> None:
-        """So many shards more were written for this run by other processes."""
-        self._num_written += number
-
     def prepare(self) -> None:
         """Load the model, settle how it draws, and make the folder; ``write`` does so where it was not done.
 
@@ -209,7 +200,8 @@ class DatasetRun:
         from ..inference.placement import place_networks
         from ..models.loading import load_family
         from .dataset_rows import DatasetRows, check_prompts
-        from .row_drawer import RowDrawer
+        from .row_drawer import RowDrawer, RowSettings
+        from .run_prompts import run_prompt_cache
 
         samples, device = self.samples, self.device
         if device == "cuda" and "LOCAL_RANK" in os.environ:
@@ -223,8 +215,9 @@ class DatasetRun:
         dtype = wanted_dtype(given, self._begun, device, family.default_gpu_dtype)
         if given.preset is not None and self.rank == 0:
             say(describe(given.preset))
+        row_settings = RowSettings.of_run(given, self.source, self._begun)
         # the model loads before the folder is made, so that a model that cannot be loaded leaves nothing behind
-        pipeline = self._row_settings().load(device if offload == "none" else "cpu", dtype)
+        pipeline = row_settings.load(device if offload == "none" else "cpu", dtype)
         if self._begun is None:
             check_effects(
                 pipeline,
@@ -236,7 +229,7 @@ class DatasetRun:
             )
             defaults = ("num_inference_steps", "guidance_scale")
             self._complete({name: getattr(pipeline, f"default_{name}") for name in defaults})
-        settings, row_settings = self.settings, self._row_settings()
+        settings, row_settings = self.settings, RowSettings.of_run(self.settings, self.source, self._begun)
         assert settings.num_inference_steps is not None and settings.guidance_scale is not None
         _, height, width = pipeline.latent_shape(settings.height, settings.width)
         num_chunks = check_prompts(settings, samples, pipeline)
@@ -253,7 +246,7 @@ class DatasetRun:
         row_settings.prepare(pipeline, dtype)
         if offload != "none":
             place_networks(pipeline, device, offload)
-        self._prompts = self._prompt_cache(num_chunks, dtype, device, offload)
+        self._prompts = run_prompt_cache(row_settings, settings.prompt_features, num_chunks, dtype, device, offload)
         self.rows = DatasetRows(settings, samples, RowDrawer(pipeline, row_settings, num_chunks, self._prompts))
         is_doubled = settings.guidance_scale > 1 and pipeline.guidance == "classifier-free"
         is_doubled = is_doubled or settings.true_cfg_scale is not None
@@ -324,15 +317,11 @@ class DatasetRun:
                 report=report,
                 written=self._take,
             )
-        self._num_written += len(numbers)
-        seconds = time.monotonic() - started
-        self._rate = num_images / max(seconds, 1e-9)
-        self._loop_seconds += seconds
-        self._num_drawn += num_images
+        self.figures.count(num_images, len(numbers), time.monotonic() - started)
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
-        self.marks += marked_rows(self.shards.file(shard))
+        self.figures.marks += marked_rows(self.shards.file(shard))
         if self._hub is not None:
             self._hub.add(shard)
 
@@ -356,47 +345,32 @@ class DatasetRun:
             self._say_throughput(watch)
             if self.settings.keep_local and not self.shards.missing():
                 self._write_card()
-            say(f"{self.settings.hub_dataset_id}: {self._num_written} shards made here; {made} in all")
-            _say_marked(self.marks, "made here")
+            say(f"{self.settings.hub_dataset_id}: {self.figures.num_shards} shards made here; {made} in all")
+            say_marked(self.figures.marks, "made here")
         elif self.rank == 0:
             note = WaitingNote(lambda: self._others_at_work())
             while self.shards.missing():
                 note.wait(_ASK_STORE_EVERY if self.shards.store.is_address else 0.5)
             if lines := self._say_throughput(watch):
-                who = "its Ray workers" if self._workers else "its rank 0"
+                who = "its Ray workers" if self.figures.workers else "its rank 0"
                 lines = [f"Of the run that finished the dataset, by {who}:", *lines, ""]
                 self.shards.write_report(THROUGHPUT_REPORT, "\n".join(lines))
             self._write_card()
             say(f"{self.shards.folder}: {made}")
             with ThreadPoolExecutor(_READS_AT_ONCE) as readers:
                 marks = readers.map(marked_rows, map(self.shards.file, self.shards.shards))
-                _say_marked(sum(marks, Counter()), "of the dataset")
-
+                say_marked(sum(marks, Counter()), "of the dataset")
         else:
             self._say_throughput(watch)
 
     def throughput(self, watch: Stopwatch) -> Throughput:
         """Figures of what this process has drawn, or the workers that drew for it."""
-        if self._workers:
-            return Throughput.together(self._workers, watch.elapsed, self._loop_seconds)
-        figures = self.drawn(watch)
-        if not figures.num_images or self._operations is None:
+        figures = self.figures.throughput(watch)
+        if self.figures.workers or not figures.num_images or self._operations is None:
             return figures
         operations = self._operations.of_image(self.pipeline, self._prompts.newest())
         limit = None if operations is None else self._operations.machine_limit(self.num_threads)
         return dataclasses.replace(figures, operations=operations, limit=limit)
-
-    def drawn(self, watch: Stopwatch) -> Throughput:
-        """The figures of what this process has drawn so far that take no time to find out."""
-        elapsed, seconds = watch.elapsed, watch.seconds()
-        return Throughput(self._num_drawn, elapsed, self._loop_seconds, seconds)
-
-    def take_figures(self, workers: Sequence[Throughput], marks: Mapping[str, int], loop_seconds: float) -> None:
-        """Those of workers that drew for this run, in so many seconds, and how many of their images were marked."""
-        self._workers += workers
-        self.marks.update(marks)
-        self._loop_seconds += loop_seconds
-        self._rate = sum(worker.num_images for worker in workers) / max(self._loop_seconds, 1e-9)
 
     def _say_throughput(self, watch: Stopwatch | None) -> list[str]:
         """Lines of figures, each of which is said; none where nothing was drawn."""
@@ -410,7 +384,8 @@ class DatasetRun:
     def table(self) -> str:
         """Figures of the dataset, which is finished, with the rate of what this process has drawn."""
         figures = [str(len(self.samples)), str(len(self.names)), str(len(self.shards.shards))]
-        figures += [f"{self.shards.num_bytes() / 1e6:.1f}", "-" if self._rate is None else f"{self._rate:.2f}"]
+        rate = self.figures.rate
+        figures += [f"{self.shards.num_bytes() / 1e6:.1f}", "-" if rate is None else f"{rate:.2f}"]
         return table(("images", "classes", "shards", "MB", "images/s"), [figures])
 
     def _others_at_work(self) -> str:
@@ -428,55 +403,6 @@ class DatasetRun:
         found = {name: values[name] for name in open_settings if getattr(self.settings, name) is None}
         self.settings = dataclasses.replace(self.settings, **found)
 
-    def _prompt_cache(self, num_chunks: int | None, dtype: str, device: str, offload: str) -> "PromptCache":
-        from ..inference.prompt_cache import PromptCache, PromptFolder
-
-        folder = None
-        if self.settings.prompt_features is not None:
-            folder = PromptFolder(self.settings.prompt_features, self._made_by(dtype, device))
-        return PromptCache(num_chunks, text_device=device if offload == "text" else None, folder=folder)
-
-    def _made_by(self, dtype: str, device: str) -> dict[str, Any]:
-        """All that the conditioning of a prompt depends on."""
-        from ..inference.prompt_cache import lora_facts, made_by
-        from ..models.text_embeddings import split_embedding
-
-        settings = self.settings
-        return made_by(
-            settings.model,
-            settings.variant,
-            self.source.model_revision,
-            dtype=dtype,
-            device=device,
-            loras=lora_facts((*self.source.loras, self.source.few_step_lora)),
-            embeddings=[split_embedding(embedding) for embedding in settings.embeddings or ()],
-            quantization=self._row_settings().quantization,
-        )
-
-    def _row_settings(self) -> "RowSettings":
-        from ..inference.choice import wanted_quantization
-        from .row_drawer import RowSettings
-
-        settings = self.settings
-        return RowSettings(
-            source=self.source,
-            scheduler=settings.scheduler,
-            num_inference_steps=settings.num_inference_steps,
-            guidance_scale=settings.guidance_scale,
-            negative_prompt=settings.negative_prompt,
-            height=settings.height,
-            width=settings.width,
-            preset=settings.preset,
-            shortcuts=settings.shortcuts(),
-            diversity=settings.diversity_arguments(),
-            embeddings=settings.embeddings or (),
-            records_attention=bool(settings.wanted_annotations()),
-            revision=settings.revision,
-            variant=settings.variant,
-            quantization=wanted_quantization(settings, self._begun),
-            true_cfg_scale=settings.true_cfg_scale,
-        )
-
     def _settle(self, inference: Inference) -> None:
         self.shards.settle(manifest(self.settings, self.samples, self.source, inference, self.device))
 
@@ -486,14 +412,3 @@ def _at_commits(given: LoraLike, argument: str) -> tuple[Lora, ...]:
     return tuple(
         dataclasses.replace(lora, revision=hub_commit(lora.source)) for lora in as_loras(given, argument=argument)
     )
-
-
-def _say_marked(marks: Mapping[str, int], which: str) -> None:
-    for mark, fate in ((REDRAWN, "drawn again in float32"), (BLACK, "black, since they were not in float32 either")):
-        if marks.get(mark):
-            say(f"{marks[mark]} images {which} were not finite; they are {fate}, and marked in {NOT_FINITE_COLUMN}")
-    if flagged := marks.get(SAFETY_COLUMN):
-        say(
-            f"{flagged} images {which} were flagged by the safety checker; their rows are kept and marked in"
-            f" {SAFETY_COLUMN}, and what the generator's own checker flags is black"
-        )

@@ -199,8 +199,7 @@ class _Crew:
         for member in list(self.members):
             self._call(member, "close")
         self._wait_for_calls()
-        self.run.count_written(self.num_missing)
-        self.run.take_figures(self.figures, self.marks, loop_seconds)
+        self.run.figures.take(self.figures, self.marks, self.num_missing, loop_seconds)
 
     def _write_missing(self) -> float:
         """Until no shard is missing or at work; gives the seconds since a worker was ready."""

@@ -170,7 +170,7 @@ class ShardWorker:
         self._shard, self._num_drawn = number, 0
         with self._observed():
             self._run.write([number], self._count)
-        return self._run.drawn(self._watch)
+        return self._run.figures.throughput(self._watch)
 
     def news(self) -> WorkerNews:
         """How far it is, and what it has said."""
@@ -185,7 +185,7 @@ class ShardWorker:
         """End with figures of all that was drawn, and how many images were marked, by column; see ``marked_rows``."""
         if self._own_folder is not None:
             shutil.rmtree(self._own_folder, ignore_errors=True)
-        return self._run.throughput(self._watch), self._run.marks
+        return self._run.throughput(self._watch), self._run.figures.marks
 
     @contextmanager
     def _observed(self) -> Iterator[None]:

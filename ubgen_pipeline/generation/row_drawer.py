@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from ..class_tokens import append_class_words, fit_prompt
+from ..inference.choice import wanted_quantization
 from ..inference.diversity_options import diversity_columns
 from ..inference.image_drawer import DrawnImages, ImageDrawer
 from ..inference.packed_products import pack_products
@@ -25,6 +26,7 @@ from ..models.loras import few_step_columns, lora_columns
 from ..models.sources import GeneratorSource, public_name
 from ..prompt_weights import plain_text
 from ..prompts.class_prompts import ClassPrompt
+from .settings import GenerateSettings
 
 if TYPE_CHECKING:
     from ..pipeline import UbGenPipeline
@@ -67,6 +69,36 @@ class RowSettings:
     variant: str | None = None
     quantization: str = "none"
     true_cfg_scale: float | None = None
+
+    @classmethod
+    def of_run(
+        cls, settings: GenerateSettings, source: GeneratorSource, begun: Mapping[str, Any] | None
+    ) -> "RowSettings":
+        """Those of a dataset.
+
+        Args:
+            settings: of the dataset.
+            source: model and LoRAs that the settings name.
+            begun: the settings in the dataset's manifest, where it was begun.
+        """
+        return cls(
+            source=source,
+            scheduler=settings.scheduler,
+            num_inference_steps=settings.num_inference_steps,
+            guidance_scale=settings.guidance_scale,
+            negative_prompt=settings.negative_prompt,
+            height=settings.height,
+            width=settings.width,
+            preset=settings.preset,
+            shortcuts=settings.shortcuts(),
+            diversity=settings.diversity_arguments(),
+            embeddings=settings.embeddings or (),
+            records_attention=bool(settings.wanted_annotations()),
+            revision=settings.revision,
+            variant=settings.variant,
+            quantization=wanted_quantization(settings, begun),
+            true_cfg_scale=settings.true_cfg_scale,
+        )
 
     def load(self, device: str, dtype: str) -> "UbGenPipeline":
         """The model, its LoRAs beside the weights.
