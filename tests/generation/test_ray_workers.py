@@ -168,7 +168,7 @@ def test_workers_push_what_they_drew_and_what_one_lost_is_missing(hub, random_mi
     lost.prepare(begun)
     lost.write(1)
     first.flush()
-    folder = Path(first._own_folder)
+    folder = Path(first._run.shards.folder)
     assert driver.still_missing() == [1, 2] and folder.exists()
     # it goes on after it has pushed
     first.write(1)

@@ -8,7 +8,6 @@ Names of files are relative to the place, with ``/`` between folders.
 """
 
 import errno
-import tempfile
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from .folder_lock import STATE_FOLDER, writing_into
 from .places import Place, as_place
+from .process_folder import process_folder
 from .whole_files import whole_file, write_whole_text
 
 if TYPE_CHECKING:
@@ -196,8 +196,8 @@ class AddressStore:
         Raises:
             OSError: the store says that it holds another number of bytes than were sent.
         """
-        with tempfile.TemporaryDirectory(prefix="ubgen-") as folder:
-            file = Path(folder, Path(name).name)
+        with process_folder() as folder:
+            file = folder / Path(name).name
             yield file
             self._asked(lambda: self.fs.put_file(str(file), self._path(name)), "writing")
             sent, there = file.stat().st_size, self.size(name)

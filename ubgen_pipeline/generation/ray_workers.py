@@ -8,18 +8,17 @@ machines are alike; a worker with other versions of the libraries than the drive
 import io
 import os
 import platform
-import shutil
 import sys
-import tempfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stderr
+from contextlib import ExitStack, contextmanager, redirect_stderr
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
 
 from ..commands.stopwatch import Stopwatch, timed_run
+from ..files.process_folder import process_folder
 from .throughput import Throughput
 
 if TYPE_CHECKING:
@@ -119,7 +118,7 @@ class ShardWorker:
         self._settings, self._versions, self._num_workers = settings, versions, num_workers
         self._gpu_share, self._folder = gpu_share, folder
         self._begun: Mapping[str, Any] | None = None
-        self._own_folder: str | None = None
+        self._own_folder = ExitStack()
         self._watch = Stopwatch()
         self._shard, self._num_drawn = -1, 0
         self._said = _Overheard()
@@ -183,8 +182,7 @@ class ShardWorker:
 
     def close(self) -> tuple[Throughput, Counter[str]]:
         """End with figures of all that was drawn, and how many images were marked, by column; see ``marked_rows``."""
-        if self._own_folder is not None:
-            shutil.rmtree(self._own_folder, ignore_errors=True)
+        self._own_folder.close()
         return self._run.throughput(self._watch), self._run.figures.marks
 
     @contextmanager
@@ -203,7 +201,7 @@ class ShardWorker:
 
         settings = dict(self._settings)
         if settings["output_dir"] is None:
-            settings["output_dir"] = self._own_folder = tempfile.mkdtemp(prefix="ubgen-")
+            settings["output_dir"] = str(self._own_folder.enter_context(process_folder()))
         own = GenerateSettings(**settings)
         run = DatasetRun(own, own.samples(), begun=self._begun, num_committers=self._num_workers)
         # opens the dataset, too, where it is on the Hub
