@@ -19,9 +19,9 @@ PIPELINE = "ubgen_pipeline"
 PIPELINE_ROOMS = {
     PIPELINE: "",
     "files": "",
-    "commands": "",
+    "commands": "files",
     "mini": "files",
-    "prompts": "ubgen_pipeline",
+    "prompts": "ubgen_pipeline files",
     "models": "ubgen_pipeline files commands mini ubgen_hub_cards",
     "captions": "ubgen_pipeline files commands prompts models",
     "dataset": "ubgen_pipeline files commands prompts models ubgen_hub_cards",

@@ -15,7 +15,7 @@ from ubgen_pipeline.captions.caption_checks import (
     read_caption,
     template_of,
 )
-from ubgen_pipeline.prompts.class_lists import ClassName
+from ubgen_pipeline.prompts.class_entries import ClassName
 
 FOX = ClassName("red fox", synonyms=("Vulpes vulpes",))
 

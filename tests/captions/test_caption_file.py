@@ -7,7 +7,7 @@ import yaml
 
 from ubgen_pipeline.captions.caption_checks import Answer, Caption
 from ubgen_pipeline.captions.caption_file import CaptionFile, digest_of, digest_of_model
-from ubgen_pipeline.prompts.class_lists import ClassName
+from ubgen_pipeline.prompts.class_entries import ClassName
 from ubgen_pipeline.samples.prompt_samples import load_prompt_samples
 
 CLASSES = [

@@ -5,7 +5,7 @@ from collections import Counter
 import pytest
 
 from ubgen_pipeline.captions.caption_requests import CONTEXTS, caption_request, parse_contexts, setting_of
-from ubgen_pipeline.prompts.class_lists import ClassName
+from ubgen_pipeline.prompts.class_entries import ClassName
 
 CRANE = ClassName("crane", "n02012849", "a wading bird")
 

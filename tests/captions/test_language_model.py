@@ -16,7 +16,7 @@ from ubgen_pipeline.captions.language_model import (
     load_language_model,
     split_revision,
 )
-from ubgen_pipeline.prompts.class_lists import ClassName
+from ubgen_pipeline.prompts.class_entries import ClassName
 
 SAMPLING = Sampling(temperature=1.0, top_p=0.95, max_new_tokens=12)
 REQUESTS = [

@@ -58,6 +58,9 @@ def test_bad_flags(tmp_path):
         parse_settings(Example, ["--num-steps", "x"])
     with pytest.raises(ValueError, match="could not be read"):
         parse_settings(Example, ["--config", str(tmp_path / "missing.yaml")])
+    # PyYAML would keep the second
+    with pytest.raises(ValueError, match="the key 'num_steps' stands twice"):
+        parse_settings(Example, ["--config", _yaml(tmp_path, "num_steps: 7\nnum_steps: 9\n")])
     # argparse would drop the first of them
     with pytest.raises(ValueError, match="--names is given 2 times; give all its values after one --names"):
         parse_settings(Example, ["--names", "a", "--rate", "1", "--names=b"])

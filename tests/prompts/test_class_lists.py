@@ -48,6 +48,45 @@ def names(tmp_path, file_name, text):
         ("labels.txt", "__ignore__\n_background_\ncat\ndog\n", ["cat", "dog"]),
         # COCO's readers sort by id, whatever stands first
         ("a.json", '{"categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}', ["cat", "dog"]),
+        # numbers beside names, in whatever form, decide on the labels
+        ("a.csv", "label,name\n1,dog\n0,cat\n", ["cat", "dog"]),
+        ("a.csv", "class_id;class_name\n2;fox\n0;cat\n1;dog\n", ["cat", "dog", "fox"]),
+        ("a.csv", "ClassId,Name\n1,dog\n0,cat\n", ["cat", "dog"]),
+        ("a.csv", "class,label\n1,dog\n0,cat\n", ["cat", "dog"]),
+        ("a.csv", "index,mid,display_name\n2,/m/1,dog\n1,/m/2,cat\n", ["cat", "dog"]),
+        ("a.csv", "dog,1\ncat,0\n", ["cat", "dog"]),
+        ("a.csv", "name\n007\n1e3\n", ["007", "1e3"]),
+        ("a.csv", "sep=;\nname;definition\ncat;an animal\n", ["cat"]),
+        ("a.csv", "category\ncat\ndog\n", ["cat", "dog"]),
+        ("a.csv", "name|definition\ncat|an animal\n", ["cat"]),
+        ("a.json", '[{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]', ["cat", "dog"]),
+        ("a.jsonl", '{"name": "dog", "label": 1}\n{"name": "cat", "label": 0}\n', ["cat", "dog"]),
+        ("a.json", '{"name": "dog"}\n{"name": "cat"}\n', ["dog", "cat"]),
+        ("config.json", '{"hidden_size": 3, "label2id": {"dog": 1, "cat": 0}}', ["cat", "dog"]),
+        ("a.txt", "dog 1\ncat 0\n", ["cat", "dog"]),
+        ("a.txt", "dog,2\ncat,1\n", ["cat", "dog"]),
+        ("a.txt", "1=dog\n0=cat\n", ["cat", "dog"]),
+        ("a.txt", "2. dog\n1. cat\n", ["cat", "dog"]),
+        ("classes.txt", "1 001.Albatross\n2 002.Auklet\n", ["001.Albatross", "002.Auklet"]),
+        ("a.txt", "id,name\n1,dog\n0,cat\n", ["cat", "dog"]),
+        # numbers that are parts of names
+        ("a.txt", "digit 0\ndigit 1\n", ["digit 0", "digit 1"]),
+        ("a.txt", "route 66\nroute 1\n", ["route 66", "route 1"]),
+        ("a.txt", "0.9\n1.0\n", ["0.9", "1.0"]),
+        ("a.txt", "12:30\n0:15\n", ["12:30", "0:15"]),
+        # lists that are written in lines
+        ("a.txt", "- cat\n- dog\n", ["cat", "dog"]),
+        ("a.txt", "names:\n- cat\n- dog\n", ["cat", "dog"]),
+        ("a.txt", "'cat',\n'dog'\n", ["cat", "dog"]),
+        ("a.txt", "name\ncat\ndog\n", ["cat", "dog"]),
+        ("a.txt", "('cat', 'dog')\n", ["cat", "dog"]),
+        ("a.py", "CLASSES = [u'cat', u'dog']\n", ["cat", "dog"]),
+        (
+            "a.pbtxt",
+            "item { id: 1 name: \"cats'\" kp { id: 7 } } item: { id: 2 name: 'dog' }",
+            ["cats'", "dog"],
+        ),
+        ("data.yaml", "base: &b {0: cat, 1: dog}\nnames:\n  <<: *b\n  2: fox\n", ["cat", "dog", "fox"]),
         # texts as they are written
         ("a.yaml", "[007, 1.10, 12:30:45, 1_000, 0x1F, no]\n", ["007", "1.10", "12:30:45", "1_000", "0x1F", "no"]),
         ("a.json", '["a", 1.10, 1e5]', ["a", "1.10", "1e5"]),
@@ -96,7 +135,7 @@ def test_a_folder_stands_for_its_class_folders(tmp_path):
         load_class_names(tmp_path / "empty")
 
 
-@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig"])
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
 def test_what_editors_of_windows_write(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes("café\r\nstar\r\n".encode(encoding))
     assert [item.name for item in load_class_names(tmp_path / "a.txt")] == ["café", "star"]
@@ -113,6 +152,37 @@ def test_what_editors_of_windows_write(tmp_path, encoding):
             "'things' is .*; give a list under one of classes, class_names, names, labels",
         ),
         ("a.txt", "n1 x\n" * 2, "occurs twice"),
+        # a key that stands twice: all but the last would be dropped
+        ("a.json", '{"0": "cat", "1": "dog", "1": "fox"}', "the key '1' stands twice"),
+        ("data.yaml", "names:\n  0: cat\n  1: dog\n  1: fox\n", "the key '1' stands twice"),
+        ("a.csv", "name,name\ncat,dog\n", "has 'name' twice in its header"),
+        # two things said of the classes
+        ("data.yaml", "nc: 3\nnames: [cat, dog]\n", "'nc' is 3, but 'names' has 2 classes"),
+        (
+            "config.json",
+            '{"id2label": {"0": "cat", "1": "dog"}, "label2id": {"cat": 1, "dog": 0}}',
+            "'label2id' gives 'cat' the label 1, and 'id2label' another",
+        ),
+        # numbers that are no labels
+        ("a.json", '{"background": -1, "cat": 0}', "'background' is '-1'; labels are whole numbers"),
+        ("a.json", '{"dog": 1.0, "cat": 0.0}', "'dog' is '1.0'; labels are whole numbers"),
+        ("a.json", '{"dog": 1, "cat": null}', "'dog' is '1'; labels are whole numbers from 0 and every class"),
+        ("a.yaml", "{-1: none, 0: cat}\n", "it has the key '-1'"),
+        ("a.csv", "label,name\n4,dog\n0,cat\n", "its numbers under 'label' are the numbers 0, 4"),
+        ("a.txt", "0: dog\n2: cat\n", "its lines are the numbers 0, 2"),
+        # files that are no class list
+        ("a.yaml", "names: cat, dog\n", "'names' is 'cat, dog'; give a list"),
+        ("a.yaml", "dataset_info:\n  features: {label: 1}\n", "'dataset_info' is .*, which is no class"),
+        ("a.txt", "cat, dog, fox\n", "it is one line, 'cat, dog, fox', parted by ','; give each class a line"),
+        ("a.txt", "cat;dog\n", "parted by ';'"),
+        ("a.txt", "# my classes\ncat\n", "'# my classes' looks like a comment"),
+        ("a.txt", "<annotation>\n</annotation>\n", "it holds XML or HTML"),
+        ("coco.data", "classes = 80\nnames = coco.names\n", "a file whose name ends with .data is no class list"),
+        ("a.txt", "version https://git-lfs.github.com/spec/v1\n", "what Git LFS keeps in place of the file"),
+        ("a.txt", '{\n "cat": 0,\n "dog" 1\n}\n', "begins as a list or a mapping, which could not be read"),
+        ("a.jsonl", '{"name": "cat"}\ndog\n', "begins as a list or a mapping|no JSON"),
+        ("train.csv", "image,label\n0.jpg,cat\n1.jpg,dog\n", "it lists images, not classes"),
+        ("a.pbtxt", "item { id: 1 }", "an item that has no id or no name"),
         ("map_clsloc.txt", "n02110185 1 a\nn01440764 3 b\n", "its lines are the numbers 1, 3; labels count from 1"),
     ],
 )
@@ -121,7 +191,30 @@ def test_what_would_be_read_wrongly_is_refused(tmp_path, file_name, text, messag
         names(tmp_path, file_name, text)
 
 
+def test_words_that_stand_for_ids_and_ids_that_stand_for_words(tmp_path):
+    tench = ClassName("tench", "n01440764", None, ("Tinca tinca",))
+    for file_name, text in (
+        ("wnids.txt", "n01440764\n"),
+        ("a.json", '{"n01440764": 0}'),
+        ("b.json", '{"0": "n01440764"}'),
+        ("c.json", '{"n01440764": ["tench", "Tinca tinca"]}'),
+        ("d.json", '{"n01440764": "tench, Tinca tinca"}'),
+        ("a.csv", 'n01440764,"tench, Tinca tinca"\n'),
+        ("a.txt", "n01440764: tench, Tinca tinca\n"),
+    ):
+        (tmp_path / file_name).write_text(text)
+        assert load_class_names(tmp_path / file_name) == [tench], file_name
+    # ImageNet's folders
+    (tmp_path / "photos" / "n01440764").mkdir(parents=True)
+    assert load_class_names(tmp_path / "photos") == [tench]
+    with pytest.raises(ValueError, match="'n00000000' is named by a WordNet id that timm's table does not hold"):
+        load_class_names(["n00000000"])
+
+
 def test_bytes_that_are_no_text(tmp_path):
+    (tmp_path / "a.txt").write_bytes("cat\ndog\n".encode("utf-16-le"))
+    with pytest.raises(ValueError, match="which is no text in UTF-8; save it as UTF-8"):
+        load_class_names(tmp_path / "a.txt")
     (tmp_path / "a.txt").write_bytes("café".encode("latin-1"))
     with pytest.raises(ValueError, match=r"could not be read as text in UTF-8: .*; save it as UTF-8"):
         load_class_names(tmp_path / "a.txt")

@@ -29,7 +29,7 @@ def write(folder, **content):
         ({"templates": ["{definition} {name}"], "classes": ["zzz"]}, "'zzz' has no definition"),
         ({"attributes": {"view": []}}, "'view' has no values"),
         ({"attributes": {"view": "front"}}, "view is 'front'"),
-        ({"attributes": {"view": [False]}}, "in quotes"),
+        ({"attributes": {"view": [["front"]]}}, "in quotes"),
         ({"attributes": {"name": ["x"]}}, "cannot be a placeholder"),
         ({"attributes": ["view"]}, "attributes is"),
         ({"max_prompts": 0}, "max_prompts is 0"),
@@ -53,6 +53,25 @@ def test_classes_of_a_file_may_be_a_built_in_list_or_another_file(tmp_path):
     assert len(read_prompt_file(write(tmp_path, classes="voc")).classes) == 20
     assert [item.name for item in read_prompt_file(write(tmp_path, classes="names.txt")).classes] == ["star", "ring"]
     assert read_prompt_file("voc") is None and read_prompt_file(tmp_path / "names.txt") is None
+
+
+def test_words_stay_as_they_are_written(tmp_path):
+    (tmp_path / "a.yaml").write_text(
+        "classes: {0: 007, 1: no}\ntemplates: ['{name} on {day}']\nattributes: {day: [2021-01-01, 1_0]}\n"
+        "max_prompts: 1\n"
+    )
+    (tmp_path / "a.json").write_text(
+        '{"classes": ["1.10", 1.10e1], "templates": ["{name} on {day}"], "attributes": {"day": [1.10]}}'
+    )
+    first, second = (read_prompt_file(tmp_path / name) for name in ("a.yaml", "a.json"))
+    assert [item.name for item in first.classes] == ["007", "no"] and first.max_prompts == 1
+    assert dict(first.templates.attributes) == {"day": ("2021-01-01", "1_0")}
+    assert [item.name for item in second.classes] == ["1.10", "1.10e1"]
+    assert dict(second.templates.attributes) == {"day": ("1.10",)}
+    for name, text in (("a.yaml", "templates: [a]\ntemplates: [b]\n"), ("a.json", '{"classes": [], "classes": []}')):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(ValueError, match="stands twice"):
+            read_prompt_file(tmp_path / name)
 
 
 def test_what_a_file_says_of_the_settings(tmp_path):

@@ -5,7 +5,7 @@ import unicodedata
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
-from ..prompts.class_lists import ClassName
+from ..prompts.class_entries import ClassName
 from ..prompts.templates import class_word_in
 
 # why an answer is refused, as the table's columns are called

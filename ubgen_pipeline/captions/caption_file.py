@@ -16,7 +16,7 @@ from typing import Any
 import yaml
 
 from ..files.whole_files import append_line, write_whole_text
-from ..prompts.class_lists import ClassName
+from ..prompts.class_entries import ClassName
 from ..prompts.file_values import read_mapping
 from ..prompts.template_files import WRITTEN_BY
 from .caption_checks import Answer, Caption, plural_words, template_of

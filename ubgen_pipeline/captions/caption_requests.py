@@ -8,7 +8,7 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from ..prompts.class_lists import ClassName
+from ..prompts.class_entries import ClassName
 from ..sample_seeds import sample_seed
 
 CONTEXTS: dict[str, tuple[str, ...]] = {

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from ..commands.console import Progress, say, say_warning, table
 from ..commands.settings_parser import field_help, parse_settings, run_command
 from ..files.places import check_is_local
-from ..prompts.class_lists import ClassName
+from ..prompts.class_entries import ClassName
 from ..prompts.class_prompts import load_class_names
 from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed

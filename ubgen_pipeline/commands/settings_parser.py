@@ -12,6 +12,7 @@ from typing import Any, NoReturn, TypeVar
 
 import yaml
 
+from ..files.marked_up_text import read_yaml
 from .console import close_stdout, print_any_text, say, say_error
 from .library_internals import TrlParser
 from .library_log import library_log
@@ -69,7 +70,7 @@ class SettingsParser(TrlParser):
     def _set_defaults_from(self, file: Path) -> None:
         try:
             text = file.read_text(encoding="utf-8")
-            values, written = yaml.safe_load(text), yaml.load(text, Loader=yaml.BaseLoader)
+            values, written = read_yaml(text), read_yaml(text, as_text=True)
         except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
             raise ValueError(f"--config is {str(file)!r}, which could not be read as YAML: {error}") from error
         if not isinstance(values, dict):

@@ -5,7 +5,7 @@ from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from .class_lists import ClassName
+from .class_entries import ClassName
 from .class_prompts import spelling
 from .word_senses import word_senses
 

@@ -43,12 +43,21 @@ def read_class_file(source: "str | Path | ClassFile") -> ClassFile | None:
         return None
     try:
         data = path.read_bytes()
-        # spreadsheets and Windows editors say so in the first two bytes
-        encoding = "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"
-        return ClassFile(str(source), path, data.decode(encoding).replace("\r\n", "\n").replace("\r", "\n"))
+        text = data.decode(_encoding(data)).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
             f"classes is {str(source)!r}, which could not be read as text in UTF-8: {error}; save it as UTF-8."
         ) from error
     except OSError as error:
         raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error
+    if 3 * text.count("\0") > len(text):
+        # every second byte of UTF-16 without its mark
+        raise ValueError(f"classes is {str(source)!r}, which is no text in UTF-8; save it as UTF-8.")
+    return ClassFile(str(source), path, text)
+
+
+def _encoding(data: bytes) -> str:
+    """What spreadsheets and Windows editors say in the first bytes."""
+    if data.startswith((codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)):
+        return "utf-32"
+    return "utf-16" if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig"

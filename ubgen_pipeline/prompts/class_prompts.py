@@ -10,8 +10,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from .built_in_classes import BUILT_IN_LISTS, built_in_entries, built_in_name
+from .class_entries import ClassName, classes_from
 from .class_file import ClassFile, read_class_file
-from .class_lists import ClassName, class_from, read_class_list
+from .class_lists import read_class_list
+from .word_senses import named_by_wordnet
 
 # characters that show nothing, and marks that turn the direction of what follows; joiners, which some scripts need,
 # are no such characters
@@ -56,22 +58,24 @@ def load_class_names(source: str | Path | ClassFile | Sequence[Any]) -> list[Cla
     """Classes in order, from a list (names or objects), a file, or the name of a built-in list.
 
     A file is a table parted by commas, semicolons or tabs (with or without a header ``name``, ``id`` or ``wnid``,
-    ``definition``, ``synonyms`` parted by semicolons), JSON, JSON lines, YAML, or plain lines, whose words may follow
-    a number (``0: star``) or a WordNet id (``n01440764 tench, Tinca tinca``: name and synonyms). JSON and YAML hold a
-    list of names or of objects, a mapping from name to definition, from name to label, or from ids to names where the
-    keys are WordNet ids or numbers; it may stand under a key that torchvision, transformers, Ultralytics or COCO use.
-    Numbers decide on the labels. What follows a comma and a blank in a line or in transformers' ``id2label`` is a
-    synonym. A folder stands for its class folders, as torchvision numbers them. Built-in lists: see
-    ``BUILT_IN_LISTS``.
+    ``label`` or ``index`` with numbers, ``definition``, ``synonyms`` parted by semicolons), JSON, JSON lines, YAML, or
+    plain lines, whose words may stand beside a number (``0: star``, ``star,0``) or after a WordNet id (``n01440764
+    tench, Tinca tinca``: name and synonyms). JSON and YAML hold a list of names or of objects, a mapping from name to
+    definition, from name to label, or from ids to names where the keys are WordNet ids or numbers; it may stand under
+    a key that torchvision, transformers, Ultralytics or COCO use. Numbers decide on the labels. What follows a comma
+    and a blank in a line or in transformers' ``id2label`` is a synonym. A name that is a WordNet id becomes its words.
+    A folder stands for its class folders, as torchvision numbers them. Built-in lists: see ``BUILT_IN_LISTS``.
 
     Raises:
-        ValueError: nothing there, an unreadable file, no classes, an empty name, numbers that leave a label out, names
-            or ids that occur twice, or names that differ in case, blanks or composed letters alone and have no ids.
+        ValueError: nothing there, an unreadable file or one that is no class list, no classes, an empty name, numbers
+            that leave a label out, names, ids or keys that occur twice, or names that differ in case, blanks or
+            composed letters alone and have no ids.
     """
     if isinstance(source, (str, Path, ClassFile)):
         classes = _load(source)
     else:
-        classes = [class_from(entry) for entry in source]
+        classes = classes_from(list(source))
+    classes = [named_by_wordnet(item) for item in classes]
     _check(classes)
     return classes
 

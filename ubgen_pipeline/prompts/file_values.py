@@ -1,11 +1,12 @@
 """Values read from files, checked: each error names the file and the value."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+from ..files.marked_up_text import read_json, read_yaml
 
 
 def read_mapping(source: str | Path, argument: str = "classes") -> Mapping[str, Any] | None:
@@ -19,21 +20,22 @@ def read_mapping(source: str | Path, argument: str = "classes") -> Mapping[str, 
         return None
     try:
         return mapping_in(file.read_text(encoding="utf-8-sig"), file.suffix.lower())
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError, yaml.YAMLError) as error:
+    except (OSError, ValueError, yaml.YAMLError) as error:
         raise ValueError(f"{argument} is {str(source)!r}, which could not be read: {error}") from error
 
 
-def mapping_in(text: str, suffix: str) -> Mapping[str, Any] | None:
+def mapping_in(text: str, suffix: str, *, as_text: bool = False) -> Mapping[str, Any] | None:
     """The mapping that a text in JSON or YAML holds; None where it holds something else.
 
     Args:
         text: of a file.
         suffix: of the file's name, in lower case: ``.json`` for JSON, any other for YAML.
+        as_text: keep numbers, and in YAML all scalars, as they are written.
 
     Raises:
-        ValueError: no JSON. ``yaml.YAMLError``: no YAML.
+        ValueError: no JSON, or a key that stands twice. ``yaml.YAMLError``: the same of YAML.
     """
-    data = json.loads(text) if suffix == ".json" else yaml.safe_load(text)
+    data = (read_json if suffix == ".json" else read_yaml)(text, as_text=as_text)
     return data if isinstance(data, Mapping) else None
 
 

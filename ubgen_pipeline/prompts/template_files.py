@@ -15,11 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from .class_lists import classes_of_data
 from .class_prompts import ClassName, load_class_names
 from .diffugen_variations import Variations
 from .file_values import count, texts
 from .templates import PromptTemplates
 
+# what holds words, and is read as it is written: 007, 1.10 and no are words here
+TEXT_KEYS = ("classes", "templates", "attributes", "negative_prompt")
 # of a file that ``ubgen write-prompts`` wrote: its settings, by which it knows the file again
 WRITTEN_BY = "written_by"
 _KEYS = (
@@ -150,8 +153,6 @@ def _classes(classes: Any, folder: Path) -> Sequence[ClassName]:
     if isinstance(classes, str):
         beside = folder / Path(classes).expanduser()
         return load_class_names(beside if beside.is_file() else classes)
-    if isinstance(classes, Mapping):
-        return load_class_names([{"name": name, "definition": text} for name, text in classes.items()])
-    if not isinstance(classes, list):
+    if not isinstance(classes, (list, Mapping)):
         raise ValueError(f"classes is {classes!r}; give a list, a built-in list's name or a class file.")
-    return load_class_names(classes)
+    return load_class_names(classes_of_data(classes))

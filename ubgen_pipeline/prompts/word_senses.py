@@ -5,7 +5,7 @@ from dataclasses import replace
 from functools import cache
 
 from .built_in_classes import library_file
-from .class_prompts import ClassName
+from .class_entries import WNID, ClassName
 
 
 def with_definitions(classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
@@ -20,6 +20,23 @@ def with_definitions(classes: Sequence[ClassName]) -> tuple[ClassName, ...]:
 def word_senses(name: str) -> dict[str, str]:
     """WordNet id -> definition of each meaning that a name has among ImageNet-21k's synsets; case does not matter."""
     return {wnid: _definitions()[wnid] for wnid in _senses().get(_normal(name), [])}
+
+
+def named_by_wordnet(item: ClassName) -> ClassName:
+    """A class whose name is a WordNet id, as ImageNet's folders have them, with the words that it stands for.
+
+    Raises:
+        ValueError: an id that is not in the table.
+    """
+    has_other_id = item.class_id is not None and not item.class_id.isdecimal()
+    if not WNID.fullmatch(item.name) or has_other_id:
+        return item
+    if (words := _words().get(item.name)) is None:
+        raise ValueError(
+            f"class {item.name!r} is named by a WordNet id that timm's table does not hold; give it a name."
+        )
+    name, *synonyms = (word.strip() for word in words.split(","))
+    return replace(item, name=name, class_id=item.name, synonyms=(*synonyms, *item.synonyms))
 
 
 def _definition_of(item: ClassName) -> str:
@@ -48,9 +65,14 @@ def _definitions() -> dict[str, str]:
 
 
 @cache
+def _words() -> dict[str, str]:
+    return dict(_rows("imagenet_synset_to_lemma.txt"))
+
+
+@cache
 def _senses() -> dict[str, list[str]]:
     senses: dict[str, list[str]] = {}
-    for wnid, names in _rows("imagenet_synset_to_lemma.txt"):
+    for wnid, names in _words().items():
         for name in names.split(","):
             senses.setdefault(_normal(name), []).append(wnid)
     return senses

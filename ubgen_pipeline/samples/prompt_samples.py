@@ -1,7 +1,6 @@
 """Samples from class prompts: which prompt and seed each of them has. No torch."""
 
 import dataclasses
-import json
 import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.class_prompts import ClassName, ClassPrompt, class_prompts, load_class_names
 from ..prompts.diffugen import is_diffugen_config, prompt_file_from_diffugen
 from ..prompts.file_values import mapping_in
-from ..prompts.template_files import PromptFile, prompt_file_from
+from ..prompts.template_files import TEXT_KEYS, PromptFile, prompt_file_from
 from ..prompts.templates import PromptTemplates, check_number_of_prompts, chosen_positions, distinct_choices
 from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed
@@ -138,7 +137,10 @@ def read_prompt_file(source: str | Path | ClassFile, task: str | None = None) ->
         return None
     try:
         data = mapping_in(file.text, file.suffix)
-    except (json.JSONDecodeError, yaml.YAMLError) as error:
+        if data is not None and "templates" in data:
+            words = mapping_in(file.text, file.suffix, as_text=True) or {}
+            data = {**data, **{key: words[key] for key in TEXT_KEYS if data.get(key) is not None}}
+    except (ValueError, yaml.YAMLError) as error:
         raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
     if data is None or not (is_diffugen_config(data) or "templates" in data):
         return None

@@ -1,0 +1,55 @@
+"""What texts in JSON and YAML hold: no key twice in a mapping, and where asked for, scalars as they are written."""
+
+import json
+import re
+from collections import Counter
+from typing import Any
+
+import yaml
+
+
+def read_json(text: str, *, as_text: bool = False) -> Any:
+    """What a text in JSON holds; ``as_text`` keeps numbers as they are written, such as 1.10.
+
+    Raises:
+        ValueError: no JSON, or a key that stands twice in a mapping.
+    """
+    numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if as_text else {}
+    return json.loads(text, object_pairs_hook=_with_keys_once, **numbers)
+
+
+def read_yaml(text: str, *, as_text: bool = False) -> Any:
+    """What a text in YAML holds; ``as_text`` keeps scalars as they are written.
+
+    YAML 1.1 reads 007, 1_000, 12:30:45 and no as something else.
+
+    Raises:
+        yaml.YAMLError: no YAML, or a key that stands twice in a mapping.
+    """
+    return yaml.load(text, Loader=_TextLoader if as_text else _Loader)
+
+
+def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := [key for key, count in Counter(key for key, _ in pairs).items() if count > 1]:
+        raise ValueError(f"the key {twice[0]!r} stands twice in one mapping; keep one.")
+    return dict(pairs)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which no key stands twice: PyYAML would keep the last and drop the others without a word."""
+
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        keys = [key for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        counts = Counter(key.value for key in keys)
+        if twice := [key for key in keys if counts[key.value] > 1 and key.value != "<<"]:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"the key {twice[1].value!r} stands twice in one mapping; keep one", twice[1].start_mark
+            )
+        super().flatten_mapping(node)
+
+
+class _TextLoader(_Loader):
+    """The same with all scalars as texts; merged mappings still are merged."""
+
+
+_TextLoader.yaml_implicit_resolvers = {"<": [("tag:yaml.org,2002:merge", re.compile("<<"))]}
