@@ -46,6 +46,7 @@ COLUMNS = (
     ("own background", "own background", "{:.1%}"),
     ("background entropy", "background, bits", "{:.2f}"),
     ("seconds of one core", "seconds", "{:.0f}"),
+    ("gain per minute", "gain a minute", "{:.4f}"),
     ("peak memory", "peak memory, MB", "{:.0f}"),
 )
 
@@ -210,11 +211,20 @@ def num_updates(arm: Arm, config: Mapping[str, Any], images: int) -> int:
 
 
 def comparison_table(runs: Sequence[ComparedRun], figures_of: Mapping[str, Mapping[str, Any]]) -> str:
-    """A row for every arm that has figures, in Markdown: mean and standard deviation over its seeds."""
+    """A row for every arm of one model that has figures, in Markdown: mean and standard deviation over its seeds."""
     grouped: dict[str, list[Mapping[str, Any]]] = {}
+    untuned = {
+        run.seed: objective(run.arm, figures_of[run.judged.key])
+        for run in runs
+        if run.arm.trainer is None and run.judged.key in figures_of
+    }
     for run in runs:
         if run.judged.key in figures_of:
-            grouped.setdefault(run.arm.name, []).append(figures_of[run.judged.key])
+            figures = dict(figures_of[run.judged.key])
+            if run.arm.trainer is not None and run.seed in untuned:
+                gain = objective(run.arm, figures) - untuned[run.seed]
+                figures["gain per minute"] = gain / (figures["seconds of one core"] / 60)
+            grouped.setdefault(run.arm.name, []).append(figures)
     rewards = sorted({key for found in grouped.values() for key in found[0] if key.startswith("reward ")})
     columns = [(key, f"`{key.removeprefix('reward ')}`", "{:.4f}") for key in rewards] + list(COLUMNS)
     lines = [f"| arm | seeds | {' | '.join(heading for _, heading, _ in columns)} |"]
@@ -223,6 +233,13 @@ def comparison_table(runs: Sequence[ComparedRun], figures_of: Mapping[str, Mappi
         cells = [_cell([one[key] for one in found if key in one], form, key) for key, _, form in columns]
         lines.append(f"| {name} | {len(found)} | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def objective(arm: Arm, figures: Mapping[str, float]) -> float:
+    """The weighted sum of the rewards that an arm is trained on, of fresh images."""
+    names = arm.config["reward_funcs"]
+    weights = arm.config.get("reward_weights") or [1.0] * len(names)
+    return sum(weight * figures[f"reward {name}"] for name, weight in zip(names, weights, strict=True))
 
 
 def _cell(values: Sequence[float], form: str, key: str) -> str:
@@ -261,6 +278,8 @@ _ABOUT = (
     "Every training draws {images:,} images and is given the same rewards. Rewards, diversity (mean distance of a "
     "class's images in CLIP's features), the share recognised and the share on the class's own background are those "
     "of fresh images of its LoRA. Seconds are those of one core, model loading counted in, held-out evaluations off. "
+    "The gain a minute is that of the weighted sum of the rewards over the untuned model of the same seed, by these "
+    "seconds: what equally long trainings would have gained, if each went on as it began. "
     "Means and standard deviations over seeds; `python -m benchmarks.trainer_comparison` makes what is missing and "
     "writes this page, `benchmarks/trainer_comparison.yaml` says what each arm trains with, and figures of single "
     "runs are in `trainer_comparison.json`."

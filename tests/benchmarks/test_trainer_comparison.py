@@ -93,10 +93,26 @@ def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, mon
 
 def test_a_row_is_the_mean_over_the_seeds(tmp_path):
     runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1]}, arms=["untuned"]))
-    figures = {run.judged.key: {"reward r": 0.5 + run.seed, "class accuracy": 0.5} for run in runs}
+    figures = {
+        run.judged.key: {"reward r": 0.5 + run.seed, "reward clip_alignment": 0.5, "class accuracy": 0.5}
+        for run in runs
+    }
     head, _, row = comparison_table(runs, figures).splitlines()
     cells = dict(zip(head.strip("| ").split(" | "), row.strip("| ").split(" | "), strict=True))
     assert cells["seeds"] == "2" and cells["`r`"] == "1.0000 ± 0.7071" and cells["recognised"] == "50.0% ± 0.0%"
+
+
+def test_the_gain_is_that_of_what_was_trained_on_by_minute(tmp_path):
+    common = TINY["common"] | {"reward_funcs": ["clip_alignment", "quality"], "reward_weights": [1.0, 0.1]}
+    runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1], "common": common}, arms=["untuned", "ddpo"]))
+    figures = {
+        run.judged.key: {"reward clip_alignment": 0.6 + 0.1 * run.seed, "reward quality": 0.7}
+        | ({"seconds of one core": 90.0, "reward quality": 0.9} if run.arm.trainer else {})
+        for run in runs
+    }
+    head, _, untuned, tuned = (line.strip("| ").split(" | ") for line in comparison_table(runs, figures).splitlines())
+    assert dict(zip(head, untuned, strict=True))["gain a minute"] == "-"
+    assert dict(zip(head, tuned, strict=True))["gain a minute"] == "0.0133 ± 0.0000"
 
 
 @pytest.mark.parametrize(
