@@ -269,12 +269,12 @@ ROLLOUTS |= {"group_size": 2, "reward_normalisation": "each", "num_trained_steps
         {"kind": "nft", **ROLLOUTS},
     ],
 )
-def test_a_resumed_run_remembers_bit_for_bit(random_mini_model, tmp_path, settings):
+def test_a_resumed_run_remembers_bit_for_bit(tiny_model, tmp_path, settings):
     encoder = load_clip_encoder("mini")
 
     def train(folder, resume=None):
         reward = LogDetVarietyReward(encoder, TRAINED_NAMES, memory=2, centre_batches=2)
-        trainer = build_trainer(random_mini_model, folder, reward=reward, max_steps=4, save_steps=1, **settings)
+        trainer = build_trainer(tiny_model, folder, reward=reward, max_steps=4, save_steps=1, **settings)
         trainer.train(resume_from_checkpoint=resume)
         return reward.state_dict()
 
