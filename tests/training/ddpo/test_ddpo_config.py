@@ -76,6 +76,11 @@ def test_inner_epochs_multiply_the_updates():
         ({"kl_weight": float("nan")}, "kl_weight is nan"),
         ({"kl_weight": 0.1, "train_method": "full"}, "kl_weight is 0.1, but train_method is 'full'"),
         ({"statistics_min_count": 64}, "statistics_min_count is 64"),
+        (
+            {"reward_weights": [0.0, 0.0]},
+            r"reward_weights is \[0.0, 0.0\], so nothing is trained",
+        ),
+        ({"reward_funcs": []}, r"reward_weights is \[\], so nothing is trained"),
     ],
 )
 def test_settings_that_cannot_work_are_refused(settings, named):

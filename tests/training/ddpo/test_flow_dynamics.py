@@ -77,6 +77,23 @@ def test_steps_outside_of_a_window_are_eulers(dynamics):
         assert torch.equal(arrived, expected) == (index not in (2, 3))
 
 
+def test_images_are_drawn_without_the_window_of_the_rollouts():
+    """Evaluations compare those of one seed: they must not change because the window moves."""
+    pipeline = own_pipeline("sd3", tiny_pipeline("sd3"))
+    pipeline.scheduler = StochasticFlowScheduler.like(pipeline.scheduler, "flow_sde")
+    policy = PolicySampler(pipeline, ["a", "b"], LoraSettings(2), SamplingSettings(3, 3.0, 32, 32, eta=0.5), seed=1)
+    with torch.no_grad():
+        whole, images, rollouts = policy(LABELS, SEEDS), [], []
+        for window in (range(1), range(1, 2)):
+            policy.set_window(window)
+            images.append(policy(LABELS, SEEDS))
+            rollouts.append(policy(LABELS, SEEDS, record=True))
+            # it is still the rollouts'
+            assert pipeline.scheduler.window == window and policy.coefficients.stochastic_steps == list(window)
+    assert torch.equal(images[0], whole) and torch.equal(images[1], whole)
+    assert not torch.equal(rollouts[0].images, rollouts[1].images)
+
+
 @pytest.mark.parametrize("dynamics", FLOW_DYNAMICS)
 def test_without_noise_every_step_is_eulers_to_the_bit(dynamics):
     ours, euler = scheduler_of(dynamics), FlowMatchEulerDiscreteScheduler(shift=3.0)

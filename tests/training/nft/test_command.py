@@ -52,4 +52,5 @@ def test_a_scheduler_without_noise_levels_is_refused(tmp_path, capsys):
     tiny_pipeline("sana-sprint").save_pretrained(tmp_path / "model")
     arguments = ["--model_name_or_path", str(tmp_path / "model"), *FLAGS, "--output_dir", str(tmp_path / "out")]
     assert main(arguments) == 2
-    assert "SCMScheduler" in capsys.readouterr().err
+    message = capsys.readouterr().err
+    assert "SCMScheduler" in message and "train it with train_ubgen.py" in message and "strategy" not in message

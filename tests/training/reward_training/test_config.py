@@ -15,6 +15,8 @@ def config(**settings):
         ({"num_inference_steps": 0}, "num_inference_steps is 0; choose 1 or more"),
         ({"class_repeats": 0}, "class_repeats is 0; choose 1 or more"),
         ({"lora_rank": 0}, "lora_rank is 0; choose 1 or more"),
+        ({"lora_alpha": 0.0}, "lora_alpha is 0.0; choose a number above 0"),
+        ({"lora_alpha": -4.0}, "lora_alpha is -4.0; choose a number above 0"),
         ({"per_device_train_batch_size": 0}, "per_device_train_batch_size is 0; choose 1 or more"),
         ({"num_sample_classes": 0}, "num_sample_classes is 0; choose 1 or more"),
         ({"num_samples_per_class": 0}, "num_samples_per_class is 0; choose 1 or more"),

@@ -50,7 +50,7 @@ def detector(tmp_path_factory):
 def test_a_detection_is_the_surest_of_its_class(detector, drawn):
     images, labels = drawn[0][:2], drawn[1][:2]
     reward = build_reward(f"detector:{detector}", None, None, CLASS_NAMES)
-    assert isinstance(reward, DetectionReward) and reward.__name__ == "detected"
+    assert isinstance(reward, DetectionReward) and reward.__name__ == f"detected_{detector.name}"
     found = call_reward(reward, images, names_of(labels), labels, step=0)
     model, processor = (
         kind.from_pretrained(detector) for kind in (AutoModelForZeroShotObjectDetection, AutoProcessor)

@@ -52,6 +52,10 @@ def brightness(images, class_names, labels, **kwargs):
     return images.mean(dim=(1, 2, 3))
 
 
+def brighter(images, class_names, labels, **kwargs):
+    return 1000 * images.mean(dim=(1, 2, 3))
+
+
 class Rank:
     """The place of an image among those of its batch, which it says to read as a whole."""
 
@@ -200,7 +204,7 @@ def test_activations_wait_in_main_memory_where_asked_for(trainer, tiny_model, tm
 def test_each_rewards_advantages_are_its_own(tiny_model, tmp_path, advantages):
     """A reward a thousand times as large weighs no more; recomputed in numpy."""
     settings = {"advantages": advantages, "group_size": 2, "reward_weights": [1.0, 0.5], "advantage_clip": 9.0}
-    trainer = build(tiny_model, tmp_path, brightness, brightness, reward_normalisation="each", **settings)
+    trainer = build(tiny_model, tmp_path, brightness, brighter, reward_normalisation="each", **settings)
     rewards = torch.tensor([[0.1, 900.0], [0.2, 100.0], [0.4, 200.0], [0.3, 500.0]])
     found = trainer._advantages(rewards, torch.tensor([0, 0, 1, 1]))
     # two of a class are enough for its own statistics
@@ -211,7 +215,7 @@ def test_each_rewards_advantages_are_its_own(tiny_model, tmp_path, advantages):
         state = trainer.extra_state()["statistics"]
         assert [sorted(one["rewards"]) for one in state] == [[0, 1], [0, 1]]
         assert state[0]["rewards"][0] == pytest.approx([0.1, 0.2]) and state[1]["rewards"][1] == [200.0, 500.0]
-    together = build(tiny_model, tmp_path, brightness, brightness, **settings)
+    together = build(tiny_model, tmp_path, brightness, brighter, **settings)
     total = groups @ [1.0, 0.5]
     own = (total - total.mean(1, keepdims=True)) / (total.std(1, keepdims=True) + 1e-6)
     np.testing.assert_allclose(together._advantages(rewards, torch.tensor([0, 0, 1, 1])), own.reshape(-1), rtol=1e-3)
@@ -225,6 +229,12 @@ def test_a_rollout_in_which_no_class_has_two_images_is_refused_for_what_compares
     build(tiny_model, tmp_path, rank, advantages="group", group_size=2)
     with pytest.warns(UserWarning, match="only 17% of the images have another of their class"):
         share(tiny_model, tmp_path, rank)
+
+
+def test_two_rewards_of_one_name_are_refused(tiny_model, tmp_path):
+    """Their figures would be one, and a checkpoint would keep what the last of them remembers for both."""
+    with pytest.raises(ValueError, match=r"two rewards of one name among \['rank', 'brightness', 'rank'\]"):
+        build(tiny_model, tmp_path, Rank(), brightness, Rank())
 
 
 def share(model, folder, reward):

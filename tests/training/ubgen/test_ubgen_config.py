@@ -59,6 +59,9 @@ def test_configs_parse_and_sd15_is_table_5():
         ({"discriminator_form": "mine"}, "discriminator_form is 'mine'; choose one of paper, released"),
         ({"discriminator_activation": "tanh"}, "discriminator_activation is 'tanh'; choose one of relu, leaky_relu"),
         ({"num_gradient_steps": 51, "num_inference_steps": 50}, "num_gradient_steps is 51"),
+        ({"discriminator_max_grad_norm": -1.0}, "discriminator_max_grad_norm is -1.0"),
+        ({"discriminator_learning_rate": -1.0}, "discriminator_learning_rate is -1.0"),
+        ({"adversarial_weight": 0.0, "reward_weights": [0.0, 0.0]}, "so nothing is trained"),
     ],
 )
 def test_settings_that_cannot_work_are_refused_by_name(settings, message):

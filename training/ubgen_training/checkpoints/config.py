@@ -1,6 +1,8 @@
 """Settings that any trainer with exact checkpoints has, and which of them a resumed run must share."""
 
 import json
+import math
+import warnings
 from dataclasses import fields
 from typing import Any, ClassVar
 
@@ -24,6 +26,8 @@ FIXED_ON_RESUME = frozenset(
         "train_sampling_strategy",
     }
 )
+# where infinity has a meaning: no clipping
+_MAY_BE_INFINITE = frozenset({"max_grad_norm"})
 
 
 class ResumableConfig(TrainingArguments):
@@ -31,15 +35,43 @@ class ResumableConfig(TrainingArguments):
 
     ``free_on_resume`` names the settings of a subclass's own that a resumed run may change: those that do not touch
     what is computed, or are compared by what they stand for.
+
+    Raises:
+        ValueError: a number that is not finite or out of range.
     """
 
     free_on_resume: ClassVar[frozenset[str]] = frozenset()
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         super().__post_init__()
         if self.device.type == "cpu":
             # pinned memory speeds up copies to an accelerator; without one, torch warns in every epoch
             self.dataloader_pin_memory = False
+        if self.n_gpu > 1:
+            # transformers would cut each batch for torch's DataParallel, which cannot cut seeds along with it
+            warnings.warn(
+                f"one process trains on one GPU, and this machine shows {self.n_gpu}: the first is used. Launch with "
+                "`accelerate launch` to use all of them.",
+                stacklevel=2,
+            )
+            self._n_gpu = 1
+
+    def _check_numbers(self) -> None:
+        # comparisons let a nan pass, and one in the loss is only found once images were drawn
+        for name in (entry.name for entry in fields(self)):
+            value = getattr(self, name)
+            for number in value if isinstance(value, (list, tuple)) else (value,):
+                if not isinstance(number, float) or math.isfinite(number):
+                    continue
+                if math.isnan(number) or name not in _MAY_BE_INFINITE:
+                    raise ValueError(f"{name} is {value}; choose finite numbers.")
+        for name in ("learning_rate", "weight_decay", "max_grad_norm", "warmup_steps"):
+            if getattr(self, name) < 0:
+                raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        # None where it follows from other settings
+        if self.gradient_accumulation_steps is not None and self.gradient_accumulation_steps < 1:
+            raise ValueError(f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; choose 1 or more.")
 
     def settings_to_resume_with(self) -> dict[str, Any]:
         """The settings that a resumed run must share, as they read from JSON."""

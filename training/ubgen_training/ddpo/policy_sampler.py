@@ -5,7 +5,8 @@ batches of one size and the same weights, their log-probabilities are equal to t
 Shapes: B samples or pairs, T steps, C x h x w latents, H x W pixels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -111,6 +112,9 @@ class PolicySampler(SamplerModel):
     ) -> Any:
         """Images ``(B, 3, H, W)``, as the base; or :class:`Trajectories`; or log-probabilities.
 
+        A window is one of rollouts. Images are drawn without it: those of one seed, which evaluations compare, must
+        differ by the weights alone and not by where the window is.
+
         Args:
             labels, seeds, gradient_steps: as in the base.
             record: give :class:`Trajectories` instead of images.
@@ -121,7 +125,23 @@ class PolicySampler(SamplerModel):
         """
         if transitions is not None:
             return self._judge(labels, transitions, with_reference)
-        return self._roll_out(labels, seeds, with_means) if record else super().forward(labels, seeds, gradient_steps)
+        if record:
+            return self._roll_out(labels, seeds, with_means)
+        with self._without_window():
+            return super().forward(labels, seeds, gradient_steps)
+
+    @contextmanager
+    def _without_window(self) -> Iterator[None]:
+        scheduler = self.pipeline.scheduler
+        window = getattr(scheduler, "window", None)
+        if window is None:
+            yield
+            return
+        scheduler.window = None
+        try:
+            yield
+        finally:
+            scheduler.window = window
 
     def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int], with_means: bool) -> Trajectories:
         scheduler = self.pipeline.scheduler

@@ -8,7 +8,7 @@ from ubgen_pipeline.files.places import check_is_local
 from ..checkpoints.weight_average import check_average_decay
 from ..images.config import FREE_ON_RESUME as IMAGE_FREE_ON_RESUME
 from ..images.config import ImageTrainingConfig
-from ..lora.adapter import check_train_method
+from ..lora.adapter import check_lora_alpha, check_train_method
 from .denoising_loss import DEFAULT_WEIGHTING, check_names
 from .flow_loss import FlowWeighting
 
@@ -75,6 +75,7 @@ class LatentTrainingConfig(ImageTrainingConfig):
     def __post_init__(self) -> None:
         if self.lora_rank < 1:
             raise ValueError(f"lora_rank is {self.lora_rank}; choose 1 or more.")
+        check_lora_alpha(self.lora_alpha)
         check_average_decay(self.average_decay, "average_decay")
         check_is_local(self.prompt_features, "prompt_features")
         super().__post_init__()

@@ -87,6 +87,12 @@ def check_train_method(train_method: str, methods: tuple[str, ...] = TRAIN_METHO
         raise ValueError(f"train_method is {train_method!r}; choose one of {', '.join(methods)}.")
 
 
+def check_lora_alpha(alpha: float | None) -> None:
+    """Raise ``ValueError`` for an alpha with which a LoRA has no effect, or the opposite one."""
+    if alpha is not None and not alpha > 0:
+        raise ValueError(f"lora_alpha is {alpha}; choose a number above 0, or leave it out for the LoRA's rank.")
+
+
 def lora_layers(network: nn.Module) -> dict[str, Any]:
     """peft's layers with a LoRA, by their names in ``network``.
 

@@ -47,7 +47,14 @@ class ForwardSampler(SamplerModel):
     def __init__(self, *arguments: Any, **settings: Any):
         super().__init__(*arguments, **settings)
         timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
-        check_jump(self.pipeline.scheduler)
+        try:
+            check_jump(self.pipeline.scheduler)
+        except ValueError as error:
+            raise ValueError(
+                f"the model's scheduler is {type(self.pipeline.scheduler).__name__}, and how it puts noise on finished"
+                " samples, from which the forward process learns, is not known; train it with train_ubgen.py, or give"
+                " another model or scheduler."
+            ) from error
         self.levels = StepLevels(self.pipeline.scheduler, timesteps.cpu())
 
     def forward(

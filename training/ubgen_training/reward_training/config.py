@@ -14,7 +14,7 @@ from ubgen_pipeline.hub.access import check_repo_id
 
 from ..checkpoints.config import ResumableConfig
 from ..checkpoints.weight_average import check_average_decay
-from ..lora.adapter import check_train_method
+from ..lora.adapter import check_lora_alpha, check_train_method
 from .alarm import check_alarm_settings
 from .guards import check_heldout_names
 
@@ -264,6 +264,7 @@ class SamplerConfig(ResumableConfig):
         for name in ("sample_steps", "heldout_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        check_lora_alpha(self.lora_alpha)
         check_alarm_settings(self.alarm_window, self.alarm_tolerance, "alarm_")
         check_average_decay(self.lora_average_decay, "lora_average_decay")
         check_heldout_names(self.reward_funcs, self.heldout_reward_funcs)

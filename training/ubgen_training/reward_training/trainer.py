@@ -22,6 +22,7 @@ from ..checkpoints.weight_average import WeightAverage
 from ..lora.trained_weights import load_trained_weights, save_trained_weights
 from ..rewards.reward_functions import (
     RewardFunction,
+    check_reward_names,
     check_reward_weights,
     load_reward_states,
     reward_name,
@@ -54,7 +55,7 @@ class SamplerTrainer(CheckpointingTrainer):
         kwargs: handed to ``transformers.Trainer`` (callbacks, optimizers …).
 
     Raises:
-        ValueError: no class names, or not as many as the sampler has prompts.
+        ValueError: no class names, or not as many as the sampler has prompts; two rewards of one name.
     """
 
     args: SamplerConfig
@@ -83,6 +84,7 @@ class SamplerTrainer(CheckpointingTrainer):
         # the base reads what may follow from them
         args.take_sampling(model.sampling.num_inference_steps, model.sampling.guidance_scale)
         self.reward_funcs = [reward_funcs] if callable(reward_funcs) else list(reward_funcs)
+        check_reward_names(self.reward_funcs)
         self._metrics: dict[str, list[float]] = defaultdict(list)
         labels = list(range(len(self.class_names))) * args.class_repeats
         super().__init__(

@@ -87,7 +87,8 @@ class DetectionReward:
                 f"{setting} holds 'detector:{model}', which cannot be loaded ({first_line}); give the Hub id or the "
                 "folder of a zero-shot object detection model, with safetensors."
             ) from error
-        self.__name__ = "detected"
+        # one can train and another, which was not trained against, be held out
+        self.__name__ = f"detected_{repository.rstrip('/').rpartition('/')[2]}"
 
     @torch.no_grad()
     def __call__(

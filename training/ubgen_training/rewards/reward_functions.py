@@ -78,6 +78,22 @@ def check_reward_weights(reward_funcs: Sequence[Any], reward_weights: Sequence[f
     return [float(weight) for weight in reward_weights]
 
 
+def check_something_is_trained(reward_weights: Sequence[float] | None) -> None:
+    """Raise ``ValueError`` where no reward has a weight, so that a training would draw images and learn nothing."""
+    if reward_weights is not None and not any(reward_weights):
+        raise ValueError(
+            f"reward_weights is {list(reward_weights)}, so nothing is trained; give one reward or more of reward_funcs"
+            " a weight other than 0."
+        )
+
+
+def check_reward_names(reward_funcs: Sequence[RewardFunction]) -> None:
+    """Raise ``ValueError`` where two rewards have one name: their figures and what they remember go by it."""
+    names = [reward_name(reward) for reward in reward_funcs]
+    if len(set(names)) != len(names):
+        raise ValueError(f"reward_funcs holds two rewards of one name among {names}; name them apart.")
+
+
 def check_differentiable(reward: RewardFunction) -> None:
     """Raise ``ValueError`` for a reward that says it has no gradient."""
     if not getattr(reward, "differentiable", True):

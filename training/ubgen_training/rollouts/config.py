@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 
 from ..reward_training.config import FREE_ON_RESUME, SamplerConfig
+from ..rewards.reward_functions import check_something_is_trained
 from .advantages import check_statistics
 
 ADVANTAGES = ("class_statistics", "group")
@@ -75,6 +76,7 @@ class RolloutConfig(SamplerConfig):
         if self.num_inference_steps is not None:
             self.check_steps(self.num_inference_steps)
         super().__post_init__()
+        check_something_is_trained(self.reward_weights)
 
     def num_trainable_steps(self, num_inference_steps: int) -> int:
         """Steps of so many that can be trained on.

@@ -7,6 +7,7 @@ import torch
 from ubgen_pipeline.inference.settings import COMPILE_CHOICES, compile_pays
 
 from ..reward_training.config import SamplerConfig
+from ..rewards.reward_functions import check_something_is_trained
 from ..sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, gradient_strategy
 from .adversarial_term import ADVERSARIAL_FORMS, TEXT_CHOICES
 from .discriminator import ACTIVATIONS, DISCRIMINATOR_FORMS
@@ -133,6 +134,9 @@ class UbGenConfig(SamplerConfig):
             "adversarial_weight",
             "discriminator_noise",
             "discriminator_r1",
+            "discriminator_learning_rate",
+            "discriminator_weight_decay",
+            "discriminator_max_grad_norm",
         ):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
@@ -178,6 +182,8 @@ class UbGenConfig(SamplerConfig):
                     f"leave it out or choose {user!r}."
                 )
         super().__post_init__()
+        if self.adversarial_weight == 0:
+            check_something_is_trained(self.reward_weights)
         if self.num_inference_steps is not None:
             self.check_steps(self.num_inference_steps)
 

@@ -19,6 +19,7 @@ from ..rewards.reward_functions import (
     call_reward,
     check_differentiable,
     check_finite,
+    check_reward_names,
     check_reward_weights,
     reads_whole_batch,
     remember_batch,
@@ -66,9 +67,7 @@ class UbGenLoss:
         self.reward_weights = check_reward_weights(self.reward_funcs, reward_weights)
         for reward in self.reward_funcs:
             check_differentiable(reward)
-        names = [reward_name(reward) for reward in self.reward_funcs]
-        if len(set(names)) != len(names):
-            raise ValueError(f"reward_funcs holds two rewards of one name among {names}; name them apart.")
+        check_reward_names(self.reward_funcs)
         if adversarial is not None and encoder is None:
             raise ValueError("encoder is None, but the adversarial term reads CLIP features; give the encoder.")
         self.encoder = encoder
