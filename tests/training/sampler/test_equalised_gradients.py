@@ -7,6 +7,9 @@ from diffusers import (
     DPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     FlowMatchEulerDiscreteScheduler,
+    FlowMatchHeunDiscreteScheduler,
+    PNDMScheduler,
+    UniPCMultistepScheduler,
 )
 
 from ubgen_pipeline.latent_denoising import denoising_steps
@@ -71,6 +74,17 @@ def test_weights_leave_the_scheduler_as_it_was():
     fresh = ready(DPMSolverMultistepScheduler())
     again = [step.latents for step in denoising_steps(lambda x, *_: x / 2, fresh, latents, torch.zeros(1))]
     assert all(torch.equal(a, b) for a, b in zip(walked, again, strict=True))
+
+
+@pytest.mark.parametrize("kind", [FlowMatchHeunDiscreteScheduler, UniPCMultistepScheduler, PNDMScheduler])
+def test_weights_are_found_after_a_rollout_with_gradient(kind):
+    """Heun's scheduler keeps the latents that it last stepped, and with them the rollout's graph."""
+    scheduler = ready(kind())
+    expected = step_weights(scheduler, scheduler.timesteps)
+    slope = torch.ones((), requires_grad=True)
+    steps = denoising_steps(lambda x, *_: slope * x / 2, scheduler, torch.ones(1, 1, 2, 2), torch.zeros(1))
+    assert list(steps)[-1].latents.requires_grad
+    assert step_weights(ready(scheduler), scheduler.timesteps) == expected and any(expected)
 
 
 @pytest.mark.parametrize("scheduler", [DDIMScheduler(clip_sample=False), DPMSolverMultistepScheduler()])

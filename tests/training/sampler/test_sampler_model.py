@@ -79,7 +79,8 @@ def test_the_loras_gradient_is_that_of_full_autograd_with_stop_gradients(sampler
 
 
 def reference_rollout(sampler):
-    """By plain calls, without gradient: the latents before every step, the final ones, and a guided prediction."""
+    """By plain calls, without gradient: the latents before every step and the final ones, the levels, a move from one
+    to another, and the generators of the noise that the steps added."""
     pipeline, scheduler = sampler.pipeline, sampler.pipeline.scheduler
     scheduler.set_timesteps(NUM_STEPS)
     prompts = text_features(pipeline, [NAMES[label] for label in LABELS])
@@ -104,7 +105,7 @@ def reference_rollout(sampler):
         (alpha, sigma), (alpha_to, sigma_to) = levels[position], levels[to]
         return alpha_to * (alpha * latents - sigma * velocity) + sigma_to * (sigma * latents + alpha * velocity)
 
-    return latents, levels, move
+    return latents, levels, move, generators
 
 
 def decoded(pipeline, latents):
@@ -112,7 +113,7 @@ def decoded(pipeline, latents):
 
 
 def test_leaps_have_the_rollouts_images_and_the_gradient_of_two_calls(sampler):
-    latents, _, move = reference_rollout(sampler)
+    latents, _, move, _ = reference_rollout(sampler)
     landed = move(latents[1], 1, 3)
     middle = landed - landed.detach() + latents[3]
     landed = move(middle, 3, NUM_STEPS, read=0.3 * middle + 0.7 * middle.detach())
@@ -127,8 +128,9 @@ def test_leaps_have_the_rollouts_images_and_the_gradient_of_two_calls(sampler):
 
 @pytest.mark.parametrize("position", [0, 2, 3])
 def test_known_noise_gives_the_gradient_of_one_step(sampler, position):
-    latents, levels, move = reference_rollout(sampler)
-    noise = torch.stack([torch.randn(sampler.latent_shape, generator=each) for each in step_generators(SEEDS)])
+    latents, levels, move, generators = reference_rollout(sampler)
+    # none that the finished latents are made of
+    noise = torch.stack([torch.randn(sampler.latent_shape, generator=each) for each in generators])
     (alpha, sigma), (alpha_to, sigma_to) = levels[position], levels[position + 1]
     moved = move(alpha * latents[-1] + sigma * noise, position, position + 1)
     expected = decoded(sampler.pipeline, (moved - sigma_to * noise) / alpha_to)

@@ -5,7 +5,6 @@ step learns from its own prediction is w_i times the gradient at the final laten
 many times over. Divided by |w_i| all steps count alike.
 """
 
-import copy
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ import torch
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.latent_denoising import Denoiser, denoising_steps
 
-from .replays import StepLevels, direct_align
+from .replays import StepLevels, direct_align, scheduler_copy
 
 
 def step_weights(
@@ -40,7 +39,7 @@ def step_weights(
     latents = torch.full((1, 1, 1, 1), 1e-3, dtype=torch.float64)
     loop = denoising_steps(
         predict,
-        copy.deepcopy(scheduler),
+        scheduler_copy(scheduler),
         latents,
         torch.zeros(1),
         timesteps=timesteps.cpu(),

@@ -87,6 +87,17 @@ def _rows(values: torch.Tensor, position: Position, like: torch.Tensor) -> torch
     return chosen.view(-1, *[1] * (like.ndim - 1)) if chosen.ndim else chosen
 
 
+def scheduler_copy(scheduler: Any) -> Any:
+    """A scheduler of its own to walk with.
+
+    Some keep what they last stepped, ``set_timesteps`` or not, and with it the graph of a rollout with gradient, which
+    torch refuses to copy. The copy has the values alone.
+    """
+    kept = [part for value in vars(scheduler).values() for part in (value if isinstance(value, list) else [value])]
+    tensors = [part for part in kept if isinstance(part, torch.Tensor)]
+    return copy.deepcopy(scheduler, {id(tensor): tensor.detach().clone() for tensor in tensors})
+
+
 def input_scales(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
     """``(T,)`` float64, what the scheduler multiplies latents with before the denoiser reads them at each step.
 
@@ -98,7 +109,7 @@ def input_scales(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
         timesteps: ``(T,)``.
     """
     latents, scales = torch.ones(1, 1, 1, 1, dtype=torch.float64), []
-    walker, generators = copy.deepcopy(scheduler), [torch.Generator().manual_seed(0)]
+    walker, generators = scheduler_copy(scheduler), [torch.Generator().manual_seed(0)]
     for step in denoising_steps(
         lambda read, *_: scales.append(read) or torch.zeros_like(read),
         walker,

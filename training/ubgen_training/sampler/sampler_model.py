@@ -198,10 +198,11 @@ class SamplerModel(ModuleWithFrozenParts):
         seeds: Sequence[int],
         gradient_steps: GradientSteps | None = None,
         denoiser: Denoiser | None = None,
+        generators: list[torch.Generator] | None = None,
     ) -> Iterator[DenoisingStep]:
         """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
 
-        ``denoiser`` stands in for :meth:`predict`; None takes that.
+        ``denoiser`` stands in for :meth:`predict`, and ``generators`` for those of the seeds; None takes these.
         """
         timesteps = self._timesteps()
         # only now: a family may make its scheduler anew
@@ -219,7 +220,7 @@ class SamplerModel(ModuleWithFrozenParts):
             guidance_scale=self.guidance_scale,
             guide=self.pipeline.guide,
             timesteps=timesteps,
-            generators=step_generators(seeds),
+            generators=step_generators(seeds) if generators is None else generators,
             gradient_steps=None if gradient_steps is None else gradient_steps.steps,
             detach_inputs=gradient_steps is not None and gradient_steps.detach_inputs,
             stop_at=None if gradient_steps is None else gradient_steps.stop_at,
@@ -247,9 +248,9 @@ class SamplerModel(ModuleWithFrozenParts):
         self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: GradientSteps, denoiser: Denoiser
     ) -> torch.Tensor:
         """Final latents ``(B, C, h, w)`` whose graph is that of the steps computed again after the rollout."""
-        timesteps = self._timesteps()
+        timesteps, generators = self._timesteps(), step_generators(seeds)
         with torch.no_grad():
-            loop = self.denoise(labels, seeds, GradientSteps(frozenset()), denoiser)
+            loop = self.denoise(labels, seeds, GradientSteps(frozenset()), denoiser, generators)
             # only now: a family may make its scheduler anew
             scheduler, latents = self.pipeline.scheduler, self._initial_latents(seeds)
             check_jump(scheduler)
@@ -270,7 +271,8 @@ class SamplerModel(ModuleWithFrozenParts):
             kept = KeptRollout(before, latents)
             return leap(kept, levels, predict, gradient_steps.discount, gradient_steps.tolerance)
         (position,) = gradient_steps.steps
-        noise = torch.stack([torch.randn(self.latent_shape, generator=each) for each in step_generators(seeds)])
+        # after those of the rollout's own steps, of which the finished latents are made
+        noise = torch.stack([torch.randn(self.latent_shape, generator=each) for each in generators])
         factor = 1.0
         if gradient_steps.equalise:
             (factor,) = equalising_factors([direct_align_weight(levels, position)], mean_weight(weights))
