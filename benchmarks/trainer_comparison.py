@@ -1,9 +1,10 @@
-"""The trainers side by side: the same rewards and the same number of images drawn, on both mini models.
+"""The trainers side by side: the same rewards, and as many images drawn or as many seconds, on both mini models.
 
     python -m benchmarks.trainer_comparison                      # goes on from what is there
     python -m benchmarks.trainer_comparison --models mini --arms untuned even_k --seeds 0
 
-``trainer_comparison.yaml`` says what each arm trains with. A training's time is that of one core, whatever else the
+``trainer_comparison.yaml`` says what each arm trains with, and for how long: once for so many images, once for so many
+seconds. A training's time is that of one core, whatever else the
 machine does, and its figures come from fresh images of its LoRA. Every stage is one of :mod:`benchmarks.evidence` and
 is kept under a hash of its settings, so the command can be stopped and started again; figures of runs that ended are
 kept in a file, too, and such a run is not made again elsewhere.
@@ -30,6 +31,10 @@ ARMS_FILE = Path(__file__).with_suffix(".yaml")
 MODELS = ("mini", "mini-flow")
 TRAINERS = ("ubgen", "ddpo", "nft")
 KINDS = ("tuned", "images", "judged")
+# what every training has as much of as the others
+BUDGETS = ("images", "seconds")
+# more than any training makes in its seconds
+_NO_LIMIT = 100_000
 # settings of a training that are those of its rewards, too
 _REWARD_SETTINGS = (
     "reward_funcs",
@@ -45,6 +50,7 @@ COLUMNS = (
     ("class accuracy", "recognised", "{:.1%}"),
     ("own background", "own background", "{:.1%}"),
     ("background entropy", "background, bits", "{:.2f}"),
+    ("images drawn", "images", "{:.0f}"),
     ("seconds of one core", "seconds", "{:.0f}"),
     ("gain per minute", "gain a minute", "{:.4f}"),
     ("peak memory", "peak memory, MB", "{:.0f}"),
@@ -60,6 +66,7 @@ class ComparisonSettings:
     arms: list[str] | None = field_help("names of arms; all of the file, if not given", None)
     models: list[str] | None = field_help(f"of {', '.join(MODELS)}; those of the file, if not given", None)
     seeds: list[int] | None = field_help("seeds; those of the file, if not given", None)
+    budgets: list[str] | None = field_help(f"of {', '.join(BUDGETS)}; both, if not given", None)
     page: str = field_help("file of the tables", "results/trainer_comparison.md")
     figures_file: str = field_help("file of the figures of all runs that ended", "results/trainer_comparison.json")
     workers: int | None = field_help("stages at the same time; as many as there are cores, if not given", None)
@@ -68,6 +75,8 @@ class ComparisonSettings:
     def __post_init__(self) -> None:
         if unknown := [kind for kind in self.stages_only or () if kind not in KINDS]:
             raise ValueError(f"stages_only holds {unknown[0]!r}; choose of {', '.join(KINDS)}.")
+        if unknown := [budget for budget in self.budgets or () if budget not in BUDGETS]:
+            raise ValueError(f"budgets holds {unknown[0]!r}; choose of {', '.join(BUDGETS)}.")
         if self.workers is not None and self.workers < 1:
             raise ValueError(f"workers is {self.workers}; give 1 or more.")
 
@@ -82,19 +91,21 @@ class Arm(NamedTuple):
 
 
 class ComparedRun(NamedTuple):
-    """An arm with one seed, and its last stage."""
+    """An arm with one seed and what it has as much of as the others, and its last stage."""
 
     arm: Arm
     seed: int
+    budget: str
     judged: Stage
 
 
 class Comparison(NamedTuple):
-    """The file of arms as it was read; ``images`` are those that each training draws."""
+    """The file of arms as it was read; ``images`` are those that each training draws, ``seconds`` what it takes."""
 
     arms: list[Arm]
     seeds: list[int]
     images: int
+    seconds: float
     samples_per_class: int
 
 
@@ -106,7 +117,7 @@ def read_comparison(settings: ComparisonSettings) -> Comparison:
     """
     try:
         read = yaml.safe_load(Path(settings.arms_file).read_text(encoding="utf-8"))
-        images, samples = int(read["images"]), int(read["samples_per_class"])
+        images, samples, seconds = int(read["images"]), int(read["samples_per_class"]), float(read["seconds"])
         seeds = list(settings.seeds or read["seeds"])
         arms = [
             Arm(
@@ -140,7 +151,9 @@ def read_comparison(settings: ComparisonSettings) -> Comparison:
             raise ValueError(f"{name} holds {unknown[0]!r}; {settings.arms_file} has {', '.join(known)}.")
         if getattr(settings, name) is not None:
             arms = [arm for arm in arms if getattr(arm, part) in getattr(settings, name)]
-    return Comparison(arms, seeds, images, samples)
+    if not seconds > 0:
+        raise ValueError(f"seconds is {seconds:g}; give more than 0.")
+    return Comparison(arms, seeds, images, seconds, samples)
 
 
 def list_compared_runs(settings: ComparisonSettings) -> list[ComparedRun]:
@@ -150,39 +163,37 @@ def list_compared_runs(settings: ComparisonSettings) -> list[ComparedRun]:
         ValueError: a setting that cannot work, or a number of images that no whole number of updates draws.
     """
     comparison, root = read_comparison(settings), Path(settings.output_dir).resolve()
-    trained = {
-        (arm.name, arm.model): dict(arm.config) | {"model_name_or_path": arm.model}
-        for arm in comparison.arms
-        if arm.trainer is not None
-    }
+    limits: dict[tuple[str, str, str], dict[str, Any]] = {}
     for arm in comparison.arms:
         if arm.trainer is not None:
-            config = trained[arm.name, arm.model]
-            config["max_steps"] = num_updates(arm, config, comparison.images)
+            config = dict(arm.config) | {"model_name_or_path": arm.model}
+            by_images = {"max_steps": num_updates(arm, config, comparison.images)}
+            limits[arm.name, arm.model, "images"] = {"config": config | by_images}
+            by_seconds = {"config": config | {"max_steps": _NO_LIMIT}, "seconds": comparison.seconds}
+            limits[arm.name, arm.model, "seconds"] = by_seconds
     runs = []
-    for seed in comparison.seeds:
-        for arm in comparison.arms:
-            name, inputs = f"{arm.name} of {arm.model}/{seed}", {}
-            if arm.trainer is not None:
-                tuned = {
-                    "trainer": arm.trainer,
+    for budget in BUDGETS if settings.budgets is None else settings.budgets:
+        for seed in comparison.seeds:
+            for arm in comparison.arms:
+                name, inputs = f"{arm.name} of {arm.model}/{seed}", {}
+                if arm.trainer is not None:
+                    limit = limits[arm.name, arm.model, budget]
+                    config = limit["config"] | {"seed": seed}
+                    tuned = {"trainer": arm.trainer, "model": arm.model, **limit, "config": config}
+                    inputs["lora"] = Stage("tuned", name, root, tuned)
+                drawn = {
                     "model": arm.model,
-                    "config": trained[arm.name, arm.model] | {"seed": seed},
+                    "samples_per_class": comparison.samples_per_class,
+                    "num_inference_steps": arm.config["num_inference_steps"],
+                    "guidance_scale": arm.config["guidance_scale"],
+                    "dtype": "float32",
+                    "threads": 1,
+                    "seed": seed,
                 }
-                inputs["lora"] = Stage("tuned", name, root, tuned)
-            drawn = {
-                "model": arm.model,
-                "samples_per_class": comparison.samples_per_class,
-                "num_inference_steps": arm.config["num_inference_steps"],
-                "guidance_scale": arm.config["guidance_scale"],
-                "dtype": "float32",
-                "threads": 1,
-                "seed": seed,
-            }
-            both = {"images": Stage("images", name, root, drawn, dict(inputs))}
-            both |= {"tuned": inputs["lora"]} if inputs else {}
-            rewards = {key: arm.config[key] for key in _REWARD_SETTINGS if key in arm.config}
-            runs.append(ComparedRun(arm, seed, Stage("judged", name, root, {"rewards": rewards}, both)))
+                both = {"images": Stage("images", name, root, drawn, dict(inputs))}
+                both |= {"tuned": inputs["lora"]} if inputs else {}
+                rewards = {key: arm.config[key] for key in _REWARD_SETTINGS if key in arm.config}
+                runs.append(ComparedRun(arm, seed, budget, Stage("judged", name, root, {"rewards": rewards}, both)))
     return runs
 
 
@@ -254,20 +265,29 @@ def run_comparison(settings: ComparisonSettings) -> int:
     """Run what is not done and write the tables of what is; the number of failed stages."""
     runs = list_compared_runs(settings)
     figures, failed = make_figures(
-        [run.judged for run in runs],
+        # an arm that is not trained has one run for both budgets
+        list({run.judged.key: run.judged for run in runs}.values()),
         Path(settings.figures_file),
         settings.stages_only or list(STAGE_VERSIONS),
         EvidenceSettings(workers=settings.workers).num_lanes,
     )
     # the page keeps the rows of what was not asked for this time
-    rows = {run.judged.key: run for run in list_compared_runs(replace(settings, arms=None, models=None, seeds=None))}
-    rows |= {run.judged.key: run for run in runs}
+    everything = replace(settings, arms=None, models=None, seeds=None, budgets=None)
+    comparison = read_comparison(settings)
+    titles = {"images": f"{comparison.images:,} images each", "seconds": f"{comparison.seconds:g} seconds each"}
     parts = []
-    for model in MODELS:
-        if own := [run for run in rows.values() if run.arm.model == model and run.judged.key in figures]:
-            parts.append(f"## `{model}`\n\n{comparison_table(own, figures)}")
+    drawn = {"images drawn": float(comparison.images)}
+    for budget in BUDGETS:
+        rows = {run.judged.key: run for run in [*list_compared_runs(everything), *runs] if run.budget == budget}
+        for model in MODELS:
+            own = [run for run in rows.values() if run.arm.model == model and run.judged.key in figures]
+            if any(run.arm.trainer is not None for run in own):
+                shown = {run.judged.key: figures[run.judged.key] for run in own}
+                if budget == "images":
+                    shown = {run.judged.key: (drawn if run.arm.trainer else {}) | shown[run.judged.key] for run in own}
+                parts.append(f"## `{model}`, {titles[budget]}\n\n{comparison_table(own, shown)}")
     print("\n\n".join([*parts, f"tables: {settings.page}"]))
-    about = _ABOUT.format(images=read_comparison(settings).images)
+    about = _ABOUT.format(images=comparison.images, seconds=comparison.seconds)
     write_whole_text(Path(settings.page), "\n\n".join(["# Comparison of trainers", about, *parts]) + "\n")
     for stage in failed:
         say_error(f"{stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}")
@@ -275,11 +295,12 @@ def run_comparison(settings: ComparisonSettings) -> int:
 
 
 _ABOUT = (
-    "Every training draws {images:,} images and is given the same rewards. Rewards, diversity (mean distance of a "
-    "class's images in CLIP's features), the share recognised and the share on the class's own background are those "
+    "Every training is given the same rewards, and draws {images:,} images or takes {seconds:g} seconds. Rewards, "
+    "diversity (mean distance of a class's images in CLIP's features), the share recognised and the share on the "
+    "class's own background are those "
     "of fresh images of its LoRA. Seconds are those of one core, model loading counted in, held-out evaluations off. "
     "The gain a minute is that of the weighted sum of the rewards over the untuned model of the same seed, by these "
-    "seconds: what equally long trainings would have gained, if each went on as it began. "
+    "seconds. "
     "Means and standard deviations over seeds; `python -m benchmarks.trainer_comparison` makes what is missing and "
     "writes this page, `benchmarks/trainer_comparison.yaml` says what each arm trains with, and figures of single "
     "runs are in `trainer_comparison.json`."

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
 from benchmarks.evidence.stages import CLIP_FOLDER
 from ubgen_pipeline.commands.console import say_error
@@ -91,21 +92,64 @@ def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, P
 
 
 def tune(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
-    """Train with ``ubgen``, ``ddpo`` or ``nft``, from the beginning: seconds of one core, and the peak of memory."""
-    from ubgen_training.ddpo import command as ddpo
-    from ubgen_training.nft import command as nft
-    from ubgen_training.ubgen import command as ubgen
+    """Train with ``ubgen``, ``ddpo`` or ``nft``, from the beginning, perhaps no longer than ``seconds`` of one core.
 
-    command = {"ubgen": ubgen, "ddpo": ddpo, "nft": nft}[settings["trainer"]]
+    Figures are these seconds, the images drawn, and the peak of memory.
+    """
+    from ubgen_pipeline.commands.settings_parser import parse_settings
+    from ubgen_training.ddpo.command import DDPOConfig
+    from ubgen_training.ddpo.command import train as train_ddpo
+    from ubgen_training.nft.command import NFTConfig
+    from ubgen_training.nft.command import train as train_nft
+    from ubgen_training.ubgen.command import UbGenConfig
+    from ubgen_training.ubgen.command import train as train_ubgen
+
+    trainers = {"ubgen": (train_ubgen, UbGenConfig), "ddpo": (train_ddpo, DDPOConfig), "nft": (train_nft, NFTConfig)}
+    train, config_type = trainers[settings["trainer"]]
     file, output = folder / "config.yaml", folder / "lora"
     file.write_text(yaml.safe_dump(dict(settings["config"])), encoding="utf-8")
     shutil.rmtree(output, ignore_errors=True)
-    started = time.process_time()
-    _check(command.main(["--config", str(file), "--output_dir", str(output), "--use_cpu", "true"]))
+    limit = UpdatesWithin(settings.get("seconds"))
+    config: Any = parse_settings(
+        config_type, ["--config", str(file), "--output_dir", str(output), "--use_cpu", "true"], prog="tune"
+    )
+    try:
+        train(config, [limit])
+    except FloatingPointError as error:
+        raise StageError(str(error)) from error
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     # macOS counts bytes, Linux KiB
     peak = peak if sys.platform == "darwin" else peak * 1024
-    return {"seconds of one core": time.process_time() - started, "peak memory": float(peak)}
+    return {
+        "seconds of one core": limit.seconds,
+        "images drawn": limit.num_updates * config.images_per_update,
+        "peak memory": float(peak),
+    }
+
+
+class UpdatesWithin(TrainerCallback):
+    """Ends a training with the update in which it has had so many seconds of one core; None: never.
+
+    Attributes:
+        num_updates: that were made.
+    """
+
+    def __init__(self, limit: float | None):
+        self._limit, self._started = limit, time.process_time()
+        self.num_updates = 0
+
+    @property
+    def seconds(self) -> float:
+        """Of one core, since this was made."""
+        return time.process_time() - self._started
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> TrainerControl:
+        self.num_updates = state.global_step
+        if self._limit is not None and self.seconds >= self._limit:
+            control.should_training_stop = True
+        return control
 
 
 def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> None:

@@ -1,10 +1,12 @@
 """The comparison of trainers: equal numbers of images, its tables, and one real run of each trainer."""
 
 import json
+from dataclasses import replace
 
 import pytest
 import yaml
 
+from benchmarks.evidence import stage_work
 from benchmarks.evidence.lanes import Lanes
 from benchmarks.evidence.stages import in_order
 from benchmarks.trainer_comparison import (
@@ -19,6 +21,7 @@ from benchmarks.trainer_comparison import (
 TINY = {
     "seeds": [0],
     "images": 4,
+    "seconds": 600,
     "samples_per_class": 2,
     "common": {
         "class_names": ["circle", "star"],
@@ -56,7 +59,7 @@ def trained(run):
 
 def test_the_shipped_arms_draw_equally_many_images_of_the_same_rewards(tmp_path):
     asked = ComparisonSettings(output_dir=str(tmp_path))
-    comparison, runs = read_comparison(asked), list_compared_runs(asked)
+    comparison, runs = read_comparison(asked), list_compared_runs(replace(asked, budgets=["images"]))
     assert len(comparison.seeds) >= 3 and {arm.model for arm in comparison.arms} == {"mini", "mini-flow"}
     for model in ("mini", "mini-flow"):
         configs = {
@@ -76,23 +79,51 @@ def test_the_shipped_arms_draw_equally_many_images_of_the_same_rewards(tmp_path)
     assert len({run.judged.key for run in runs}) == len(runs)
 
 
+def test_seconds_are_the_other_budget_and_an_untuned_model_has_one_run_for_both(tmp_path):
+    runs = list_compared_runs(settings(tmp_path, {"arms": TINY["arms"][:2], "seconds": 7}))
+    assert [(run.arm.name, run.budget) for run in runs] == [
+        ("untuned", "images"), ("ubgen", "images"), ("untuned", "seconds"), ("ubgen", "seconds")
+    ]  # fmt: skip
+    assert runs[0].judged.key == runs[2].judged.key and runs[1].judged.key != runs[3].judged.key
+    by_images, by_seconds = trained(runs[1]).settings, trained(runs[3]).settings
+    assert "seconds" not in by_images and by_seconds["seconds"] == 7
+    assert by_images["config"] | {"max_steps": by_seconds["config"]["max_steps"]} == by_seconds["config"]
+
+
+@pytest.mark.filterwarnings("ignore:(?s).*steps_offset:FutureWarning")
+def test_a_training_ends_with_the_update_in_which_its_seconds_are_over(tiny_model, tmp_path, monkeypatch):
+    config = TINY["common"] | TINY["trainers"]["ubgen"] | {"model_name_or_path": tiny_model, "max_steps": 1000}
+    clock = iter(range(0, 1000))
+    monkeypatch.setattr(stage_work.time, "process_time", lambda: float(next(clock)))
+    # one question of the clock for each update after the one at the beginning
+    figures = stage_work.tune(tmp_path, {"trainer": "ubgen", "config": config, "seconds": 3.0}, {})
+    assert figures["images drawn"] == 3 * 2 and figures["seconds of one core"] == 4.0
+    assert (tmp_path / "lora" / "pytorch_lora_weights.safetensors").is_file()
+
+
 def test_a_run_of_each_trainer_gives_a_row_which_is_not_made_again(tmp_path, monkeypatch, stages_here):
-    asked = settings(tmp_path, {"arms": TINY["arms"][::3]})
+    asked = settings(tmp_path, {"arms": TINY["arms"][::3]}, budgets=["images"])
     assert run_comparison(asked) == 0
     page = (tmp_path / "page.md").read_text(encoding="utf-8")
     rows = [line.strip("| ").split(" | ") for line in page.splitlines() if line.startswith("| ")]
     head, untuned, tuned = (dict(zip(rows[0], row, strict=True)) for row in rows)
     assert head["arm"] == "arm" and untuned["arm"] == "untuned" and tuned["arm"] == "nft"
-    assert untuned["seconds"] == "-" and float(tuned["seconds"]) > 0 and int(tuned["peak memory, MB"]) > 100
+    assert (
+        (untuned["images"], tuned["images"]) == ("-", "4")
+        and untuned["seconds"] == "-"
+        and float(tuned["seconds"]) > 0
+        and int(tuned["peak memory, MB"]) > 100
+    )
     assert all(0 < float(row["`clip_alignment`"]) < 1 and float(row["diversity"]) > 0 for row in (untuned, tuned))
     assert untuned["recognised"].endswith("%") and tuned["own background"].endswith("%")
     monkeypatch.setattr(Lanes, "run", lambda self, stages: [] if not stages else 1 / 0)
-    assert run_comparison(settings(tmp_path, {"arms": TINY["arms"][::3]}, output_dir=str(tmp_path / "elsewhere"))) == 0
+    asked = replace(asked, output_dir=str(tmp_path / "elsewhere"))
+    assert run_comparison(asked) == 0
     assert (tmp_path / "page.md").read_text(encoding="utf-8") == page
 
 
 def test_a_row_is_the_mean_over_the_seeds(tmp_path):
-    runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1]}, arms=["untuned"]))
+    runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1]}, arms=["untuned"], budgets=["images"]))
     figures = {
         run.judged.key: {"reward r": 0.5 + run.seed, "reward clip_alignment": 0.5, "class accuracy": 0.5}
         for run in runs
@@ -104,7 +135,8 @@ def test_a_row_is_the_mean_over_the_seeds(tmp_path):
 
 def test_the_gain_is_that_of_what_was_trained_on_by_minute(tmp_path):
     common = TINY["common"] | {"reward_funcs": ["clip_alignment", "quality"], "reward_weights": [1.0, 0.1]}
-    runs = list_compared_runs(settings(tmp_path, {"seeds": [0, 1], "common": common}, arms=["untuned", "ddpo"]))
+    asked = settings(tmp_path, {"seeds": [0, 1], "common": common}, arms=["untuned", "ddpo"], budgets=["images"])
+    runs = list_compared_runs(asked)
     figures = {
         run.judged.key: {"reward clip_alignment": 0.6 + 0.1 * run.seed, "reward quality": 0.7}
         | ({"seconds of one core": 90.0, "reward quality": 0.9} if run.arm.trainer else {})
@@ -123,6 +155,7 @@ def test_the_gain_is_that_of_what_was_trained_on_by_minute(tmp_path):
         ({"arms": [{"name": "one", "trainer": "other"}]}, {}, "the trainer 'other'"),
         ({"models": {"other": {}}}, {}, "the model 'other'"),
         ({"arms": 3}, {}, "could not be read"),
+        ({"seconds": 0}, {}, "seconds is 0; give more than 0"),
         ({}, {"arms": ["other"]}, "arms holds 'other'"),
         ({}, {"models": ["mini-flow"]}, "models holds 'mini-flow'"),
     ],
@@ -134,3 +167,4 @@ def test_bad_input_is_named(tmp_path, content, changes, message):
 
 def test_a_bad_flag_is_named(capsys):
     assert main(["--stages_only", "backbone"]) == 2 and "stages_only holds 'backbone'" in capsys.readouterr().err
+    assert main(["--budgets", "updates"]) == 2 and "budgets holds 'updates'" in capsys.readouterr().err

@@ -9,6 +9,8 @@ Settings are those of ``DDPOConfig``, as flags or in a YAML file; ``--help`` lis
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.models.loading import set_scheduler
 from ubgen_pipeline.scheduler_noise import is_flow_scheduler
@@ -22,15 +24,20 @@ from .flow_dynamics import FLOW_DYNAMICS, StochasticFlowScheduler
 from .policy_sampler import PolicySampler
 
 
-def train(config: DDPOConfig) -> Path:
+def train(config: DDPOConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Args:
+        callbacks: besides the trainer's own.
 
     Raises:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
     reduction = config.log_probability
-    return train_on_rollouts(config, PolicySampler, DDPOTrainer, set_dynamics, card_method, log_probability=reduction)
+    return train_on_rollouts(
+        config, PolicySampler, DDPOTrainer, set_dynamics, card_method, callbacks, log_probability=reduction
+    )
 
 
 def set_dynamics(config: DDPOConfig, pipeline: Family) -> None:

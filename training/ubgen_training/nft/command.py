@@ -9,6 +9,8 @@ Settings are those of ``NFTConfig``, as flags or in a YAML file; ``--help`` list
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.models.loading import set_scheduler
 
@@ -19,14 +21,17 @@ from .nft_config import NFTConfig
 from .nft_trainer import NFTTrainer
 
 
-def train(config: NFTConfig) -> Path:
+def train(config: NFTConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Args:
+        callbacks: besides the trainer's own.
 
     Raises:
         ValueError: a setting that cannot work, found before any training.
         FloatingPointError: a reward or the loss became NaN or infinite.
     """
-    return train_on_rollouts(config, ForwardSampler, NFTTrainer, draw_without_guidance, card_method)
+    return train_on_rollouts(config, ForwardSampler, NFTTrainer, draw_without_guidance, card_method, callbacks)
 
 
 def draw_without_guidance(config: NFTConfig, pipeline: Family) -> None:

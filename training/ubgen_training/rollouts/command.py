@@ -1,8 +1,10 @@
 """What the commands of trainings on rollouts share: from settings to a saved LoRA."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
+
+from transformers import TrainerCallback
 
 from ubgen_pipeline.family import Family
 
@@ -21,6 +23,7 @@ def train_on_rollouts(
     trainer_type: type[RolloutTrainer],
     prepare: Callable[[Config, Family], None],
     card_method: Callable[[Config], str],
+    callbacks: Sequence[TrainerCallback] = (),
     **settings: Any,
 ) -> Path:
     """Train as ``config`` says and save the LoRA; returns its folder.
@@ -28,6 +31,7 @@ def train_on_rollouts(
     Args:
         prepare: called with the loaded pipeline; sets its scheduler, and what ``config`` leaves out.
         card_method: a sentence of Markdown on how it trains, for the model card.
+        callbacks: besides the trainer's own.
         settings: handed to ``sampler_type``.
 
     Raises:
@@ -39,7 +43,15 @@ def train_on_rollouts(
     sampler = build_sampler(
         config, start.prompts, sampler_type, prepare=lambda pipeline: prepare(config, pipeline), **settings
     )
-    trainer = trainer_type(sampler, config, start.class_names, rewards, encoder, heldout_reward_funcs=heldout)
+    trainer = trainer_type(
+        sampler,
+        config,
+        start.class_names,
+        rewards,
+        encoder,
+        heldout_reward_funcs=heldout,
+        callbacks=list(callbacks),
+    )
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.scoring_device}
     probe_rewards([*rewards, *heldout], start.class_names, **probe, differentiable=False)

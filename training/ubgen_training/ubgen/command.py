@@ -9,6 +9,8 @@ Settings are those of ``UbGenConfig``, as flags or in a YAML file; ``--help`` li
 from collections.abc import Sequence
 from pathlib import Path
 
+from transformers import TrainerCallback
+
 from ..command import run_training
 from ..reward_training.build_rewards import build_rewards, probe_rewards
 from ..reward_training.command import build_sampler, start_training, train_and_write
@@ -18,8 +20,11 @@ from .ubgen_config import UbGenConfig
 from .ubgen_trainer import UbGenTrainer
 
 
-def train(config: UbGenConfig) -> Path:
+def train(config: UbGenConfig, callbacks: Sequence[TrainerCallback] = ()) -> Path:
     """Train as ``config`` says and save the LoRA; returns its folder.
+
+    Args:
+        callbacks: besides the trainer's own.
 
     Raises:
         ValueError: a setting that cannot work, found before any training.
@@ -34,7 +39,8 @@ def train(config: UbGenConfig) -> Path:
         )
     sampler = build_sampler(config, start.prompts, SamplerModel, decode_batch_size=config.reward_micro_batch_size)
     encoder, rewards, heldout = build_rewards(config, names, with_clip=config.adversarial_weight > 0)
-    trainer = UbGenTrainer(sampler, config, names, rewards, encoder, heldout_reward_funcs=heldout)
+    settings = {"heldout_reward_funcs": heldout, "callbacks": list(callbacks)}
+    trainer = UbGenTrainer(sampler, config, names, rewards, encoder, **settings)
     height, width = sampler.image_size
     probe = {"height": height, "width": width, "encoder": encoder, "device": config.device}
     probe_rewards(rewards, names, **probe)
