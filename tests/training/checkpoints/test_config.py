@@ -56,7 +56,7 @@ def test_a_number_out_of_range_is_refused_by_name(config_class, settings, messag
 
 def test_one_process_takes_one_gpu_of_several(monkeypatch):
     """transformers would have torch's DataParallel cut each batch."""
-    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda config: vars(config).get("_n_gpu") or 4))
+    monkeypatch.setattr(TrainingArguments, "n_gpu", property(lambda config: 4))
     with pytest.warns(UserWarning, match="this machine shows 4: the first is used. Launch with `accelerate launch`"):
         config = UbGenConfig(output_dir="unused", use_cpu=True)
     assert config.n_gpu == 1 and config.train_batch_size == config.per_device_train_batch_size

@@ -48,14 +48,17 @@ class ResumableConfig(TrainingArguments):
         if self.device.type == "cpu":
             # pinned memory speeds up copies to an accelerator; without one, torch warns in every epoch
             self.dataloader_pin_memory = False
-        if self.n_gpu > 1:
-            # transformers would cut each batch for torch's DataParallel, which cannot cut seeds along with it
+        if super().n_gpu > 1:
             warnings.warn(
-                f"one process trains on one GPU, and this machine shows {self.n_gpu}: the first is used. Launch with "
-                "`accelerate launch` to use all of them.",
+                f"one process trains on one GPU, and this machine shows {super().n_gpu}: the first is used. Launch "
+                "with `accelerate launch` to use all of them.",
                 stacklevel=2,
             )
-            self._n_gpu = 1
+
+    @property
+    def n_gpu(self) -> int:
+        """At most 1: with more, transformers cuts batches for torch's DataParallel, which cannot cut seeds along."""
+        return min(super().n_gpu, 1)
 
     def _check_numbers(self) -> None:
         # comparisons let a nan pass, and one in the loss is only found once images were drawn
