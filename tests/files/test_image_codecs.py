@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from support import ROOT
-from ubgen_pipeline.files.image_codecs import CODECS, check_codec, image_encoder, rgb_image
+from ubgen_pipeline.files.image_codecs import CODECS, check_codec, image_encoder, plain_suffix, rgb_image
 
 
 @pytest.fixture(scope="module")
@@ -70,3 +70,21 @@ def test_nobody_else_converts_images():
     rooms = ("ubgen_pipeline", "training", "evaluation", "space", "hub_cards")
     files = {file for room in rooms for file in (ROOT / room).rglob("*.py")} - own
     assert [file for file in files if 'convert("RGB")' in file.read_text(encoding="utf-8")] == []
+
+
+@pytest.mark.parametrize("form", ["PNG", "JPEG", "TIFF"])
+@pytest.mark.parametrize("turned", range(1, 9))
+def test_images_are_upright(form, turned):
+    # darker to the right, and far darker downwards: where each corner lies tells how the image is turned
+    upright = (255 - np.add.outer(np.linspace(0, 200, 24), np.linspace(0, 50, 32))).astype(np.uint8)
+    own = {1: upright, 2: upright[:, ::-1], 3: upright[::-1, ::-1], 4: upright[::-1], 5: upright.T,
+           6: np.rot90(upright, 1), 7: upright[::-1, ::-1].T, 8: np.rot90(upright, -1)}  # fmt: skip
+    exif, stream = Image.Exif(), io.BytesIO()
+    exif[0x0112] = turned
+    Image.fromarray(np.ascontiguousarray(own[turned])).convert("RGB").save(stream, form, exif=exif.tobytes())
+    found = rgb_image(Image.open(io.BytesIO(stream.getvalue())))
+    assert found.size == (32, 24) and np.abs(np.asarray(found)[:, :, 0].astype(int) - upright).max() < 12
+    suffix, size = plain_suffix(stream.getvalue(), "image")
+    assert size == (32, 24) and suffix == (
+        {"PNG": ".png", "JPEG": ".jpg", "TIFF": ".tiff"}[form] if turned == 1 else None
+    )

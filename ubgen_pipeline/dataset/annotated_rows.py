@@ -13,7 +13,7 @@ The columns that exporters read, as ``ubgen generate`` writes them; others are c
 import io
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -21,7 +21,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..files.image_codecs import DECODER_ERRORS, DamagedImageError, read_rgb
+from ..files.image_codecs import DamagedImageError, plain_suffix, png_bytes, read_rgb
 from ..files.places import Place, opened
 from ..mask_regions import connected_regions, polygon_area, region_box, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
@@ -54,6 +54,18 @@ class AnnotatedObject:
         """Whether nothing but its box is known."""
         return self.region is None and self.stored_outlines is None
 
+    def within(self, size: tuple[int, int]) -> "AnnotatedObject | None":
+        """The object as far as it lies in an image of that (width, height); None where no pixel of it does."""
+        if self.region is not None:
+            return self if self.area else None
+        x0, y0, x1, y1 = self.box
+        inside = (max(x0, 0), max(y0, 0), min(x1, size[0]), min(y1, size[1]))
+        if inside[2] <= inside[0] or inside[3] <= inside[1]:
+            return None
+        if inside == self.box or not self.is_box:
+            return self
+        return replace(self, box=inside, area=round((inside[2] - inside[0]) * (inside[3] - inside[1])))
+
     @cached_property
     def outlines(self) -> list[np.ndarray]:
         """Closed outlines ``(P, 2)`` as :func:`.mask_regions.region_outlines` gives them; without a region the box."""
@@ -71,13 +83,14 @@ class AnnotatedRow:
 
     Attributes:
         index: unique number.
-        image: the file's bytes.
+        image: the file's bytes, or those of a PNG where not every reader would show the stored file as it is.
         suffix: ``.png``, ``.jpg`` or what else they are.
-        size: (width, height) in pixels.
+        size: (width, height) in pixels, upright.
         label: its class; None where the dataset has no labels.
         mask: ``(H, W)`` uint8, or None.
         objects: its objects, or None where the dataset tells of none.
         values: all columns, images undecoded.
+        is_rewritten: whether ``image`` is not the stored file.
     """
 
     index: int
@@ -88,6 +101,7 @@ class AnnotatedRow:
     mask: np.ndarray | None
     objects: list[AnnotatedObject] | None
     values: dict[str, Any] = field(repr=False)
+    is_rewritten: bool = False
 
     @property
     def name(self) -> str:
@@ -173,11 +187,11 @@ class AnnotatedRows:
         index = values.get("index")
         index = position if index is None else int(index)
         data = stored_bytes(values.get("image"), f"row {index} has no image")
-        try:
-            with Image.open(io.BytesIO(data)) as image:
-                size, suffix = image.size, image_suffix(image)
-        except DECODER_ERRORS as error:
-            raise DamagedImageError(f"row {index}, column 'image',", str(error)) from error
+        what = f"row {index}, column 'image',"
+        suffix, size = plain_suffix(data, what)
+        is_rewritten = suffix is None
+        if suffix is None:
+            data, suffix = png_bytes(read_rgb(data, what)), ".png"
         mask = self._array("mask", values, index, size)
         if mask is not None:
             wrong = [value for value in np.unique(mask) if value != IGNORE_LABEL and value > len(self.class_names)]
@@ -187,8 +201,15 @@ class AnnotatedRows:
                     f" {len(self.class_names)} classes; a mask holds 0, label + 1, or {IGNORE_LABEL} to ignore."
                 )
         instances = self._array("instances", values, index, size)
-        objects = _objects(values.get(OBJECTS_COLUMN), mask, instances, size)
-        return AnnotatedRow(index, data, suffix, size, values.get("label"), mask, objects, values)
+        told = values.get(OBJECTS_COLUMN)
+        for label in (told or {}).get("category", ()):
+            if label is None or not 0 <= label < len(self.class_names):
+                raise ValueError(
+                    f"row {index} has an object of the category {label}; labels are 0 to {len(self.class_names) - 1}."
+                    " Correct it, or leave the object out."
+                )
+        objects = _objects(told, mask, instances, size)
+        return AnnotatedRow(index, data, suffix, size, values.get("label"), mask, objects, values, is_rewritten)
 
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
         if values.get(column) is None:
@@ -206,11 +227,6 @@ class AnnotatedRows:
         if array.ndim != 2:
             raise ValueError(f"the {column} of row {index} has {array.shape[2]} channels; give one of whole numbers.")
         return array
-
-
-def image_suffix(image: Image.Image) -> str:
-    """What a file of an opened image's format ends with."""
-    return {"JPEG": ".jpg"}.get(str(image.format), f".{image.format or 'png'}".lower())
 
 
 def label_of(row: AnnotatedRow) -> int:

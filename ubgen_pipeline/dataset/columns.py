@@ -101,10 +101,13 @@ def instances_value(objects: "Sequence[MaskObject]", shape: Sequence[int]) -> di
 def read_objects(value: Mapping[str, Any]) -> list[StoredObject]:
     """The objects of one image, from the value that :func:`objects_value` made."""
     nothing = [None] * len(value["bbox"])
-    scores, polygons = value.get("score") or nothing, value.get("polygons") or nothing
+    areas, scores, polygons = (value.get(name) or nothing for name in ("area", "score", "polygons"))
     return [
-        StoredObject(int(label), box_corners(box), int(area), score, _outlines(flat))
-        for box, label, area, score, flat in zip(value["bbox"], value["category"], value["area"], scores, polygons)
+        # where no area is told, the box has one
+        StoredObject(
+            int(label), box_corners(box), int(box[2] * box[3] if area is None else area), score, _outlines(flat)
+        )
+        for box, label, area, score, flat in zip(value["bbox"], value["category"], areas, scores, polygons)
     ]
 
 

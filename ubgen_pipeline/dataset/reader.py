@@ -267,7 +267,8 @@ class StoredRows:
         """The index ``(N,)`` int64 of each row; its position where rows have none."""
         if "index" not in self.features:
             return np.arange(len(self))
-        return self.numbers("index").astype(np.int64)
+        numbers = self.numbers("index")
+        return np.where(np.isnan(numbers), np.arange(len(self)), numbers).astype(np.int64)
 
     def class_names(self) -> list[str]:
         """What the classes are called in prompts, in label order: without the ids that tell labels apart."""

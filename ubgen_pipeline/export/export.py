@@ -7,7 +7,7 @@ the dataset. An export is there whole or not at all.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -104,15 +104,21 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         )
     if isinstance(source.folder, Path) and target.resolve().is_relative_to(source.folder.resolve()):
         raise ValueError(f"output_dir is {settings.output_dir!r}, inside the dataset; give a directory elsewhere.")
-    num_flagged = num_images = num_boxes = 0
+    num_flagged = num_images = num_boxes = num_rewritten = num_unseen = 0
 
     def rows() -> Iterator[AnnotatedRow]:
-        nonlocal num_flagged, num_images, num_boxes
+        nonlocal num_flagged, num_images, num_boxes, num_rewritten, num_unseen
         for row in Progress(len(source), "images").counted(source):
             if not settings.keep_flagged and _is_black(row.values):
                 num_flagged += 1
                 continue
             num_images += 1
+            num_rewritten += row.is_rewritten
+            if needs_objects and row.objects is not None:
+                # columns keep every object, as masks count them
+                seen = [found for item in row.objects if (found := item.within(row.size)) is not None]
+                num_unseen += len(row.objects) - len(seen)
+                row = replace(row, objects=seen)
             num_boxes += sum(item.is_box for item in row.objects or [])
             yield row
 
@@ -130,6 +136,14 @@ def export_dataset(dataset_dir: str | Path, settings: ExportSettings) -> int:
         (temporary / "class_names.json").write_text(names + "\n", encoding="utf-8")
     left_out = f", {num_flagged} that are marked as black left out" if num_flagged else ""
     say(f"{target}: {num_images} images of {len(source.class_names)} classes{left_out}")
+    if num_unseen:
+        losses.append(f"{num_unseen} objects without a pixel in their image are left out")
+    if num_rewritten:
+        written = "JPEG" if settings.format == "voc" else "PNG"
+        losses.append(
+            f"{num_rewritten} images are written as {written}, upright and in 8 bits: of their files, readers would"
+            " show something else or nothing"
+        )
     if num_boxes and source.has_masks and needs_objects:
         losses.append(f"{num_boxes} objects are not in the masks with their box and area; they are exported as boxes")
     largest = max(Counter(file.parent for file in target.rglob("*") if file.is_file()).values(), default=0)

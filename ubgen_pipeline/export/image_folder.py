@@ -22,6 +22,7 @@ from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, label_of, stor
 
 _ROWS_AT_ONCE = 256
 FILES_PER_FOLDER = 10_000
+_NAME_BYTES = 200
 # datasets takes a folder with one of these words in its name for a split
 _SPLIT_WORDS = {"train", "training", "validation", "valid", "dev", "val", "test", "testing", "eval", "evaluation"}
 
@@ -30,6 +31,8 @@ def class_folder(label: int, names: list[str]) -> str:
     """Folder of a class: its label, so that the folders' alphabetical order is the labels', and its name."""
     number = f"{label:0{max(len(str(len(names) - 1)), 2)}d}"
     name = re.sub(r"[^\w()+-]+", "_", names[label]).strip("_")[:100]
+    # file systems count bytes, of which a letter may have four
+    name = name.encode()[:_NAME_BYTES].decode(errors="ignore")
     if not name or _SPLIT_WORDS & set(re.split(r"[\W_0-9]+", name.casefold())):
         return number
     return f"{number}_{name}"
@@ -109,6 +112,11 @@ def write_imagefolder(
     columns |= {f"{name}_file_names": List(Value("string")) for name in source.image_list_columns}
     taken = {"image", *source.image_columns, *source.image_list_columns}
     columns |= {name: feature for name, feature in source.features.items() if name not in taken}
+    if taken_names := [name for name in source.features if name.endswith(("file_name", "file_names"))]:
+        raise ValueError(
+            f"the dataset has a column {taken_names[0]!r}, and ImageFolder's table says by such names where images"
+            " lie; rename it."
+        )
     features = Features(columns)
     (root / "images").mkdir(parents=True)
     for label, name in enumerate(folders):

@@ -43,8 +43,10 @@ def write_voc(source: AnnotatedRows, rows: Iterable[AnnotatedRow], folder: Path)
             if row.mask is not None:
                 _save_palette(row.mask, root / "SegmentationClass" / f"{place}.png")
                 _save_palette(_object_map(row), root / "SegmentationObject" / f"{place}.png")
-            for stream in lists:
-                stream.write(place + "\n")
+            for stream, part in zip(lists, [part for part in parts for _ in _SETS]):
+                # readers of the second look for a mask of every image that it lists
+                if part == "Main" or row.mask is not None:
+                    stream.write(place + "\n")
     finally:
         for stream in lists:
             stream.close()

@@ -13,15 +13,16 @@ import itertools
 import json
 import tarfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, image_suffix, label_of, public_values, stored_bytes
+from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, label_of, public_values, stored_bytes
 from ..dataset.columns import OBJECTS_COLUMN
-from ..files.image_codecs import png_bytes
+from ..files.image_codecs import DamagedImageError, plain_suffix, png_bytes
 
 if TYPE_CHECKING:
     from datasets import Features
@@ -122,8 +123,12 @@ def _object(item: Any) -> dict[str, Any]:
 
 
 def _data(value: Any, row: AnnotatedRow, name: str) -> bytes:
-    complaint = f"row {row.index} has no {name!r}, and all samples of a WebDataset have the same members: it is not"
-    return stored_bytes(value, complaint)
+    if value is None:
+        raise ValueError(
+            f"row {row.index} has no {name!r}, and all samples of a WebDataset have the same members; leave out the"
+            " column or such rows, or export to imagefolder, which has room for missing images."
+        )
+    return stored_bytes(value, f"{name!r} of row {row.index} is not")
 
 
 def _common_suffix(source: AnnotatedRows) -> str:
@@ -135,15 +140,18 @@ def _common_suffix(source: AnnotatedRows) -> str:
     for file in source.stored.files:
         with parquet.ParquetFile(file) as stream:
             for batch in stream.iter_batches(_ROWS_AT_ONCE, columns=["image.bytes"]):
-                suffixes |= {_suffix(value["bytes"]) for value in batch["image"].to_pylist() if value}
+                given = [value["bytes"] for value in batch["image"].to_pylist() if value and value["bytes"]]
+                # what cannot be read is named when its row is
+                suffixes |= {_suffix(data) for data in given}
         if len(suffixes) > 1:
             return ".png"
     return suffixes.pop() if suffixes else ".png"
 
 
 def _suffix(data: bytes) -> str:
-    with Image.open(io.BytesIO(data)) as image:
-        return image_suffix(image)
+    with suppress(DamagedImageError):
+        return plain_suffix(data, "image")[0] or ".png"
+    return ".png"
 
 
 def _is_missing_everywhere(files: Iterable[Path], name: str) -> bool:
