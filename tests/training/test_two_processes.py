@@ -173,6 +173,8 @@ def fsdp2(tiny_model, clip_folder, tmp_path_factory):
         ("lora", {"clip": clip_folder}),
         ("full", {"train_method": "full", "learning_rate": 1e-4}),
         ("ddpo", {"kind": "ddpo", "reward_funcs": ["brightness"]}),
+        # its old weights are exchanged with the trained ones, all of which are sharded
+        ("nft", {"kind": "nft", "train_method": "full", "learning_rate": 1e-4, "kl_weight": 0.0}),
     ):
         arguments = {"model": tiny_model, "max_steps": 2, **UNWATCHED, **own}
         runs += [
@@ -189,7 +191,7 @@ def fsdp2(tiny_model, clip_folder, tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["lora", "full", "ddpo"])
+@pytest.mark.parametrize("name", ["lora", "full", "ddpo", "nft"])
 def test_fsdp2_resumes_bit_equal(fsdp2, name):
     checkpoints = [fsdp2 / folder / "checkpoint-2" for folder in (name, f"{name}_resumed")]
     assert_equal_checkpoints(*checkpoints, num_ranks=2)

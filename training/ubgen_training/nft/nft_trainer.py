@@ -7,7 +7,8 @@ prediction there is held against that of the weights that drew it. Training take
 Deliberate deviation from the released code: noise levels are those of the sampling steps.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -53,6 +54,7 @@ class NFTTrainer(RolloutTrainer):
 
     def before_rollout(self, number: int) -> None:
         """Let the weights that draw follow the trained ones."""
+        self.reshard()
         if not self._old.weights:
             self._old.start()
         else:
@@ -62,9 +64,19 @@ class NFTTrainer(RolloutTrainer):
         self, model: nn.Module, labels: torch.Tensor, seeds: Sequence[int]
     ) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """Samples of the old weights."""
-        with self._old.applied():
+        with self._old_weights():
             drawn = model(labels=labels, seeds=seeds, record=True)
         return drawn.images, {"latents": drawn.latents}
+
+    @contextmanager
+    def _old_weights(self) -> Iterator[None]:
+        """The model draws and predicts with the old weights inside the ``with``."""
+        self.reshard()
+        with self._old.applied():
+            try:
+                yield
+            finally:
+                self.reshard()
 
     def pair_loss(
         self, model: nn.Module, rollout: FinishedRollout, pairs: torch.Tensor, generator: torch.Generator
@@ -75,7 +87,7 @@ class NFTTrainer(RolloutTrainer):
         noise = torch.randn(clean.shape, generator=generator)
         noised = Noised(clean.to(args.device), noise.to(args.device), index)
         labels, advantages = rollout.labels[samples], rollout.advantages[samples].to(args.device)
-        with torch.no_grad(), self._old.applied():
+        with torch.no_grad(), self._old_weights():
             old_prediction, _ = model(labels=labels, noised=noised)
         prediction, reference = model(labels=labels, noised=noised, with_reference=args.uses_reference)
         losses, metrics = self._objective(prediction, old_prediction, noised, advantages)

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from torch import nn
+from torch.distributed.fsdp import FSDPModule
 
 from ubgen_pipeline.initial_latents import SEED_LIMIT, sample_seed
 from ubgen_pipeline.models.clip_encoders import ClipEncoder
@@ -244,6 +245,8 @@ class SamplerTrainer(CheckpointingTrainer):
         if average is None or not average.weights:
             super().save_model(output_dir, _internal_call)
             return
+        # an evaluation may have come before
+        self.reshard()
         # a checkpoint always holds the trained weights where a resumed run looks for them
         is_exported = self.args.export_average and not _internal_call
         with average.applied() if is_exported else contextlib.nullcontext():
@@ -251,6 +254,17 @@ class SamplerTrainer(CheckpointingTrainer):
         with contextlib.nullcontext() if is_exported else average.applied():
             beside = folder / (TRAINED_FOLDER if is_exported else AVERAGE_FOLDER)
             self.save_weights(beside, write=self.args.should_save)
+
+    def reshard(self) -> None:
+        """Where weights are sharded, let each process hold its part alone.
+
+        FSDP2 leaves those of the outermost module whole after a forward pass without a backward one. Other weights
+        that were written into their parts then would not be seen by the next pass.
+        """
+        assert self.model is not None
+        for module in self.model.modules():
+            if isinstance(module, FSDPModule):
+                module.reshard()
 
     def rank_state(self) -> dict[str, Any]:
         """The base's, and the figures noted since the last log."""
