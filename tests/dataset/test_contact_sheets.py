@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import ClassLabel, Features, List, load_dataset
+from datasets import Image as HFImage
 from PIL import Image
 
+from support.parts_dataset import write_rows
+from support.scene_dataset import png
+from ubgen_pipeline.dataset.columns import objects_feature
 from ubgen_pipeline.dataset.contact_sheets import ShowSettings, contact_sheet, main, show_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.mask_settings import ANNOTATIONS
@@ -54,3 +58,26 @@ def test_images_of_unequal_proportions_stand_in_one_grid():
     coloured = ((upper, (255, 0, 0)), (lower, (0, 0, 255)))
     widths = [int((part == colour).all(axis=2).any(axis=0).sum()) for part, colour in coloured]
     assert widths[1] == 6 * widths[0] and (upper[len(upper) // 2, -20:] == 255).all()
+
+
+def test_rows_may_lack_annotations_and_a_class(tmp_path, capsys):
+    picture = np.full((24, 32, 3), 90, np.uint8)
+    told = {"bbox": [[4, 3, 5, 4]], "category": [0], "area": [20], "score": [None]}
+    region = np.zeros((24, 32), np.uint8)
+    region[3:7, 4:9] = 1
+    whole = {"image": png(picture), "label": 0, "classes": [0], "mask": png(region), "objects": told}
+    whole |= {"heatmaps": [png(region * 255)]}
+    empty = {**dict.fromkeys(whole), "image": png(picture)}
+    features = {
+        "image": HFImage(),
+        "label": ClassLabel(names=["a", "b"]),
+        "classes": List(ClassLabel(names=["a", "b"])),
+    }
+    features |= {"mask": HFImage(), "objects": objects_feature(["a", "b"]), "heatmaps": List(HFImage())}
+    write_rows(tmp_path / "d", [empty, whole], Features(features))
+    assert main([str(tmp_path / "d"), "--output-dir", str(tmp_path / "o")]) == 0
+    assert capsys.readouterr().out.splitlines()[1].split() == ["a", "1", "1", "1"]
+    sheet = np.asarray(Image.open(tmp_path / "o" / "sheet-000.png"))
+    # the row without a class comes last, and its tiles are its image
+    upper, lower = sheet[: len(sheet) // 2], sheet[len(sheet) // 2 :]
+    assert len(np.unique(upper)) > 5 and set(np.unique(lower)) <= {90, 255}

@@ -98,8 +98,10 @@ def instances_value(objects: "Sequence[MaskObject]", shape: Sequence[int]) -> di
     return _png(instances if len(objects) > 255 else instances.astype(np.uint8))
 
 
-def read_objects(value: Mapping[str, Any]) -> list[StoredObject]:
-    """The objects of one image, from the value that :func:`objects_value` made."""
+def read_objects(value: Mapping[str, Any] | None) -> list[StoredObject]:
+    """The objects of one image, from the value that :func:`objects_value` made; none where there is no value."""
+    if value is None:
+        return []
     nothing = [None] * len(value["bbox"])
     areas, scores, polygons = (value.get(name) or nothing for name in ("area", "score", "polygons"))
     return [

@@ -133,7 +133,7 @@ def class_counts(dataset: Any, names: Sequence[str]) -> str:
     has_objects = OBJECTS_COLUMN in dataset.column_names
     has_shown = "classes" in dataset.column_names
     for row in dataset.select_columns([name for name in ("classes", OBJECTS_COLUMN) if name in dataset.column_names]):
-        shown.update(row.get("classes", ()))
+        shown.update(row.get("classes") or ())
         if has_objects:
             objects.update(item.label for item in read_objects(row[OBJECTS_COLUMN]))
     columns = {"images": images}
@@ -171,7 +171,8 @@ def contact_sheet(rows: Sequence[Mapping[str, Any]], layers: Sequence[str], name
 
 
 def _tiles(row: Mapping[str, Any], layers: Sequence[str]) -> list[tuple[str, int]]:
-    return [(layer, number) for layer in layers for number in range(len(row["heatmaps"]) if layer == "heatmap" else 1)]
+    num_maps = len(row["heatmaps"] or ()) if "heatmap" in layers else 0
+    return [(layer, number) for layer in layers for number in range(num_maps if layer == "heatmap" else 1)]
 
 
 def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str]) -> Any:
@@ -185,6 +186,9 @@ def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str])
     size = (round(image.width * scale), _TILE)
     base = pil_to_tensor(image.resize(size))
     colours = _colours(len(names))
+    if layer != "image" and row[_COLUMNS[layer]] is None:
+        # not every row has to have every annotation
+        return base
     if layer in ("mask", "instance", "review"):
         values = torch.from_numpy(np.asarray(row[_COLUMNS[layer]].resize(size, 0)).astype(np.int64))
         present = [int(value) for value in values.unique() if value]
@@ -203,7 +207,7 @@ def _tile(row: Mapping[str, Any], layer: str, number: int, names: Sequence[str])
         if not objects:
             return base
         boxes = torch.tensor([item.box for item in objects], dtype=torch.float32) * scale
-        labels = [f"{names[item.label]} {item.score:.2f}" for item in objects]
+        labels = [names[item.label] + ("" if item.score is None else f" {item.score:.2f}") for item in objects]
         chosen = [colours[item.label] for item in objects]
         return draw_bounding_boxes(
             base,
@@ -234,10 +238,15 @@ def _colours(count: int) -> list[tuple[int, int, int]]:
     return [(int(red), int(green), int(blue)) for red, green, blue in colours]
 
 
-def _chosen(labels: Sequence[int], num_per_class: int, order: Sequence[int]) -> list[int]:
-    """Positions of the first so many rows of each class in that order, class by class."""
-    of_class: dict[int, list[int]] = {}
+def _chosen(labels: Sequence[int | None], num_per_class: int, order: Sequence[int]) -> list[int]:
+    """Positions of the first so many rows of each class in that order, class by class; those without one come last."""
+    of_class: dict[int | None, list[int]] = {}
     for position in order:
         if len(found := of_class.setdefault(labels[position], [])) < num_per_class:
             found.append(position)
-    return [position for label in sorted(of_class) for position in of_class[label]]
+    last = len(labels)
+    return [
+        position
+        for label in sorted(of_class, key=lambda label: last if label is None else label)
+        for position in of_class[label]
+    ]

@@ -135,8 +135,9 @@ def finds_by_class(files: Sequence[Place]) -> list[ClassFinds]:
     names = stored_features(files[0])["label"].names
     images, found = Counter[int](), Counter[int]()
     for label, objects in zip(stored_column(files, "label"), stored_column(files, OBJECTS_COLUMN), strict=True):
-        images[label] += 1
-        found[label] += label in objects["category"]
+        if label is not None:
+            images[label] += 1
+            found[label] += label in objects["category"]
     return [ClassFinds(names[label], images[label], found[label]) for label in sorted(images)]
 
 
