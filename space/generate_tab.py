@@ -11,7 +11,7 @@ from drawn_views import DrawnViews
 from image_gallery import image_gallery
 from model_queue import ModelQueue
 from page_html import shown_text, status_line
-from request_limits import MAX_GUIDANCE, DrawRequest, ModelDefaults, check_request
+from request_limits import CONTROLS, MAX_GUIDANCE, DrawRequest, ModelDefaults, check_request
 from run_buttons import busy_buttons, connect_run
 from sampler import Cancellation, DrawnSample, failure_text
 from shared_view import WRITE_ADDRESS, values_of_query
@@ -21,15 +21,6 @@ from visitor import Visitor, item_at
 from ubgen_pipeline.prompts.class_prompts import ClassName
 
 Draw = Callable[[DrawRequest, Cancellation], Iterator[DrawnSample]]
-NAMES = (
-    "class_choice",
-    "variant_choice",
-    "num_samples",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "annotate",
-)
 READY = "Choose a class and press Generate."
 OPENING = "These were drawn when the page was made. Choose a class and press Generate."
 BEING_DRAWN = "The first images are being drawn …"
@@ -302,7 +293,7 @@ def checked_values(
     Raises:
         ValueError: a value outside its limits.
     """
-    return check_request(settings, classes, defaults, **dict(zip(NAMES, values)))
+    return check_request(settings, classes, defaults, **dict(zip(CONTROLS, values)))
 
 
 def _grid(request: DrawRequest) -> dict[str, int]:

@@ -9,6 +9,16 @@ from space_settings import SpaceSettings
 from ubgen_pipeline.prompts.class_prompts import ClassName
 from ubgen_pipeline.sample_seeds import SEED_LIMIT
 
+# the page's controls in order, by the names that :func:`check_request` takes their values under
+CONTROLS = (
+    "class_choice",
+    "variant_choice",
+    "num_samples",
+    "seed",
+    "num_inference_steps",
+    "guidance_scale",
+    "annotate",
+)
 MAX_GUIDANCE = 20.0
 # a number field of a browser holds integers up to here exactly
 MAX_SEED = min(SEED_LIMIT, 2**53) - 1

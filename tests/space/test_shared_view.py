@@ -2,20 +2,11 @@
 
 from urllib.parse import parse_qsl
 
-from request_limits import ModelDefaults, check_request
+from request_limits import CONTROLS, ModelDefaults, check_request
 from shared_view import NAMES, WRITE_ADDRESS, values_of_query
 from space_settings import SpaceSettings
 
 BEGIN = ["circle", ["base", "tuned"], 4, 0, 20, 2.0, True]
-CONTROLS = [
-    "class_choice",
-    "variant_choice",
-    "num_samples",
-    "seed",
-    "num_inference_steps",
-    "guidance_scale",
-    "annotate",
-]
 
 
 def values(address: str) -> list | None:
