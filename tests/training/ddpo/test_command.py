@@ -67,7 +67,7 @@ def test_a_flow_is_trained_from_ratio_1_resumed_to_the_bit_and_loads_in_plain_di
     [
         ("sd3", ["--dynamics", "ddpm"], "dynamics is 'ddpm', and the model predicts velocities (flow matching)"),
         ("sd3", ["--dynamics", "cps", "--eta", "1.5"], "eta is 1.5; a step without noise has no log-probability"),
-        ("sana-sprint", [], "the model's steps (SCMScheduler) have no log-probability; train it with train_ubgen.py"),
+        ("sana-sprint", [], "whose steps (SCMScheduler) have no log-probability; train it with train_ubgen.py"),
     ],
 )
 def test_dynamics_of_another_kind_of_model_are_refused(tmp_path, capsys, family, flags, named):

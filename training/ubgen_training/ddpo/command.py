@@ -50,7 +50,7 @@ def set_dynamics(config: DDPOConfig, pipeline: Family) -> None:
     is_flow = is_flow_scheduler(scheduler)
     if not is_flow and scheduler.config.get("prediction_type") not in NOISE_PREDICTIONS:
         raise ValueError(
-            f"dynamics is {config.dynamics!r}, and the model's steps ({type(scheduler).__name__}) have no"
+            f"dynamics cannot be chosen for this model, whose steps ({type(scheduler).__name__}) have no"
             " log-probability; train it with train_ubgen.py, or give another model."
         )
     known = FLOW_DYNAMICS if is_flow else NOISE_DYNAMICS

@@ -18,6 +18,7 @@ from ..rewards.logdet_variety import LogDetVarietyReward
 from ..rewards.pyiqa_metrics import PyiqaReward
 from ..rewards.quality import load_quality_reward
 from ..rewards.recognition import DetectionReward, RecognitionReward
+from ..rewards.relative_reward import RELATIVE_PREFIX, RelativeReward
 from ..rewards.reward_functions import (
     RewardFunction,
     call_reward,
@@ -47,9 +48,9 @@ def build_reward(
     """The reward called ``name``.
 
     Args:
-        name: one of ``REWARDS``; ``pyiqa:METRIC``; ``detector:MODEL``; or ``package.module:attribute``, a reward as
+        name: one of ``REWARDS``; ``pyiqa:METRIC``; ``detector:MODEL``; ``package.module:attribute``, a reward as
             described in :mod:`ubgen_training.rewards.reward_functions` or a class of such, which is then made without
-            arguments. Modules in the current folder are found.
+            arguments; or ``relative:`` and one of these. Modules in the current folder are found.
         config: holds the settings of the named rewards.
         encoder: the CLIP of ``clip_alignment`` and the two of variety; see :func:`needs_clip_encoder`.
         class_names: all names, in label order.
@@ -62,6 +63,9 @@ def build_reward(
         if name in CLIP_REWARDS and encoder is None:
             raise ValueError(f"{setting} holds {name!r}, but no CLIP encoder was loaded; set clip_model.")
         return REWARDS[name](config, encoder, class_names)
+    if name.startswith(RELATIVE_PREFIX):
+        inner = build_reward(name.removeprefix(RELATIVE_PREFIX), config, encoder, class_names, setting)
+        return RelativeReward(inner, config.relative_prompt)
     if name.startswith(PYIQA_PREFIX):
         return PyiqaReward(name.removeprefix(PYIQA_PREFIX), setting)
     if name.startswith(DETECTOR_PREFIX):
@@ -70,7 +74,7 @@ def build_reward(
         return _import_reward(name, setting)
     raise ValueError(
         f"{setting} holds {name!r}; choose from {', '.join(REWARDS)}, {PYIQA_PREFIX}METRIC, {DETECTOR_PREFIX}MODEL, "
-        "or give an import path such as package.module:attribute."
+        f"or give an import path such as package.module:attribute, perhaps after {RELATIVE_PREFIX}."
     )
 
 
@@ -99,7 +103,7 @@ def build_rewards(config: SamplerConfig, class_names: Sequence[str], *, with_cli
 
 def needs_clip_encoder(reward_funcs: Sequence[str]) -> bool:
     """Whether one of the rewards called so reads the features of ``clip_model``."""
-    return not CLIP_REWARDS.isdisjoint(reward_funcs)
+    return not CLIP_REWARDS.isdisjoint(name.removeprefix(RELATIVE_PREFIX) for name in reward_funcs)
 
 
 def probe_rewards(
@@ -145,6 +149,8 @@ def probe_rewards(
                 if differentiable:
                     check_differentiable(reward)
                 values = call_reward(reward, images, names, labels, step=0, image_features=features, seeds=seeds)
+                if isinstance(reward, RelativeReward):
+                    reward.check_reads_names(values)
                 if differentiable:
                     _check_gradient(reward_name(reward), values, images)
 

@@ -130,7 +130,7 @@ class SamplerConfig(ResumableConfig):
         metadata={
             "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
             "logdet_variety, recognised, detector:MODEL, jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an "
-            "import path package.module:attribute."
+            "import path package.module:attribute, perhaps after relative: (see relative_prompt)."
         },
     )
     reward_weights: list[float] | None = field(
@@ -145,6 +145,13 @@ class SamplerConfig(ResumableConfig):
         default=None,
         metadata={
             "help": "Text whose similarity clip_alignment takes off, such as 'blurry photo of {name}'. Default: none."
+        },
+    )
+    relative_prompt: str | None = field(
+        default=None,
+        metadata={
+            "help": "For rewards named relative:…, which read the class's words: what they give for this text, such "
+            "as 'blurry photo of {name}', is taken off."
         },
     )
     recognition_model: str = field(

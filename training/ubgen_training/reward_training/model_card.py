@@ -22,7 +22,7 @@ EVALUATED = ("fixed_samples/", "heldout/")
 CURVES = ("loss", "losses/", "rewards/", "discriminator/accuracy", "discriminator/loss", "policy/")
 NOT_SHOWN = ("heldout/diversity/", "heldout/alarm")
 # settings that may hold any text, but no path of this machine
-TEXT_SETTINGS = ("prompt_template", "clip_prompt", "clip_negative_prompt")
+TEXT_SETTINGS = ("prompt_template", "clip_prompt", "clip_negative_prompt", "relative_prompt")
 
 
 def write_training_card(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], method: str) -> Path | None:
