@@ -23,13 +23,14 @@ import yaml
 from benchmarks.evidence.command import EvidenceSettings
 from benchmarks.evidence.kept_figures import make_figures
 from benchmarks.evidence.stages import STAGE_VERSIONS, Stage
+from benchmarks.marked_part import write_marked_part
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
-from ubgen_pipeline.files.whole_files import write_whole_text
 
 ARMS_FILE = Path(__file__).with_suffix(".yaml")
 MODELS = ("mini", "mini-flow")
 TRAINERS = ("ubgen", "ddpo", "nft")
+MARKS = ("<!-- comparison: begin, written by the command -->", "<!-- comparison: end -->")
 KINDS = ("tuned", "images", "judged")
 # what every training has as much of as the others
 BUDGETS = ("images", "seconds")
@@ -288,7 +289,7 @@ def run_comparison(settings: ComparisonSettings) -> int:
                 parts.append(f"## `{model}`, {titles[budget]}\n\n{comparison_table(own, shown)}")
     print("\n\n".join([*parts, f"tables: {settings.page}"]))
     about = _ABOUT.format(images=comparison.images, seconds=comparison.seconds)
-    write_whole_text(Path(settings.page), "\n\n".join(["# Comparison of trainers", about, *parts]) + "\n")
+    write_marked_part(Path(settings.page), MARKS, "\n\n".join([about, *parts]), heading="Comparison of trainers")
     for stage in failed:
         say_error(f"{stage.kind} {stage.name} failed, see {stage.folder / 'log.txt'}")
     return len(failed)

@@ -29,6 +29,7 @@ from benchmarks.evidence.figures import (
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
 from benchmarks.evidence.stages import LOGDET_ARM, VARIETY_ARM
+from benchmarks.marked_part import write_marked_part
 from ubgen_pipeline.commands.console import say_error
 
 BEGIN, END = "<!-- evidence: begin, written by the command -->", "<!-- evidence: end -->"
@@ -190,20 +191,14 @@ PLOTS = {
 
 
 def write_page(results: Mapping[str, Any], file: Path) -> None:
-    """Draw the plots beside ``file`` and replace its generated part; a new file gets a heading.
+    """Replace the generated part of ``file``, and draw the plots beside it; a new file gets a heading.
 
     Raises:
         ValueError: the file has no markers, or one of them.
     """
-    text = file.read_text(encoding="utf-8") if file.is_file() else f"# Evidence\n\n{BEGIN}\n{END}\n"
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"page {file} lacks the line {BEGIN if not begin else END!r}; add both where figures belong.")
-    draw_plots(results, {name: picture_file(file, f"{name}.png") for name in PLOTS})
-    file.write_text(
-        f"{before}{BEGIN}\n\n{page_text(results, f'images/{file.stem}')}\n\n{END}{after}", encoding="utf-8"
-    )
+    plots = {name: picture_file(file, f"{name}.png") for name in PLOTS}
+    write_marked_part(file, (BEGIN, END), page_text(results, f"images/{file.stem}"), heading="Evidence")
+    draw_plots(results, plots)
 
 
 def picture_file(page: Path, name: str) -> Path:

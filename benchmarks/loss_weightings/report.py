@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from benchmarks.marked_part import write_marked_part
+
 START, END = "<!-- loss weightings -->", "<!-- end of loss weightings -->"
 UPDATES_PLOT, STEPS_PLOT = "loss_weightings_updates.png", "loss_weightings_steps.png"
 LAST_FIGURES = {
@@ -215,20 +217,11 @@ def _finish(axes: Any, title: str, label: str) -> None:
 
 
 def update_page(page: Path, results: Results, plots: Sequence[Path]) -> None:
-    """Write findings, tables and plots between the page's markers; a page without them gets a section at its end.
+    """Write findings, tables and plots between the page's marks.
 
     Raises:
-        ValueError: the page has one marker only.
+        ValueError: the page has no marks, or one of them.
     """
-    text = page.read_text(encoding="utf-8") if page.exists() else "# Loss weightings\n"
-    if (START in text) != (END in text):
-        missing = END if START in text else START
-        raise ValueError(f"page {page} lacks the marker {missing!r}; add it, or delete the other one.")
-    if START not in text:
-        text = f"{text.rstrip()}\n\n## Figures\n\n{START}\n{END}\n"
     shown = [f"![{plot.stem.replace('_', ' ')}]({os.path.relpath(plot, page.parent)})" for plot in plots]
-    before, rest = text.split(START, 1)
-    after = rest.split(END, 1)[1]
-    page.parent.mkdir(parents=True, exist_ok=True)
-    content = "\n\n".join([START, findings(results), tables(results), *shown, END])
-    page.write_text(before + content + after, encoding="utf-8")
+    content = "\n\n".join([findings(results), tables(results), *shown])
+    write_marked_part(page, (START, END), content, heading="Loss weightings")

@@ -161,7 +161,7 @@ def test_page(tmp_path):
     update_page(page, results(), plots)
     assert page.read_text() == text
     page.write_text(f"{START} only")
-    with pytest.raises(ValueError, match="lacks the marker '<!-- end"):
+    with pytest.raises(ValueError, match="lacks the line '<!-- end"):
         update_page(page, results(), plots)
 
 
