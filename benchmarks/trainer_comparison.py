@@ -4,10 +4,10 @@
     python -m benchmarks.trainer_comparison --models mini --arms untuned even_k --seeds 0
 
 ``trainer_comparison.yaml`` says what each arm trains with, and for how long: once for so many images, once for so many
-seconds. A training's time is that of one core, whatever else the
-machine does, and its figures come from fresh images of its LoRA. Every stage is one of :mod:`benchmarks.evidence` and
-is kept under a hash of its settings, so the command can be stopped and started again; figures of runs that ended are
-kept in a file, too, and such a run is not made again elsewhere.
+seconds. A training's time is that of one core, whatever else the machine does, and its figures come from fresh images
+of its LoRA. Every stage is one of :mod:`benchmarks.evidence` and is kept under a hash of its settings, so the command
+can be stopped and started again; figures of runs that ended are kept in a file, too, and such a run is not made again
+elsewhere.
 """
 
 import statistics
