@@ -49,6 +49,32 @@ def test_a_program_sees_what_it_is_given(tmp_path):
     assert warm.stderr == usual.stderr == "to the other\n" and warm.returncode == usual.returncode == 3
 
 
+@pytest.mark.parametrize("number", [1, 2])
+@pytest.mark.parametrize(
+    "variables", [{"PYTHONUNBUFFERED": "1"}, {"PYTHONUNBUFFERED": ""}, {"PYTHONIOENCODING": "latin-1:replace"}]
+)
+def test_outputs_are_those_of_an_interpreter_that_is_told_so(variables, number):
+    """A program that says where it can be reached, and then waits, has to be heard where nothing is held back."""
+    say = f"""
+import os, sys
+from support.warm_python import _output_like
+stream = (sys.stdout, sys.stderr)[{number} - 1]
+if sys.argv[1] == "new":
+    stream = _output_like(stream, {number})
+stream.write("\xe9\u20ac")
+os._exit(0)
+"""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    environment |= {"PYTHONPATH": str(SUPPORT.parent), **variables}
+    outputs = [
+        subprocess.run([sys.executable, "-c", say, which], capture_output=True, env=environment, timeout=100)
+        for which in ("own", "new")
+    ]
+    assert (outputs[0].stdout, outputs[0].stderr) == (outputs[1].stdout, outputs[1].stderr)
+    held_back = not variables.get("PYTHONUNBUFFERED")
+    assert (outputs[1].stdout + outputs[1].stderr == b"") == held_back
+
+
 def test_modules_scripts_and_the_command_run(tmp_path):
     script = tmp_path / "script.py"
     script.write_text("import sys\nprint(__name__, __file__, sys.argv, sys.path[0])\n")

@@ -14,6 +14,7 @@ The workers of one run of the tests share the servers, which end with the last o
 import atexit
 import fcntl
 import gc
+import io
 import json
 import os
 import resource
@@ -33,7 +34,7 @@ from contextlib import contextmanager
 from functools import cache
 from importlib import import_module
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, BinaryIO, NoReturn, TextIO, cast
 
 from . import SUPPORT
 from .warm_client import read_early
@@ -320,8 +321,8 @@ def _run(call: dict[str, Any]) -> None:
     signal.signal(signal.SIGINT, signal.default_int_handler)
     # those of the server know what its own files could do
     sys.stdin = sys.__stdin__ = os.fdopen(0, closefd=False)
-    sys.stdout = sys.__stdout__ = os.fdopen(1, "w", closefd=False)
-    sys.stderr = sys.__stderr__ = os.fdopen(2, "w", errors="backslashreplace", buffering=1, closefd=False)
+    sys.stdout = sys.__stdout__ = _output_like(sys.__stdout__, 1)
+    sys.stderr = sys.__stderr__ = _output_like(sys.__stderr__, 2)
     kind, words = call["words"][0], call["words"][1:]
     if kind == "-c":
         sys.argv, sys.path[0] = ["-c", *words[1:]], ""
@@ -334,6 +335,16 @@ def _run(call: dict[str, Any]) -> None:
     else:
         sys.argv, sys.path[0] = [kind, *words], str(Path(kind).resolve().parent)
         runpy.run_path(kind, run_name="__main__")
+
+
+def _output_like(there: TextIO | None, descriptor: int) -> TextIO:
+    """A new stream, for what the server's own knows of the variables that an interpreter reads when it starts."""
+    there = cast(io.TextIOWrapper, there)
+    if there.write_through:
+        raw = os.fdopen(descriptor, "wb", buffering=0, closefd=False)
+        return io.TextIOWrapper(cast(BinaryIO, raw), there.encoding, there.errors, write_through=True)
+    buffering = 1 if descriptor == 2 or os.isatty(descriptor) else -1
+    return os.fdopen(descriptor, "w", buffering, there.encoding, there.errors, closefd=False)
 
 
 def _searched(call: dict[str, Any]) -> list[str]:
