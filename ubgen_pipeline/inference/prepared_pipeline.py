@@ -17,6 +17,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from diffusers.models.attention_processor import FusedAttnProcessor2_0
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
+from ..models.lora_loading import fuse_loras
 from .library_internals import undo_compile
 
 if TYPE_CHECKING:
@@ -36,9 +37,7 @@ def prepare_pipeline(pipeline: "UbGenPipeline", lora_weights: str, *, keeps_proj
     """
     network = pipeline.denoiser_network
     if lora_weights == "fused":
-        pipeline.fuse_lora()
-        # the fused weights stay; this removes the LoRA's own matrices
-        pipeline.unload_lora_weights()
+        fuse_loras(pipeline)
     elif lora_weights == "beside":
         # peft keeps a LoRA in float32, so that each of its products would cast its input and its output
         network.to(network.dtype)

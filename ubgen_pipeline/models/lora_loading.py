@@ -1,6 +1,5 @@
 """Adding LoRAs to a loaded pipeline; one that does not fit is refused by name and leaves the pipeline untouched."""
 
-import math
 import re
 import warnings
 from collections import Counter
@@ -11,15 +10,16 @@ from typing import Any
 import httpx2
 import torch
 from huggingface_hub.errors import OfflineModeIsEnabled
-from peft.tuners.tuners_utils import BaseTunerLayer
 from safetensors import SafetensorError, safe_open
 
 from ..commands.library_log import hushed
 from .families import family_of
 from .lora_families import lora_family
+from .lora_fit import lora_damage, lora_layer, lora_misfit
 from .lora_layouts import other_kind
 from .lora_weights import LoraWeights, read_lora, split_side
 from .loras import ADAPTER_SETTINGS, LORA_FILE, Lora, adapter_settings, lora_names, weight_names
+from .named_layers import are_named_layers
 
 # families whose LoKr files diffusers converts and loads
 _LOKR_FAMILIES = ("z-image", "flux2-klein", "flux2-dev")
@@ -76,7 +76,8 @@ def load_lora(
     file, settings = _find(str(lora), revision, argument)
     begin = f"{argument} is {str(lora)!r}"
     # peft's own folder says what it is
-    if settings is None and (kind := other_kind(weight_names(file), _known(pipeline))):
+    kind = None if settings is not None else other_kind(weight_names(file), _known(pipeline))
+    if kind is not None and not are_named_layers(pipeline, weight_names(file)):
         raise ValueError(f"{begin}, which is {kind[0]}, and no LoRA that can be loaded exactly; {kind[1]}.")
     if all(any(side in name for name in weight_names(file)) for side in (".lora_A.", ".lora.down.")):
         # diffusers decides by the first key and then drops the keys of the other kind
@@ -89,22 +90,21 @@ def load_lora(
         config = None if weights.settings is None else _peft_config(weights.settings)
     # diffusers' converters of other layouts trip over those that they do not know in many ways
     except Exception as error:
-        if family := lora_family(_weight_shapes(file)):
-            own = family_of(type(pipeline).__name__)
-            if own not in _family_names(family):
-                raise ValueError(
-                    f"{begin}, which does not fit the model: it seems to be made for {family}; use the model it was"
-                    " made for."
-                ) from error
+        if _other_family(pipeline, file):
+            raise ValueError(f"{begin}, which does not fit the model: {_advice(pipeline, file)}") from error
+        if isinstance(error, SafetensorError):
+            raise ValueError(
+                f"{begin}, which is no safetensors file, or not the whole of one ({_first_line(error)}); fetch it"
+                f" anew, or give a folder with {pipeline.lora_file}, such a file, or a Hub id."
+            ) from error
         raise ValueError(
             f"{begin}, which could not be read; give a folder with {pipeline.lora_file}, such a file, or a Hub id."
             f" {_first_line(error)}"
         ) from error
-    if misfit := _misfit(pipeline, weights):
-        family = lora_family(_weight_shapes(file))
-        own = family_of(type(pipeline).__name__)
-        seems = f" it seems to be made for {family};" if family and own not in _family_names(family) else ""
-        raise ValueError(f"{begin}, which does not fit the model: {misfit};{seems} use the model it was made for.")
+    if damage := lora_damage(weights):
+        raise ValueError(f"{begin}, which is damaged: {damage}; fetch it or train it anew.")
+    if misfit := lora_misfit(pipeline, weights):
+        raise ValueError(f"{begin}, which does not fit the model: {misfit}; {_advice(pipeline, file)}")
     if check_only:
         return
     if adapter_name is None:
@@ -121,6 +121,18 @@ def load_lora(
         if network.dtype == torch.float32:
             # of a LoRA kept in 16 bits, the product would be rounded to them
             network.float()
+
+
+def fuse_loras(pipeline: Any) -> None:
+    """Add the LoRAs that are switched on to the weights themselves, of every part that has one, and take them off.
+
+    diffusers fuses those of the denoiser alone for some families, and then would take those of the text encoder off.
+    """
+    parts = [part for part, names in pipeline.get_list_adapters().items() if names]
+    if parts:
+        pipeline.fuse_lora(components=parts)
+    # the fused weights stay; this removes the LoRA's own matrices
+    pipeline.unload_lora_weights()
 
 
 def _find(lora: str, revision: str | None, argument: str) -> tuple[Path, Path | None]:
@@ -266,7 +278,7 @@ def _settle(pipeline: Any, weights: LoraWeights, name: str) -> None:
             split = split_side(key)
             if split is None:
                 continue
-            layer = _module(modules, split[0])
+            layer = lora_layer(modules, split[0])
             there = getattr(layer, split[1], None)
             there = there[name] if there is not None and name in there else None
             there = getattr(there, split[2].removeprefix("."), there)
@@ -275,7 +287,7 @@ def _settle(pipeline: Any, weights: LoraWeights, name: str) -> None:
                 raise RuntimeError(f"the loader left {part}.{key} out of a LoRA that fits")
         for (of_part, module), alpha in (weights.alphas or {}).items():
             if of_part == part:
-                _set_alpha(_module(modules, module), name, alpha)
+                _set_alpha(lora_layer(modules, module), name, alpha)
 
 
 def _is_equal(there: torch.Tensor, value: torch.Tensor) -> bool:
@@ -299,65 +311,18 @@ def _weight_shapes(file: Path) -> dict[str, list[int]]:
         return {}
 
 
-def _family_names(family: str) -> list[str]:
-    """The registry's names in what :func:`lora_family` says."""
-    return re.split(r"[(), ]+", family)
+def _other_family(pipeline: Any, file: Path) -> str | None:
+    """What other models the LoRA seems to be made for; None where it seems to be for this one, or does not show."""
+    family = lora_family(_weight_shapes(file))
+    own = family_of(type(pipeline).__name__)
+    return None if family is None or own in re.split(r"[(), ]+", family) else family
 
 
-def _misfit(pipeline: Any, weights: LoraWeights) -> str | None:
-    """Why the LoRA does not fit, or None."""
-    networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
-    if weights.unread or not weights.parts:
-        return f"{weights.unread[0]!r} belongs to no part of it" if weights.unread else "it holds no weights"
-    for part, own in weights.parts.items():
-        modules = dict(networks[part].named_modules())
-        layers: dict[str, dict[str, torch.Tensor]] = {}
-        for key, value in own.items():
-            split = split_side(key)
-            if split is None:
-                return f"{part}.{key} is no weight of a LoRA"
-            layers.setdefault(split[0], {})[split[1] + split[2].removeprefix(".weight")] = value
-        for name, sides in layers.items():
-            module = _module(modules, name)
-            weight = getattr(module, "weight", None)
-            if weight is None:
-                return f"it has no {part}.{name}"
-            # weights of 4 bits are packed, and their own shape says nothing
-            base = module.get_base_layer() if isinstance(module, BaseTunerLayer) else module
-            wide = (base.out_features, base.in_features) if isinstance(base, torch.nn.Linear) else weight.shape
-            if misfit := _side_misfit(sides, tuple(wide)):
-                return f"{part}.{name}.{misfit}"
-    return None
-
-
-def _side_misfit(sides: Mapping[str, torch.Tensor], wide: tuple[int, ...]) -> str | None:
-    """What of one layer's weights does not fit a layer whose weights are ``wide``; None where all does."""
-
-    def is_not(side: str) -> str:
-        return f"{side}.weight is {tuple(sides[side].shape)} beside a weight of {wide}"
-
-    for down, up, axis in (("lora_A", "lora_B", 1), ("hada_w1_b", "hada_w1_a", 1), ("hada_w2_b", "hada_w2_a", 1)):
-        if (down in sides) != (up in sides):
-            return f"{up if down in sides else down} is missing"
-        if down not in sides:
-            continue
-        taken, made = sides[down], sides[up]
-        # a LoHa's factors are matrices; so may be those of convolutions of one pixel, and the other way round
-        if math.prod(taken.shape[1:]) != math.prod(wide[1:]):
-            return is_not(down)
-        if made.shape[0] != wide[0]:
-            return is_not(up)
-        if made.shape[axis] != taken.shape[0]:
-            return f"{up}.weight is {tuple(made.shape)} beside {down} of {tuple(taken.shape)}"
-    magnitude = sides.get("lora_magnitude_vector")
-    if magnitude is not None and magnitude.numel() != wide[0]:
-        return is_not("lora_magnitude_vector")
-    return None
-
-
-def _module(modules: Mapping[str, Any], name: str) -> Any:
-    """The layer of that name; transformers dropped a level from its text encoder, as diffusers does from names."""
-    return modules.get(name) or modules.get(name.removeprefix("text_model."))
+def _advice(pipeline: Any, file: Path) -> str:
+    """What to do with a LoRA that does not fit."""
+    if family := _other_family(pipeline, file):
+        return f"it seems to be made for {family}; use the model it was made for."
+    return "use the model it was made for, or, where this is it, merge the LoRA with the program that made it."
 
 
 def _first_line(error: Exception) -> str:

@@ -13,15 +13,21 @@ from diffusers.utils.state_dict_utils import (
     convert_state_dict,
     convert_unet_state_dict_to_peft,
 )
+from safetensors import safe_open
 from safetensors.torch import load_file
 
-from .loras import PEFT_PREFIX
+from .loras import LORA_FILE, PEFT_PREFIX
+from .named_layers import magnitudes, read_named_layers
 
 _SIDES = re.compile(
     r"(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_magnitude_vector|hada_w[12]_[ab]|lokr_w[12](_[ab])?|lokr_t2)"
     r"(\.default)?(?P<ending>\.weight|\.bias)?"
 )
 _KOHYA = re.compile(r"(?P<layer>lora_(unet|te|te1|te2)_[^.]+)\.(?P<rest>.+)")
+# diffusers' own settings, in its own files
+_METADATA = "lora_adapter_metadata"
+# of any layout: what the sides of a layer's pair are called at their end
+_PAIR = re.compile(r"(?P<layer>.+?)[._](?:lora[._])?(?P<side>A|B|up|down)(?:\.default)?\.weight")
 # what kohya's layout calls the sides of a LoHa is what peft calls them
 LOHA = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 
@@ -67,20 +73,64 @@ def read_lora(pipeline: Any, file: Path, settings: Path | None) -> LoraWeights:
     if settings is not None:
         return _read_peft(pipeline, file, json.loads(settings.read_text(encoding="utf-8")))
     raw = load_file(file)
+    has_loader = pipeline.lora_file == LORA_FILE
     if pipeline.denoiser_part == "unet" and raw and all(_KOHYA.fullmatch(key) for key in raw):
         return _read_kohya(pipeline, raw)
+    if has_loader and _METADATA not in _metadata(file):
+        if (named := read_named_layers(pipeline, raw)) is not None:
+            return LoraWeights(*named, is_injected=True)
+        if not any(".lokr_" in key for key in raw):
+            return _read_converted(pipeline, raw)
     state_dict, *others = pipeline.lora_state_dict(str(file), use_safetensors=True, return_lora_metadata=True)
     parts, unread = _by_part(pipeline, state_dict)
-    # without settings the products are not scaled, or were when they were converted
-    alphas = None
-    if not any(others):
-        alphas = {
-            (part, name): float(value.shape[1])
-            for part, own in parts.items()
-            for name, side, ending, value in _sides(own)
-            if side == "lora_B" and ending == ".weight"
-        }
-    return LoraWeights(parts, alphas, unread=unread)
+    return LoraWeights(parts, None if any(others) else _ranks(parts), unread=unread)
+
+
+def _metadata(file: Path) -> Mapping[str, str]:
+    with safe_open(file, framework="pt") as weights:
+        return weights.metadata() or {}
+
+
+def _read_converted(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
+    """A layout that diffusers converts for the family; it multiplies alphas into the weights, here in float32, since
+    in 16 bits that rounds them."""
+    wide = {key: value.float() if value.is_floating_point() else value for key, value in raw.items()}
+    state_dict, *others = pipeline.lora_state_dict(dict(wide), return_lora_metadata=True)
+    parts, unread = _by_part(pipeline, state_dict)
+    if any(others):
+        # alphas that its loader applies
+        return LoraWeights(parts, unread=unread)
+    return LoraWeights(parts, _ranks(parts), is_injected=True, unread=(*unread, *_dropped(pipeline, wide)))
+
+
+def _dropped(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> list[str]:
+    """Names in the file that diffusers' converter leaves out, some without a word: each layer is given a number of its
+    own to hold, and is looked for among what is made of them."""
+    marked, marks = {}, {}
+    for key, value in raw.items():
+        pair = _PAIR.fullmatch(key)
+        if pair is not None and pair["side"] in ("A", "down"):
+            marked[key] = torch.ones_like(value)
+        elif pair is None and key.endswith(".alpha"):
+            # no scale: the rank, whatever it is called
+            ranks = [len(raw[other]) for other in raw if other.startswith(key[:-5]) and re.search("down|_A", other)]
+            marked[key] = torch.full_like(value, float(ranks[0])) if ranks else value
+        else:
+            marks[key] = float(len(marks) + 2)
+            marked[key] = torch.full_like(value, marks[key])
+    converted, *_ = pipeline.lora_state_dict(marked, return_lora_metadata=True)
+    found = {number for value in converted.values() for number in value.unique().tolist()}
+    return [key for key, number in marks.items() if number not in found]
+
+
+def _ranks(parts: Mapping[str, Mapping[str, torch.Tensor]]) -> dict[tuple[str, str], float]:
+    """Alphas of products that are not scaled, or were when they were converted."""
+    return {
+        (part, name): float(value.shape[1])
+        for part, own in parts.items()
+        for name, side, ending, value in _sides(own)
+        if side == "lora_B" and ending == ".weight"
+    }
 
 
 def _read_peft(pipeline: Any, file: Path, settings: dict[str, Any]) -> LoraWeights:
@@ -88,10 +138,24 @@ def _read_peft(pipeline: Any, file: Path, settings: dict[str, Any]) -> LoraWeigh
     weights = {key.removeprefix(PEFT_PREFIX): value for key, value in load_file(file).items()}
     modules = {split[0] for split in map(split_side, weights) if split is not None}
     networks = {pipeline.denoiser_part: pipeline.denoiser_network, **pipeline.text_networks}
-    for part, network in networks.items():
-        if modules and modules <= {name for name, _ in network.named_modules()}:
-            return LoraWeights({part: weights}, settings=settings, is_injected=True)
+    named = [
+        part for part, item in networks.items() if modules and modules <= {name for name, _ in item.named_modules()}
+    ]
+    # two text encoders have the same names, and mostly not the same widths
+    wide = [part for part in named if _is_as_wide(weights, networks[part])]
+    for part in (*wide, *named):
+        return LoraWeights({part: weights}, settings=settings, is_injected=True)
     return LoraWeights({pipeline.denoiser_part: weights}, settings=settings, is_injected=True)
+
+
+def _is_as_wide(weights: Mapping[str, torch.Tensor], network: Any) -> bool:
+    """Whether the first factors take what the layers of those names take."""
+    modules = dict(network.named_modules())
+    return all(
+        value.shape[1] == modules[name].weight.shape[1]
+        for name, side, _, value in _sides(weights)
+        if side == "lora_A" and getattr(modules[name], "weight", None) is not None
+    )
 
 
 def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
@@ -117,6 +181,10 @@ def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
     parts: dict[str, dict[str, torch.Tensor]] = {}
     alphas, unread = {}, []
     for layer, weights in layers.items():
+        if id(marks[layer]) not in places:
+            # of a text encoder that the model does not have
+            unread.append(f"{layer}.{next(iter(weights))}")
+            continue
         part, name = places[id(marks[layer])]
         alpha = weights.pop("alpha", None)
         down = weights.get("lora_down.weight", weights.get("hada_w1_b"))
@@ -125,26 +193,12 @@ def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
         for rest, value in weights.items():
             side = {"lora_down.weight": "lora_A.weight", "lora_up.weight": "lora_B.weight"}.get(rest, rest)
             if rest == "dora_scale":
-                side, value = "lora_magnitude_vector", _magnitudes(layer, value)
+                side, value = "lora_magnitude_vector", magnitudes(layer, value)
             elif side == rest and rest not in LOHA:
                 unread.append(f"{layer}.{rest}")
                 continue
             parts.setdefault(part, {})[f"{name}.{side}"] = value
     return LoraWeights(parts, alphas, is_injected=True, unread=tuple(unread))
-
-
-def _magnitudes(layer: str, value: torch.Tensor) -> torch.Tensor:
-    """``(out,)`` of a linear layer and ``(1, out, 1, 1)`` of a convolution, from ``(out, 1, ...)``.
-
-    Raises:
-        ValueError: norms over the outputs, which LyCORIS makes unless told otherwise.
-    """
-    if value.ndim > 1 and (value.shape[0] == 1 or value[0].numel() != 1):
-        raise ValueError(
-            f"{layer}.dora_scale is {tuple(value.shape)}, a magnitude for each input, and peft's DoRA has one for each"
-            " output (LyCORIS trains that with wd_on_output)"
-        )
-    return value.flatten() if value.ndim < 4 else value.transpose(0, 1)
 
 
 def _by_part(

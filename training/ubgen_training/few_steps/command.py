@@ -16,6 +16,7 @@ import torch
 
 from ubgen_pipeline.inference.prompt_cache import lora_facts
 from ubgen_pipeline.models.loading import load_pipeline
+from ubgen_pipeline.models.lora_loading import fuse_loras
 from ubgen_pipeline.models.loras import as_loras
 from ubgen_pipeline.models.sources import hub_commit
 
@@ -50,8 +51,7 @@ def train(config: FewStepConfig) -> Path:
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
     if config.lora is not None:
         # in float32, where fusing loses nothing
-        pipeline.fuse_lora()
-        pipeline.unload_lora_weights()
+        fuse_loras(pipeline)
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline.to(dtype=dtype)
     # fused before they were rounded, which no other command does
