@@ -40,7 +40,7 @@ TRAINING_ROOMS = {
     "command": "commands files",
     "checkpoints": "files commands",
     "lora": "checkpoints files",
-    "sampler": "checkpoints lora ubgen_pipeline models inference",
+    "sampler": "checkpoints lora ubgen_pipeline commands models inference",
     "rewards": "models mini",
     "reward_training": (
         "command checkpoints lora sampler rewards ubgen_pipeline files commands mini prompts models hub"

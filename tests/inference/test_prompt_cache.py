@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from ubgen_pipeline.inference.prompt_cache import PromptCache, PromptFolder
+from ubgen_pipeline.inference import prompt_cache
+from ubgen_pipeline.inference.prompt_cache import PromptCache, PromptFolder, made_by
 from ubgen_pipeline.models.loading import load_pipeline
 
 
@@ -99,3 +100,44 @@ def test_a_folder_keeps_prompts_for_the_model_that_read_them(pipeline, calls, tm
         file.write_bytes(b"not a tensor")
     PromptCache(folder=PromptFolder(tmp_path, made_by)).conditioning(pipeline, ["star"])
     assert calls[4:] == ["star"]
+
+
+def test_a_file_that_was_cut_off_is_not_taken_for_whole(pipeline, calls, tmp_path):
+    folder = PromptFolder(tmp_path, {"model": "abc"})
+    PromptCache(folder=folder).conditioning(pipeline, ["star"])
+    (file,) = tmp_path.rglob("*.safetensors")
+    whole = file.read_bytes()
+    for length in (0, 7, 8, 100, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:length])
+        cache = PromptCache(folder=folder)
+        assert not cache.is_at_hand("star")
+        cache.rows(pipeline, ["star"])
+        assert cache.is_at_hand("star") and PromptCache(folder=folder).is_at_hand("star")
+        # as the negative prompt it was never encoded
+        assert not cache.is_at_hand("star", negative=True)
+    assert calls == ["star"] * 7 and file.read_bytes() == whole
+
+
+def test_a_file_in_the_folders_place(tmp_path):
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(ValueError, match=r"prompt_features is '.*notes.txt', which is a file; give a folder"):
+        PromptFolder(tmp_path / "notes.txt", {})
+
+
+def test_a_folder_is_not_taken_over_by_other_libraries_or_precision(random_mini_model, pipeline, calls, tmp_path):
+    facts = {"dtype": "float32", "device": "cpu"}
+
+    def encode(**changes):
+        made = made_by(random_mini_model, **{**facts, **changes})
+        PromptCache(folder=PromptFolder(tmp_path, made)).rows(pipeline, ["star"])
+        return len(calls)
+
+    assert [encode(), encode(), encode(dtype="bfloat16"), encode(loras=("lora",))] == [1, 1, 2, 3]
+    own = prompt_cache.version
+    for name in ("ubgen", "torch", "transformers", "tokenizers", "diffusers", "peft"):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(prompt_cache, "version", lambda asked, name=name: "0.0" if asked == name else own(asked))
+            before = len(calls)
+            assert encode() == before + 1
+    # each stays beside the others
+    assert encode() == len(calls) == 9

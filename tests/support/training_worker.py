@@ -19,6 +19,7 @@ from accelerate.utils import DistributedType
 from safetensors.torch import save_file
 from transformers import TrainerCallback
 
+from ubgen_pipeline.files import whole_files
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.checkpoints import trainer as trainer_checkpoints
@@ -31,6 +32,7 @@ from ubgen_training.nft.forward_sampler import ForwardSampler
 from ubgen_training.nft.nft_config import NFTConfig
 from ubgen_training.nft.nft_trainer import NFTTrainer
 from ubgen_training.rewards.logdet_variety import LogDetVarietyReward
+from ubgen_training.sampler.prompt_features import prompt_cache
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 from ubgen_training.ubgen.ubgen_trainer import UbGenTrainer
@@ -127,6 +129,8 @@ class KillInsideAccumulation(TrainerCallback):
 def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kind="ubgen", **settings):
     """A trainer of that kind on ``model``'s folder; with ``clip``, a CLIP's folder, it has the adversarial term."""
     settings = {"use_cpu": True, "output_dir": str(output_dir), **SETTINGS, **settings}
+    if "prompt_features" in settings:
+        settings["model_name_or_path"] = str(model)
     if kind == "ubgen":
         config = UbGenConfig(**{"adversarial_weight": 0.5 if clip else 0.0, **UBGEN_SETTINGS, **settings})
         sampler_type, trainer_type, eta = SamplerModel, UbGenTrainer, 0.0
@@ -136,16 +140,35 @@ def build_trainer(model, output_dir, clip=None, reward=None, callbacks=None, kin
     else:
         config = DDPOConfig(**{**DDPO_SETTINGS, **settings})
         sampler_type, trainer_type, eta = PolicySampler, DDPOTrainer, config.eta
+    pipeline = load_pipeline(model, scheduler=config.scheduler)
+    encoded = []
+    if config.prompt_features is not None:
+        pipeline.encode = _noted(pipeline.encode, encoded)
     sampler = sampler_type(
-        load_pipeline(model, scheduler=config.scheduler),
+        pipeline,
         NAMES,
         LoraSettings(config.lora_rank),
         SamplingSettings(config.num_inference_steps, config.guidance_scale, eta=eta),
         seed=config.seed,
         train_method=config.train_method,
+        prompt_cache=prompt_cache(config, torch.float32),
     )
+    if config.prompt_features is not None:
+        file = Path(output_dir, f"encoded_{config.process_index}.json")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(json.dumps(encoded))
     encoder = load_clip_encoder(str(clip)) if clip else None
     return trainer_type(sampler, config, NAMES, reward or BrightnessReward(), encoder, callbacks=callbacks)
+
+
+def _noted(encode, asked):
+    """``encode``, which also adds the prompts that it is asked for to ``asked``."""
+
+    def noted(prompts, *arguments, **settings):
+        asked.extend(prompts)
+        return encode(prompts, *arguments, **settings)
+
+    return noted
 
 
 def run(
@@ -155,15 +178,23 @@ def run(
     resume=None,
     kill_inside_step=None,
     kill_at_checkpoint=None,
+    kill_rank_at_prompt=None,
     variety=False,
     **settings,
 ):
     """One training run; ``kill_…`` names the update that it does not survive. Returns the trainer.
 
-    With ``variety`` the reward is the one that remembers images and compares those of all processes.
+    ``kill_rank_at_prompt`` is a process that dies once it has written a prompt and before it has renamed the file. In
+    ``prompt_features`` a ``{rank}`` is the process's own. With ``variety`` the reward is the one that remembers images
+    and compares those of all processes.
     """
     reward = LogDetVarietyReward(load_clip_encoder("mini"), NAMES, memory=4) if variety else BrightnessReward()
     callbacks = [] if kill_inside_step is None else [KillInsideAccumulation(kill_inside_step)]
+    rank = os.environ.get("RANK", "0")
+    if "prompt_features" in settings:
+        settings["prompt_features"] = settings["prompt_features"].format(rank=rank)
+    if rank == str(kill_rank_at_prompt):
+        whole_files.os.replace = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
     trainer = build_trainer(model, output_dir, clip, reward, callbacks, **settings)
     commit = trainer_checkpoints.commit_checkpoint
     if kill_at_checkpoint is not None:

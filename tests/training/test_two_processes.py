@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import load_file
 
 from support import ROOT, SUPPORT
-from support.checkpoint_equality import assert_equal_checkpoints
+from support.checkpoint_equality import assert_equal_checkpoints, safetensors_content
 from support.tiny_clip import build_tiny_clip
 from support.training_worker import run
 from support.warm_python import warm_programs
@@ -162,6 +162,59 @@ def test_the_classes_statistics_hold_the_rewards_of_both_ranks(ddp):
     both = torch.cat([rollout["labels"] for rollout in rollouts])
     # eight consecutive places of shuffled passes over three classes
     assert sorted(both.bincount(minlength=3).tolist()) in ([2, 3, 3], [2, 2, 4])
+
+
+@pytest.fixture(scope="module")
+def featured(tiny_model, clip_folder, tmp_path_factory):
+    """The straight run with prompts in a folder of both processes, again, and in one of each; then a killed one."""
+    folder = tmp_path_factory.mktemp("featured")
+    ubgen = {"model": tiny_model, "clip": clip_folder, "max_steps": 1, **UNWATCHED}
+    common = {**ubgen, "prompt_features": str(folder / "features")}
+    killed = {**ubgen, "prompt_features": str(folder / "killed_features"), "kill_rank_at_prompt": 0}
+    runs = [
+        {**common, "output_dir": str(folder / "common")},
+        {**common, "output_dir": str(folder / "again")},
+        {**ubgen, "prompt_features": str(folder / "own_{rank}"), "output_dir": str(folder / "own")},
+        {**killed, "output_dir": str(folder / "killed")},
+    ]
+    codes, output = _finish(_start(folder / "jobs.json", "ddp", runs))
+    assert codes != [0] and (folder / "own" / "checkpoint-1").is_dir(), output
+    return folder
+
+
+def _encoded(folder):
+    """What each process has encoded of the prompts, and of the one to guide away from."""
+    return [sorted(json.loads((folder / f"encoded_{rank}.json").read_text())) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("name", ["common", "again", "own"])
+def test_processes_that_keep_their_prompts_train_what_others_train(featured, ddp, name):
+    own, other = (load_file(run / "checkpoint-1" / LORA) for run in (featured / name, ddp / "ubgen"))
+    assert own.keys() == other.keys() and all(torch.equal(value, other[part]) for part, value in own.items())
+
+
+def test_each_process_encodes_a_part_of_the_prompts(featured):
+    assert _encoded(featured / "common") == [["", "circle", "ring"], ["star"]]
+    assert _encoded(featured / "again") == [[], []]
+    # folders that are not common hold the rest, too
+    assert _encoded(featured / "own") == [["", "circle", "ring", "star"]] * 2
+
+
+def _features(folder):
+    return {file.name: safetensors_content(file) for file in folder.rglob("*.safetensors")}
+
+
+def test_features_of_killed_processes_are_whole_or_made_again(featured, tiny_model, clip_folder, tmp_path, capsys):
+    folder = featured / "killed_features"
+    # the first one had written a prompt, and not given it its name
+    assert len(list(folder.rglob(".*.tmp"))) == 1
+    kept = len(_features(folder))
+    assert kept < 4
+    run(tiny_model, tmp_path, clip_folder, max_steps=1, prompt_features=str(folder), **UNWATCHED)
+    assert len(json.loads((tmp_path / "encoded_0.json").read_text())) == 4 - kept
+    assert f"ubgen: {3 - kept} prompts left to encode\nubgen: 1 prompt left to encode\n" in capsys.readouterr().err
+    assert _features(folder) == _features(featured / "features") == _features(featured / "own_1")
+    assert not list(folder.rglob(".*.tmp"))
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 
 from ..call_arguments import TextSettings
@@ -25,6 +25,8 @@ from .placement import text_encoders_on
 if TYPE_CHECKING:
     from ..family import Family
 
+# whose code the conditioning of a prompt depends on
+_LIBRARIES = ("ubgen", "torch", "transformers", "tokenizers", "diffusers", "peft")
 # what a cache holds in memory
 MAX_BYTES = 2 << 30
 
@@ -83,6 +85,12 @@ class PromptCache:
         with self._lock:
             return [self._of(pipeline, prompt, negative) for prompt in prompts]
 
+    def is_at_hand(self, prompt: str, *, negative: bool = False) -> bool:
+        """Whether the prompt need not be encoded, because it is remembered or kept on the disk."""
+        with self._lock:
+            key = prompt, negative
+            return key in self._encoded or (self._folder is not None and self._folder.holds(key, self._text))
+
     def newest(self) -> "Conditioning | None":
         """The row of the prompt that was used last; None where none is remembered."""
         with self._lock:
@@ -134,10 +142,15 @@ class PromptFolder:
     Args:
         folder: made where it is missing.
         made_by: all that the numbers depend on beside the prompt: the model, precision, device and libraries.
+
+    Raises:
+        ValueError: something else than a folder is there.
     """
 
     def __init__(self, folder: str | Path, made_by: Mapping[str, Any]):
         self._folder, self._made_by = Path(folder).expanduser(), dict(made_by)
+        if self._folder.exists() and not self._folder.is_dir():
+            raise ValueError(f"prompt_features is {str(folder)!r}, which is a file; give a folder, or a new name.")
 
     def read(self, key: tuple[str, bool], text: TextSettings) -> Conditioning | None:
         """What was kept of a prompt, on the CPU; None where nothing was, or its file is damaged."""
@@ -145,6 +158,14 @@ class PromptFolder:
             return Conditioning(load_file(self._file(key, text)))
         except (OSError, SafetensorError):
             return None
+
+    def holds(self, key: tuple[str, bool], text: TextSettings) -> bool:
+        """Whether :meth:`read` would find something; the header tells, which names the length of the file."""
+        try:
+            with safe_open(self._file(key, text), "pt"):
+                return True
+        except (OSError, SafetensorError):
+            return False
 
     def write(self, key: tuple[str, bool], text: TextSettings, row: Conditioning) -> None:
         file = self._file(key, text)
@@ -189,7 +210,7 @@ def made_by(
         "dtype": dtype,
         "quantization": quantization,
         "device": torch.cuda.get_device_name(device) if device.startswith("cuda") else device,
-        "versions": {name: version(name) for name in ("torch", "transformers", "diffusers")},
+        "versions": {name: version(name) for name in _LIBRARIES},
     }
 
 

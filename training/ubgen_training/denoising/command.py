@@ -44,20 +44,19 @@ def train(config: DenoiserConfig) -> Path:
         argument="model_name_or_path",
     )
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
-    with prompt_cache(config, dtype) as cache:
-        model = DenoiserModel(
-            pipeline,
-            prompts,
-            train_method=config.train_method,
-            weighting=config.weighting,
-            target=config.target,
-            flow=config.flow_weighting(),
-            size=(config.height, config.width),
-            lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-            empty_prompt_share=config.empty_prompt_share,
-            seed=config.seed,
-            prompt_cache=cache,
-        )
+    model = DenoiserModel(
+        pipeline,
+        prompts,
+        train_method=config.train_method,
+        weighting=config.weighting,
+        target=config.target,
+        flow=config.flow_weighting(),
+        size=(config.height, config.width),
+        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+        empty_prompt_share=config.empty_prompt_share,
+        seed=config.seed,
+        prompt_cache=prompt_cache(config, dtype),
+    )
     # a checkpoint's settings name what was taken
     if isinstance(model.loss, FlowLoss):
         config.weighting_scheme = model.loss.weighting.scheme

@@ -60,18 +60,17 @@ def train(config: FewStepConfig) -> Path:
         for lora in as_loras(config.lora, config.lora_revision if config.lora else None)
     ]
     loras = (*lora_facts(known), "fused") if known else (None,)
-    with prompt_cache(config, dtype, loras) as cache:
-        model = FewStepModel(
-            pipeline,
-            prompts,
-            lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-            guidance_scale=config.guidance_scale,
-            num_segments=config.num_segments,
-            num_teacher_steps=config.num_teacher_steps,
-            huber_scale=config.huber_scale,
-            seed=config.seed,
-            prompt_cache=cache,
-        )
+    model = FewStepModel(
+        pipeline,
+        prompts,
+        lora=LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+        guidance_scale=config.guidance_scale,
+        num_segments=config.num_segments,
+        num_teacher_steps=config.num_teacher_steps,
+        huber_scale=config.huber_scale,
+        seed=config.seed,
+        prompt_cache=prompt_cache(config, dtype, loras),
+    )
     if config.initial_lora is not None:
         load_lora_into(model.pipeline, config.initial_lora, argument="initial_lora")
     return FewStepTrainer(model, config, images).train_and_save(checkpoint)

@@ -109,24 +109,23 @@ def build_sampler(
     assert config.num_inference_steps is not None and config.guidance_scale is not None
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
-    with prompt_cache(config, dtype) as cache:
-        return sampler_type(
-            pipeline,
-            texts,
-            LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
-            SamplingSettings(
-                config.num_inference_steps,
-                config.guidance_scale,
-                config.height,
-                config.width,
-                decode_batch_size,
-                config.step_noise,
-            ),
-            seed=config.seed,
-            train_method=config.train_method,
-            prompt_cache=cache,
-            **settings,
-        )
+    return sampler_type(
+        pipeline,
+        texts,
+        LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
+        SamplingSettings(
+            config.num_inference_steps,
+            config.guidance_scale,
+            config.height,
+            config.width,
+            decode_batch_size,
+            config.step_noise,
+        ),
+        seed=config.seed,
+        train_method=config.train_method,
+        prompt_cache=prompt_cache(config, dtype),
+        **settings,
+    )
 
 
 def take_defaults(config: SamplerConfig, pipeline: Family) -> None:
