@@ -7,6 +7,7 @@ import signal
 import stat
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -58,9 +59,14 @@ def test_a_kill_between_write_and_rename_leaves_the_old_file(tmp_path):
     assert file.read_text() == OLD
     leftover = next(item for item in tmp_path.iterdir() if item != file)
     assert leftover.name.startswith(".a.txt.") and leftover.suffix == ".tmp"
-    # of another file, and of a process that lives: this one's parent
+    # of another file, of a process that lives: this one's parent, and of another machine or container
     others = [tmp_path / leftover.name.replace(".a.txt.", ".b.txt.")]
     others += [tmp_path / re.sub(r"\d+-\d+\.tmp$", f"{os.getppid()}-1.tmp", leftover.name)]
+    host = re.sub(r"^\.a\.txt\.|\.\d+-\d+\.tmp$", "", leftover.name)
+    others += [tmp_path / leftover.name.replace(f".{host}.", f".{other}.") for other in (f"{host}0", "other")]
+    if Path("/proc/self/ns/pid").exists():
+        # containers of one name differ by this number
+        assert host.endswith(f"-{os.stat('/proc/self/ns/pid').st_ino}")
     for other in others:
         other.touch()
     write_whole_text(file, NEW)

@@ -127,7 +127,12 @@ def _is_alive(process: int) -> bool:
 
 
 def _host() -> str:
-    return platform.node()[:32]
+    """This machine, and on Linux which of its containers: two of one name may number their processes alike."""
+    name = platform.node()[:32]
+    try:
+        return f"{name}-{os.stat('/proc/self/ns/pid').st_ino}"
+    except OSError:
+        return name
 
 
 def _flush(path: Path) -> None:
