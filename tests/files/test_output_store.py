@@ -3,12 +3,25 @@
 import errno
 
 import pytest
-from botocore.exceptions import EndpointConnectionError, NoCredentialsError
+from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError
 from datasets import Features, Value
+from s3fs.errors import translate_boto_error
 
 from ubgen_pipeline.dataset.shards import DatasetShards
 from ubgen_pipeline.files.output_store import AddressStore, LocalFolder, is_of_one_process, output_store
 
+# what the library of S3 makes of the answer to a machine whose clock is wrong
+_SKEWED = translate_boto_error(
+    ClientError(
+        {
+            "Error": {
+                "Code": "RequestTimeTooSkewed",
+                "Message": "The difference between the request time and the server's time is too large.",
+            }
+        },
+        "PutObject",
+    )
+)
 FEATURES = Features({"index": Value("int64")})
 
 
@@ -152,6 +165,7 @@ def test_a_store_that_does_not_answer_is_waited_for_and_said(monkeypatch):
         (PermissionError("Access Denied"), "writing is not allowed .*use credentials that may"),
         (NoCredentialsError(), "there are no credentials .*AWS_ACCESS_KEY_ID"),
         (FileNotFoundError("The specified bucket does not exist"), "does not exist .*make it first"),
+        (_SKEWED, r"refuses requests of this machine's clock \(The difference between .*set the clock"),
     ],
 )
 def test_a_store_that_may_not_be_written_is_found_at_once(monkeypatch, fault, message):

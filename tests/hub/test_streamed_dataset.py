@@ -277,3 +277,16 @@ def test_no_more_than_a_hundred_commits_an_hour(hub, tmp_path, monkeypatch):
     dataset.flush()
     assert history(hub, "org/d")[0].title == "Add shards 0, 1, 2, 3 of 4"
     assert waited == [pytest.approx(3600, abs=60)]
+
+
+@pytest.mark.parametrize(("ahead", "num_counted"), [(-86400, 2), (0, 2), (86400, 0)])
+def test_a_clock_that_differs_from_the_hubs_never_makes_a_wait_longer_than_an_hour(hub, tmp_path, ahead, num_counted):
+    """The Hub tells when commits were made by its own clock; a machine that is ahead asks it too often at worst."""
+    stream(tmp_path / "d", "org/d", shards_per_commit=6)
+    shards = shards_of(tmp_path / "again", 6)
+    dataset = HubDataset("org/d", shards, DatasetCardMaker(shards, CLASS_NAMES, GeneratorSource("mini"), [0, 1]))
+    dataset.budget.clock = lambda: time.time() + ahead
+    dataset.open()
+    assert len(dataset.budget.others) == num_counted
+    dataset.budget.others.extend([dataset.budget.clock()] * COMMITS_PER_HOUR)
+    assert 3590 < dataset.budget.wait() <= 3600

@@ -280,6 +280,11 @@ class AddressStore:
         name = f"output_dir is {str(self.place)!r}"
         if isinstance(error, FileNotFoundError):
             return ValueError(f"{name}, whose bucket or repository does not exist ({_short(error)}); make it first.")
+        if _is_of_another_time(error):
+            return ValueError(
+                f"{name}, which refuses requests of this machine's clock ({_short(error)}); set the clock, and run"
+                " again."
+            )
         if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
             return ValueError(
                 f"{name}, where {what} is not allowed ({_short(error)}); use credentials that may write."
@@ -332,6 +337,12 @@ def _is_lasting(error: Exception) -> bool:
 def _lacks_credentials(error: Exception) -> bool:
     # of the libraries of several stores, none of which needs to be installed
     return "Credential" in type(error).__name__ or "Unauthorized" in type(error).__name__
+
+
+def _is_of_another_time(error: Exception) -> bool:
+    """Whether the request was refused since this machine's clock and the store's differ, as S3 and others tell it."""
+    cause = error.__cause__ or error
+    return getattr(cause, "response", {}).get("Error", {}).get("Code") == "RequestTimeTooSkewed"
 
 
 def _short(error: BaseException) -> str:

@@ -16,7 +16,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -204,9 +203,13 @@ class HubDataset:
         return content
 
     def _commit_times(self) -> list[float]:
+        """Of the commits of the last hour."""
         commits = self.api.list_repo_commits(self.repo_id, repo_type=REPO_TYPE)
-        oldest = datetime.now(UTC).timestamp() - CommitBudget.WINDOW
-        return [time for time in sorted(commit.created_at.timestamp() for commit in commits) if time > oldest]
+        now = self.budget.clock()
+        # The Hub tells the times of its own clock. Where this machine's is behind, a commit would lie in the future,
+        # and be waited for until it was an hour old here.
+        times = sorted(min(commit.created_at.timestamp(), now) for commit in commits)
+        return [time for time in times if time > now - CommitBudget.WINDOW]
 
     def _discard(self, shards: Iterable[Shard]) -> None:
         if not self.keep_local:
