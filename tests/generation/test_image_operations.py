@@ -42,7 +42,9 @@ def test_an_image_costs_what_a_call_does(pipeline, tmp_path):
 def test_what_draws_otherwise_is_not_counted(pipeline, tmp_path, changed, quantization):
     (drawn,) = pipeline.encode(["a photo of a circle"])
     counted = RunOperations(pipeline, settings_of(tmp_path, **changed), "cpu", "float32", quantization)
-    assert counted.of_image(pipeline, drawn) is None
+    # nor is the machine measured, with which nothing would be compared
+    counted.measure(1)
+    assert counted.of_image(pipeline, drawn) is None and counted.limit is None
 
 
 def test_what_cannot_be_counted_is_said_and_does_not_stop_the_run(pipeline, tmp_path, monkeypatch):
@@ -62,5 +64,7 @@ def test_threads_of_a_cpu_add_up_and_a_gpu_is_one(pipeline, tmp_path, monkeypatc
     )
     for device, dtype, limit in (("cpu", "float32", 8e9), ("cuda:1", "bfloat16", 2e9)):
         counted = RunOperations(pipeline, settings_of(tmp_path), device, dtype, "none")
-        assert counted.machine_limit(4) == limit
+        assert counted.limit is None
+        counted.measure(4)
+        assert counted.limit == limit
         assert asked[-1] == (device, getattr(torch, dtype))

@@ -1,6 +1,7 @@
 """The report at the end of a run: its arithmetic, and a run's figures against a clock, in the card and in a trace."""
 
 import json
+import re
 import time
 
 import pytest
@@ -54,14 +55,24 @@ def test_a_run_says_how_fast_it_was(random_mini_model, tmp_path, capsys):
     for line in report.split("\n"):
         assert line.strip() in said or line.strip().startswith("Of the run")
     assert "4 images in " in said and "% of this machine's limit: " in said
-    seconds = float(said.partition("4 images in ")[2].partition(" s:")[0])
+    figures = re.search(r"4 images in ([\d.]+) s: ([\d.]+) images/s end to end, ([\d.]+) images/s in the loop", said)
+    assert figures is not None
+    seconds, end_to_end, in_loop = map(float, figures.groups())
     assert 0 < seconds <= wall + 0.1
+    assert end_to_end == pytest.approx(4 / seconds, rel=0.1) and in_loop >= 0.99 * end_to_end
     events = json.loads((tmp_path / "trace.json").read_text())["traceEvents"]
     spent = {name: sum(event["dur"] for event in events if event["name"] == name) / 1e6 for name in STAGES}
     line = said.partition("seconds of all threads together: ")[2].partition("\n")[0]
     told = {part.split()[1]: float(part.split()[0]) for part in line.split(", ")}
     for name in ("loading", "encoding", "drawing", "decoding"):
         assert spent[name] > 0 and told[name] == pytest.approx(spent[name], abs=0.06)
+    # from the first moment on some thread is in some stage: nothing that takes long is left out
+    covered = end = 0.0
+    for event in sorted(events, key=lambda event: event["ts"]):
+        begin, finish = event["ts"] / 1e6, (event["ts"] + event["dur"]) / 1e6
+        covered += max(finish - max(begin, end), 0.0)
+        end = max(end, finish)
+    assert covered > 0.8 * seconds and sum(told.values()) > 0.8 * seconds
     # with nothing left to draw there is nothing to report, and the card stays
     assert main(flags) == 0
     assert "images/s in the loop" not in capsys.readouterr().err and (tmp_path / "d" / "README.md").read_text() == card

@@ -1,6 +1,6 @@
 """Where the time of a run goes: seconds of each stage, and a trace of them for viewers of traces.
 
-    loading     the model, and settling how it draws
+    loading     libraries and the model, and settling how it draws
     encoding    prompts, by the text encoders
     drawing     denoising
     decoding    latents to images

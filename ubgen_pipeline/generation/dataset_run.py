@@ -268,6 +268,8 @@ class DatasetRun:
         self.batch_size, self.attention = inference.batch_size, inference.attention
         self._settle(inference)
         self.shards.open()
+        # before anything else is at work here
+        self._operations.measure(self.num_threads)
         self._pipeline = pipeline
 
     @property
@@ -286,10 +288,18 @@ class DatasetRun:
         """
         if not numbers:
             return
-        from ..inference.attention_kernels import attention_order
-        from .dataset_rows import dataset_features
+        self.prepare()
+        with stage("loading"):
+            from ..inference.attention_kernels import attention_order
+            from .dataset_rows import dataset_features
 
-        has_safety_checker = self.pipeline.safety_checker is not None
+            features = dataset_features(
+                self.settings,
+                self.samples,
+                self.names,
+                self.pipeline.safety_checker is not None,
+                marks_not_finite=self.rows.marks_not_finite,
+            )
         num_images = sum(shard.stop - shard.start for shard in self.shards.shards if shard.number in set(numbers))
         progress = Progress(num_images, "images")
         # one line of progress: rank 0's share goes as fast as the others'
@@ -305,13 +315,7 @@ class DatasetRun:
                 self.shards,
                 numbers,
                 self.rows.rows,
-                dataset_features(
-                    self.settings,
-                    self.samples,
-                    self.names,
-                    has_safety_checker,
-                    marks_not_finite=self.rows.marks_not_finite,
-                ),
+                features,
                 batch_size=self._affordable_batch_size(),
                 num_threads=self.num_threads,
                 report=report,
@@ -369,7 +373,7 @@ class DatasetRun:
         if self.figures.workers or not figures.num_images or self._operations is None:
             return figures
         operations = self._operations.of_image(self.pipeline, self._prompts.newest())
-        limit = None if operations is None else self._operations.machine_limit(self.num_threads)
+        limit = None if operations is None else self._operations.limit
         return dataclasses.replace(figures, operations=operations, limit=limit)
 
     def _say_throughput(self, watch: Stopwatch | None) -> list[str]:

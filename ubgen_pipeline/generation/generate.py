@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import say
 from ..commands.settings_parser import parse_settings, run_command
-from ..commands.stopwatch import Stopwatch, timed_run
+from ..commands.stopwatch import Stopwatch, stage, timed_run
 from ..files.places import is_address
 from ..files.whole_files import write_whole_text
 from ..prompts.class_file import ClassFile, read_class_file
@@ -155,17 +155,20 @@ def write_dataset(settings: GenerateSettings, samples: Samples) -> "DatasetRun":
         say(f"{settings.folder()} waits for the dataset that another thread draws")
         _ONE_RUN.acquire()
     with _ended(settings.profile, rank) as watch:
-        # pyarrow and scipy come with it, which --help and a dry run need not wait for
-        from .dataset_run import DatasetRun
+        with stage("loading"):
+            # torch, pyarrow and scipy come with it, which --help and a dry run need not wait for
+            from .dataset_run import DatasetRun
 
-        run = DatasetRun(settings, samples, rank, world_size)
+            run = DatasetRun(settings, samples, rank, world_size)
         with run.shards.store.held(run.rank):
             if settings.engine == "ray":
                 from .ray_engine import write_with_ray
 
                 write_with_ray(run)
             else:
-                run.write(run.missing())
+                with stage("loading"):
+                    missing = run.missing()
+                run.write(missing)
             run.finish(watch)
     return run
 

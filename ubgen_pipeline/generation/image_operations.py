@@ -16,6 +16,10 @@ class RunOperations:
 
     A report is no reason to stop a run, so what cannot be counted is None, with a warning where that is a surprise.
 
+    Attributes:
+        limit: operations per second that the machine computes at most; None before :meth:`measure`, and where an
+            image's are not counted.
+
     Args:
         pipeline: loaded, and not yet changed for the run.
         settings: of the run, whole.
@@ -31,6 +35,7 @@ class RunOperations:
 
         self.settings, self.device, self.dtype = settings, device, dtype
         self._copy = None
+        self.limit: float | None = None
         changes_guidance = settings.true_cfg_scale is not None or settings.guidance_interval is not None
         if settings.source is not None or changes_guidance or quantization != "none":
             return
@@ -60,15 +65,17 @@ class RunOperations:
             _warn(error)
             return None
 
-    def machine_limit(self, num_threads: int) -> float:
-        """Operations per second of the fastest matrix product, of so many threads on a CPU."""
+    def measure(self, num_threads: int) -> None:
+        """Take the limit, which is that of the fastest matrix product, of so many threads on a CPU."""
+        if self._copy is None:
+            return
         import torch
         from huggingface_hub import constants
 
         from ..inference.machine_limit import machine_limit
 
         rate = machine_limit(self.device, getattr(torch, self.dtype), Path(constants.HF_HOME) / "ubgen")
-        return rate if self.device.startswith("cuda") else rate * num_threads
+        self.limit = rate if self.device.startswith("cuda") else rate * num_threads
 
 
 def _warn(error: Exception) -> None:
