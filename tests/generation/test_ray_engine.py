@@ -17,7 +17,7 @@ import pytest
 
 from support.hub_faults import BEFORE
 from support.object_store import BUCKET, ENVIRONMENT, loopback_store
-from support.ray_cluster import RayCluster, kill_client
+from support.ray_cluster import RayCluster, client, kill_client
 from ubgen_pipeline.files.places import as_place
 from ubgen_pipeline.generation.generate import main
 
@@ -144,6 +144,63 @@ def test_workers_that_share_a_store_are_killed_while_they_send(cluster, random_m
         assert ended.stderr.count("was lost; another takes over") == 2 and len(set(killed)) == 2
         # what Ray says of the lost ones is not among the results
         assert ended.stdout.startswith("images") and len(ended.stdout.splitlines()) == 2
+        assert _hashes(as_place(address)) == one_process
+
+
+def test_a_node_is_lost_while_it_draws(random_mini_model, one_process, tmp_path):
+    """All of its processes at once; the other node draws what is left."""
+    folder = tmp_path / "d"
+    with RayCluster() as cluster:
+        for _ in range(2):
+            cluster.add_node("--num-cpus", "1")
+        cluster.wait_for_nodes()
+        command = _on_ray(random_mini_model, "--output-dir", str(folder))
+        with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                cluster.kill_node_of(_worker_at_work(folder, process, time.monotonic() + 240))
+                _, said = process.communicate(timeout=300)
+            finally:
+                process.kill()
+    assert process.returncode == 0, said
+    assert "was lost; another takes over" in said
+    assert _hashes(folder) == one_process
+
+
+def test_all_nodes_are_lost_in_commits_and_another_one_comes(random_mini_model, one_process):
+    """One while it sends a shard, the other once it has sent one and not yet its mark; none is left to draw."""
+    left = ["data/train-00001-of-00006.parquet", ".ubgen/shard-00000.json"]
+
+    def refuses(method, path, port):
+        name = next((name for name in left if method == "PUT" and path.endswith(name)), None)
+        if name is not None:
+            left.remove(name)
+            cluster.kill_node_of(client(port))
+        return name is not None
+
+    with RayCluster() as cluster, loopback_store(refuses) as variables, pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        for _ in range(2):
+            cluster.add_node("--num-cpus", "1", **variables)
+        cluster.wait_for_nodes()
+        address = f"s3://{BUCKET}/nodes"
+        command = _on_ray(random_mini_model, "--output-dir", address)
+        environment, lines = {**cluster.environment, **variables}, []
+        with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+            try:
+                assert process.stderr is not None
+                for line in process.stderr:
+                    lines.append(line)
+                    if "waiting for the Ray cluster to start a worker" in line and not left:
+                        break
+                cluster.add_node("--num-cpus", "2", **variables)
+                _, said = process.communicate(timeout=300)
+            finally:
+                process.kill()
+        said = "".join(lines) + said
+        assert process.returncode == 0, said
+        assert said.count("was lost; another takes over") == 2
+        assert "a node that went away, may leave no room for one that takes 1 CPU" in said
         assert _hashes(as_place(address)) == one_process
 
 

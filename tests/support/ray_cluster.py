@@ -10,6 +10,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 _START_SECONDS = 300
@@ -80,6 +81,26 @@ class RayCluster:
         _end(self._nodes.pop())
         self.wait_for_nodes()
 
+    def kill_node_of(self, worker: int) -> None:
+        """Kill all processes of the node on which that process works, at once, as a machine is lost."""
+        processes = _processes()
+
+        def node_of(process: int) -> int | None:
+            # workers are in groups of their own, below the process that started them
+            while process in processes:
+                process, group = processes[process]
+                if group in self._nodes:
+                    return group
+            return None
+
+        node = node_of(worker)
+        assert node is not None, f"process {worker} is of no node"
+        lost = [process for process in processes if node_of(process) == node]
+        self._nodes.remove(node)
+        for process in lost:
+            with suppress(ProcessLookupError):
+                os.kill(process, signal.SIGKILL)
+
     def wait_for_nodes(self) -> None:
         """Until the cluster has the nodes that were added, and no others."""
         command = [sys.executable, "-c", _WAIT, str(len(self._nodes))]
@@ -101,6 +122,13 @@ class RayCluster:
 
 def kill_client(port: int) -> int:
     """Kill the process whose connection has that local port; gives its number."""
+    number = client(port)
+    os.kill(number, signal.SIGKILL)
+    return number
+
+
+def client(port: int) -> int:
+    """The number of the process whose connection has that local port."""
     inodes = set()
     for table in ("tcp", "tcp6"):
         for line in Path("/proc/net", table).read_text().splitlines()[1:]:
@@ -114,10 +142,21 @@ def kill_client(port: int) -> int:
             continue
         # the server's end has the port on the other side
         if target in inodes:
-            number = int(descriptor.parts[2])
-            os.kill(number, signal.SIGKILL)
-            return number
+            return int(descriptor.parts[2])
     raise AssertionError(f"no process has a connection from port {port}")
+
+
+def _processes() -> dict[int, tuple[int, int]]:
+    """By the number of each process on this machine, its parent and its group."""
+    found = {}
+    for file in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            # the name before may hold anything
+            _, parent, group = file.read_text().rpartition(")")[2].split()[:3]
+        except OSError:
+            continue
+        found[int(file.parent.name)] = int(parent), int(group)
+    return found
 
 
 def _end(group: int) -> None:
