@@ -158,7 +158,7 @@ def test_a_node_is_lost_while_it_draws(random_mini_model, one_process, tmp_path)
         with subprocess.Popen(command, env=cluster.environment, stderr=subprocess.PIPE, text=True) as process:
             try:
                 cluster.kill_node_of(_worker_at_work(folder, process, time.monotonic() + 240))
-                _, said = process.communicate(timeout=300)
+                _, said = process.communicate(timeout=540)
             finally:
                 process.kill()
     assert process.returncode == 0, said
@@ -194,7 +194,7 @@ def test_all_nodes_are_lost_in_commits_and_another_one_comes(random_mini_model, 
                     if "waiting for the Ray cluster to start a worker" in line and not left:
                         break
                 cluster.add_node("--num-cpus", "2", **variables)
-                _, said = process.communicate(timeout=300)
+                _, said = process.communicate(timeout=540)
             finally:
                 process.kill()
         said = "".join(lines) + said
