@@ -34,6 +34,7 @@ FOX = ClassName("red fox", synonyms=("Vulpes vulpes",))
         ("---\nA \tred\x07fox\u200b asleep", "A red fox asleep"),
         ("a Vulpes vulpes", "a Vulpes vulpes"),
         ("Two red foxes play.", "Two red foxes play."),
+        ("the red fox\u2019s den\u2011mate", "the red fox's den-mate"),
         ("a reindeer", WITHOUT_CLASS),
         ("a fox", WITHOUT_CLASS),
         ("a red foxglove", WITHOUT_CLASS),

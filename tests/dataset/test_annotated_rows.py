@@ -1,10 +1,12 @@
 """Rows with their masks and objects, against the scenes that they were written from."""
 
+import datetime
+
 import numpy as np
 import pytest
 
 from support.scene_dataset import NUM_ROWS, write_scene_dataset
-from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows, public_values
+from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows, json_value
 
 
 @pytest.fixture(scope="module")
@@ -28,11 +30,10 @@ def test_rows_come_with_masks_objects_and_outlines(written):
             assert np.array_equal(item.region, region) and item.outlines is item.stored_outlines
 
 
-def test_public_values_are_json_without_images_and_objects(written):
-    row = next(iter(AnnotatedRows(written[0])))
-    assert public_values(row) == {
-        "label": row.label, "class_name": row.values["class_name"], "prompt": row.values["prompt"],
-        "seed": 2**62, "index": 0,
+def test_values_become_what_json_holds():
+    day = datetime.date(2020, 1, 2)
+    assert json_value({"a": [float("nan"), 0.5, True, 2**62], "b": (b"\xff", None), 1: day, "c": float("inf")}) == {
+        "a": [None, 0.5, True, 2**62], "b": ["/w==", None], "1": "2020-01-02", "c": None,
     }  # fmt: skip
 
 

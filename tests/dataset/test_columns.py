@@ -17,6 +17,7 @@ from ubgen_pipeline.dataset.columns import (
     SAFETY_COLUMN,
     annotation_features,
     annotation_row,
+    known_label,
     objects_feature,
     objects_value,
     read_objects,
@@ -117,3 +118,7 @@ def test_scores_have_columns_and_notes_only_where_wanted():
     notes = score_notes(facts, [CLIP_COLUMNS[0], "duplicate_group"])
     assert list(notes) == [CLIP_COLUMNS[0], "duplicate_group"] and "7 of 64 bits" in notes["duplicate_group"]
     assert not score_notes(facts, [])
+
+
+def test_a_label_is_none_where_datasets_says_so():
+    assert [known_label(label) for label in (0, 7, None, -1)] == [0, 7, None, None]

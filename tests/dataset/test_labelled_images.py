@@ -61,3 +61,12 @@ def test_bad_sources(tmp_path):
     (tmp_path / "plum").mkdir()
     with pytest.raises(ValueError, match="class 'plum' has no images"):
         load_labelled_images(tmp_path)
+
+
+@pytest.mark.parametrize("without", [None, -1])
+def test_rows_without_a_label_are_counted_and_the_first_is_named(without):
+    """A measure would count -1 as a mistake, and a training count it as the last class."""
+    data = rows()
+    odd = data.remove_columns("label").add_column("label", [0, without, 1, without]).cast(data.features)  # type: ignore
+    with pytest.raises(ValueError, match="has 2 rows without a label, such as row 1; leave them out"):
+        load_labelled_images(odd)

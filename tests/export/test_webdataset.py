@@ -41,8 +41,10 @@ def test_webdataset_reads_back(dataset, exports):
 
 def both_ways(root):
     """The rows without the features that were written, and with them."""
-    inferred = load_dataset("webdataset", data_files={"train": str(root / "*.tar")}, split="train")
-    return inferred, load_dataset(str(root), split="train")
+    # tar files of equal sizes and features would share a place in the cache of all tests
+    own = {"split": "train", "cache_dir": str(root.parent / "cache")}
+    inferred = load_dataset("webdataset", data_files={"train": str(root / "*.tar")}, **own)
+    return inferred, load_dataset(str(root), **own)
 
 
 def test_datasets_reads_it_where_the_first_rows_show_nothing(tmp_path):
@@ -130,3 +132,53 @@ def test_a_row_without_a_mask_that_others_have_is_refused(tmp_path):
     write_rows(tmp_path / "e", [{**row, "mask": None} for row in rows], features)
     export_dataset(tmp_path / "e", ExportSettings("webdataset", str(tmp_path / "o")))
     assert set(samples_of(tmp_path / "o")[0]) == {"__key__", "__url__", "__local_path__", "png", "cls", "json"}
+
+
+def strict(text):
+    """JSON as the standard has it, without NaN and infinities."""
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+NAN = float("nan")
+
+
+@pytest.mark.parametrize(
+    ("feature", "values", "inferred", "meaning"),
+    [
+        (Value("float32"), [NAN, 0.5, 0.25], "string", [None, 0.5, 0.25]),
+        (Value("float16"), [0.5, float("-inf"), None], "string", [0.5, None, None]),
+        (Value("float64"), [NAN, NAN, NAN], None, [None] * 3),
+        (Value("float64"), [0.5, 0.25, 2.0], "float64", [0.5, 0.25, 2.0]),
+        (Value("binary"), [b"\x00\xff", b"", None], "string", ["AP8=", "", None]),
+        (List(Value("float32")), [[NAN, 1.0], [], None], "string", [[None, 1.0], [], None]),
+        (List({"a": Value("float32"), "b": Value("binary")}), [[{"a": NAN, "b": b"\xff"}], [], None], "string",
+         [[{"a": None, "b": "/w=="}], [], None]),
+        ({"bytes": Value("binary"), "path": Value("string")}, [{"bytes": b"\xff", "path": "p"}, None, None], "string",
+         [{"bytes": "/w==", "path": "p"}, None, None]),
+    ],
+)  # fmt: skip
+def test_what_json_cannot_hold_is_missing_or_in_base64_in_samples_of_equal_features(
+    tmp_path, feature, values, inferred, meaning
+):
+    rows = [
+        {"image": png(np.zeros((8, 8, 3), np.uint8)), "label": 0, "index": index, "extra": value}
+        for index, value in enumerate(values)
+    ]
+    features = {"image": ImageFeature(), "label": ClassLabel(names=["cat"]), "index": Value("int64"), "extra": feature}
+    write_rows(tmp_path / "d", rows, Features(features))
+    export_dataset(tmp_path / "d", ExportSettings("webdataset", str(tmp_path / "out")))
+    told = [strict(sample["json"])["extra"] for sample in samples_of(tmp_path / "out")]
+    assert [strict(value) if isinstance(value, str) else value for value in told] == meaning
+    for loaded in both_ways(tmp_path / "out"):
+        assert [row["json"]["extra"] for row in loaded] == told
+        if inferred is not None:
+            assert loaded.features["json"]["extra"].dtype == inferred
+
+
+def test_a_column_in_the_place_of_a_count_is_refused(tmp_path):
+    row = {"image": png(np.zeros((8, 8, 3), np.uint8)), "label": 0, "index": 0, "heatmaps": [], "num_heatmaps": 5}
+    features = {"image": ImageFeature(), "label": ClassLabel(names=["cat"]), "index": Value("int64")}
+    features |= {"heatmaps": List(ImageFeature()), "num_heatmaps": Value("int64")}
+    write_rows(tmp_path / "d", [row], Features(features))
+    with pytest.raises(ValueError, match="column 'num_heatmaps', where this format writes how many images a row has"):
+        export_dataset(tmp_path / "d", ExportSettings("webdataset", str(tmp_path / "out")))

@@ -364,3 +364,34 @@ def test_classes_in_which_nothing_is_found_are_named(tmp_path, capsys):
     assert [item["num_images"] for item in report] == [labels.count(0), labels.count(1)]
     assert report[0]["num_found"] == 0 and "nothing was found of" in told and "circle" in told
     assert "| circle |" in (tmp_path / "o" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("without", [None, -1])
+@pytest.mark.parametrize("more", [[], ["--own-class-only"]])
+def test_rows_without_a_label_are_looked_through_for_all_classes_and_count_for_none(tmp_path, capsys, without, more):
+    """datasets writes -1 for a label that is not known."""
+    segformer(str(tmp_path / "m"), NAMES)
+    source = Dataset.load_from_disk(save_scenes(tmp_path / "all", 6))
+    known = source["label"][:]
+    labels = [known[0], without, known[2], without, without, known[5]]
+    rows = source.remove_columns("label").add_column("label", labels).cast(source.features)  # type: ignore
+    rows.save_to_disk(str(tmp_path / "d"))
+    out = tmp_path / "o"
+    flags = ["--model", str(tmp_path / "m"), "--output-dir", str(out), "--threshold", "0", *more]
+    assert main([str(tmp_path / "d"), *flags]) == 0
+    assert "3 rows have no label: they were looked through for all classes, and count for none" in (
+        capsys.readouterr().err
+    )
+    report = json.loads((out / "annotate_report.json").read_text())
+    assert report["num_rows_without_label"] == 3
+    kept = [known[0], known[2], known[5]]
+    assert [item["num_images"] for item in report["classes"]] == [kept.count(label) for label in sorted(set(kept))]
+    found = load_dataset(str(out), split="train")
+    assert found["label"][:] == labels
+    # the same labels as where each row's class is known, since no class is ruled out
+    alike = tmp_path / "alike"
+    assert main([str(tmp_path / "all"), *flags[:3], str(alike), *flags[4:6]]) == 0
+    expected = load_dataset(str(alike), split="train")
+    for row, label in enumerate(labels):
+        if not more or label in (None, -1):
+            assert np.array_equal(np.asarray(found[row]["mask"]), np.asarray(expected[row]["mask"])), row

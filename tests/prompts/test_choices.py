@@ -93,3 +93,21 @@ def test_an_attribute_with_a_choices_name_is_refused():
     with pytest.raises(ValueError, match="'choice_1' has the name that a choice gets"):
         PromptTemplates(("{a|b} {name}",), {"choice_1": ("x",)})
     assert parse_choice("name") is None
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{2$$red|red|blue} {name}", "asks for 2 of several values, of which 'red' stands twice"),
+        ("{1-2$$colour} {name}", "asks for 2 of several values, of which 'a' stands twice"),
+        ("{0.5::red|.25::blue} {name}", "has the value '0.5::red', with a weight of dynamicprompts"),
+        ("{2$$red|3::green|blue} {name}", "has the value '3::green', with a weight of dynamicprompts"),
+    ],
+)
+def test_values_that_stand_twice_and_weights_of_values_are_refused(template, message):
+    with pytest.raises(ValueError, match=message):
+        all_prompts(template, {"colour": ("a", "b", "a")})
+
+
+def test_one_of_several_values_may_stand_twice():
+    assert [item.prompt for item in all_prompts("{red|red|b::c} {name}")] == ["red star", "red star", "b::c star"]

@@ -85,3 +85,39 @@ def test_other_files_are_left_to_the_class_lists(tmp_path):
 def test_bad_rows(tmp_path, rows, names, message):
     with pytest.raises(ValueError, match=message):
         load_caption_samples(write(tmp_path, rows, ".json"), names)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "caption;class_prompt;filename\na dog, asleep;dog;1.jpg\n",
+        "caption\tclass_prompt\tfilename\na dog, asleep\tdog\t1.jpg\n",
+        'Caption, Class Prompt, Filename\n"a dog, asleep", dog, 1.jpg\n,,\n\n',
+        '\ufeffcaption,class_prompt,filename\r\n"a dog,\r\nasleep",dog,1.jpg\r\n',
+    ],
+)
+def test_tables_are_read_whatever_parts_their_cells_and_however_their_header_is_spelt(tmp_path, text):
+    (tmp_path / "c.csv").write_bytes(text.encode())
+    (row,) = load_caption_samples(tmp_path / "c.csv").rows
+    assert (row.prompt, row.words, row.filename) == ("a dog, asleep", ("dog",), "1.jpg")
+
+
+def test_a_comma_that_is_not_quoted_is_refused_instead_of_cutting_the_caption(tmp_path):
+    (tmp_path / "c.csv").write_text("caption,class_prompt\na cat,cat\na dog, asleep,dog\n")
+    with pytest.raises(ValueError, match="row 2 has 3 cells for 2 columns; quote cells with ','"):
+        load_caption_samples(tmp_path / "c.csv")
+
+
+def test_a_torn_line_of_json_is_named(tmp_path):
+    (tmp_path / "c.jsonl").write_text('{"caption": "a dog", "class_prompt": "dog"}\n\n{"caption": "a')
+    with pytest.raises(ValueError, match=r"c\.jsonl', which could not be read: line 3 is no JSON"):
+        load_caption_samples(tmp_path / "c.jsonl")
+
+
+def test_captions_without_their_class_are_counted_and_the_first_is_named(tmp_path):
+    rows = [("two dogs at play", "dog"), ("a kitten", "cat"), ("a puppy", "dog"), ("a person and a pup", "person dog")]
+    rows = [{"caption": caption, "class_prompt": words} for caption, words in rows]
+    (note,) = load_caption_samples(write(tmp_path, rows, ".json")).notes
+    assert note.startswith(
+        "2 captions name none of the classes that stand beside them, such as 'a kitten' beside 'cat'"
+    )

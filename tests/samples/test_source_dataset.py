@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from datasets import Dataset
 
 from support.source_rows import save_source
 from ubgen_pipeline.samples.source_dataset import SourceDataset
@@ -76,3 +77,17 @@ def test_a_dataset_without_images_is_refused(tmp_path):
     Dataset.from_dict({"label": [0]}, features=features).save_to_disk(str(tmp_path / "d"))
     with pytest.raises(ValueError, match="has no column 'image'"):
         SourceDataset(str(tmp_path / "d"), "train")
+
+
+@pytest.mark.parametrize("without", [None, -1])
+def test_a_row_without_a_label_is_named_instead_of_taken_for_the_last_class(tmp_path, without):
+    rows = Dataset.load_from_disk(save_source(tmp_path / "all"))
+    labels = rows["label"][:]
+    labels[2] = without
+    rows.remove_columns("label").add_column("label", labels).cast(rows.features).save_to_disk(str(tmp_path / "d"))  # type: ignore
+    source = SourceDataset(str(tmp_path / "d"), "train")
+    with pytest.raises(ValueError, match=r"row 2 of source '.*' has no label, so nothing says what is drawn of it"):
+        source.labels()
+    with pytest.raises(ValueError, match="row 2 of source"):
+        source.row(2, (64, 64))
+    assert source.row(1, (64, 64)).label == labels[1]

@@ -3,13 +3,16 @@
 import contextlib
 import io
 import json
+import re
 
 import numpy as np
 import pytest
-from datasets import Features, load_dataset
+from datasets import ClassLabel, Features, Value, load_dataset
+from datasets import Image as ImageFeature
 from huggingface_hub import DatasetCard
 from PIL import Image
 
+from support.parts_dataset import write_rows
 from support.scene_dataset import png, write_scene_dataset
 from support.tiny_safety_checker import build_safety_checker, save_safety_checker
 from ubgen_pipeline import UbGenPipeline
@@ -246,3 +249,22 @@ def test_a_dataset_that_is_not_ubgens(tmp_path, capsys, mini_model):
     assert generate([*flags, "--scores", "safety"]) == 2
     assert "no safety checker of its own" in capsys.readouterr().err and not (tmp_path / "x").exists()
     assert generate([*flags, "--scores", "beauty"]) == 2 and "scores holds 'beauty'" in capsys.readouterr().err
+
+
+def test_rows_without_a_label_have_no_clip_scores_and_are_counted_as_such(tmp_path, capsys):
+    """-1 is how datasets writes a label that is not known; it is not the last class."""
+    features = Features({"image": ImageFeature(), "label": ClassLabel(names=NAMES), "index": Value("int64")})
+    grey = [np.full((16, 16, 3), 9 * value, np.uint8) for value in range(5)]
+    labels = (0, None, -1, 1, 1)
+    rows = [{"image": png(grey[i]), "label": label, "index": i} for i, label in enumerate(labels)]
+    write_rows(tmp_path / "d", rows, features)
+    flags = ["--scores", "clip", "--clip-model", "mini", "--device", "cpu", "--output-dir", str(tmp_path / "s")]
+    assert main([str(tmp_path / "d"), *flags]) == 0
+    scored = rows_of(tmp_path / "s")
+    # the first image is black
+    assert [row["clip_score"] is None for row in scored] == [True, True, True, False, False]
+    assert [row["zero_shot_label"] is None for row in scored] == [True, True, True, False, False]
+    assert [row["label"] for row in scored] == list(labels)
+    printed = capsys.readouterr().out
+    assert re.search(r"black all over or damaged, without scores +1\n", printed)
+    assert re.search(r"without a label, and so without CLIP scores +2\n", printed)

@@ -15,6 +15,8 @@ _THOUGHTS = re.compile(r"<think>.*?</think>|^.*</think>", re.DOTALL)
 _LIST_MARK = re.compile(r"^(?:[-*•]\s+|\d+[.)]\s+|#+\s+)")
 _LABEL = re.compile(r"^\W*caption\W*:\W*", re.IGNORECASE)
 _QUOTES = "\"'“”\u2018\u2019«»`*_ "
+# as class names are typed: the apostrophe, and the hyphen at which no line ends
+_TYPED = {0x2019: "'", 0x2011: "-"}
 _IRREGULAR = {
     "man": "men", "woman": "women", "child": "children", "person": "people", "mouse": "mice", "goose": "geese",
     "foot": "feet", "tooth": "teeth", "ox": "oxen", "knife": "knives", "leaf": "leaves", "wolf": "wolves",
@@ -124,5 +126,5 @@ def _plain_line(line: str) -> str:
     composed = unicodedata.normalize("NFC", line)
     # control characters, and marks that show nothing
     text = "".join(" " if unicodedata.category(char)[0] == "C" else char for char in composed)
-    text = _LABEL.sub("", _LIST_MARK.sub("", " ".join(text.split())))
-    return text.strip(_QUOTES)
+    text = _LABEL.sub("", _LIST_MARK.sub("", " ".join(text.split()))).strip(_QUOTES)
+    return text.translate(_TYPED)

@@ -10,8 +10,9 @@ The columns that exporters read, as ``ubgen generate`` writes them; others are c
     objects     of each object: bbox, category, area, score, polygons; see `columns.py`
 """
 
+import base64
 import io
-import json
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -25,7 +26,7 @@ from ..files.image_codecs import DamagedImageError, plain_suffix, png_bytes, rea
 from ..files.places import Place, opened
 from ..mask_regions import connected_regions, polygon_area, region_box, region_of_outlines, region_outlines
 from ..mask_settings import IGNORE_LABEL
-from .columns import OBJECTS_COLUMN, StoredObject, read_objects
+from .columns import OBJECTS_COLUMN, StoredObject, known_label, read_objects
 from .reader import StoredRows
 
 
@@ -209,7 +210,8 @@ class AnnotatedRows:
                     " Correct it, or leave the object out."
                 )
         objects = _objects(told, mask, instances, size)
-        return AnnotatedRow(index, data, suffix, size, values.get("label"), mask, objects, values, is_rewritten)
+        label = known_label(values.get("label"))
+        return AnnotatedRow(index, data, suffix, size, label, mask, objects, values, is_rewritten)
 
     def _array(self, column: str, values: dict[str, Any], index: int, size: tuple[int, int]) -> np.ndarray | None:
         if values.get(column) is None:
@@ -306,12 +308,14 @@ def _enclosed(outlines: list[np.ndarray], size: tuple[int, int]) -> np.ndarray |
         return None
 
 
-def public_values(row: AnnotatedRow) -> dict[str, Any]:
-    """The row's columns that are neither images nor objects, as JSON values."""
-    kept = {}
-    for name, value in row.values.items():
-        is_image = isinstance(value, dict) and set(value) == {"bytes", "path"}
-        if name == "objects" or is_image or (isinstance(value, list) and value and isinstance(value[0], dict)):
-            continue
-        kept[name] = value
-    return json.loads(json.dumps(kept, default=str))
+def json_value(value: Any) -> Any:
+    """A column's value as what JSON can hold: numbers that are not finite as None, bytes in base64, dates as texts."""
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, bytes):
+        return base64.b64encode(value).decode("ascii")
+    if isinstance(value, dict):
+        return {str(key): json_value(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [json_value(item) for item in value]
+    return value if value is None or isinstance(value, (bool, int, str)) else str(value)

@@ -58,6 +58,11 @@ class StoredObject:
     outlines: list[np.ndarray] | None = None
 
 
+def known_label(label: int | None) -> int | None:
+    """A row's label; None where it has none, which ``datasets`` also writes as -1."""
+    return None if label is None or label < 0 else label
+
+
 def objects_feature(names: Sequence[str], *, polygons: bool = False) -> dict[str, Any]:
     """The ``datasets`` feature of the column ``objects``; ``names`` are the classes' in the order of their labels."""
     from datasets import ClassLabel, List, Value

@@ -16,7 +16,7 @@ from ..commands.settings_parser import field_help, leading_folder, parse_setting
 from ..files.image_codecs import rgb_image
 from ..files.places import Place, as_place, check_is_local
 from ..mask_settings import IGNORE_LABEL
-from .columns import OBJECTS_COLUMN, REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN, read_objects
+from .columns import OBJECTS_COLUMN, REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN, known_label, read_objects
 from .damaged_images import read_row
 from .reader import open_rows, shard_files
 
@@ -113,7 +113,7 @@ def show_dataset(folder: "str | Place", settings: ShowSettings | None = None) ->
         agreement = dataset[REVIEW_IOU_COLUMN][:]
         # nothing in either mask is worse than any disagreement
         order = sorted(order, key=lambda row: -1.0 if agreement[row] is None else agreement[row])
-    rows = _chosen(dataset["label"][:], settings.num_per_class, order)
+    rows = _chosen([known_label(label) for label in dataset["label"]], settings.num_per_class, order)
     output.mkdir(parents=True, exist_ok=True)
     written = []
     for number, start in enumerate(range(0, len(rows), settings.images_per_sheet)):
@@ -129,7 +129,7 @@ def show_dataset(folder: "str | Place", settings: ShowSettings | None = None) ->
 
 def class_counts(dataset: Any, names: Sequence[str]) -> str:
     """A table: for each class its images and, where they are annotated, its objects."""
-    images, shown, objects = Counter(dataset["label"]), Counter(), Counter()
+    images, shown, objects = Counter(map(known_label, dataset["label"])), Counter(), Counter()
     has_objects = OBJECTS_COLUMN in dataset.column_names
     has_shown = "classes" in dataset.column_names
     for row in dataset.select_columns([name for name in ("classes", OBJECTS_COLUMN) if name in dataset.column_names]):
@@ -141,6 +141,9 @@ def class_counts(dataset: Any, names: Sequence[str]) -> str:
     columns |= {"objects": objects} if has_objects else {}
     labels = [label for label in range(len(names)) if images[label] or shown[label]]
     rows = [[names[label], *(str(counts[label]) for counts in columns.values())] for label in labels]
+    if images[None]:
+        # what they show is counted with the classes above
+        rows.append(["(no label)", str(images[None]), *[""] * (len(columns) - 1)])
     return table(("class", *columns), rows)
 
 

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .columns import known_label
 from .damaged_images import without_damaged
 from .library_internals import with_known_features
 from .reader import open_rows
@@ -89,6 +90,13 @@ def load_labelled_images(
         rows = rows.class_encode_column("label")
     if skip_damaged and isinstance(rows, Dataset):
         rows = without_damaged(rows, name)
+    if isinstance(rows, Dataset):
+        without = [number for number, label in enumerate(rows["label"]) if known_label(label) is None]
+        if without:
+            raise ValueError(
+                f"dataset {name} has {len(without)} rows without a label, such as row {without[0]}; leave them out, or"
+                " take a split that has labels."
+            )
     return LabelledImages(rows, tuple(rows.features["label"].names), name, skip_damaged)
 
 

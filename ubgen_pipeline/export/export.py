@@ -14,7 +14,7 @@ from typing import Any
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows
-from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, SAFETY_COLUMN
+from ..dataset.columns import BLACK, NOT_FINITE_COLUMN, SAFETY_COLUMN, known_label
 from ..files.places import check_is_local
 from ..files.whole_files import whole_folder
 from .coco import write_coco
@@ -169,7 +169,7 @@ def _class_counts(source: AnnotatedRows, settings: ExportSettings) -> Counter[in
         names = [name for name in (SAFETY_COLUMN, NOT_FINITE_COLUMN) if name in source.features]
         marks = zip(*(source.stored.column(name) for name in names)) if names else [()] * len(labels)
         labels = [label for label, values in zip(labels, marks) if not _is_black(dict(zip(names, values)))]
-    return Counter(label for label in labels if label is not None)
+    return Counter(label for label in map(known_label, labels) if label is not None)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -5,7 +5,8 @@ README.md             features: `datasets.load_dataset(FOLDER)` gives labels wit
 
 ``datasets`` asks that all samples have the same members, and takes the types of what is in ``.json`` from the first
 five. So a list of images has as many members in each sample as in the longest, black ones at its end; and in ``.json``
-what is a list, has parts, or is missing from some row is text, which holds JSON.
+what is a list, has parts, or is missing from some row is text, which holds JSON. JSON has neither NaN nor bytes: the
+one is missing, the others are in base64.
 """
 
 import io
@@ -17,10 +18,12 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import pyarrow
 import pyarrow.parquet as parquet
 from PIL import Image
 
-from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, label_of, public_values, stored_bytes
+from ..dataset.annotated_rows import AnnotatedRow, AnnotatedRows, json_value, label_of, stored_bytes
 from ..dataset.columns import OBJECTS_COLUMN
 from ..files.image_codecs import DamagedImageError, plain_suffix, png_bytes
 
@@ -64,6 +67,11 @@ class _Members:
         self._num_images = {name: source.longest_list(name) for name in source.image_list_columns}
         images = {"image", *source.image_columns, *source.image_list_columns}
         self._empty = {name for name in source.image_columns if _is_missing_everywhere(files, name)}
+        if taken := [f"num_{name}" for name in self._num_images if f"num_{name}" in source.features]:
+            raise ValueError(
+                f"the dataset has a column {taken[0]!r}, where this format writes how many images a row has; rename"
+                " it."
+            )
         plain = [name for name in source.features if name not in images]
         self._texts = {name for name in plain if _is_text(source, name)}
 
@@ -101,14 +109,14 @@ class _Members:
         return Features({**columns, "__key__": Value("string"), "__url__": Value("string")})
 
     def _json(self, row: AnnotatedRow) -> bytes:
-        kept = self._plain()
-        values: dict[str, Any] = {name: value for name, value in public_values(row).items() if name in kept}
+        values: dict[str, Any] = {name: json_value(row.values.get(name)) for name in self._plain()}
         if OBJECTS_COLUMN in self._source.features:
             values[OBJECTS_COLUMN] = None if row.objects is None else [_object(item) for item in row.objects]
+            values[OBJECTS_COLUMN] = json_value(values[OBJECTS_COLUMN])
         for name in self._texts:
-            values[name] = json.dumps(values.get(name), ensure_ascii=False)
+            values[name] = json.dumps(values.get(name), ensure_ascii=False, allow_nan=False)
         values |= {f"num_{name}": len(row.values.get(name) or []) for name in self._num_images}
-        return json.dumps(values, ensure_ascii=False).encode()
+        return json.dumps(values, ensure_ascii=False, allow_nan=False).encode()
 
     def _plain(self) -> list[str]:
         images = {"image", *self._source.image_columns, *self._source.image_list_columns}
@@ -164,14 +172,22 @@ def _is_missing_everywhere(files: Iterable[Path], name: str) -> bool:
 
 
 def _is_text(source: AnnotatedRows, name: str) -> bool:
-    """Whether a column's values are JSON texts: no plain number or text, or missing from some rows but not all."""
+    """Whether a column's values are JSON texts: no plain number or text, or missing from some rows but not all; what
+    is not finite is missing, since JSON has no such numbers."""
     from datasets import ClassLabel, Value
 
     feature = source.features[name]
     if not isinstance(feature, (ClassLabel, Value)) or not feature.dtype.startswith(_PLAIN_TYPES):
         return True
     columns = [parquet.read_table(file, columns=[name])[name] for file in source.stored.files]
-    return 0 < sum(column.null_count for column in columns) < len(source)
+    return 0 < sum(map(_num_missing, columns)) < len(source)
+
+
+def _num_missing(column: Any) -> int:
+    if not pyarrow.types.is_floating(column.type):
+        return column.null_count
+    # a null becomes NaN
+    return int((~np.isfinite(column.cast("float64").to_numpy())).sum())
 
 
 def _card(features: "Features") -> str:

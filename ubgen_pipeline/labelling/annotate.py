@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, say, say_warning, table
 from ..commands.settings_parser import leading_folder, parse_settings, run_command
-from ..dataset.columns import OBJECTS_COLUMN, instances_value, objects_feature, objects_value
+from ..dataset.columns import OBJECTS_COLUMN, instances_value, known_label, objects_feature, objects_value
 from ..dataset.damaged_images import read_row
 from ..dataset.reader import embedded_image, shard_files, stored_column, stored_features
 from ..dataset.shards import DatasetShards, Shard
@@ -72,6 +72,8 @@ def _body(argv: Sequence[str]) -> None:
             f"nothing was found of {len(empty)} of {len(finds)} classes, in any of their images: {names}; see"
             f" {FINDS_REPORT}. Other words may help (--class-map WORD=CLASS), or a lower --threshold."
         )
+    if num_without := num_rows - sum(item.num_images for item in finds):
+        say(f"{num_without} rows have no label: they were looked through for all classes, and count for none")
     num_objects = sum(len(objects["category"]) for objects in stored_column(files, OBJECTS_COLUMN))
     size = sum(file.stat().st_size for file in files)
     figures = [*map(str, (num_rows, num_objects, len(files))), f"{size / 1e6:.1f}"]
@@ -124,17 +126,19 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
         rows = _rows(source, annotator, words, settings, shard)
         shards.write(shard, progress.counted(rows), _features(source, has_masks))
     finds = finds_by_class([shards.file(shard) for shard in shards.shards])
-    report = {"classes": [asdict(item) for item in finds]}
+    num_without = len(source) - sum(item.num_images for item in finds)
+    report = {"classes": [asdict(item) for item in finds], "num_rows_without_label": num_without}
     shards.write_report(FINDS_REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     shards.finish(_card(source, settings, finds))
     return len(source)
 
 
 def finds_by_class(files: Sequence[Place]) -> list[ClassFinds]:
-    """What was found of each class that has images, in label order."""
+    """What was found of each class that has images, in label order; rows without a label are of none."""
     names = stored_features(files[0])["label"].names
     images, found = Counter[int](), Counter[int]()
-    for label, objects in zip(stored_column(files, "label"), stored_column(files, OBJECTS_COLUMN), strict=True):
+    labels = map(known_label, stored_column(files, "label"))
+    for label, objects in zip(labels, stored_column(files, OBJECTS_COLUMN), strict=True):
         if label is not None:
             images[label] += 1
             found[label] += label in objects["category"]
@@ -154,8 +158,9 @@ def _rows(
     decoded = source.rows.select_columns(["image"])
     for index in range(shard.start, shard.stop):
         values = kept[index]
-        label = values["label"]
-        own_label = words.stand_ins[label] if settings.own_class_only else None
+        label = known_label(values["label"])
+        # a row without a label has no own class, and is looked through for all
+        own_label = words.stand_ins[label] if settings.own_class_only and label is not None else None
         labelling = words.in_row(annotator(_image(decoded, index, source.source), own_label), label)
         values |= {name: embedded_image(values[name]) for name in images}
         yield {**values, **_columns(labelling), "annotator": public_name(str(settings.model))}

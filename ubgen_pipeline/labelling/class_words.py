@@ -30,8 +30,10 @@ class SharedWords:
     class_map: Mapping[str, str]
     stand_ins: tuple[int, ...]
 
-    def in_row(self, labelling: "Labelling", label: int) -> "Labelling":
+    def in_row(self, labelling: "Labelling", label: int | None) -> "Labelling":
         """What was found in a row of that label, with its own class in place of the one that shares its word."""
+        if label is None:
+            return labelling
         stand_in = self.stand_ins[label]
         if stand_in == label:
             return labelling

@@ -13,7 +13,7 @@ import numpy as np
 
 from ..commands.console import Progress, table
 from ..dataset.card import card_of_copy
-from ..dataset.columns import REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN
+from ..dataset.columns import REVIEW_IOU_COLUMN, REVIEW_MASK_COLUMN, known_label
 from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, read_numbers, read_rgb
@@ -120,8 +120,8 @@ def _rows(
 ) -> Iterator[Mapping[str, Any]]:
     positions = range(shard.start, shard.stop)
     for position, row in zip(positions, source.rows(positions)):
-        label = row["label"]
-        own_label = words.stand_ins[label] if settings.own_class_only else None
+        label = known_label(row["label"])
+        own_label = words.stand_ins[label] if settings.own_class_only and label is not None else None
         image = read_rgb((row["image"] or {}).get("bytes"), f"row {position}, column 'image',")
         theirs = words.in_row(annotator(image, own_label), label).mask
         assert theirs is not None

@@ -17,6 +17,8 @@ from typing import overload
 
 # more of them than anybody can draw, and few enough to be counted by len()
 MAX_CHOICES = 10**15
+# of a value, as dynamicprompts has it
+_WEIGHT = re.compile(r"\d*\.?\d+::")
 _NUMBERS = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
 
 
@@ -46,8 +48,13 @@ class Choice:
         """Every choice of these values.
 
         Raises:
-            ValueError: more are asked for than there are, or there are too many choices.
+            ValueError: more are asked for than there are, one of several that stands twice, or too many choices.
         """
+        if self.high > 1 and (twice := [value for value in dict.fromkeys(values) if values.count(value) > 1]):
+            raise ValueError(
+                f"{{{self.text}}} asks for {self.high} of several values, of which {twice[0]!r} stands twice; keep one"
+                " of them."
+            )
         if self.high > len(values):
             raise ValueError(
                 f"{{{self.text}}} asks for {self.high} of {len(values)} values; ask for fewer, or list more."
@@ -113,6 +120,11 @@ def parse_choice(text: str) -> Choice | None:
 
 def _checked(text: str, options: Sequence[str]) -> tuple[str, ...]:
     options = tuple(option.strip() for option in options)
+    if weighted := [option for option in options if _WEIGHT.match(option)]:
+        raise ValueError(
+            f"{{{text}}} has the value {weighted[0]!r}, with a weight of dynamicprompts; weights are not read here:"
+            " leave it out, or write a value of {red|red|blue} twice."
+        )
     if not all(options):
         raise ValueError(f"{{{text}}} has an empty value; write {{0-1$$…}} where a value may be left out.")
     return options

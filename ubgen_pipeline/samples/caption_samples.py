@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from ..prompts.built_in_classes import built_in_entries
+from ..prompts.class_entries import plain_key
 from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.class_prompts import ClassName, ClassPrompt
 from ..sample_seeds import sample_seed
@@ -25,6 +26,8 @@ from .sample import Sample, SampleInputs
 
 _SUFFIXES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv")
 _FIELDS = ("caption", "class_prompt")
+# what may part a table's cells, whatever its suffix says
+_DELIMITERS = ",;\t|"
 # names that VOC writes in one word, and how captions write them
 _VOC_SPELLINGS = {"diningtable": "dining table", "pottedplant": "potted plant", "tvmonitor": "tv monitor"}
 # a built-in list counts as the file's if it explains at least this share of the rows
@@ -182,8 +185,19 @@ def load_caption_samples(
     notes = ()
     if unknown:
         notes = (f"{len(unknown)} rows name something that is no class, such as {unknown[0]!r}; it gets no mask.",)
+    without = [item for item in prompts if not set(item.words) & set(_words_in(item))]
+    if without:
+        notes += (
+            f"{len(without)} captions name none of the classes that stand beside them, such as {without[0].prompt!r}"
+            f" beside {' '.join(without[0].words)!r}; their images may show something else than their label says.",
+        )
     classes = tuple(ClassName(name) for name in names)
     return CaptionSamples(classes, tuple(prompts), notes, seed, samples_per_class)
+
+
+def _words_in(item: CaptionPrompt) -> list[str]:
+    """Those of its class words that stand in the caption, alone or within a word, as in a plural."""
+    return [word for word in item.words if word.casefold() in item.prompt.casefold()]
 
 
 def _rows(file: ClassFile) -> list[Any] | None:
@@ -197,19 +211,60 @@ def _rows(file: ClassFile) -> list[Any] | None:
             if isinstance(rows, Mapping) and len(rows) == 1:
                 rows = next(iter(rows.values()))
         elif suffix in (".csv", ".tsv"):
-            rows = list(csv.DictReader(io.StringIO(text, newline=""), delimiter="\t" if suffix == ".tsv" else ","))
+            rows = _table_rows(text)
         else:
-            rows = [json.loads(line) for line in text.split("\n") if line.strip()]
-    except (csv.Error, json.JSONDecodeError) as error:
-        if suffix in (".jsonl", ".ndjson"):
-            raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
+            rows = [_json_line(line, number) for number, line in enumerate(text.split("\n"), 1) if line.strip()]
+    except csv.Error:
         # left to the reader of class lists, which says what is wrong
         return None
+    except ValueError as error:
+        if suffix == ".json":
+            return None
+        raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
     if not isinstance(rows, list) or not rows:
         return None
     if any(isinstance(row, Mapping) and all(field in row for field in _FIELDS) for row in rows):
         return rows
     return None
+
+
+def _json_line(line: str, number: int) -> Any:
+    try:
+        return json.loads(line)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"line {number} is no JSON ({error.msg} at character {error.pos + 1})") from error
+
+
+def _table_rows(text: str) -> list[dict[str, str]] | None:
+    """The rows of a table whose header has the fields, however they are spelt and parted; None for any other table.
+
+    Raises:
+        ValueError: a row of more cells than the header has.
+    """
+    text = text.lstrip("\n")
+    first_line = text.split("\n", 1)[0]
+    for delimiter in _DELIMITERS:
+        cells = next(csv.reader([first_line], delimiter=delimiter), [])
+        # Class Prompt and class_prompt are one
+        names = {plain_key(name): name for name in (*_FIELDS, "filename")}
+        header = [names.get(plain_key(cell), cell.strip()) for cell in cells]
+        if set(_FIELDS) <= set(header):
+            break
+    else:
+        return None
+    rows = []
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, skipinitialspace=True)
+    next(reader)
+    for cells in reader:
+        if not any(cell.strip() for cell in cells):
+            continue
+        if len(cells) > len(header):
+            raise ValueError(
+                f"row {len(rows) + 1} has {len(cells)} cells for {len(header)} columns; quote cells with"
+                f" {delimiter!r}."
+            )
+        rows.append(dict(zip(header, cells)))
+    return rows
 
 
 def _checked(row: Any, number: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter, ImageOps
 
+from ..dataset.columns import known_label
 from ..dataset.damaged_images import read_row, without_damaged
 from ..dataset.reader import label_names_of, open_rows
 from ..files.image_codecs import rgb_image
@@ -82,8 +83,20 @@ class SourceDataset:
         return len(self.rows)
 
     def labels(self) -> list[int]:
-        """The new label of every row."""
-        return [self._new_labels[label] for label in self.rows["label"]]
+        """The new label of every row.
+
+        Raises:
+            ValueError: a row without a label.
+        """
+        return [self._new_label(label, index) for index, label in enumerate(self.rows["label"])]
+
+    def _new_label(self, label: int | None, index: int) -> int:
+        if (own := known_label(label)) is None:
+            raise ValueError(
+                f"row {index} of source {self.source!r} has no label, so nothing says what is drawn of it; leave such"
+                " rows out of the source."
+            )
+        return self._new_labels[own]
 
     def row(self, index: int, size: tuple[int, int], region: str | None = None, margin: int = 0) -> SourceRow:
         """A row cut about its centre to ``size`` (H, W).
@@ -95,10 +108,10 @@ class SourceDataset:
             margin: pixels that the region is grown by.
 
         Raises:
-            ValueError: a mask of another size than the image, or no such region.
+            ValueError: a row without a label, a mask of another size than the image, or no such region.
         """
         entry = read_row(self.rows, index, f"source {self.source!r}")
-        label = self._new_labels[entry["label"]]
+        label = self._new_label(entry["label"], index)
         image = ImageOps.fit(
             rgb_image(entry["image"], f"row {index} of the source"), (size[1], size[0]), Image.Resampling.BICUBIC
         )

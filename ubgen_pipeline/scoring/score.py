@@ -15,7 +15,7 @@ import numpy as np
 from ..commands.console import Progress, say, table
 from ..commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ..dataset.card import card_of_copy
-from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, score_features
+from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_COLUMN, known_label, score_features
 from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import DamagedImageError, read_rgb
@@ -123,10 +123,13 @@ def score_table(rows: StoredRows) -> str:
     lines = []
     if CLIP_COLUMNS[0] in rows.features:
         scores, label = rows.numbers(CLIP_COLUMNS[0]), rows.numbers("label")
-        is_black = np.isnan(scores)
-        lines.append(("CLIP score, mean", "-" if is_black.all() else f"{np.nanmean(scores):.3f}"))
+        has_none = np.isnan(scores)
+        is_unlabelled = ~(label >= 0)
+        lines.append(("CLIP score, mean", "-" if has_none.all() else f"{np.nanmean(scores):.3f}"))
         lines.append(("zero-shot right", str(int((rows.numbers(CLIP_COLUMNS[1]) == label).sum()))))
-        lines.append(("black all over or damaged, without scores", str(int(is_black.sum()))))
+        lines.append(("black all over or damaged, without scores", str(int((has_none & ~is_unlabelled).sum()))))
+        if is_unlabelled.any():
+            lines.append(("without a label, and so without CLIP scores", str(int(is_unlabelled.sum()))))
     if GROUP_COLUMN in rows.features:
         sizes = np.unique(rows.numbers(GROUP_COLUMN), return_counts=True)[1]
         lines.append(("groups of near-duplicates", str(int((sizes > 1).sum()))))
@@ -174,7 +177,7 @@ def _rows(
         hashed = known[0][position] if known is not None else None
         data = (row["image"] or {}).get("bytes")
         try:
-            row |= scorer(data, row["label"], row.get(SAFETY_COLUMN), hashed, _what(position))
+            row |= scorer(data, known_label(row["label"]), row.get(SAFETY_COLUMN), hashed, _what(position))
         except DamagedImageError as error:
             if not skip_damaged:
                 raise
