@@ -117,4 +117,10 @@ def _part_config(source: str, part: str | None, revision: str | None) -> dict[st
         from huggingface_hub import hf_hub_download
 
         file = Path(hf_hub_download(source, name, revision=revision))
-    return json.loads(file.read_text(encoding="utf-8"))
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ValueError(f"whose {name} is no JSON ({error}); fetch the model anew") from error
+    if not isinstance(config, dict):
+        raise ValueError(f"whose {name} is no mapping; fetch the model anew")
+    return config

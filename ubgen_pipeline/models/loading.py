@@ -28,11 +28,12 @@ from .families import FAMILIES, family_of_model
 from .loading_lock import one_at_a_time
 from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
-from .model_files import chosen_variant, file_names
+from .model_files import chosen_variant, file_names, missing_part
 from .quantization import quantization_config
 from .single_file import is_single_file, load_single_file
 from .sources import public_name
 from .text_embeddings import load_embedding, split_embedding
+from .whole_weights import lacking_weights
 
 SCHEDULERS: dict[str, type[Any]] = {
     "ddpm": DDPMScheduler,
@@ -159,6 +160,12 @@ def load_pipeline(
         # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
         except (OSError, ValueError) as error:
             raise _not_loaded(model, argument, error, revision) from error
+        if (
+            Path(source).is_dir()
+            and quantized is None
+            and (lacking := lacking_weights(pipeline, Path(source), chosen))
+        ):
+            raise ValueError(f"{argument} is {str(model)!r}, {lacking}.")
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():
         raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
@@ -213,6 +220,8 @@ def _variant(source: str, model: str | Path, asked: str | None, revision: str | 
     """
     try:
         names, parts = file_names(source, revision)
+        if missing := missing_part(names, parts):
+            raise ValueError(missing)
         chosen = chosen_variant(names, parts, asked)
     except OSError as error:
         raise _not_loaded(model, argument, error, revision) from error

@@ -150,6 +150,20 @@ def file_names(source: str, revision: str | None = None) -> tuple[list[str], lis
     return names, model_parts(folder)
 
 
+def missing_part(names: Collection[str], parts: Sequence[str]) -> str | None:
+    """Which part has no files, or weights without their configuration, to follow the model's name; None where none.
+
+    A tokenizer without files would be made of an empty vocabulary, without a word.
+    """
+    for part in parts:
+        here = _names_in(names, part)
+        if not here:
+            return f"which lacks the part {part!r} that its {INDEX} lists; fetch the model anew"
+        if "config.json" not in here and weight_sets(here):
+            return f"whose part {part!r} has weights and no config.json; fetch the model anew"
+    return None
+
+
 def model_parts(folder: Path) -> list[str]:
     """Names of the parts that a folder's ``model_index.json`` lists."""
     index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
