@@ -59,7 +59,8 @@ def test_coco_given_and_unknown_names(tmp_path):
 
 
 def test_a_word_that_is_no_class_is_told(tmp_path):
-    rows = [{"caption": "x", "class_prompt": "cat"}] * 19 + [{"caption": "x", "class_prompt": "cat whiskers"}]
+    rows = [{"caption": "a cat", "class_prompt": "cat"}] * 19
+    rows += [{"caption": "a cat", "class_prompt": "cat whiskers"}]
     found = load_caption_samples(write(tmp_path, rows, ".json"))
     assert len(found.classes) == 20 and found.rows[-1].words == ("cat",)
     assert found.notes == ("1 rows name something that is no class, such as 'whiskers'; it gets no mask.",)

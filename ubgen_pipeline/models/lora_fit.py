@@ -14,7 +14,8 @@ from .loras import ADAPTER_SETTINGS, PEFT_PREFIX
 def lora_damage(weights: LoraWeights) -> str | None:
     """Which of its numbers are none; None where all are."""
     for part, own in weights.parts.items():
-        for key, value in own.items():
+        # a file has its weights in any order
+        for key, value in sorted(own.items()):
             if not value.is_floating_point():
                 return f"{part}.{key} holds {value.dtype}, and no real numbers"
             if not value.numel():
