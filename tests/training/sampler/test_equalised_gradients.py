@@ -15,13 +15,11 @@ from diffusers import (
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_training.sampler.equalised_gradients import (
     ScaledGradients,
-    direct_align_weight,
     equalising_factors,
     mean_weight,
     scaled_gradient,
     step_weights,
 )
-from ubgen_training.sampler.replays import StepLevels
 
 NUM_STEPS = 5
 
@@ -115,12 +113,3 @@ def test_a_scaled_gradient_leaves_the_value_alone():
     scaled = scaled_gradient(value, 3.0)
     assert torch.equal(scaled, value)
     assert torch.autograd.grad(scaled.sum(), value)[0].tolist() == [3.0, 3.0]
-
-
-def test_the_weight_under_known_noise_is_the_steps_part_of_the_signal():
-    """The clean latents get (sigma' - sigma) / (1 - sigma') of the velocity (arXiv 2509.06942, Eq. 7)."""
-    scheduler = ready(FlowMatchEulerDiscreteScheduler())
-    levels, sigmas = StepLevels(scheduler, scheduler.timesteps), scheduler.sigmas.tolist()
-    for position in range(NUM_STEPS):
-        expected = (sigmas[position + 1] - sigmas[position]) / (1 - sigmas[position + 1])
-        assert direct_align_weight(levels, position) == pytest.approx(expected, rel=1e-4)

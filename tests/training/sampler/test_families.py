@@ -10,6 +10,7 @@ from ubgen_pipeline.models.lora_loading import load_lora
 from ubgen_training.lora.adapter import LoraSettings, lora_layers
 from ubgen_training.lora.lora_files import load_lora_into, save_lora
 from ubgen_training.sampler.gradient_steps import GradientSteps
+from ubgen_training.sampler.replays import DirectAlign, Leap
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 PROMPTS = ["a circle", "a photo of a star"]
@@ -86,11 +87,11 @@ def test_the_rollout_of_training_is_the_pipelines_and_jumps_where_one_is_known(n
     weights = [weight for weight in sampler.parameters() if weight.requires_grad]
     for gradient_steps in (
         GradientSteps(frozenset({0}), stop_at=0),
-        GradientSteps(frozenset({0, 1}), replay="leap", discount=0.5),
-        GradientSteps(frozenset({1}), replay="direct_align", equalise=True),
+        GradientSteps(frozenset({0, 1}), replay=Leap(0.5)),
+        GradientSteps(frozenset({1}), replay=DirectAlign(), equalise=True),
     ):
         found = sampler(LABELS, SEEDS, gradient_steps)
-        if gradient_steps.replay == "leap":
+        if isinstance(gradient_steps.replay, Leap):
             torch.testing.assert_close(found.detach().clamp(0, 1), images, rtol=0, atol=1e-3)
         gradients = torch.autograd.grad(found.sum(), weights, allow_unused=True)
         assert any(gradient is not None and gradient.norm() > 0 for gradient in gradients)

@@ -12,6 +12,7 @@ from diffusers import DDIMScheduler
 
 from ubgen_pipeline.latent_denoising import denoising_steps
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, even_k, gradient_strategy
+from ubgen_training.sampler.replays import DirectAlign, Leap
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
 NUM_STEPS = 8
@@ -81,14 +82,14 @@ def test_hyphens_are_accepted_and_an_unknown_strategy_is_named():
 
 def test_leaps_begin_anywhere_and_known_noise_has_any_level():
     leaps = [choose("leap", 10, 2, seed) for seed in range(300)]
-    assert all(len(each.steps) == 2 and each.replay == "leap" and each.discount == 0.5 for each in leaps)
+    assert all(len(each.steps) == 2 and each.replay == Leap(0.5) for each in leaps)
     assert {step for each in leaps for step in each.steps} == set(range(10))
     # every pair, the noisiest with the last among them
     assert len({each.steps for each in leaps}) == 45
-    assert choose("leap", leap_discount=0.0).discount == 0.0
-    assert choose("leap").tolerance is None and choose("leap", leap_tolerance=0.2).tolerance == 0.2
+    assert choose("leap", leap_discount=0.0).replay == Leap(0.0)
+    assert choose("leap", leap_tolerance=0.2).replay == Leap(0.5, tolerance=0.2)
     levels = [choose("direct_align", 10, seed=seed) for seed in range(100)]
-    assert {each.replay for each in levels} == {"direct_align"}
+    assert {each.replay for each in levels} == {DirectAlign()}
     assert {step for each in levels for step in each.steps} == set(range(10))
 
 

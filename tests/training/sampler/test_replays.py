@@ -6,10 +6,10 @@ and Ho 2022; Lipman et al. 2023), under full autograd with stop-gradients where 
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
-from ubgen_pipeline.scheduler_noise import model_input
-from ubgen_training.sampler.replays import KeptRollout, StepLevels, direct_align, leap
+from ubgen_training.sampler.replays import KeptRollout, direct_align, direct_align_weight, leap
+from ubgen_training.sampler.step_levels import StepLevels
 
 NUM_STEPS = 6
 KINDS = ["epsilon", "v_prediction", "flow"]
@@ -136,32 +136,10 @@ def test_known_noise_is_taken_off_again(kind, position):
     torch.testing.assert_close(gradient(found, toy), gradient(expected, toy), rtol=1e-4, atol=1e-6)
 
 
-def test_the_scales_of_what_is_read_are_known_without_a_rollout():
-    scheduler = EulerDiscreteScheduler()
-    scheduler.set_timesteps(NUM_STEPS)
-    levels, latents = StepLevels(scheduler, scheduler.timesteps), random_latents(0)
-    assert len({float(scale) for scale in levels.scales}) == NUM_STEPS
-    for position, timestep in enumerate(scheduler.timesteps):
-        torch.testing.assert_close(
-            levels.read(latents, position), model_input(scheduler, latents, timestep), rtol=1e-5, atol=0
-        )
-        latents = scheduler.step(latents / 2, timestep, latents).prev_sample
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_samples_may_be_at_different_steps(kind):
-    scheduler = scheduler_of(kind)
-    levels, positions = StepLevels(scheduler, scheduler.timesteps), torch.tensor([4, 1])
-    clean, noise, prediction = (random_latents(seed) for seed in range(3))
-    noisy = levels.noised(clean, noise, positions)
-    for row, position in enumerate(positions.tolist()):
-        one = slice(row, row + 1)
-        assert torch.equal(noisy[one], levels.noised(clean[one], noise[one], position))
-        for call in (levels.clean, levels.target):
-            found, expected = call(noisy, prediction, positions), call(noisy[one], prediction[one], position)
-            torch.testing.assert_close(found[one], expected)
-        assert torch.equal(levels.read(noisy, positions)[one], levels.read(noisy[one], position))
-    # the right prediction implies the clean latents, and those are found again
-    right = levels.target(clean, noise, positions)
-    torch.testing.assert_close(levels.clean(noisy, right, positions), clean)
-    torch.testing.assert_close(levels.without(noisy, noise, positions), clean)
+def test_the_weight_under_known_noise_is_the_steps_part_of_the_signal():
+    """The clean latents get (sigma' - sigma) / (1 - sigma') of the velocity (arXiv 2509.06942, Eq. 7)."""
+    scheduler = scheduler_of("flow")
+    levels, sigmas = StepLevels(scheduler, scheduler.timesteps), scheduler.sigmas.tolist()
+    for position in range(NUM_STEPS):
+        expected = (sigmas[position + 1] - sigmas[position]) / (1 - sigmas[position + 1])
+        assert direct_align_weight(levels, position) == pytest.approx(expected, rel=1e-4)

@@ -10,6 +10,7 @@ from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.sampler.equalised_gradients import step_weights
 from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps
+from ubgen_training.sampler.replays import DirectAlign, Leap
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 
 NAMES = ["circle", "star", "ring"]
@@ -118,7 +119,7 @@ def test_leaps_have_the_rollouts_images_and_the_gradient_of_two_calls(sampler):
     middle = landed - landed.detach() + latents[3]
     landed = move(middle, 3, NUM_STEPS, read=0.3 * middle + 0.7 * middle.detach())
     expected = decoded(sampler.pipeline, landed - landed.detach() + latents[-1])
-    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3}), replay="leap", discount=0.3))
+    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({1, 3}), replay=Leap(0.3)))
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-4)
     torch.testing.assert_close(images, sampler(LABELS, SEEDS, GradientSteps(frozenset())), rtol=0, atol=1e-4)
     own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
@@ -134,7 +135,7 @@ def test_known_noise_gives_the_gradient_of_one_step(sampler, position):
     (alpha, sigma), (alpha_to, sigma_to) = levels[position], levels[position + 1]
     moved = move(alpha * latents[-1] + sigma * noise, position, position + 1)
     expected = decoded(sampler.pipeline, (moved - sigma_to * noise) / alpha_to)
-    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({position}), replay="direct_align"))
+    images = sampler(LABELS, SEEDS, GradientSteps(frozenset({position}), replay=DirectAlign()))
     torch.testing.assert_close(images, expected, rtol=0, atol=1e-3)
     own, reference = lora_gradient(sampler, images), lora_gradient(sampler, expected)
     assert reference.norm() > 0

@@ -12,9 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from ubgen_pipeline.initial_latents import draw_latents
 from ubgen_pipeline.latent_denoising import guided_prediction
-from ubgen_pipeline.scheduler_noise import initial_scale
 
 from ..sampler.gradient_steps import GradientSteps
 from ..sampler.reference_distance import norm_excess
@@ -144,11 +142,10 @@ class PolicySampler(SamplerModel):
             scheduler.window = window
 
     def _roll_out(self, labels: torch.Tensor, seeds: Sequence[int], with_means: bool) -> Trajectories:
-        scheduler = self.pipeline.scheduler
-        latents = [draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device) * initial_scale(scheduler)]
-        log_probs, means = [], []
+        rollout = self.rollout(labels, seeds)
+        latents, log_probs, means = [rollout.initial_latents], [], []
         trainable = set(self.coefficients.stochastic_steps)
-        for step in self.denoise(labels, seeds):
+        for step in rollout.steps():
             if step.index in trainable:
                 index = torch.full((len(labels),), step.index)
                 log_prob, mean, _ = self._log_probs(index, latents[-1], step.latents, step.prediction)

@@ -13,8 +13,8 @@ import torch
 from ubgen_pipeline.latent_denoising import check_jump
 
 from ..sampler.gradient_steps import GradientSteps
-from ..sampler.replays import StepLevels
 from ..sampler.sampler_model import SamplerModel
+from ..sampler.step_levels import StepLevels
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,7 @@ class ForwardSampler(SamplerModel):
             return self._predictions(labels, noised, with_reference)
         if not record:
             return super().forward(labels, seeds, gradient_steps)
-        for step in self.denoise(labels, seeds):
-            latents = step.latents
+        latents = self.rollout(labels, seeds).latents()
         return Finished(self.decode(latents), latents)
 
     def _predictions(

@@ -13,7 +13,7 @@ import torch
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.latent_denoising import Denoiser, denoising_steps
 
-from .replays import StepLevels, direct_align, scheduler_copy
+from .step_levels import scheduler_copy
 
 
 def step_weights(
@@ -52,16 +52,6 @@ def step_weights(
             latents = step.latents
         gradients = torch.autograd.grad(latents.sum(), predictions, allow_unused=True)
     return [0.0 if gradient is None else float(gradient) for gradient in gradients]
-
-
-def direct_align_weight(levels: StepLevels, position: int) -> float:
-    """The same weight of the one prediction of :func:`.replays.direct_align`."""
-    one = torch.zeros(1, dtype=torch.float64)
-    prediction = one.clone().requires_grad_(True)
-    with torch.enable_grad():
-        recovered = direct_align(one, one, levels, lambda *_: prediction, position)
-        (gradient,) = torch.autograd.grad(recovered.sum(), prediction)
-    return float(gradient)
 
 
 def equalising_factors(weights: Sequence[float], mean_weight: float) -> list[float]:

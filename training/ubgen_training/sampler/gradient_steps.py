@@ -14,9 +14,11 @@ bounds the memory, and never an empty tail; ``drtune`` leaves out that paper's e
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
+
+from .replays import DirectAlign, Leap, Replay
 
 
 @dataclass(frozen=True)
@@ -25,17 +27,14 @@ class GradientSteps:
 
     ``steps`` are the positions whose denoiser call carries gradient; ``detach_inputs`` makes the latents that those
     calls read constants; after position ``stop_at`` sampling jumps to the predicted clean latents and ends. With
-    ``replay`` the rollout carries no gradient, and ``steps`` are computed again after it; ``discount`` and
-    ``tolerance`` are those of :func:`.replays.leap`. ``equalise`` gives every step's prediction the same share of the
-    gradient; see :mod:`.equalised_gradients`.
+    ``replay`` the rollout carries no gradient, and ``steps`` are computed again after it. ``equalise`` gives every
+    step's prediction the same share of the gradient; see :mod:`.equalised_gradients`.
     """
 
     steps: frozenset[int]
     detach_inputs: bool = False
     stop_at: int | None = None
-    replay: Literal["leap", "direct_align"] | None = None
-    discount: float = 1.0
-    tolerance: float | None = None
+    replay: Replay | None = None
     equalise: bool = False
 
 
@@ -133,7 +132,7 @@ def leap(
     if leap_tolerance is not None and not 0 < leap_tolerance < math.inf:
         raise ValueError(f"leap_tolerance is {leap_tolerance}; choose a distance above 0, or leave it out.")
     chosen = torch.randperm(num_steps, generator=generator)[:num_gradient_steps]
-    return GradientSteps(frozenset(chosen.tolist()), replay="leap", discount=discount, tolerance=leap_tolerance)
+    return GradientSteps(frozenset(chosen.tolist()), replay=Leap(discount, leap_tolerance))
 
 
 def direct_align(num_steps: int, num_gradient_steps: int, generator: torch.Generator, **_: Any) -> GradientSteps:
@@ -141,7 +140,7 @@ def direct_align(num_steps: int, num_gradient_steps: int, generator: torch.Gener
 
     ``num_gradient_steps`` has no part in it.
     """
-    return GradientSteps(frozenset({int(torch.randint(num_steps, (), generator=generator))}), replay="direct_align")
+    return GradientSteps(frozenset({int(torch.randint(num_steps, (), generator=generator))}), replay=DirectAlign())
 
 
 def steps(

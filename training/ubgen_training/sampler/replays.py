@@ -1,126 +1,84 @@
 """Gradients that do not run through the rollout: it runs without a graph, and some of its steps are computed again.
 
-Both ways need the noise level of every step, x = alpha x0 + sigma noise, so both take schedulers from which a jump to
-the clean latents is known. A prediction moves latents from one level to another in one deterministic step (DDIM's;
-for flow matching Euler's): the clean latents and the noise that it implies, mixed anew.
+Both ways need the noise level of every step; see :mod:`.step_levels`.
 
 Shapes: B samples, C x h x w latents, T steps.
 """
 
-import copy
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Protocol
 
 import torch
 
-from ubgen_pipeline.latent_denoising import clean_latents_at, denoising_steps, prediction_type
-from ubgen_pipeline.scheduler_noise import noise_levels
+from .equalised_gradients import equalising_factors, mean_weight, scaled_gradient
+from .step_levels import StepLevels
 
 # (latents (B, C, h, w) as the scheduler steps them, position) -> guided prediction (B, C, h, w)
 PredictAt = Callable[[torch.Tensor, int], torch.Tensor]
-# one step for all samples, or (B,) steps
-Position = int | torch.Tensor
 
 
-class StepLevels:
-    """What the steps of one rollout do to latents, without the scheduler's own state.
+class ReplayedRollout(Protocol):
+    """What a replay needs of a rollout; :class:`.rollout.Rollout` has it."""
 
-    A position counts from 0, the noisiest, to T, which is the end.
+    @property
+    def levels(self) -> StepLevels:
+        """Those of its steps."""
+        ...
 
-    Args:
-        scheduler: its ``set_timesteps`` has run, and it has taken no step yet.
-        timesteps: ``(T,)``.
-    """
+    @property
+    def weights(self) -> list[float]:
+        """Those of its steps, T of them; see :func:`.equalised_gradients.step_weights`."""
+        ...
 
-    def __init__(self, scheduler: Any, timesteps: torch.Tensor):
-        self.kind, self.timesteps = prediction_type(scheduler), timesteps
-        levels = [*(noise_levels(scheduler, timestep) for timestep in timesteps), (1.0, 0.0)]
-        # (T + 1,) each
-        self.alphas, self.sigmas = torch.tensor(levels, dtype=torch.float64).unbind(1)
-        self.scales = input_scales(scheduler, timesteps)
+    def kept(self, positions: Collection[int]) -> "KeptRollout":
+        """Run it without gradient, once, and keep the latents before these positions."""
+        ...
 
-    def clean(self, latents: torch.Tensor, prediction: torch.Tensor, position: Position) -> torch.Tensor:
-        """x0 ``(B, C, h, w)`` implied by the prediction on the latents before the step at ``position``."""
-        alpha, sigma = self._levels(position, latents)
-        return clean_latents_at(self.kind, prediction, latents, alpha, sigma)
+    def predict_at(self, latents: torch.Tensor, position: int) -> torch.Tensor:
+        """The guided prediction ``(B, C, h, w)``, with gradient."""
+        ...
 
-    def move(self, latents: torch.Tensor, prediction: torch.Tensor, position: Position, to: Position) -> torch.Tensor:
-        """Latents ``(B, C, h, w)`` before the step ``to`` from those before ``position``."""
-        clean = self.clean(latents, prediction, position)
-        alpha, sigma = self._levels(position, latents)
-        alpha_to, sigma_to = self._levels(to, latents)
-        return alpha_to * clean + sigma_to * (latents - alpha * clean) / sigma
-
-    def noised(self, clean: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
-        """Clean latents with the noise of the level before the step at ``position``."""
-        alpha, sigma = self._levels(position, clean)
-        return alpha * clean + sigma * noise
-
-    def without(self, latents: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
-        """The clean latents that :meth:`noised` was given."""
-        alpha, sigma = self._levels(position, latents)
-        return (latents - sigma * noise) / alpha
-
-    def target(self, clean: torch.Tensor, noise: torch.Tensor, position: Position) -> torch.Tensor:
-        """The prediction ``(B, C, h, w)`` that would be right on :meth:`noised` latents."""
-        alpha, sigma = self._levels(position, clean)
-        if self.kind == "sample":
-            return clean
-        if self.kind == "epsilon":
-            return noise
-        if self.kind == "v_prediction":
-            return (alpha * noise - sigma * clean) / (alpha**2 + sigma**2) ** 0.5
-        return noise - clean
-
-    def read(self, latents: torch.Tensor, position: Position) -> torch.Tensor:
-        """Latents as the denoiser reads them at ``position``."""
-        return latents * _rows(self.scales, position, latents)
-
-    def _levels(self, position: Position, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _rows(self.alphas, position, like), _rows(self.sigmas, position, like)
+    def more_noise(self) -> torch.Tensor:
+        """Standard normal ``(B, C, h, w)`` of the samples' seeds, after what the rollout took of it."""
+        ...
 
 
-def _rows(values: torch.Tensor, position: Position, like: torch.Tensor) -> torch.Tensor:
-    """``values`` at one position, ``()``, or at ``(B,)`` of them, ``(B, 1, 1, 1)``, on the device of ``like``."""
-    chosen = values[position.cpu() if isinstance(position, torch.Tensor) else position].to(like.device, like.dtype)
-    return chosen.view(-1, *[1] * (like.ndim - 1)) if chosen.ndim else chosen
+class Replay(Protocol):
+    """A way to the clean latents whose gradient is that of steps computed again after the rollout."""
+
+    def latents(self, rollout: ReplayedRollout, positions: Collection[int], equalise: bool) -> torch.Tensor:
+        """The clean latents ``(B, C, h, w)``, with the gradient of the steps at ``positions``."""
+        ...
 
 
-def scheduler_copy(scheduler: Any) -> Any:
-    """A scheduler of its own to walk with.
+@dataclass(frozen=True)
+class Leap:
+    """:func:`leap` with its ``discount`` and ``tolerance``; the steps' gradients cannot be equalised."""
 
-    Some keep what they last stepped, ``set_timesteps`` or not, and with it the graph of a rollout with gradient, which
-    torch refuses to copy. The copy has the values alone.
-    """
-    kept = [part for value in vars(scheduler).values() for part in (value if isinstance(value, list) else [value])]
-    tensors = [part for part in kept if isinstance(part, torch.Tensor)]
-    return copy.deepcopy(scheduler, {id(tensor): tensor.detach().clone() for tensor in tensors})
+    discount: float = 1.0
+    tolerance: float | None = None
+
+    def latents(self, rollout: ReplayedRollout, positions: Collection[int], equalise: bool) -> torch.Tensor:
+        kept = rollout.kept(positions)
+        return leap(kept, rollout.levels, rollout.predict_at, self.discount, self.tolerance)
 
 
-def input_scales(scheduler: Any, timesteps: torch.Tensor) -> torch.Tensor:
-    """``(T,)`` float64, what the scheduler multiplies latents with before the denoiser reads them at each step.
+@dataclass(frozen=True)
+class DirectAlign:
+    """:func:`direct_align` from one position."""
 
-    Schedulers scale by a number that belongs to their own place, not to the timestep they are given, so a copy is
-    walked there; its latents do not matter.
+    def latents(self, rollout: ReplayedRollout, positions: Collection[int], equalise: bool) -> torch.Tensor:
+        (position,), factor = positions, 1.0
+        clean = rollout.kept(()).clean
+        if equalise:
+            weight = direct_align_weight(rollout.levels, position)
+            (factor,) = equalising_factors([weight], mean_weight(rollout.weights))
 
-    Args:
-        scheduler: its ``set_timesteps`` has run, and it has taken no step yet.
-        timesteps: ``(T,)``.
-    """
-    latents, scales = torch.ones(1, 1, 1, 1, dtype=torch.float64), []
-    walker, generators = scheduler_copy(scheduler), [torch.Generator().manual_seed(0)]
-    for step in denoising_steps(
-        lambda read, *_: scales.append(read) or torch.zeros_like(read),
-        walker,
-        latents,
-        torch.zeros(1),
-        timesteps=timesteps.cpu(),
-        generators=generators,
-    ):
-        scales[-1] = float(scales[-1] / latents)
-        latents = step.latents
-    return torch.tensor(scales, dtype=torch.float64)
+        def predict(latents: torch.Tensor, position: int) -> torch.Tensor:
+            return scaled_gradient(rollout.predict_at(latents, position), factor)
+
+        return direct_align(clean, rollout.more_noise(), rollout.levels, predict, position)
 
 
 @dataclass(frozen=True)
@@ -191,3 +149,13 @@ def direct_align(
     noisy = levels.noised(clean, noise, position)
     moved = levels.move(noisy, predict(noisy, position), position, position + 1)
     return levels.without(moved, noise, position + 1)
+
+
+def direct_align_weight(levels: StepLevels, position: int) -> float:
+    """What the one prediction of :func:`direct_align` weighs in the clean latents."""
+    one = torch.zeros(1, dtype=torch.float64)
+    prediction = one.clone().requires_grad_(True)
+    with torch.enable_grad():
+        recovered = direct_align(one, one, levels, lambda *_: prediction, position)
+        (gradient,) = torch.autograd.grad(recovered.sum(), prediction)
+    return float(gradient)

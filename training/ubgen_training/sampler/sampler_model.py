@@ -5,7 +5,7 @@ registered module; the VAE and the text features are frozen and stay out of the 
 Shapes: B samples, N classes, H x W pixels.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -18,16 +18,7 @@ from transformers import PretrainedConfig
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.inference.prompt_cache import PromptCache
-from ubgen_pipeline.initial_latents import draw_latents, step_generators
-from ubgen_pipeline.latent_denoising import (
-    Denoiser,
-    DenoisingStep,
-    check_jump,
-    denoising_steps,
-    guided_conditioning,
-    guided_prediction,
-)
-from ubgen_pipeline.scheduler_noise import initial_scale
+from ubgen_pipeline.latent_denoising import Denoiser
 
 from ..checkpoints.library_internals import ModuleWithFrozenParts
 from ..lora.adapter import (
@@ -38,17 +29,9 @@ from ..lora.adapter import (
     train_all_weights,
     weights_exchanged,
 )
-from .equalised_gradients import (
-    ScaledGradients,
-    direct_align_weight,
-    equalising_factors,
-    mean_weight,
-    scaled_gradient,
-    step_weights,
-)
 from .gradient_steps import GradientSteps
 from .reference_distance import ReferenceDistance, ReferenceReport
-from .replays import KeptRollout, StepLevels, direct_align, leap
+from .rollout import Rollout
 from .rollout_denoiser import RolloutDenoiser
 
 
@@ -184,100 +167,22 @@ class SamplerModel(ModuleWithFrozenParts):
         if with_distance:
             guidance = self.guidance_scale, self.pipeline.guide
             denoiser = ReferenceDistance(denoiser, self.denoiser_network, *guidance, self.reference_model)
-        if gradient_steps is not None and gradient_steps.replay is not None:
-            latents = self._replayed_latents(labels, seeds, gradient_steps, denoiser)
-        else:
-            for step in self.denoise(labels, seeds, gradient_steps, denoiser):
-                latents = step.latents
-        images = self.decode(latents)
+        images = self.decode(self.rollout(labels, seeds, denoiser).latents(gradient_steps))
         return (images, denoiser.report()) if isinstance(denoiser, ReferenceDistance) else images
 
-    def denoise(
-        self,
-        labels: torch.Tensor,
-        seeds: Sequence[int],
-        gradient_steps: GradientSteps | None = None,
-        denoiser: Denoiser | None = None,
-        generators: list[torch.Generator] | None = None,
-    ) -> Iterator[DenoisingStep]:
-        """The steps of :meth:`forward`'s rollout, one after another; arguments and errors are its own.
-
-        ``denoiser`` stands in for :meth:`predict`, and ``generators`` for those of the seeds; None takes these.
-        """
-        timesteps = self._timesteps()
-        # only now: a family may make its scheduler anew
-        scheduler = self.pipeline.scheduler
+    def rollout(self, labels: torch.Tensor, seeds: Sequence[int], denoiser: Denoiser | None = None) -> Rollout:
+        """Of :meth:`forward`'s batch; ``denoiser`` stands in for :meth:`predict`."""
         conditioning, negative = self.conditioning_of(labels)
-        call = self._with_rollout(denoiser or self.predict)
-        if gradient_steps is not None and gradient_steps.equalise:
-            call = ScaledGradients(call, self._factors(timesteps, gradient_steps.stop_at))
-        return denoising_steps(
-            call,
-            scheduler,
-            self._initial_latents(seeds),
+        return Rollout(
+            self.pipeline,
+            self._with_rollout(denoiser or self.predict),
+            seeds,
             conditioning,
-            negative=negative,
+            negative,
             guidance_scale=self.guidance_scale,
-            guide=self.pipeline.guide,
-            timesteps=timesteps,
-            generators=step_generators(seeds) if generators is None else generators,
-            gradient_steps=None if gradient_steps is None else gradient_steps.steps,
-            detach_inputs=gradient_steps is not None and gradient_steps.detach_inputs,
-            stop_at=None if gradient_steps is None else gradient_steps.stop_at,
+            latent_shape=self.latent_shape,
+            num_inference_steps=self.sampling.num_inference_steps,
             eta=self.sampling.eta,
-        )
-
-    def _timesteps(self) -> torch.Tensor:
-        """``(T,)``; makes the scheduler ready for a rollout."""
-        timesteps = self.pipeline.timesteps(self.sampling.num_inference_steps, self.latent_shape)
-        return timesteps.to(self.denoiser_network.device)
-
-    def _initial_latents(self, seeds: Sequence[int]) -> torch.Tensor:
-        noise = draw_latents(seeds, self.latent_shape).to(self.denoiser_network.device)
-        return noise * initial_scale(self.pipeline.scheduler)
-
-    def _factors(self, timesteps: torch.Tensor, stop_at: int | None) -> list[float]:
-        """What the gradients of all steps' predictions are multiplied by, so that each has the same weight."""
-        scheduler, eta = self.pipeline.scheduler, self.sampling.eta
-        weights = step_weights(scheduler, timesteps, eta=eta)
-        if stop_at is None:
-            return equalising_factors(weights, mean_weight(weights))
-        return equalising_factors(step_weights(scheduler, timesteps, eta=eta, stop_at=stop_at), mean_weight(weights))
-
-    def _replayed_latents(
-        self, labels: torch.Tensor, seeds: Sequence[int], gradient_steps: GradientSteps, denoiser: Denoiser
-    ) -> torch.Tensor:
-        """Final latents ``(B, C, h, w)`` whose graph is that of the steps computed again after the rollout."""
-        timesteps, generators = self._timesteps(), step_generators(seeds)
-        with torch.no_grad():
-            loop = self.denoise(labels, seeds, GradientSteps(frozenset()), denoiser, generators)
-            # only now: a family may make its scheduler anew
-            scheduler, latents = self.pipeline.scheduler, self._initial_latents(seeds)
-            check_jump(scheduler)
-            levels, weights = StepLevels(scheduler, timesteps), step_weights(scheduler, timesteps)
-            before = {}
-            for position in range(len(timesteps)):
-                if position in gradient_steps.steps:
-                    before[position] = latents
-                latents = next(loop).latents
-        conditioning, negative = self.conditioning_of(labels)
-        both = conditioning if negative is None else guided_conditioning(conditioning, negative)
-
-        def predict(latents: torch.Tensor, position: int) -> torch.Tensor:
-            read, guidance = levels.read(latents, position), (self.guidance_scale, self.pipeline.guide)
-            return guided_prediction(denoiser, read, timesteps[position], both, *guidance)
-
-        if gradient_steps.replay == "leap":
-            kept = KeptRollout(before, latents)
-            return leap(kept, levels, predict, gradient_steps.discount, gradient_steps.tolerance)
-        (position,) = gradient_steps.steps
-        # after those of the rollout's own steps, of which the finished latents are made
-        noise = torch.stack([torch.randn(self.latent_shape, generator=each) for each in generators])
-        factor = 1.0
-        if gradient_steps.equalise:
-            (factor,) = equalising_factors([direct_align_weight(levels, position)], mean_weight(weights))
-        return direct_align(
-            latents, noise.to(latents), levels, lambda x, at: scaled_gradient(predict(x, at), factor), position
         )
 
     def conditioning_of(self, labels: torch.Tensor) -> tuple[Conditioning, Conditioning | None]:
