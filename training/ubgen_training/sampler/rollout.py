@@ -50,7 +50,7 @@ class Rollout:
         negative: Conditioning | None,
         *,
         guidance_scale: float,
-        latent_shape: tuple[int, ...],
+        latent_shape: tuple[int, int, int],
         num_inference_steps: int,
         eta: float = 0.0,
     ):
