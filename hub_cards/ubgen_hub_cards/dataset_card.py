@@ -163,30 +163,74 @@ class DatasetFacts:
         return self.num_rows == self.num_rows_in_all
 
 
+@dataclass(frozen=True)
+class CopyFacts:
+    """A dataset that ubgen made from another one's rows, of which it does not know how they were made.
+
+    Args:
+        title: of the card, as Markdown.
+        lines: of its text, as Markdown.
+        features: columns and their types.
+        num_rows: of the dataset.
+        is_synthetic: whether the images were generated.
+        licence, licence_note: those of the other dataset's card; see :class:`Source`.
+        column_values: see :class:`DatasetFacts`.
+    """
+
+    title: str
+    lines: Sequence[str]
+    features: Features
+    num_rows: int
+    is_synthetic: bool
+    licence: Mapping[str, str] = field(default_factory=dict)
+    licence_note: str | None = None
+    column_values: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
+
+
+def render_copy_card(facts: CopyFacts) -> str:
+    """The card's Markdown, metadata first.
+
+    It tells no sizes, so that it holds for any number of the dataset's files: a reader holds sizes against the rows.
+    """
+    metadata = DatasetCardData(
+        tags=["synthetic", "ubgen"] if facts.is_synthetic else ["ubgen"],
+        **_common_metadata(facts.num_rows, facts.licence, facts.column_values),
+    )
+    DatasetInfosDict({"default": DatasetInfo(features=facts.features)}).to_dataset_card_data(metadata)
+    note = [] if facts.licence_note is None else ["", f"{LICENCE_NOTE_MARK}{facts.licence_note}"]
+    body = "\n".join([f"# {facts.title}", "", *facts.lines, *note, ""])
+    return f"---\n{metadata.to_yaml()}\n---\n\n{without_tokens(body)}"
+
+
+def _common_metadata(
+    num_rows: int, licence: Mapping[str, str], column_values: Mapping[str, Mapping[str, int]]
+) -> dict[str, Any]:
+    """What the metadata of every dataset's card tells."""
+    told: dict[str, Any] = {
+        "size_categories": [next((name for most, name in _SIZES.items() if num_rows < most), "n>10M")]
+    }
+    if _LICENCE.fullmatch(str(licence.get("license", ""))):
+        told |= {name: value for name, value in licence.items() if name.startswith("license")}
+    if column_values:
+        told["column_values"] = {name: dict(values) for name, values in column_values.items()}
+    return told
+
+
 def dataset_metadata(facts: DatasetFacts) -> DatasetCardData:
     """The card's metadata; its ``dataset_info`` gives columns and classes, and once the dataset is whole its size.
 
     A reader holds sizes against the rows, so that those of the whole would make a partial dataset unreadable.
     """
-    licence: dict[str, Any] = {
-        name: value for name, value in facts.generator.licence.items() if name.startswith("license")
-    }
-    if not _LICENCE.fullmatch(licence.get("license", "")):
-        licence = {}
     splits = SplitDict()
     if facts.is_whole:
         # images are stored as they are, so the rows are about as large as the files
         splits.add(SplitInfo("train", num_bytes=facts.num_bytes, num_examples=facts.num_rows))
-    size = next((name for most, name in _SIZES.items() if facts.num_rows_in_all < most), "n>10M")
-    columns: dict[str, Any] = {"column_values": {name: dict(told) for name, told in facts.column_values.items()}}
     metadata = DatasetCardData(
         pretty_name=f"Generated images of {len(facts.class_names)} classes",
         task_categories=["image-classification"],
         annotations_creators=["machine-generated"],
         tags=["synthetic", "ubgen"],
-        size_categories=[size],
-        **licence,
-        **(columns if facts.column_values else {}),
+        **_common_metadata(facts.num_rows_in_all, facts.generator.licence, facts.column_values),
     )
     info = DatasetInfo(features=facts.features)
     if facts.is_whole:

@@ -204,7 +204,7 @@ def test_bias_report_of_a_generated_dataset(mini_model, tmp_path, monkeypatch, c
     (folder / ".ubgen" / "manifest.json").unlink()
     capsys.readouterr()
     assert main(["--datasets", str(folder), *flags]) == 2
-    assert "no dataset that ubgen generate has made" in capsys.readouterr().err
+    assert "no dataset that ubgen has made" in capsys.readouterr().err
 
 
 def test_a_bias_report_needs_a_dataset(capsys):

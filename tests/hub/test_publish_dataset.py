@@ -6,14 +6,18 @@ import subprocess
 
 import pytest
 from datasets import load_dataset
-from huggingface_hub import HfApi
+from huggingface_hub import DatasetCard, HfApi
 
 from support.hub_server import WRITE_TOKEN
+from support.parts_dataset import write_labelled
+from support.tiny_labellers import segformer
 from support.warm_python import warm_programs
 from ubgen_pipeline import generate_dataset
 from ubgen_pipeline.generation.generate import main as generate
 from ubgen_pipeline.generation.regenerate import main as regenerate
 from ubgen_pipeline.hub import publish_dataset
+from ubgen_pipeline.labelling.annotate import main as annotate
+from ubgen_pipeline.scoring.filter import main as filter_rows
 from ubgen_pipeline.scoring.score import main as score
 
 SHORT = {"samples_per_class": 3, "num_inference_steps": 1, "samples_per_shard": 2, "batch_size": 2, "threads": 1}
@@ -127,6 +131,45 @@ def test_a_scored_dataset_takes_the_place_of_the_one_before(hub, mini_model, tmp
     ]
 
 
+def test_labelled_images_of_others_are_published_whatever_is_made_of_them(hub, tmp_path, capsys):
+    """Photos of which some have no label, annotated, scored and filtered: each step takes the place of the last."""
+    labels, names = [0, None, 2, 0, -1, 2], ["circle", "a: <b>|x", "star"]
+    write_labelled(tmp_path / "photos", labels, names)
+    (tmp_path / "photos/README.md").write_text("---\nlicense: cc-by-4.0\n---\nmine\n")
+    segformer(str(tmp_path / "m"), ["circle", "star"])
+    flags = ["--model", str(tmp_path / "m"), "--threshold", "0", "--samples-per-shard", "2"]
+    steps = [
+        ("annotated", annotate, ["photos", *flags]),
+        ("scored", score, ["annotated", "--scores", "duplicates"]),
+        ("kept", filter_rows, ["scored", "--max-per-duplicate-group", "1"]),
+    ]
+    for name, command, (source, *more) in steps:
+        assert command([str(tmp_path / source), *more, "--output-dir", str(tmp_path / name)]) == 0
+        # the first goes up shard by shard
+        replace = [] if name == "annotated" else ["--replace"]
+        assert publish_dataset.main([str(tmp_path / name), "org/p", "--shards-per-commit", "1", *replace]) == 0
+        local, there = (
+            load_dataset(place, split="train", download_mode="force_redownload")
+            for place in (str(tmp_path / name), "org/p")
+        )
+        assert there.features == local.features and there.features["label"].names == names
+        assert there[:] == local[:] and there["label"][:] == labels
+        # columns and licence stand in the card, too, and photos are not called synthetic
+        card = DatasetCard(hub.repositories.read("dataset", "org/p", "README.md").decode())
+        assert card.data.license == "cc-by-4.0" and card.data.tags == ["ubgen"]
+        assert [item["name"] for item in card.data.dataset_info["features"]] == list(local.features)
+        assert card.data.column_values["mask"] == {"background": 0, "first_label": 1, "ignore": 255}
+    assert "2 of the rows have no label" in (tmp_path / "annotated/README.md").read_text()
+    # again, and one that is not finished
+    commits = len(hub.repositories["dataset", "org/p"].commits)
+    assert publish_dataset.main([str(tmp_path / "kept"), "org/p"]) == 0
+    assert len(hub.repositories["dataset", "org/p"].commits) == commits
+    for number in (0, 2):
+        (tmp_path / f"annotated/.ubgen/shard-{number:05d}.json").unlink()
+    assert publish_dataset.main([str(tmp_path / "annotated"), "org/p", "--replace"]) == 2
+    assert "of whose 3 shards 2 are missing" in capsys.readouterr().err
+
+
 def test_only_a_dataset_of_ubgen_is_replaced(hub, mini_model, tmp_path, capsys):
     api = HfApi()
     api.create_repo("org/other", repo_type="dataset")
@@ -140,7 +183,7 @@ def test_only_a_dataset_of_ubgen_is_replaced(hub, mini_model, tmp_path, capsys):
 def test_publish_refuses(hub, tmp_path, capsys):
     (tmp_path / "d").mkdir()
     for arguments, message in [
-        ([str(tmp_path / "d"), "org/d"], "no dataset that ubgen generate has made"),
+        ([str(tmp_path / "d"), "org/d"], "no dataset that ubgen has made"),
         ([str(tmp_path / "d"), "d"], "give the owner too"),
         ([str(tmp_path / "d")], "repo_id"),
     ]:

@@ -2,9 +2,10 @@
 
 import numpy as np
 import pytest
-from datasets import load_dataset
+from datasets import ClassLabel, Features, Image, load_dataset
 
-from support.parts_dataset import NAMES, write_labelled, write_parts_dataset
+from support.parts_dataset import NAMES, write_labelled, write_parts_dataset, write_rows
+from support.scene_dataset import png
 from support.tiny_labellers import segformer, yolos
 from ubgen_pipeline.dataset.contact_sheets import main as show
 from ubgen_pipeline.labelling.annotate import main
@@ -45,6 +46,26 @@ def test_a_review_keeps_the_rows_and_says_how_far_masks_agree(tmp_path, capsys):
     assert len(kept) == sum(value >= least for value in known) and min(kept) >= least
     # again: nothing to do
     assert main([str(tmp_path / "d"), *flags]) == 0
+
+
+def test_rows_without_a_label_are_counted_in_a_line_of_their_own(tmp_path, capsys):
+    pixels, masks = np.zeros((8, 8, 3), np.uint8), [np.full((8, 8), value, np.uint8) for value in (1, 1, 0, 2)]
+    features = Features({"image": Image(), "label": ClassLabel(names=NAMES), "mask": Image()})
+    rows = [
+        {"image": png(pixels), "label": label, "mask": png(mask)} for label, mask in zip([0, None, -1, None], masks)
+    ]
+    write_rows(tmp_path / "d", rows, features)
+    segformer(str(tmp_path / "m"), ["sky", *NAMES])
+    assert (
+        main([str(tmp_path / "d"), "--model", str(tmp_path / "m"), "--review", "--output-dir", str(tmp_path / "r")])
+        == 0
+    )
+    reviewed = load_dataset(str(tmp_path / "r"), split="train")["review_iou"][:]
+    shown = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[:-4] for line in shown[1:]] == [[NAMES[0]], ["(without", "a", "label)"]]
+    of_none = [value for value in reviewed[1:] if value is not None]
+    mean = f"{np.mean(of_none):.3f}" if of_none else "-"
+    assert shown[2][-4:] == ["3", mean, str(sum(value < 0.5 for value in of_none)), str(3 - len(of_none))]
 
 
 def test_what_cannot_be_reviewed_is_refused(tmp_path, capsys):

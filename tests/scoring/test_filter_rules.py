@@ -55,6 +55,26 @@ def test_rows_stay_or_go_by_the_first_rule(source, rules):
     assert 0 < len(found.kept) < len(rows)
 
 
+@pytest.mark.parametrize("without", [None, -1])
+def test_rows_without_a_label_are_counted_by_themselves(tmp_path, without):
+    rows = made_up()
+    for row in rows[:9]:
+        row["label"] = without
+    # a damaged image has no scores, and nothing says that it is safe
+    rows[9]["nsfw_content_detected"] = None
+    rules = {"safe_only": True, "max_per_duplicate_group": 2}
+    found = apply_rules(StoredRows(write(tmp_path / "d", rows)), rules)
+    reasons = written_out(
+        [{**row, "nsfw_content_detected": row["nsfw_content_detected"] is not False} for row in rows], rules
+    )
+    assert found.kept.tolist() == [number for number, reason in enumerate(reasons) if reason is None]
+    assert reasons[9] == "safe_only"
+    told = found.report["without_label"]
+    assert told["num_rows"] == 9 and told["num_kept"] == reasons[:9].count(None)
+    assert told["left_out"] == {name: reasons[:9].count(name) for name in rules}
+    assert sum(item["num_rows"] for item in found.report["classes"]) == len(rows) - 9
+
+
 def test_groups_are_made_of_the_hashes_where_there_are_none(tmp_path):
     rows = made_up()
     folder = write(tmp_path / "d", rows, left_out=["duplicate_group"])

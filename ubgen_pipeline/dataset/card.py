@@ -175,10 +175,8 @@ def card_of_copy(shards: DatasetShards, source: StoredRows, how: str) -> str:
         source: the one that it was made from.
         how: what happened to the rows, as a word.
     """
-    card = source.folder / "README.md"
-    text = card.read_text(encoding="utf-8") if card.is_file() else ""
-    # a manifest that ubgen generate wrote says all that a full card needs
-    if "class_names" in shards.manifest and "samples_per_class" in shards.manifest:
+    text = card_in(source.folder)
+    if says_how_it_was_drawn(shards.manifest):
         return stored_card_maker(shards, text)(shards.shards, shards.num_bytes())
     from ubgen_hub_cards.card_text import markdown_text
 
@@ -186,9 +184,44 @@ def card_of_copy(shards: DatasetShards, source: StoredRows, how: str) -> str:
     notes = score_notes(shards.manifest.get("scores", {}), stored_features(shards.file(shards.shards[0])))
     lines = [f"- `{column}`: {note}" for column, note in notes.items()]
     num_rows = sum(shard.stop - shard.start for shard in shards.shards)
-    return "\n".join(
-        ["---\ntags:\n- synthetic\n- ubgen\n---\n", f"# Images, {how}\n", f"{num_rows} rows of {name}.\n", *lines, ""]
+    return copy_card(shards, text, f"Images, {how}", [f"{num_rows} rows of {name}.", "", *lines])
+
+
+def copy_card(shards: DatasetShards, source_card: str, title: str, lines: Sequence[str]) -> str:
+    """The card of a whole dataset made from another one's rows, whose manifest does not say how they were drawn.
+
+    Args:
+        shards: the new dataset.
+        source_card: the other one's card, of which the licence is kept; empty where it has none.
+        title, lines: what the card says, as Markdown.
+    """
+    from ubgen_hub_cards.dataset_card import CopyFacts, licence_note_of, render_copy_card
+
+    features = stored_features(shards.file(shards.shards[0]))
+    return render_copy_card(
+        CopyFacts(
+            title=title,
+            lines=lines,
+            features=features,
+            num_rows=sum(shard.stop - shard.start for shard in shards.shards),
+            # the columns of rows that ubgen drew
+            is_synthetic={"model", "prompt", "seed"} <= set(features),
+            licence=licence_of(source_card),
+            licence_note=licence_note_of(source_card),
+            column_values=column_values(features),
+        )
     )
+
+
+def card_in(folder: Place) -> str:
+    """The text of the card in a dataset's folder; empty where there is none."""
+    card = folder / "README.md"
+    return card.read_text(encoding="utf-8", errors="replace") if card.is_file() else ""
+
+
+def says_how_it_was_drawn(manifest: Mapping[str, Any]) -> bool:
+    """Whether a manifest says all that a full card needs, as those of ``ubgen generate`` do."""
+    return "class_names" in manifest and "samples_per_class" in manifest
 
 
 def add_bias_report(folder: str | Place, text: str) -> None:
@@ -206,8 +239,11 @@ def add_bias_report(folder: str | Place, text: str) -> None:
 
 
 def licence_of(card: str) -> dict[str, str]:
-    """The licence in a card's metadata."""
-    metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
+    """The licence in a card's metadata; none where these cannot be read, as in a text of somebody else's."""
+    try:
+        metadata = yaml.safe_load(card.split("---\n")[1]) if card.startswith("---\n") else {}
+    except yaml.YAMLError:
+        metadata = {}
     keys = ("license", "license_name", "license_link")
     return {key: metadata[key] for key in keys if isinstance(metadata, dict) and key in metadata}
 

@@ -343,15 +343,34 @@ def open_dataset(folder: str | Place) -> DatasetShards:
     folder = as_place(folder)
     try:
         manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["settings"]
-        shards = DatasetShards(folder, manifest, manifest["num_samples"], manifest["samples_per_shard"])
+        num_samples = manifest["num_samples"] if "num_samples" in manifest else _marked_samples(folder, manifest)
+        shards = DatasetShards(folder, manifest, num_samples, manifest["samples_per_shard"])
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen generate has made.") from error
+        raise ValueError(f"folder is {str(folder)!r}, which holds no dataset that ubgen has made.") from error
     if not shards.is_finished():
         raise ValueError(
             f"folder is {str(folder)!r}, of whose {len(shards.shards)} shards {len(shards.missing())} are missing;"
             " run ubgen generate with the same settings again to finish it."
         )
     return shards
+
+
+def _marked_samples(folder: Place, manifest: Mapping[str, Any]) -> int:
+    """Rows of a dataset whose manifest does not tell them, as those of ``ubgen annotate``, by its last shard's mark.
+
+    Raises:
+        ValueError: no shard is there.
+    """
+    files = sorted((folder / "data").glob("train-*-of-*.parquet"), key=str)
+    if not files:
+        raise ValueError("no shards")
+    num_shards = int(files[0].stem.rpartition("-of-")[2])
+    try:
+        mark = (folder / STATE_FOLDER / f"shard-{num_shards - 1:05d}.json").read_text(encoding="utf-8")
+    # the last shard is missing, which is all that is to be known
+    except FileNotFoundError:
+        return num_shards * manifest["samples_per_shard"]
+    return json.loads(mark)["stop"]
 
 
 def settings_hash(settings: Mapping[str, Any]) -> str:

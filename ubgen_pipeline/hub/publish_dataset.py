@@ -1,13 +1,13 @@
 """Publish a finished local dataset on the Hub, in groups of shards with a card in each commit."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
 from ..commands.console import say
 from ..commands.settings_parser import field_help, name_leading, parse_settings, run_command
-from ..dataset.card import stored_card_maker
+from ..dataset.card import says_how_it_was_drawn, stored_card_maker
 from ..dataset.shards import DatasetShards, Shard, open_dataset
 from ..files.places import check_is_local
 from .access import check_may_write, check_repo_id, open_repository, retried
@@ -18,7 +18,7 @@ from .streamed_dataset import CARD, MANIFEST, REPO_TYPE, HubDataset
 class PublishSettings:
     """Settings of ``ubgen publish``."""
 
-    folder: str = field_help("a finished dataset that ubgen generate has written")
+    folder: str = field_help("a finished dataset that ubgen generate, annotate, score or filter has written")
     repo_id: str = field_help("owner/name of the dataset on the Hub")
     private: bool = field_help("create it private", False)
     shards_per_commit: int = field_help("shards that make a commit", 32)
@@ -57,21 +57,8 @@ def publish_dataset(settings: PublishSettings) -> None:
     Raises:
         ValueError: a folder that holds no finished dataset of ubgen's, or what :class:`HubDataset` refuses.
     """
-    from ubgen_hub_cards.dataset_card import with_bias_report
-
     shards = open_dataset(settings.folder)
-    own_card = (shards.folder / "README.md").read_text(encoding="utf-8")
-    local_maker = stored_card_maker(shards, own_card)
-    as_written = local_maker(shards.shards, shards.num_bytes())
-    maker = stored_card_maker(shards, own_card, settings.repo_id)
-    if (report := local_maker.bias_report()) is not None:
-        own_card = with_bias_report(own_card, report)
-
-    def card(present: Sequence[Shard], num_bytes: int) -> str:
-        if own_card != as_written and len(present) == len(shards.shards):
-            return own_card
-        return maker(present, num_bytes)
-
+    card = _card_maker(shards, settings.repo_id)
     if settings.replace:
         replace_dataset(settings, shards, card(shards.shards, shards.num_bytes()))
         say(f"{settings.repo_id}: now the {len(shards.shards)} shards of {shards.folder}")
@@ -87,6 +74,28 @@ def publish_dataset(settings: PublishSettings) -> None:
     hub.open()
     hub.flush()
     say(f"{settings.repo_id}: {len(shards.shards)} shards of {shards.folder}")
+
+
+def _card_maker(shards: DatasetShards, repo_id: str) -> Callable[[Sequence[Shard], int], str]:
+    """Gives the card for the shards that are there and the size of their files."""
+    from ubgen_hub_cards.dataset_card import with_bias_report
+
+    own_card = (shards.folder / CARD).read_text(encoding="utf-8")
+    if not says_how_it_was_drawn(shards.manifest):
+        # a card of labelled images, say; it tells nothing that holds for all shards only
+        return lambda present, num_bytes: own_card
+    local_maker = stored_card_maker(shards, own_card)
+    as_written = local_maker(shards.shards, shards.num_bytes())
+    maker = stored_card_maker(shards, own_card, repo_id)
+    if (report := local_maker.bias_report()) is not None:
+        own_card = with_bias_report(own_card, report)
+
+    def card(present: Sequence[Shard], num_bytes: int) -> str:
+        if own_card != as_written and len(present) == len(shards.shards):
+            return own_card
+        return maker(present, num_bytes)
+
+    return card
 
 
 def replace_dataset(settings: PublishSettings, shards: DatasetShards, card: str) -> None:

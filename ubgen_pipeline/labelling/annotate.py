@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, say, say_warning, table
 from ..commands.settings_parser import leading_folder, parse_settings, run_command
+from ..dataset.card import card_in, copy_card
 from ..dataset.columns import OBJECTS_COLUMN, instances_value, known_label, objects_feature, objects_value
 from ..dataset.damaged_images import read_row
 from ..dataset.reader import embedded_image, shard_files, stored_column, stored_features
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import png_bytes, rgb_image
-from ..files.places import Place
+from ..files.places import Place, as_place
 from ..mask_regions import seen_parts
 from ..models.fingerprints import fingerprint
 from ..models.sources import public_name
@@ -129,7 +130,7 @@ def annotate_dataset(folder: str | Path, settings: AnnotateSettings) -> int:
     num_without = len(source) - sum(item.num_images for item in finds)
     report = {"classes": [asdict(item) for item in finds], "num_rows_without_label": num_without}
     shards.write_report(FINDS_REPORT, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    shards.finish(_card(source, settings, finds))
+    shards.finish(_card(shards, source, settings, finds))
     return len(source)
 
 
@@ -193,17 +194,20 @@ def _features(source: SourceDataset, has_masks: bool) -> Any:
     return Features({**columns, "annotator": Value("string")})
 
 
-def _card(source: SourceDataset, settings: AnnotateSettings, finds: Sequence[ClassFinds]) -> str:
+def _card(
+    shards: DatasetShards, source: SourceDataset, settings: AnnotateSettings, finds: Sequence[ClassFinds]
+) -> str:
     from ubgen_hub_cards.card_text import markdown_text
 
-    text = (
-        "---\ntags:\n- synthetic\n- ubgen\n---\n\n# Labelled images\n\n"
+    num_without = len(source) - sum(item.num_images for item in finds)
+    lines = [
         f"The {len(source)} rows of `{source.public_name()}`, labelled by the model"
         f" `{public_name(str(settings.model))}` with threshold {settings.threshold}."
-        " Nobody has checked the labels.\n"
-    )
-    lines = [f"| {markdown_text(item.name)} | {item.num_images} |" for item in finds if not item.num_found]
-    if not lines:
-        return text
-    return "\n".join([text, "Nothing was found of these classes in any of their images:\n", "| class | images |",
-                      "|---|---:|", *lines, ""])  # fmt: skip
+        " Nobody has checked the labels."
+    ]
+    if num_without:
+        lines += ["", f"{num_without} of the rows have no label; they were looked through for all classes."]
+    if empty := [f"| {markdown_text(item.name)} | {item.num_images} |" for item in finds if not item.num_found]:
+        lines += ["", "Nothing was found of these classes in any of their images:", ""]
+        lines += ["| class | images |", "|---|---:|", *empty]
+    return copy_card(shards, card_in(as_place(source.source)), "Labelled images", lines)

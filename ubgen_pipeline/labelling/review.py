@@ -102,11 +102,14 @@ def mask_agreement(one: np.ndarray, other: np.ndarray) -> float | None:
 
 
 def review_table(rows: StoredRows) -> str:
-    """For each class its images, the mean IoU, and how many lie below 0.5 or show nothing to either."""
+    """For each class its images, the mean IoU, and how many lie below 0.5 or show nothing to either.
+
+    Rows without a label are counted in a line of their own.
+    """
     labels, found = rows.numbers("label"), rows.numbers(REVIEW_IOU_COLUMN)
+    groups = [(name, found[labels == label]) for label, name in enumerate(rows.label_names)]
     lines = []
-    for label, name in enumerate(rows.label_names):
-        own = found[labels == label]
+    for name, own in [*groups, ("(without a label)", found[~(labels >= 0)])]:
         if not len(own):
             continue
         known = own[~np.isnan(own)]

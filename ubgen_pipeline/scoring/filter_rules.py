@@ -31,7 +31,8 @@ class Filtered:
 
     Attributes:
         kept: ``(K,)`` positions of the rows that stay, ascending.
-        report: rows before and kept, for each rule its value and what it left out, for each class the same; JSON.
+        report: rows before and kept, for each rule its value and what it left out, for each class the same, and for
+            the rows without a label where there are any; JSON.
     """
 
     kept: np.ndarray
@@ -71,7 +72,7 @@ def _passing(
 ) -> np.ndarray:
     """``(N,)`` bool; the rule on duplicates counts only the rows at the positions ``left``."""
     if name == "safe_only":
-        return ~(rows.numbers(SAFETY_COLUMN) == 1)
+        return rows.numbers(SAFETY_COLUMN) == 0
     if name == "min_clip_score":
         return rows.numbers(CLIP_COLUMNS[0]) >= value
     if name == "zero_shot_correct":
@@ -114,20 +115,14 @@ def _check_columns(rows: StoredRows, rule: str, max_distance: int | None) -> Non
 
 
 def _report(names: list[str], labels: np.ndarray, reasons: np.ndarray, rules: dict[str, Any]) -> dict[str, Any]:
-    classes = []
-    numbers = np.nan_to_num(labels, nan=-1).astype(np.int64)
-    # reasons by class: column 0 counts what is kept
-    table = np.zeros((len(names), len(rules) + 1), np.int64)
-    np.add.at(table, (numbers[numbers >= 0], reasons[numbers >= 0] + 1), 1)
-    for name, (num_kept, *left_out) in zip(names, table.tolist()):
-        classes.append(
-            {
-                "name": name,
-                "num_rows": num_kept + sum(left_out),
-                "num_kept": num_kept,
-                "left_out": dict(zip(rules, left_out)),
-            }
-        )
+    numbers = np.where(labels >= 0, labels, len(names)).astype(np.int64)
+    # classes by reasons, of which column 0 counts what is kept; the last row is of rows without a label
+    table = np.zeros((len(names) + 1, len(rules) + 1), np.int64)
+    np.add.at(table, (numbers, reasons + 1), 1)
+    *classes, unlabelled = [
+        {"num_rows": num_kept + sum(left_out), "num_kept": num_kept, "left_out": dict(zip(rules, left_out))}
+        for num_kept, *left_out in table.tolist()
+    ]
     return {
         "num_rows": len(labels),
         "num_kept": int((reasons < 0).sum()),
@@ -135,5 +130,6 @@ def _report(names: list[str], labels: np.ndarray, reasons: np.ndarray, rules: di
             {"name": name, "value": value, "num_left_out": int((reasons == number).sum())}
             for number, (name, value) in enumerate(rules.items())
         ],
-        "classes": classes,
+        "classes": [{"name": name, **item} for name, item in zip(names, classes, strict=True)],
+        **({"without_label": unlabelled} if unlabelled["num_rows"] else {}),
     }

@@ -1,5 +1,6 @@
 """Rows by index and epoch, whole or from a stream whose order the seed and the epoch choose."""
 
+import pytest
 from datasets import Dataset
 
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
@@ -37,3 +38,11 @@ def test_a_stream_gives_every_row_once_in_an_order_of_seed_and_epoch():
     resumed = stream(seed=1)
     resumed.set_epoch(1)
     assert list(resumed) == later and [row["label"] for row in stream(seed=2)] != labels
+
+
+@pytest.mark.parametrize("label", [None, -1])
+def test_a_row_without_a_label_ends_a_stream(label):
+    rows = Dataset.from_dict({"label": [0, 0, label]}).to_iterable_dataset()
+    stream = EpochStream(LabelledImages(rows, ("a",), "photos"), prepare, seed=0, buffer_size=5)
+    with pytest.raises(ValueError, match="dataset photos, which is streamed, has rows without a label"):
+        list(stream)

@@ -9,6 +9,7 @@ from typing import Any
 
 from torch.utils.data import Dataset, IterableDataset
 
+from ubgen_pipeline.dataset.columns import known_label
 from ubgen_pipeline.dataset.damaged_images import StreamedImages, read_row
 from ubgen_pipeline.dataset.labelled_images import LabelledImages
 
@@ -35,11 +36,16 @@ class EpochRows(Dataset):
 
 
 class EpochStream(IterableDataset):
-    """The rows of a stream, shuffled within a buffer; the order depends on ``seed`` and the epoch alone."""
+    """The rows of a stream, shuffled within a buffer; the order depends on ``seed`` and the epoch alone.
+
+    Raises:
+        ValueError: while it is read, a row without a label; it would be trained as the last class.
+    """
 
     def __init__(self, images: LabelledImages, prepare: PrepareRow, *, seed: int, buffer_size: int):
         self.prepare = prepare
         self.epoch = 0
+        self.source = images.source
         # undecoded, so that what lies in the buffer is small, and that a damaged image can be left out
         stream = StreamedImages(images.rows, images.source, skip_damaged=images.skip_damaged)
         stream.rows = stream.rows.shuffle(seed=seed, buffer_size=buffer_size)
@@ -51,4 +57,9 @@ class EpochStream(IterableDataset):
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         for index, row in enumerate(self._rows):
+            if known_label(row["label"]) is None:
+                raise ValueError(
+                    f"dataset {self.source}, which is streamed, has rows without a label; leave them out, or take a"
+                    " split that has labels."
+                )
             yield self.prepare(row, index, self.epoch)
