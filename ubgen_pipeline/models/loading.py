@@ -28,7 +28,7 @@ from .families import FAMILIES, family_of_model
 from .loading_lock import one_at_a_time
 from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
-from .model_files import chosen_variant, file_names, missing_part
+from .model_files import chosen_variant, file_names, missing_part, model_folder
 from .quantization import quantization_config
 from .single_file import is_single_file, load_single_file
 from .sources import public_name
@@ -160,11 +160,9 @@ def load_pipeline(
         # a Hub id that is unknown, gated or unreachable ends in an OSError of some kind, missing parts in a ValueError
         except (OSError, ValueError) as error:
             raise _not_loaded(model, argument, error, revision) from error
-        if (
-            Path(source).is_dir()
-            and quantized is None
-            and (lacking := lacking_weights(pipeline, Path(source), chosen))
-        ):
+        # of quantized weights the numbers are others
+        folder = model_folder(source, revision) if quantized is None else None
+        if folder is not None and (lacking := lacking_weights(pipeline, folder, chosen)):
             raise ValueError(f"{argument} is {str(model)!r}, {lacking}.")
     # parts of the same names may be those of another family, and would fail at the denoiser's first call
     if misfit := pipeline.family_misfit():

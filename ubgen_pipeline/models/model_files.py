@@ -150,6 +150,17 @@ def file_names(source: str, revision: str | None = None) -> tuple[list[str], lis
     return names, model_parts(folder)
 
 
+def model_folder(source: str, revision: str | None = None) -> Path | None:
+    """Where a model's files lie: its folder, or of a Hub id that was loaded its snapshot in the cache."""
+    folder = Path(source)
+    if folder.is_dir():
+        return folder
+    from huggingface_hub import try_to_load_from_cache
+
+    file = try_to_load_from_cache(source, INDEX, revision=revision)
+    return Path(file).parent if isinstance(file, str) else None
+
+
 def missing_part(names: Collection[str], parts: Sequence[str]) -> str | None:
     """Which part has no files, or weights without their configuration, to follow the model's name; None where none.
 
