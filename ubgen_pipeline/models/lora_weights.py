@@ -16,8 +16,10 @@ from diffusers.utils.state_dict_utils import (
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from .families import family_of
 from .loras import LORA_FILE, PEFT_PREFIX
 from .named_layers import magnitudes, read_named_layers
+from .sd3_layers import sd3_layers
 
 _SIDES = re.compile(
     r"(?P<module>.+)\.(?P<side>lora_A|lora_B|lora_magnitude_vector|hada_w[12]_[ab]|lokr_w[12](_[ab])?|lokr_t2)"
@@ -76,6 +78,8 @@ def read_lora(pipeline: Any, file: Path, settings: Path | None) -> LoraWeights:
     has_loader = pipeline.lora_file == LORA_FILE
     if pipeline.denoiser_part == "unet" and raw and all(_KOHYA.fullmatch(key) for key in raw):
         return _read_kohya(pipeline, raw)
+    if family_of(type(pipeline).__name__) == "sd3":
+        raw = sd3_layers(raw, pipeline.transformer.config.num_layers)
     if has_loader and _METADATA not in _metadata(file):
         if (named := read_named_layers(pipeline, raw)) is not None:
             return LoraWeights(*named, is_injected=True)
