@@ -1,5 +1,6 @@
 """LoRAs as users name them, and several at a time: the weights of a merge by hand, and the base at strength 0."""
 
+import math
 import shutil
 
 import numpy as np
@@ -79,10 +80,18 @@ def test_a_strength_is_a_number_after_what_is_there(entry, expected, tmp_path, m
 
 
 def test_a_strength_that_is_none_is_refused_by_name(tmp_path):
-    for tail in ("strong", "nan", "inf", "0,5", ""):
+    for tail in ("strong", "nan", "inf", "1e400", "0,5", ""):
         for head in (str(tmp_path), "owner/name"):
             with pytest.raises(ValueError, match=rf"lora is '{head}:{tail}', whose strength '{tail}' is no number"):
                 split_lora(f"{head}:{tail}")
+    for entry, message in ((f"{tmp_path}:0.5:2", "with two strengths; give"), ("0.8", "a strength without a LoRA")):
+        with pytest.raises(ValueError, match=rf"lora is '{entry}', {message}"):
+            split_lora(entry)
+    for strength in (math.nan, -math.inf, "strong", None):
+        with pytest.raises(ValueError, match=rf"the LoRA 'a' has the strength {strength!r}; give a finite number"):
+            Lora("a", strength)
+    # as a row and a manifest tell it
+    assert type(Lora("a", np.float32(0.5)).strength) is float
     with pytest.raises(ValueError, match="few_step_lora is ''"):
         split_lora("", "few_step_lora")
     with pytest.raises(ValueError, match=r"lora_revision is 'abc' beside 2 LoRAs"):

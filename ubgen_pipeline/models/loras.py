@@ -1,6 +1,7 @@
 """LoRAs as users name them: where they lie, how strong they are, what rows and manifests say of them. No torch."""
 
 import json
+import math
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -28,11 +29,26 @@ class Lora:
         source: folder, file or Hub id.
         strength: what its change of the weights is multiplied by; 0 leaves the model as it is.
         revision: on the Hub.
+
+    Raises:
+        ValueError: a strength that is no finite number: all images would be black.
     """
 
     source: str
     strength: float = 1.0
     revision: str | None = None
+
+    def __post_init__(self) -> None:
+        try:
+            strength = float(self.strength)
+        except (TypeError, ValueError):
+            strength = math.nan
+        if not math.isfinite(strength):
+            raise ValueError(
+                f"the LoRA {self.source!r} has the strength {self.strength!r}; give a finite number, such as 0.5."
+            )
+        # a number of numpy's goes into no manifest
+        object.__setattr__(self, "strength", strength)
 
 
 # what callers may give: one or several, each with or without its strength
@@ -46,17 +62,24 @@ def split_lora(entry: str | Path, argument: str = "lora") -> tuple[str, float | 
     a Hub id; so a path may hold colons. A path that exists as it is written, colon and number included, is that path.
 
     Raises:
-        ValueError: nothing there, or a strength that is no number.
+        ValueError: nothing there, or a strength that is no number, one of two, or one without a LoRA.
     """
     text = str(entry)
     if not text:
         raise ValueError(f"{argument} is ''; give a folder, file or Hub id, or leave it out.")
+    if _exists(text):
+        return text, None
+    if _is_number(text):
+        raise ValueError(f"{argument} is {text!r}, a strength without a LoRA; give them together, as PATH:{text}.")
     head, colon, tail = text.rpartition(":")
-    if not colon or _exists(text):
+    if not colon:
         return text, None
     is_hub_id = "/" in head and HUB_ID.fullmatch(head) is not None
-    if _NUMBER.fullmatch(tail) and (_exists(head) or HUB_ID.fullmatch(head)):
+    if _is_number(tail) and (_exists(head) or HUB_ID.fullmatch(head)):
         return head, float(tail)
+    first, _, other = head.rpartition(":")
+    if _is_number(tail) and _is_number(other) and (_exists(first) or HUB_ID.fullmatch(first)):
+        raise ValueError(f"{argument} is {text!r}, with two strengths; give {first}:{other} or {first}:{tail}.")
     if _exists(head) or is_hub_id:
         raise ValueError(
             f"{argument} is {text!r}, whose strength {tail!r} is no number; give {head} or, for half of it,"
@@ -180,6 +203,11 @@ def weight_names(file: Path) -> list[str]:
         return [key for key in header if key != "__metadata__"]
     except (OSError, ValueError, TypeError):
         return []
+
+
+def _is_number(text: str) -> bool:
+    """Whether it is a number as users write strengths; one too large to be held is none."""
+    return _NUMBER.fullmatch(text) is not None and math.isfinite(float(text))
 
 
 def _exists(path: str) -> bool:
