@@ -68,6 +68,11 @@ class SearchSettings:
     seeds: list[int] | None = field_help("validation seeds; those of the file, if not given", None)
     page: str = field_help("file of the table", "results/variety_search.md")
     figures_file: str = field_help("file of the figures of all runs that ended", "results/variety_search.json")
+    dtype: str = field_help(
+        "precision of tuning and drawing; bfloat16 is float32 on a CPU without instructions for it, and may be slower"
+        " where there are some",
+        "bfloat16",
+    )
     workers: int | None = field_help("stages at the same time; as many as there are cores, if not given", None)
     stages_only: list[str] | None = field(
         default=None, metadata={"help": f"kinds of stages to run, of {', '.join(STAGE_VERSIONS)}"}
@@ -111,7 +116,7 @@ def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list
 
     Args:
         settings: of the search.
-        dtype: precision of tuning and drawing; this machine's, if not given.
+        dtype: precision of tuning and drawing, as another machine has it; that of the settings, if not given.
 
     Raises:
         ValueError: a setting that cannot work, or a seed of the test split.
@@ -127,6 +132,7 @@ def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list
             training_config=str(CONFIGS / "mini_evidence.yaml"),
             set=changes,
             lora_step=arm.lora_step,
+            dtype=settings.dtype,
             workers=settings.workers,
         )
         precision = dtype or asked.image_dtype
