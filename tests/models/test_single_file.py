@@ -6,6 +6,7 @@ import torch
 from datasets import load_dataset
 from diffusers import (
     AutoencoderKL,
+    EDMDPMSolverMultistepScheduler,
     EulerDiscreteScheduler,
     PNDMScheduler,
     StableDiffusionPipeline,
@@ -131,6 +132,68 @@ def test_stable_diffusion_xl(stock_xl, tmp_path):
     assert_same_images(pipeline, stock_xl)
 
 
+def test_playground_has_noise_and_latents_of_its_own(stock_xl, tmp_path):
+    mean, std = [-1.7, 1.9, -1.4, 2.5], [8.5, 5.9, 6.5, 5.2]
+    parts = {**stock_xl.components, "vae": vae(scaling_factor=0.5, latents_mean=mean, latents_std=std)}
+    theirs = StableDiffusionXLPipeline(
+        **parts | {"scheduler": EDMDPMSolverMultistepScheduler()}, add_watermarker=False
+    )
+    weights = load_file(save_original(theirs, tmp_path / "p.safetensors"))
+    marks = {"edm_mean": torch.tensor(mean).view(1, 4, 1, 1), "edm_std": torch.tensor(std).view(1, 4, 1, 1)}
+    save_file(weights | marks, tmp_path / "p.safetensors")
+    assert_same_images(load_pipeline(tmp_path / "p.safetensors"), theirs)
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "model.diffusion_model.time_embed.2.bias",
+            r"whose unet has [\d,]+ numbers, and one of its kind .* is damaged",
+        ),
+        ("first_stage_model.encoder.down.1.downsample.conv.bias", "whose vae has .* numbers, and one of its kind"),
+        (
+            "cond_stage_model.transformer.text_model.final_layer_norm.bias",
+            "'final_layer_norm.bias' of its text_encoder",
+        ),
+    ],
+)
+def test_a_weight_that_is_missing_is_no_empty_one(stock, name, message, tmp_path):
+    weights = load_file(save_original(stock, tmp_path / "x.safetensors"))
+    del weights[name]
+    save_file(weights, tmp_path / "x.safetensors")
+    with pytest.raises(ValueError, match=f"model is '.*x.safetensors', .*{message}"):
+        load_pipeline(tmp_path / "x.safetensors")
+
+
+def test_layers_that_the_settings_have_no_place_for_are_not_left_out(stock, tmp_path):
+    weights = load_file(save_original(stock, tmp_path / "good.safetensors"))
+    unet = "model.diffusion_model."
+    deeper = {
+        name.replace("blocks.0", "blocks.1"): weight.clone()
+        for name, weight in weights.items()
+        if name.startswith(f"{unet}middle_block.1.transformer_blocks.0")
+    }
+    cases = [
+        (deeper, "whose unet has .* numbers, and one of its kind .* its layers are others"),
+        ({f"{unet}time_embed.cond_proj.weight": torch.zeros(32, 256)}, "its layers are others"),
+        # of a model that follows depth, and of one that varies images
+        (
+            {f"{unet}input_blocks.0.0.weight": torch.zeros(32, 5, 3, 3)},
+            "reads more than an image's latents and a text",
+        ),
+        ({f"{unet}label_emb.0.0.weight": torch.zeros(128, 64)}, "reads more than an image's latents and a text"),
+        (
+            {f"{unet}out.2.scale_weight": torch.ones(1)},
+            r"are quantized, .*\(model.diffusion_model.out.2.scale_weight\)",
+        ),
+    ]
+    for more, message in cases:
+        save_file(weights | more, tmp_path / "x.safetensors")
+        with pytest.raises(ValueError, match=message):
+            load_pipeline(tmp_path / "x.safetensors")
+
+
 def test_what_is_predicted_is_said_by_the_file_or_beside_it(stock, stock_xl, tmp_path):
     def predicted(file):
         config = load_pipeline(file).scheduler.config
@@ -175,6 +238,11 @@ def test_stable_diffusion_2_says_which_it_is(stock, tmp_path):
         own = pipeline.text_encoder.state_dict()
         for key, value in encoder_2.text_model.state_dict().items():
             assert torch.equal(own[key.removeprefix("text_model.")], value), key
+    # which it does not use, and files made from diffusers' folders do not have
+    weights = load_file(file)
+    del weights["cond_stage_model.model.text_projection"]
+    save_file(weights, file)
+    assert all(torch.equal(value, own[key]) for key, value in load_pipeline(file).text_encoder.state_dict().items())
 
 
 def test_a_dataset_is_drawn_resumed_and_drawn_again(stock, tmp_path, capsys):

@@ -28,8 +28,11 @@ _FAMILIES = {
     "sana": "sana",
 }  # fmt: skip
 _UNET, _VAE = "model.diffusion_model.", "first_stage_model."
+_VAE_NETWORKS = tuple(f"{_VAE}{name}." for name in ("encoder", "decoder", "quant_conv", "post_quant_conv"))
 # what every checkpoint of a UNet has; diffusers takes all that it does not know for Stable Diffusion 1
 _FIRST_LAYER = f"{_UNET}input_blocks.0.0.weight"
+# of ComfyUI's 8-bit floats and of bitsandbytes; without these numbers the weights beside them are others
+_QUANTIZED = re.compile(r"\.(scale_weight|weight_scale|absmax|weight_format)$|scaled_fp8$|\.quant_state\.")
 _NOISE = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear", "num_train_timesteps": 1000}
 _PREDICTIONS = {"v": "v_prediction", "v_prediction": "v_prediction", "eps": "epsilon", "epsilon": "epsilon"}
 
@@ -63,6 +66,11 @@ def kind_of_file(file: Path) -> str:
         raise ValueError("which is no safetensors file; give a folder in diffusers layout, or a checkpoint")
     if any(re.search(r"lora_|hada_|lokr_", name) for name in shapes):
         raise ValueError("which is a LoRA and no whole model; give it as lora, beside its model")
+    if (scaled := next((name for name in shapes if _QUANTIZED.search(name)), None)) is not None:
+        raise ValueError(
+            f"whose weights are quantized, with scales beside them ({scaled}) that diffusers does not read from one"
+            " file; give one that is not"
+        )
     if not any(name.startswith((_UNET, _VAE)) or "transformer" in name or "blocks" in name for name in shapes):
         raise ValueError("whose weights are those of no model that is known")
     try:
@@ -102,11 +110,12 @@ def load_single_file(pipeline_class: Any, file: Path, dtype: torch.dtype) -> Any
     if _FAMILIES[kind] in ("sd", "sdxl"):
         with tempfile.TemporaryDirectory() as folder:
             write_settings(file, kind, Path(folder))
-            pipeline = pipeline_class.from_single_file(
-                str(file), config=folder, torch_dtype=dtype, local_files_only=True
-            )
+            _check_sizes(file, Path(folder))
+            # in the file's own precision: a weight without memory cannot be made another
+            pipeline = pipeline_class.from_single_file(str(file), config=folder, local_files_only=True)
+        _check_filled(pipeline)
         pipeline.register_to_config(_name_or_path=str(file))
-        return pipeline
+        return pipeline.to(dtype)
     model = DIFFUSERS_DEFAULT_PIPELINE_PATHS[kind]["pretrained_model_name_or_path"]
     try:
         if not hasattr(pipeline_class, "from_single_file"):
@@ -123,6 +132,32 @@ def load_single_file(pipeline_class: Any, file: Path, dtype: torch.dtype) -> Any
     return pipeline
 
 
+def _check_sizes(file: Path, folder: Path) -> None:
+    """Raise ``ValueError`` where the UNet or the VAE of these settings has more or fewer weights than the file."""
+    from diffusers import AutoencoderKL, UNet2DConditionModel
+
+    shapes = _shapes(file)
+    for part, kind, names in (("unet", UNet2DConditionModel, _UNET), ("vae", AutoencoderKL, _VAE_NETWORKS)):
+        with torch.device("meta"):
+            network: Any = kind.from_config(json.loads((folder / part / "config.json").read_text(encoding="utf-8")))
+        own = sum(weight.numel() for weight in network.parameters())
+        held = sum(weight.numel() for name, weight in shapes.items() if name.startswith(names))
+        if held != own:
+            raise ValueError(
+                f"whose {part} has {held:,} numbers, and one of its kind of those widths and depths {own:,}: it is"
+                " damaged, or its layers are others; fetch it anew, or give a folder in diffusers layout, whose"
+                " settings say which they are"
+            )
+
+
+def _check_filled(pipeline: Any) -> None:
+    """Raise ``ValueError`` where a weight was in no file; diffusers leaves it without memory."""
+    for part, network in pipeline.networks.items():
+        missing = next((name for name, weight in network.named_parameters() if weight.is_meta), None)
+        if missing is not None:
+            raise ValueError(f"which lacks the weights of {missing!r} of its {part}, as diffusers calls it")
+
+
 def write_settings(file: Path, kind: str, folder: Path) -> None:
     """Write the settings of a Stable Diffusion checkpoint in diffusers layout, without weights.
 
@@ -135,6 +170,13 @@ def write_settings(file: Path, kind: str, folder: Path) -> None:
     prediction = _prediction(file, kind)
     size = 1024 if is_xl else 768 if (kind, prediction) == ("v2", "v_prediction") else 512
     unet, vae = _unet_config(shapes, kind), _vae_config(shapes, kind)
+    if unet["in_channels"] != vae["latent_channels"] or (not is_xl and "addition_embed_type" in unet):
+        raise ValueError(
+            "whose UNet reads more than an image's latents and a text, as models do that edit images or follow depth;"
+            " give one that draws from text alone"
+        )
+    if kind == "playground-v2-5":
+        vae |= _latent_statistics(file)
     unet["sample_size"] = size // 2 ** (len(vae["block_out_channels"]) - 1)
     vae["sample_size"] = size
     index: dict[str, Any] = {
@@ -153,7 +195,7 @@ def write_settings(file: Path, kind: str, folder: Path) -> None:
             "scheduler": ["diffusers", "EulerDiscreteScheduler"],
             "force_zeros_for_empty_prompt": True,
         }
-        scheduler = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
+        scheduler: dict[str, Any] = {"_class_name": "EulerDiscreteScheduler", "timestep_spacing": "leading"}
         _write(folder / "text_encoder" / "config.json", _clip_config(shapes, "conditioner.embedders.0.transformer."))
         _write(folder / "text_encoder_2" / "config.json", _open_clip_config(shapes, "conditioner.embedders.1.model."))
     else:
@@ -176,6 +218,10 @@ def write_settings(file: Path, kind: str, folder: Path) -> None:
             encoder["num_hidden_layers"] -= 1
         _write(folder / "text_encoder" / "config.json", encoder)
     scheduler |= {**_NOISE, "steps_offset": 1, "prediction_type": prediction}
+    if kind == "playground-v2-5":
+        # with noise as Karras et al. (2022) have it; these are diffusers' own settings of that scheduler
+        scheduler = {"_class_name": "EDMDPMSolverMultistepScheduler", "prediction_type": prediction}
+        index["scheduler"] = ["diffusers", "EDMDPMSolverMultistepScheduler"]
     if "ztsnr" in shapes:
         scheduler |= {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
     _write(folder / "scheduler" / "scheduler_config.json", scheduler)
@@ -283,9 +329,18 @@ def _vae_config(shapes: Mapping[str, torch.Tensor], kind: str) -> dict[str, Any]
         "up_block_types": ["UpDecoderBlock2D"] * len(channels),
         "scaling_factor": 0.18215,
     }
-    if kind == "xl_base":
+    if _FAMILIES[kind] == "sdxl":
         config |= {"scaling_factor": 0.13025, "force_upcast": True}
     return config
+
+
+def _latent_statistics(file: Path) -> dict[str, Any]:
+    """The VAE's settings of Playground 2.5, whose checkpoint holds the mean and deviation of the latents."""
+    from safetensors import safe_open
+
+    with safe_open(file, framework="pt") as weights:
+        mean, std = (weights.get_tensor(name).flatten().tolist() for name in ("edm_mean", "edm_std"))
+    return {"scaling_factor": 0.5, "latents_mean": mean, "latents_std": std}
 
 
 def _clip_config(shapes: Mapping[str, torch.Tensor], begin: str) -> dict[str, Any]:
@@ -308,12 +363,14 @@ def _clip_config(shapes: Mapping[str, torch.Tensor], begin: str) -> dict[str, An
 
 def _open_clip_config(shapes: Mapping[str, torch.Tensor], begin: str) -> dict[str, Any]:
     layers = [name for name in shapes if name.startswith(f"{begin}transformer.") and name.endswith("mlp.c_fc.weight")]
+    # Stable Diffusion 2 does not use it, and files that were made from diffusers' folders have none
+    projection = shapes.get(f"{begin}text_projection", shapes[f"{begin}token_embedding.weight"])
     return _text_config(
         shapes[f"{begin}token_embedding.weight"],
         length=shapes[f"{begin}positional_embedding"].shape[0],
         num_layers=len(layers),
         inner=shapes[layers[0]].shape[0],
-        projection=shapes[f"{begin}text_projection"].shape[1],
+        projection=projection.shape[1],
         act="gelu",
         architecture="CLIPTextModelWithProjection",
     )
