@@ -47,6 +47,11 @@ JOINT = "transformer_blocks.{}.attn.to_q"
         (shapes(DIFFUSERS, "transformer." + JOINT.format(3), 3072), "FLUX.1 or Qwen-Image"),
         (shapes(DIFFUSERS, "diffusion_model.layers.3.attention.to_q", 3840), "(z-image)"),
         (shapes(DIFFUSERS, "transformer.layers.3.attn.to_q", 2304), "(lumina2)"),
+        # the authors of both give their layers the same names
+        (shapes(kohya("lora_unet.layers.3.attention.qkv"), "", 2304, 3840), "Lumina 2 (lumina2)"),
+        (shapes(DIFFUSERS, "diffusion_model.layers.3.attention.qkv", 3840, 11520), "Z-Image (z-image)"),
+        (shapes(kohya("lora_unet.layers.3.attention.to_q"), "", 3840), "Z-Image (z-image)"),
+        (shapes(kohya("lora_unet.layers.3.attention.out"), "", 64), "Lumina 2 or Z-Image (lumina2, z-image)"),
         (shapes(DIFFUSERS, "transformer.transformer_blocks.3.attn2.to_q", 2240), "(sana)"),
         (shapes(PEFT, "transformer_blocks.3.attn2.to_k", 1152), "(pixart-sigma, sana)"),
         (shapes(DIFFUSERS, "transformer.transformer_blocks.3.attn1.to_k", 4096), "(cogview4)"),

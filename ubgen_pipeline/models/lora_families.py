@@ -14,6 +14,7 @@ _UP = re.compile(r"(lora_b|lora_up|lora_linear_layer_up|lora\.up)(\.default)?\.w
 # width of the text features that cross-attention reads
 _UNET_TEXT = {768: "Stable Diffusion 1.x (sd)", 1024: "Stable Diffusion 2.x (sd)", 2048: "Stable Diffusion XL (sdxl)"}
 _SD3_WIDTHS = {1536, 2432}
+_LUMINA_WIDTH, _Z_IMAGE_WIDTH = 2304, 3840
 
 
 def lora_family(shapes: Mapping[str, Sequence[int]]) -> str | None:
@@ -41,7 +42,7 @@ def lora_family(shapes: Mapping[str, Sequence[int]]) -> str | None:
     if found.any(r"layers_\d+_self_attention_"):
         return "ERNIE-Image (ernie-image)"
     if found.any(r"layers_\d+_attention_"):
-        return "Z-Image (z-image)"
+        return _next_dit_family(found)
     if found.any(r"layers_\d+_attn_"):
         return "Lumina 2 (lumina2)"
     # before those with attn2, which Stable Diffusion 3.5 has beside it
@@ -97,6 +98,14 @@ def _flux_family_of_the_authors_names(found: _Layers) -> str:
         # queries, keys, values and a feed-forward layer of 4 widths, or one of 6 that is gated
         return "FLUX.1 (flux)" if found.outputs[name] == 7 * found.inputs[name] else "FLUX.2 (flux2-klein, flux2-dev)"
     return "FLUX.1 or FLUX.2 (flux, flux2-klein, flux2-dev)"
+
+
+def _next_dit_family(found: _Layers) -> str:
+    """Z-Image's authors took the names of Lumina 2's; of the two, diffusers renamed the attention of Lumina 2 alone."""
+    width = found.width(r"layers_\d+_attention_(qkv|out|to_[qkv]|to_out_0)$")
+    if found.any(r"attention_to_(q|k|v|out_0)$") or width == _Z_IMAGE_WIDTH:
+        return "Z-Image (z-image)"
+    return "Lumina 2 (lumina2)" if width == _LUMINA_WIDTH else "Lumina 2 or Z-Image (lumina2, z-image)"
 
 
 def _joint_family(found: _Layers) -> str:
