@@ -101,7 +101,7 @@ def _flux_family_of_the_authors_names(found: _Layers) -> str:
 
 
 def _next_dit_family(found: _Layers) -> str:
-    """Z-Image's authors took the names of Lumina 2's; of the two, diffusers renamed the attention of Lumina 2 alone."""
+    """Z-Image's authors took the names of Lumina 2's layers; diffusers renamed the attention of Lumina 2 alone."""
     width = found.width(r"layers_\d+_attention_(qkv|out|to_[qkv]|to_out_0)$")
     if found.any(r"attention_to_(q|k|v|out_0)$") or width == _Z_IMAGE_WIDTH:
         return "Z-Image (z-image)"
