@@ -31,6 +31,60 @@ def save_original_2(unet: Any, vae: Any, text_encoder: Any, file: Path) -> Path:
     return file
 
 
+def save_original_3(pipeline: Any, file: Path) -> Path:
+    """Write a Stable Diffusion 3 pipeline in one file, with its text encoders."""
+    weights = {f"model.diffusion_model.{k}": v for k, v in _sd3(pipeline.transformer).items()}
+    weights |= {f"first_stage_model.{k}": v for k, v in _vae(pipeline.vae.state_dict()).items()}
+    encoders = {"clip_l": "text_encoder", "clip_g": "text_encoder_2", "t5xxl": "text_encoder_3"}
+    for theirs, ours in encoders.items():
+        state = getattr(pipeline, ours).state_dict()
+        weights |= {f"text_encoders.{theirs}.transformer.{k}": v for k, v in state.items()}
+    save_file({key: value.contiguous().clone() for key, value in weights.items()}, file)
+    return file
+
+
+def _sd3(transformer: Any) -> dict[str, torch.Tensor]:
+    fixed = {
+        "pos_embed.proj.": "x_embedder.proj.", "context_embedder.": "context_embedder.",
+        "time_text_embed.timestep_embedder.linear_1.": "t_embedder.mlp.0.",
+        "time_text_embed.timestep_embedder.linear_2.": "t_embedder.mlp.2.",
+        "time_text_embed.text_embedder.linear_1.": "y_embedder.mlp.0.",
+        "time_text_embed.text_embedder.linear_2.": "y_embedder.mlp.2.",
+        "proj_out.": "final_layer.linear.", "norm_out.linear.": "final_layer.adaLN_modulation.1.",
+    }  # fmt: skip
+    in_block = {
+        "attn.to_out.0.": "x_block.attn.proj.", "attn2.to_out.0.": "x_block.attn2.proj.",
+        "attn.to_add_out.": "context_block.attn.proj.", "norm1.linear.": "x_block.adaLN_modulation.1.",
+        "norm1_context.linear.": "context_block.adaLN_modulation.1.",
+        "ff.net.0.proj.": "x_block.mlp.fc1.", "ff.net.2.": "x_block.mlp.fc2.",
+        "ff_context.net.0.proj.": "context_block.mlp.fc1.", "ff_context.net.2.": "context_block.mlp.fc2.",
+        "attn.norm_q.": "x_block.attn.ln_q.", "attn.norm_k.": "x_block.attn.ln_k.",
+        "attn2.norm_q.": "x_block.attn2.ln_q.", "attn2.norm_k.": "x_block.attn2.ln_k.",
+        "attn.norm_added_q.": "context_block.attn.ln_q.", "attn.norm_added_k.": "context_block.attn.ln_k.",
+    }  # fmt: skip
+    state, last = transformer.state_dict(), len(transformer.transformer_blocks) - 1
+    weights = {"pos_embed": state.pop("pos_embed.pos_embed")}
+    named = {**fixed}
+    for i in range(last + 1):
+        block = f"transformer_blocks.{i}."
+        named |= {block + ours: f"joint_blocks.{i}.{theirs}" for ours, theirs in in_block.items()}
+        for q, k, v, theirs in (
+            ("attn.to_q.", "attn.to_k.", "attn.to_v.", "x_block.attn.qkv."),
+            ("attn2.to_q.", "attn2.to_k.", "attn2.to_v.", "x_block.attn2.qkv."),
+            ("attn.add_q_proj.", "attn.add_k_proj.", "attn.add_v_proj.", "context_block.attn.qkv."),
+        ):
+            for side in ("weight", "bias") if block + q + "weight" in state else ():
+                parts = [state.pop(block + name + side) for name in (q, k, v)]
+                weights[f"joint_blocks.{i}.{theirs}{side}"] = torch.cat(parts)
+    for key, value in state.items():
+        begin = next(begin for begin in named if key.startswith(begin))
+        # their shift comes before the scale, where no gate follows
+        is_swapped = begin in ("norm_out.linear.", f"transformer_blocks.{last}.norm1_context.linear.")
+        value = torch.cat(value.chunk(2)[::-1]) if is_swapped else value
+        weights[named[begin] + key.removeprefix(begin)] = value
+    return weights
+
+
 def _resnet(name: str) -> str:
     for ours, theirs in (
         ("norm1", "in_layers.0"), ("conv1", "in_layers.2"), ("norm2", "out_layers.0"), ("conv2", "out_layers.3"),

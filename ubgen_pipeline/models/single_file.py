@@ -3,7 +3,7 @@
 diffusers tells the kind by names and shapes of the weights, and converts them. A file says nothing of its tokenizers,
 scheduler and sizes. For Stable Diffusion 1.x, 2.x and XL all of it follows from the weights' shapes, and the tokenizer
 is the one that open_clip ships, so that no network is needed. For the others diffusers reads the settings of the
-family's first model, from the Hub or its cache.
+family's first model, from the Hub or its cache; the parts that such a file lacks come from there, too.
 """
 
 import json
@@ -17,6 +17,7 @@ import torch
 import yaml
 
 from .loras import weight_names
+from .single_file_parts import lacking_parts, weights_misfit
 
 SUFFIX = ".safetensors"
 PICKLES = (".ckpt", ".pt", ".pth", ".bin")
@@ -75,6 +76,11 @@ def kind_of_file(file: Path) -> str:
         raise ValueError("whose weights are those of no model that is known")
     try:
         kind = infer_diffusers_model_type(shapes)
+    # of position embeddings of another size than it knows, it names no kind
+    except UnboundLocalError as error:
+        raise ValueError(
+            "whose weights are those of Stable Diffusion 3 for a size that diffusers does not know"
+        ) from error
     # it asks for some weights by name where it has seen others
     except (KeyError, IndexError) as error:
         raise ValueError(f"which lacks weights of the kind that it seems to be ({error})") from error
@@ -104,10 +110,11 @@ def load_single_file(pipeline_class: Any, file: Path, dtype: torch.dtype) -> Any
         ValueError: settings that the file does not say, or parts that it does not hold; the text follows the file's
             name.
     """
-    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS
+    from diffusers.loaders.single_file_utils import DIFFUSERS_DEFAULT_PIPELINE_PATHS, SingleFileComponentError
 
     kind = kind_of_file(file)
-    if _FAMILIES[kind] in ("sd", "sdxl"):
+    family, shapes = _FAMILIES[kind], _shapes(file)
+    if family in ("sd", "sdxl"):
         with tempfile.TemporaryDirectory() as folder:
             write_settings(file, kind, Path(folder))
             _check_sizes(file, Path(folder))
@@ -120,14 +127,27 @@ def load_single_file(pipeline_class: Any, file: Path, dtype: torch.dtype) -> Any
     try:
         if not hasattr(pipeline_class, "from_single_file"):
             raise ValueError("diffusers reads no whole pipeline of that family from one file")
-        pipeline = pipeline_class.from_single_file(str(file), config=model, torch_dtype=dtype)
-    except (OSError, ValueError) as error:
+        misfit = weights_misfit(pipeline_class, shapes, family, model)
+        if misfit is None:
+            lacking = lacking_parts(pipeline_class, shapes, family, model, dtype)
+            pipeline = pipeline_class.from_single_file(str(file), config=model, torch_dtype=dtype, **lacking)
+    # the converters split weights into widths that they know
+    except (OSError, ValueError, RuntimeError, SingleFileComponentError) as error:
         first = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"a checkpoint of {kind} in one file, whose settings and tokenizers, and the parts that the file lacks,"
             f" are those of {model}; that could not be read here ({first}). Give {model}, or a folder in diffusers"
             " layout with these weights in it"
         ) from error
+    if misfit is not None:
+        raise ValueError(misfit)
+    for network in pipeline.networks.values():
+        if hasattr(network, "tie_weights"):
+            # of a weight with two names, files may hold one
+            network.tie_weights()
+        # diffusers leaves T5 as it is trained, with dropout
+        network.eval()
+    _check_filled(pipeline)
     pipeline.register_to_config(_name_or_path=str(file))
     return pipeline
 
