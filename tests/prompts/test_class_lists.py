@@ -135,6 +135,21 @@ def test_a_folder_stands_for_its_class_folders(tmp_path):
         load_class_names(tmp_path / "empty")
 
 
+def test_folders_of_a_dataset_are_no_classes(tmp_path):
+    for name in ("yolo/images", "yolo/labels", "voc/JPEGImages", "voc/Annotations", "hub/data", "people/mask"):
+        (tmp_path / name).mkdir(parents=True)
+    for name in ("yolo/data.yaml", "hub/README.md"):
+        (tmp_path / name).touch()
+    for name, message in (
+        ("yolo", r"of a dataset \(images, labels\) and no classes; give '.*data\.yaml'\."),
+        ("voc", r"of a dataset \(Annotations, JPEGImages\) and no classes; give its file of classes, or the folder"),
+        ("hub", "a dataset of shards and no class list"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            load_class_names(tmp_path / name)
+    assert [item.name for item in load_class_names(tmp_path / "people")] == ["mask"]
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-32"])
 def test_what_editors_of_windows_write(tmp_path, encoding):
     (tmp_path / "a.txt").write_bytes("café\r\nstar\r\n".encode(encoding))

@@ -22,6 +22,9 @@ _UNSEEN = re.compile(
     "\u3164\ufeff\uffa0\ufff9-\ufffb\U000e0000-\U000e007f]"
 )
 _JOINERS = re.compile("[\u200c\u200d]")
+# folders of datasets for YOLO, COCO and PASCAL VOC, in small letters, and their files that list classes
+_DATASET_FOLDERS = ("images", "labels", "annotations", "jpegimages", "imagesets")
+_DATASET_FILES = ("data.yaml", "dataset.yaml", "class_names.json", "classes.txt")
 
 
 @dataclass(frozen=True)
@@ -142,7 +145,8 @@ def class_folder_names(folder: Path) -> list[str]:
     """The class folders of a folder of images, in the order in which torchvision's ``ImageFolder`` numbers them.
 
     Raises:
-        ValueError: there are none, or they are splits, which hold the class folders.
+        ValueError: there are none, or they are splits, which hold the class folders, or parts of a dataset in another
+            layout.
     """
     names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
     if not names:
@@ -150,6 +154,18 @@ def class_folder_names(folder: Path) -> list[str]:
     if splits := [name for name in names if name in ("train", "val", "valid", "validation", "test")]:
         raise ValueError(
             f"classes is {str(folder)!r}, whose folders are splits; give {str(folder / splits[0])!r} for its classes."
+        )
+    if parts := [name for name in names if name.lower() in _DATASET_FOLDERS]:
+        files = [folder / name for name in _DATASET_FILES if (folder / name).is_file()]
+        way_out = repr(str(files[0])) if files else "its file of classes, or the folder that holds the class folders"
+        raise ValueError(
+            f"classes is {str(folder)!r}, whose folders are those of a dataset ({', '.join(parts)}) and no classes;"
+            f" give {way_out}."
+        )
+    if names == ["data"] and (folder / "README.md").is_file():
+        raise ValueError(
+            f"classes is {str(folder)!r}, a dataset of shards and no class list; give the class file that it was made"
+            " of."
         )
     return names
 
