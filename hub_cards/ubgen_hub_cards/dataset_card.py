@@ -162,6 +162,12 @@ class DatasetFacts:
     def is_whole(self) -> bool:
         return self.num_rows == self.num_rows_in_all
 
+    @property
+    def takes_turns(self) -> bool:
+        """Whether classes do, and not the rows of a source or captions, of which a class may have none."""
+        is_even = self.num_rows_in_all == self.samples_per_class * len(self.class_names)
+        return is_even and (self.is_balanced or not self.is_whole)
+
 
 @dataclass(frozen=True)
 class CopyFacts:

@@ -46,6 +46,14 @@ def facts(**changes):
     return DatasetFacts(**(values | changes))
 
 
+def test_classes_take_turns_where_each_has_its_images():
+    uneven = [*([1] * (len(HOSTILE) - 1)), 0]
+    # of a source, whose rows take turns
+    of_source = facts(counts=uneven, num_samples=sum(uneven))
+    assert "Classes take turns" in render_dataset_card(facts())
+    assert "Classes take turns" not in render_dataset_card(of_source)
+
+
 def test_metadata_is_read_back():
     card = DatasetCard(render_dataset_card(facts()), ignore_metadata_errors=False)
     info = DatasetInfosDict.from_dataset_card_data(card.data)["default"]

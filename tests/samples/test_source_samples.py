@@ -58,9 +58,15 @@ def test_classes_are_mapped(random_mini_model, source, tmp_path, capsys):
     assert main(arguments(random_mini_model, source, tmp_path / "d", *more)) == 2
     assert "'star' is none of the classes ring, circle" in capsys.readouterr().err
     assert main(arguments(random_mini_model, source, tmp_path / "d", *more, "--source-class-map", "star=ring")) == 0
-    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    shown = capsys.readouterr()
+    lines = [json.loads(line) for line in shown.out.splitlines()]
     assert [line["label"] for line in lines] == [0, 1, 0, 1]
     assert [line["source_index"] for line in lines] == [0, 1, 2, 3]
+    assert "no image is drawn" not in shown.err
+    more[more.index("circle")] = "rod"
+    more += ["--source-class-map", "star=ring", "circle=ring"]
+    assert main(arguments(random_mini_model, source, tmp_path / "d", *more)) == 0
+    assert "of 1 of 2 classes no image is drawn: rod" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

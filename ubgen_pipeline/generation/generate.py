@@ -133,6 +133,10 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
     samples = settings.samples(class_file)
     for note in samples.notes:
         say(f"{settings.classes}: {note}")
+    turns = set(samples.turns[: len(samples)])
+    if absent := [item.name for label, item in enumerate(samples.classes) if label not in turns]:
+        named = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
+        say(f"of {len(absent)} of {len(samples.classes)} classes no image is drawn: {named}")
     prompts = (item.prompt for item in samples.prompts())
     for warning in foreign_syntax([settings.negative_prompt or ""]) + foreign_syntax(prompts):
         say(warning)
