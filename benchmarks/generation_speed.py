@@ -98,9 +98,12 @@ class StockArm:
         if isinstance(ours, Flux2Parts):
             # the stock call's own layers are of the published text encoder, which a random one is not as deep as
             self.arguments["text_encoder_out_layers"] = ours.text_layers()
+        source = resolve_model(model)
+        # parts that a model does without, such as Stable Diffusion 3's T5, are asked for unless they are given as None
+        left_out = {name: None for name, part in DiffusionPipeline.load_config(source).items() if part == [None, None]}
         is_sd = family_of(type(ours).__name__) == "sd"
         unchecked = {"safety_checker": None, "requires_safety_checker": False} if is_sd else {}
-        self.pipeline: Any = DiffusionPipeline.from_pretrained(resolve_model(model), dtype=dtype, **unchecked)
+        self.pipeline: Any = DiffusionPipeline.from_pretrained(source, dtype=dtype, **{**left_out, **unchecked})
         self.pipeline.load_lora_weights(lora)
         if settings.scheduler is not None:
             set_scheduler(self.pipeline, settings.scheduler)
@@ -279,9 +282,10 @@ def _models(settings: BenchmarkSettings, scratch: Path, device: str) -> tuple[st
     if settings.model == "mini":
         return "mini", settings.lora or str(Path(mini_model_path()).parent / "lora")
     if settings.model not in RANDOM_MODELS:
-        if settings.lora is None:
-            raise ValueError("lora is missing; give one that fits the model.")
-        return settings.model, settings.lora
+        if settings.lora is not None:
+            return settings.model, settings.lora
+        build_random_lora(settings.model, scratch / "lora")
+        return settings.model, str(scratch / "lora")
     name = settings.model.removeprefix("random-")
     if name == "sd15":
         build_sd15(scratch / name)
