@@ -1,9 +1,11 @@
 """The benchmark of generation: its loop draws as the run does, and its errors are those of the formulas."""
 
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend
 
 from benchmarks import generation_speed
@@ -78,3 +80,12 @@ def test_random_models_have_text_encoders_of_the_published_width(name):
     pipeline = FAMILIES[real.family].pipeline_class()(**parts, scheduler=real.scheduler(), **real.switches)
     assert pipeline.family_misfit() is None
     pipeline.check_prompt_lengths(["a photo of a class"])
+
+
+def test_an_embedded_model_without_a_lora_gets_a_random_one(tmp_path):
+    model, lora = generation_speed._models(BenchmarkSettings(model="mini-flow"), tmp_path, "cpu")
+    assert model == "mini-flow"
+    weights = load_file(Path(lora) / "pytorch_lora_weights.safetensors")
+    assert weights and all(value.abs().sum() > 0 for value in weights.values())
+    given = BenchmarkSettings(model="mini-flow", lora="mine")
+    assert generation_speed._models(given, tmp_path / "none", "cpu") == ("mini-flow", "mine")
