@@ -35,7 +35,8 @@ COLUMN_NOTES = {
     " the initial noise is drawn from it alone",
     "index": "the row's number in the whole dataset; classes take turns",
     "model": "the generator",
-    "model_revision": "its commit on the Hub, where it comes from there",
+    "model_revision": "its commit on the Hub, where it comes from there; of a checkpoint in one file, that of the"
+    " model that has what the file lacks",
     "lora": "the LoRA on it, if any; a list where there are several, or one of another strength than 1",
     "lora_revision": "its commit on the Hub, where it comes from there",
     "lora_strength": "what each LoRA's change of the weights was multiplied by",
@@ -88,6 +89,8 @@ class Source:
     Attributes:
         licence_note: what to know of it before the images train other models, as plain text of one line.
         strength: of a LoRA.
+        completed_by: of a checkpoint in one file, the model that has what the file lacks; ``revision`` is that
+            model's.
     """
 
     name: str
@@ -95,6 +98,7 @@ class Source:
     licence: Mapping[str, str] = field(default_factory=dict)
     licence_note: str | None = None
     strength: float = 1.0
+    completed_by: str | None = None
 
 
 @dataclass(frozen=True)

@@ -219,3 +219,9 @@ def test_a_variant_alone_on_the_hub_is_loaded_too(hub, random_mini_model, tmp_pa
     HfApi().upload_folder(repo_id="org/half", folder_path=folder)
     assert load_pipeline("org/half").unet.dtype == torch.float32
     assert "org/half: it holds no plain weights; its variant fp16" in capsys.readouterr().err
+
+
+def test_a_model_that_lies_here_has_no_revisions(random_mini_model):
+    for model in ("mini", random_mini_model):
+        with pytest.raises(ValueError, match=f"model is '{model}', which lies here and has no revisions"):
+            load_pipeline(model, revision="x")

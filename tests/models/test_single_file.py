@@ -23,7 +23,8 @@ from ubgen_pipeline.commands.main import main
 from ubgen_pipeline.models.families import denoiser_config
 from ubgen_pipeline.models.fingerprints import fingerprint
 from ubgen_pipeline.models.loading import load_pipeline
-from ubgen_pipeline.models.single_file import _tokenizer, family_of_file, kind_of_file
+from ubgen_pipeline.models.single_file_kinds import family_of_file, kind_of_file
+from ubgen_pipeline.models.single_file_settings import clip_tokenizer
 from ubgen_training.denoising.command import train
 from ubgen_training.denoising.denoiser_config import DenoiserConfig
 
@@ -61,7 +62,7 @@ def stock():
         ),
         vae=vae(sample_size=512),
         text_encoder=encoder(CLIPTextModel, "quick_gelu"),
-        tokenizer=_tokenizer("<|endoftext|>"),
+        tokenizer=clip_tokenizer("<|endoftext|>"),
         scheduler=PNDMScheduler(skip_prk_steps=True, set_alpha_to_one=False, **NOISE),
         safety_checker=None, feature_extractor=None, requires_safety_checker=False,
     )  # fmt: skip
@@ -82,8 +83,8 @@ def stock_xl():
         vae=vae(sample_size=1024, scaling_factor=0.13025, force_upcast=True),
         text_encoder=encoder(CLIPTextModel, "quick_gelu"),
         text_encoder_2=encoder(CLIPTextModelWithProjection, "gelu", 10, 128),
-        tokenizer=_tokenizer("<|endoftext|>"),
-        tokenizer_2=_tokenizer("!"),
+        tokenizer=clip_tokenizer("<|endoftext|>"),
+        tokenizer_2=clip_tokenizer("!"),
         scheduler=EulerDiscreteScheduler(timestep_spacing="leading", **NOISE),
         add_watermarker=False,
     )  # fmt: skip
@@ -309,10 +310,10 @@ def test_the_tokenizer_is_clips(pad):
     from open_clip import get_tokenizer
 
     texts = ["a photo of a great white shark", "Café, 3 dogs?", "an  ox's\nhorn"]
-    own = _tokenizer(pad)(texts).input_ids
+    own = clip_tokenizer(pad)(texts).input_ids
     theirs = get_tokenizer("ViT-L-14")(texts).tolist()
     assert own == [[number for number in row if number != 0] for row in theirs]
-    assert _tokenizer(pad).pad_token_id == {"!": 0, "<|endoftext|>": 49407}[pad]
+    assert clip_tokenizer(pad).pad_token_id == {"!": 0, "<|endoftext|>": 49407}[pad]
 
 
 def test_a_training_starts_from_a_file(stock, tmp_path):

@@ -1,5 +1,8 @@
 """Checkpoints of Stable Diffusion 3 in one file: with all parts or some, and with weights that are missing."""
 
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +12,12 @@ from safetensors.torch import load_file, save_file
 
 from support.original_layout import save_original_3
 from support.tiny_models import flux, sd3
+from ubgen_hub_cards.card_text import markdown_text
+from ubgen_pipeline.generation.generate import generate_dataset
+from ubgen_pipeline.generation.regenerate import largest_difference, regenerate
+from ubgen_pipeline.generation.row_lookup import find_row, stored_image
 from ubgen_pipeline.models.loading import load_pipeline
-from ubgen_pipeline.models.single_file import family_of_file, kind_of_file
+from ubgen_pipeline.models.single_file_kinds import family_of_file, kind_of_file
 
 # diffusers knows these files by their 38 blocks
 KIND = "sd35_large"
@@ -76,6 +83,36 @@ def test_images_are_those_of_the_pipeline_that_it_was_made_of(
     assert not any(network.training for network in pipeline.networks.values())
     own = images(pipeline, ["star"], prompts=["a star"])
     np.testing.assert_allclose(own, images(stock, prompt="a star"), rtol=0, atol=1e-5)
+
+
+def test_rows_name_the_commit_of_what_the_file_lacks(weights, folder, tmp_path, hub, monkeypatch):
+    HfApi().create_repo("org/settings")
+    commit = HfApi().upload_folder(repo_id="org/settings", folder_path=folder).oid
+    monkeypatch.setitem(DIFFUSERS_DEFAULT_PIPELINE_PATHS, KIND, {"pretrained_model_name_or_path": "org/settings"})
+    file = tmp_path / "community.safetensors"
+    save_file({name: value for name, value in weights.items() if not name.startswith("text_encoders.")}, file)
+    settings = {"samples_per_class": 1, "num_inference_steps": 2, "height": 32, "width": 32, "threads": 1}
+    rows = generate_dataset(["star"], tmp_path / "d", model=str(file), **settings)
+    assert (rows["model"][0], rows["model_revision"][0]) == ("community.safetensors", commit)
+    card = (tmp_path / "d" / "README.md").read_text()
+    assert f"| settings, and parts that the file lacks | {markdown_text('org/settings')} | {commit} |" in card
+
+    # the model on the Hub moves on, to a scheduler that draws other images
+    scheduler = json.loads((folder / "scheduler" / "scheduler_config.json").read_text()) | {"shift": 9.0}
+    moved = HfApi().upload_file(
+        repo_id="org/settings", path_in_repo="scheduler/scheduler_config.json",
+        path_or_fileobj=json.dumps(scheduler).encode(),
+    ).oid  # fmt: skip
+    row = find_row(str(tmp_path / "d"), 0)
+    assert largest_difference(regenerate(row, model=str(file)), stored_image(row)) == 0
+    pinned = generate_dataset(["star"], tmp_path / "pinned", model=str(file), revision=commit, **settings)
+    assert pinned["image"][0] == rows["image"][0]
+    other = generate_dataset(["star"], tmp_path / "other", model=str(file), **settings)
+    assert other["image"][0] != rows["image"][0] and other["model_revision"][0] == moved
+    # nor is an unfinished dataset gone on with by another commit
+    shutil.rmtree(tmp_path / "d" / "data")
+    with pytest.raises(ValueError, match="model_revision was"):
+        generate_dataset(["star"], tmp_path / "d", model=str(file), **settings)
 
 
 @pytest.mark.parametrize(

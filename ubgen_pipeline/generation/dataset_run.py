@@ -20,7 +20,7 @@ from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
 from ..models.loras import Lora, LoraLike, as_loras
-from ..models.sources import GeneratorSource, hub_commit
+from ..models.sources import GeneratorSource, hub_commit, model_commit
 from ..prompts.class_prompts import label_names
 from ..samples.sample import Samples
 from .image_operations import RunOperations
@@ -73,7 +73,7 @@ class DatasetRun:
         self.names = label_names(samples.classes)
         self.source = GeneratorSource(
             settings.model,
-            hub_commit(settings.model, settings.revision),
+            model_commit(settings.model, settings.revision),
             loras=_at_commits(settings.lora, "lora"),
             few_step_lora=next(iter(_at_commits(settings.few_step_lora, "few_step_lora")), None),
         )

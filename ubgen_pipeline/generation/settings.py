@@ -53,7 +53,9 @@ class GenerateSettings(AnnotationSettings, ScoreSettings, InferenceSettings, Pre
     lora: list[str] | None = field_help(
         "LoRAs, each a folder, file or Hub id; with :STRENGTH after it where that is not 1, such as style:0.5", None
     )
-    revision: str | None = field_help("of the model on the Hub", None)
+    revision: str | None = field_help(
+        "of the model on the Hub, or of the one there that has what a checkpoint in one file lacks", None
+    )
     variant: str | None = field_help(
         "of the model's weights, such as fp16; the plain ones if not given, or the variant that is there alone", None
     )

@@ -81,7 +81,7 @@ def family_of_model(source: str, revision: str | None = None) -> str:
     """
     if (file := Path(source).expanduser()).is_file():
         # imported here: it loads torch
-        from .single_file import family_of_file
+        from .single_file_kinds import family_of_file
 
         return family_of_file(file)
     named = _part_config(source, None, revision).get("_class_name")
@@ -100,7 +100,7 @@ def family_of_model(source: str, revision: str | None = None) -> str:
 def denoiser_config(source: str, revision: str | None = None) -> dict[str, Any]:
     """The configuration of a model's denoiser; raises as :func:`family_of_model`."""
     if (file := Path(source).expanduser()).is_file():
-        from .single_file import denoiser_config_of_file
+        from .single_file_settings import denoiser_config_of_file
 
         return denoiser_config_of_file(file)
     pipeline_class = FAMILIES[family_of_model(source, revision)].pipeline_class()

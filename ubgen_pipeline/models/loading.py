@@ -30,8 +30,9 @@ from .lora_loading import attach_loras
 from .loras import HUB_ID, Lora, LoraLike, as_loras
 from .model_files import chosen_variant, file_names, missing_part, model_folder
 from .quantization import quantization_config
-from .single_file import is_single_file, load_single_file
-from .sources import public_name
+from .single_file import load_single_file
+from .single_file_kinds import is_single_file
+from .sources import completing_model_of, public_name
 from .text_embeddings import load_embedding, split_embedding
 from .whole_weights import lacking_weights
 
@@ -124,7 +125,7 @@ def load_pipeline(
         scheduler: a key of :data:`SCHEDULERS`, or of :data:`FLOW_SCHEDULERS` for a model of flow matching; None keeps
             the model's own.
         torch_dtype: of the weights; None is float32.
-        revision: of the model on the Hub.
+        revision: of the model on the Hub, or of the one there that has what a checkpoint in one file lacks.
         variant: of the model's weights, such as ``fp16``; None takes the plain ones, and says so where it must take a
             variant because there are none.
         lora_revision: of the LoRA on the Hub, where there is one.
@@ -135,16 +136,22 @@ def load_pipeline(
         argument: what the caller's user calls ``model``, for errors.
 
     Raises:
-        ValueError: an unknown model, family or scheduler, a quantization that cannot be made here, or a LoRA or an
-            embedding that is missing or does not fit the model.
+        ValueError: an unknown model, family or scheduler, a revision of a model that lies here, a quantization that
+            cannot be made here, or a LoRA or an embedding that is missing or does not fit the model.
     """
     if scheduler is not None and scheduler not in (*SCHEDULERS, *FLOW_SCHEDULERS):
         raise ValueError(f"scheduler is {scheduler!r}; choose one of {', '.join((*SCHEDULERS, *FLOW_SCHEDULERS))}.")
     pipeline_class = load_family(model, revision=revision, argument=argument)
     source = resolve_model(model, argument)
+    if revision is not None and Path(source).exists() and completing_model_of(source) is None:
+        raise ValueError(
+            f"{argument} is {str(model)!r}, which lies here and has no revisions; leave out {revision!r}."
+        )
     dtype = torch_dtype or torch.float32
     if is_single_file(source):
-        pipeline = _from_file(pipeline_class, source, dtype, argument, variant=variant, quantization=quantization)
+        pipeline = _from_file(
+            pipeline_class, source, dtype, argument, revision=revision, variant=variant, quantization=quantization
+        )
     else:
         chosen = _variant(source, model, variant, revision, argument)
         quantized = quantization_config(quantization, pipeline_class)
@@ -189,7 +196,14 @@ def load_pipeline(
 
 
 def _from_file(
-    pipeline_class: Any, source: str, dtype: torch.dtype, argument: str, *, variant: str | None, quantization: str
+    pipeline_class: Any,
+    source: str,
+    dtype: torch.dtype,
+    argument: str,
+    *,
+    revision: str | None,
+    variant: str | None,
+    quantization: str,
 ) -> Any:
     """The pipeline of a checkpoint in one file.
 
@@ -203,7 +217,7 @@ def _from_file(
                 " diffusers layout."
             )
     try:
-        return load_single_file(pipeline_class, Path(source), dtype)
+        return load_single_file(pipeline_class, Path(source), dtype, revision)
     # the converters ask for weights by name
     except (KeyError, ValueError) as error:
         what = f"which lacks the weights {error}" if isinstance(error, KeyError) else error

@@ -21,7 +21,12 @@ _KNOWN_BY = {
 
 
 def lacking_parts(
-    pipeline_class: Any, shapes: Mapping[str, torch.Tensor], family: str, model: str, dtype: torch.dtype
+    pipeline_class: Any,
+    shapes: Mapping[str, torch.Tensor],
+    family: str,
+    model: str,
+    dtype: torch.dtype,
+    revision: str | None = None,
 ) -> dict[str, Any]:
     """The networks that a file has no weights of, loaded from another model.
 
@@ -31,22 +36,25 @@ def lacking_parts(
         family: the registry's name; nothing is loaded for those whose files' parts are not known.
         model: folder or Hub id in diffusers layout.
         dtype: to load them in.
+        revision: of that model on the Hub.
 
     Raises:
         OSError: no such model, or it lacks the part.
     """
     parts = _absent(shapes, family)
-    index = pipeline_class.load_config(model) if parts else {}
+    index = pipeline_class.load_config(model, revision=revision) if parts else {}
     found = {}
     for part in parts:
         library, name = index[part]
         found[part] = name and getattr(import_module(library), name).from_pretrained(
-            model, subfolder=part, torch_dtype=dtype, use_safetensors=True
+            model, subfolder=part, revision=revision, torch_dtype=dtype, use_safetensors=True
         )
     return found
 
 
-def weights_misfit(pipeline_class: Any, shapes: Mapping[str, torch.Tensor], family: str, model: str) -> str | None:
+def weights_misfit(
+    pipeline_class: Any, shapes: Mapping[str, torch.Tensor], family: str, model: str, revision: str | None = None
+) -> str | None:
     """Which weight only the file has, or only the other model; the text follows the file's name.
 
     diffusers leaves a weight that is missing without memory, and one without a place out. Of text encoders only the
@@ -65,11 +73,11 @@ def weights_misfit(pipeline_class: Any, shapes: Mapping[str, torch.Tensor], fami
     for begin, name in _KNOWN_BY.items():
         if begin + name not in shapes and any(key.startswith(begin) for key in shapes):
             return f"which lacks the weights {begin + name!r}"
-    index = pipeline_class.load_config(model)
+    index = pipeline_class.load_config(model, revision=revision)
     for part in sorted({"transformer", "vae"}.difference(_absent(shapes, family))):
         library, name = index[part]
         network_class = getattr(import_module(library), name)
-        config = network_class.load_config(model, subfolder=part)
+        config = network_class.load_config(model, subfolder=part, revision=revision)
         with torch.device("meta"):
             own = network_class.from_config(config).state_dict()
         held = SINGLE_FILE_LOADABLE_CLASSES[name]["checkpoint_mapping_fn"](config=config, checkpoint=dict(shapes))

@@ -22,6 +22,7 @@ _LICENCE_KEYS = ("license", "license_name", "license_link")
 class GeneratorSource:
     """The model and LoRAs as the user named them, and their commits on the Hub where they come from there.
 
+    ``model_revision`` of a checkpoint in one file is that of the model that completes it, see :func:`model_commit`.
     ``few_step_lora`` is one that was distilled for a few steps, which some presets add to the others.
     """
 
@@ -61,6 +62,26 @@ def hub_commit(source: str | None, revision: str | None = None) -> str | None:
         return None
 
 
+def completing_model_of(source: str | None) -> str | None:
+    """Hub id of the model whose settings and parts complete a checkpoint in one file; None for all other models."""
+    file = None if source is None else Path(source).expanduser()
+    if file is None or not file.is_file():
+        return None
+    # imported here: it loads torch
+    from .single_file_kinds import completing_model, kind_of_file
+
+    try:
+        return completing_model(kind_of_file(file))
+    except (KeyError, ValueError):
+        # loading says what is wrong
+        return None
+
+
+def model_commit(source: str, revision: str | None = None) -> str | None:
+    """:func:`hub_commit` of a model; of a checkpoint in one file, that of the model that completes it."""
+    return hub_commit(completing_model_of(source) or source, revision)
+
+
 def model_source(source: str, commit: str | None) -> "Source":
     """Public name, commit and licence: as the model's own card states it, if it can be read, and what is to know of
     it before the images train other models."""
@@ -70,8 +91,9 @@ def model_source(source: str, commit: str | None) -> "Source":
     name = public_name(source) or source
     if source in EMBEDDED_MODELS:
         return Source(name, None, MINI_LICENCE)
-    if commit is None:
-        return Source(name, None, _local_licence(Path(source).expanduser()), licence_note(source))
+    if commit is None or Path(source).expanduser().exists():
+        licence = _local_licence(Path(source).expanduser())
+        return Source(name, commit, licence, licence_note(source), completed_by=completing_model_of(source))
     import httpx2
     from huggingface_hub import HfApi
 

@@ -74,7 +74,9 @@ class SamplerConfig(ResumableConfig):
         default="mini",
         metadata={"help": "'mini', 'mini-flow', a folder or a Hub id of a model of any family that ubgen knows."},
     )
-    model_revision: str | None = field(default=None, metadata={"help": "Revision of the model on the Hub."})
+    model_revision: str | None = field(
+        default=None, metadata={"help": "Revision of the model on the Hub, or of the one that has what a file lacks."}
+    )
     variant: str | None = field(
         default=None,
         metadata={"help": "Of the model's weights, such as fp16; the plain ones, or the variant that is there alone."},

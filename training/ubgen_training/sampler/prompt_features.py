@@ -12,7 +12,7 @@ from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.conditioning import Conditioning
 from ubgen_pipeline.family import Family
 from ubgen_pipeline.inference.prompt_cache import PromptCache, PromptFolder, made_by
-from ubgen_pipeline.models.sources import hub_commit
+from ubgen_pipeline.models.sources import model_commit
 
 # Processes tell each other this often how many prompts are left. One that hears nothing for longer than ddp_timeout
 # gives up, and a large text encoder may take hours on a CPU for a thousand prompts.
@@ -87,7 +87,7 @@ def prompt_cache(config: PromptSettings, dtype: torch.dtype, loras: Sequence[Any
     facts = made_by(
         config.model_name_or_path,
         config.variant,
-        hub_commit(config.model_name_or_path, config.model_revision),
+        model_commit(config.model_name_or_path, config.model_revision),
         dtype=str(dtype).removeprefix("torch."),
         device="cpu",
         loras=loras,
