@@ -133,6 +133,24 @@ def test_dry_run_prints_the_samples_without_torch(tmp_path):
     }  # fmt: skip
 
 
+def test_oddly_written_names_are_told_where_they_are_drawn(tmp_path, capsys):
+    arguments = ["--dry-run", "--classes", str(tmp_path / "classes.yaml")]
+    told = "class 'polar_bear' has underscores, which are read as signs: write 'polar bear'"
+    for file, warnings in [
+        ("classes: [polar_bear, cat]", f"ubgen: {told}\n"),
+        ("[polar_bear, cat, seaLion]", f"ubgen: {told} (1 more are written oddly; `ubgen check-names` lists them)\n"),
+        ("[polar bear, cat]", ""),
+    ]:
+        (tmp_path / "classes.yaml").write_text(file)
+        assert main(arguments) == 0
+        assert capsys.readouterr().err == warnings
+    # one of its synonyms is drawn in its place
+    file = "classes: [{name: polar_bear, synonyms: [white bear]}]\ntemplates: [a white bear on ice]\n"
+    (tmp_path / "classes.yaml").write_text(file)
+    assert main(arguments) == 0
+    assert capsys.readouterr().err == ""
+
+
 @pytest.mark.parametrize(
     ("more", "message"),
     [

@@ -56,8 +56,9 @@ def test_reads_every_kind_of_file(tmp_path, file_name, text, expected):
 )
 def test_refuses_bad_lists(tmp_path, file_name, text, message):
     (tmp_path / file_name).write_text(text)
-    with pytest.raises(ValueError, match=message):
+    with pytest.raises(ValueError, match=message) as refused:
         load_class_names(tmp_path / file_name)
+    assert str(refused.value).startswith(f"classes is {str(tmp_path / file_name)!r}")
 
 
 def test_refuses_what_is_no_file():

@@ -19,6 +19,7 @@ from ..commands.settings_parser import parse_settings, run_command
 from ..commands.stopwatch import Stopwatch, stage, timed_run
 from ..files.places import is_address
 from ..files.whole_files import write_whole_text
+from ..prompts.class_checks import writing_warnings
 from ..prompts.class_file import ClassFile, read_class_file
 from ..prompts.foreign_syntax import foreign_syntax
 from ..prompts.template_files import PromptFile
@@ -137,9 +138,14 @@ def _samples_of(settings: GenerateSettings, class_file: ClassFile | None, prompt
     if absent := [item.name for label, item in enumerate(samples.classes) if label not in turns]:
         named = ", ".join(absent[:5]) + (" …" if len(absent) > 5 else "")
         say(f"of {len(absent)} of {len(samples.classes)} classes no image is drawn: {named}")
-    prompts = (item.prompt for item in samples.prompts())
-    for warning in foreign_syntax([settings.negative_prompt or ""]) + foreign_syntax(prompts):
+    prompts = samples.prompts()
+    for warning in foreign_syntax([settings.negative_prompt or ""]) + foreign_syntax(item.prompt for item in prompts):
         say(warning)
+    # a prompt may hold a synonym in place of the name
+    drawn = {item.name for item in prompts if item.name in item.prompt}
+    if odd := [item.name for item in samples.classes if item.name in drawn and writing_warnings(item.name)]:
+        more = "" if len(odd) == 1 else f" ({len(odd) - 1} more are written oddly; `ubgen check-names` lists them)"
+        say(f"class {odd[0]!r} {writing_warnings(odd[0])[0]}{more}")
     return samples
 
 

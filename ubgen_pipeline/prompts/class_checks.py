@@ -55,8 +55,9 @@ def check_classes(
     return checks
 
 
-def _warnings(item: ClassName) -> list[str]:
-    name, warnings = item.name, []
+def writing_warnings(name: str) -> list[str]:
+    """What is odd about how a name is written, as sentences without the name at their beginning."""
+    warnings = []
     if "_" in name:
         warnings.append(
             f"has underscores, which are read as signs: write {' '.join(name.replace('_', ' ').split())!r}"
@@ -69,6 +70,11 @@ def _warnings(item: ClassName) -> list[str]:
         warnings.append("is a number: if it stands for a name, give the name")
     if ", " in name:
         warnings.append("holds several words parted by commas: give the others as synonyms")
+    return warnings
+
+
+def _warnings(item: ClassName) -> list[str]:
+    name, warnings = item.name, writing_warnings(item.name)
     senses = word_senses(name)
     if len(senses) > 1 and item.class_id not in senses and not item.definition:
         listed = "; ".join(f"{wnid}: {text}" for wnid, text in list(senses.items())[:4])

@@ -79,7 +79,13 @@ def load_class_names(source: str | Path | ClassFile | Sequence[Any]) -> list[Cla
     else:
         classes = classes_from(list(source))
     classes = [named_by_wordnet(item) for item in classes]
-    _check(classes)
+    try:
+        _check(classes)
+    except ValueError as error:
+        if not isinstance(source, (str, Path, ClassFile)):
+            raise
+        named = source.source if isinstance(source, ClassFile) else str(source)
+        raise ValueError(f"classes is {named!r}: {error}") from error
     return classes
 
 
