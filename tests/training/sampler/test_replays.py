@@ -6,19 +6,10 @@ and Ho 2022; Lipman et al. 2023), under full autograd with stop-gradients where 
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, FlowMatchEulerDiscreteScheduler
 
+from support.kinds_of_schedulers import KINDS, NUM_STEPS, scheduler_of
 from ubgen_training.sampler.replays import KeptRollout, direct_align, direct_align_weight, leap
 from ubgen_training.sampler.step_levels import StepLevels
-
-NUM_STEPS = 6
-KINDS = ["epsilon", "v_prediction", "flow"]
-
-
-def scheduler_of(kind):
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0) if kind == "flow" else DDIMScheduler(prediction_type=kind)
-    scheduler.set_timesteps(NUM_STEPS)
-    return scheduler
 
 
 def level(kind, scheduler, position):

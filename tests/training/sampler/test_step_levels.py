@@ -2,19 +2,11 @@
 
 import pytest
 import torch
-from diffusers import DDIMScheduler, EulerDiscreteScheduler, FlowMatchEulerDiscreteScheduler
+from diffusers import EulerDiscreteScheduler
 
+from support.kinds_of_schedulers import KINDS, NUM_STEPS, scheduler_of
 from ubgen_pipeline.scheduler_noise import model_input
 from ubgen_training.sampler.step_levels import StepLevels
-
-NUM_STEPS = 6
-KINDS = ["epsilon", "v_prediction", "flow"]
-
-
-def scheduler_of(kind):
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=2.0) if kind == "flow" else DDIMScheduler(prediction_type=kind)
-    scheduler.set_timesteps(NUM_STEPS)
-    return scheduler
 
 
 def random_latents(seed):
