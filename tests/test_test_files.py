@@ -29,6 +29,7 @@ ELSEWHERE = {
     "pipeline/test_pipeline_flux2.py": "flux2_parts",
     # parts of one thing, which is tested as a whole
     "prompts/test_class_lists.py": "prompts/class_entries prompts/class_lines prompts/class_tables",
+    "models/test_single_file.py": "models/single_file_kinds models/single_file_settings",
     "mini/test_scenes.py": "mini/silhouettes mini/surfaces",
     "mini/test_mini_model.py": "mini/clip mini/judges mini/networks mini/weights",
     # a packed wheel is compared with the one that is built
