@@ -3,14 +3,18 @@
 import json
 
 import pytest
+import torch
 
 from support.family_models import FAMILY_NAMES, own_pipeline, tiny_pipeline
 from support.tiny_models import flux
 from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.ddpo.command import main as ddpo
 from ubgen_training.denoising.command import main as denoising
-from ubgen_training.reward_training.command import load_prompts, start_training, take_defaults
+from ubgen_training.lora.lora_files import save_lora
+from ubgen_training.nft.forward_sampler import ForwardSampler
+from ubgen_training.reward_training.command import build_sampler, load_prompts, start_training, take_defaults
 from ubgen_training.reward_training.config import SamplerConfig
+from ubgen_training.sampler.sampler_model import SamplerModel
 from ubgen_training.textual_inversion.command import main as textual_inversion
 from ubgen_training.ubgen.command import main as ubgen
 
@@ -125,3 +129,42 @@ def test_a_distilled_model_takes_no_guidance_and_gradient_at_its_few_steps_only(
     kept = json.loads((tmp_path / "out" / "ubgen_config.json").read_text())
     assert (kept["num_inference_steps"], kept["guidance_scale"]) == (4, 1.0)
     assert "num_inference_steps=4" in (tmp_path / "out" / "README.md").read_text()
+
+
+@pytest.mark.parametrize("sampler_type", [SamplerModel, ForwardSampler])
+def test_a_training_begins_with_the_lora_that_it_is_given(sampler_type, tiny_model, tmp_path):
+    settings = {
+        "model_name_or_path": tiny_model,
+        "class_names": ["circle", "star"],
+        "lora_rank": 2,
+        "scheduler": "ddim",
+    }
+
+    def sampler(folder, **more):
+        given = config(folder, **{**settings, **more})
+        return build_sampler(given, load_prompts(given), sampler_type)
+
+    def images(built):
+        with torch.no_grad():
+            return built(torch.tensor([0]), [1])
+
+    first = sampler(tmp_path, num_inference_steps=2)
+    untrained = images(first)
+    with torch.no_grad():
+        for weight in filter(lambda weight: weight.requires_grad, first.parameters()):
+            weight += 0.1
+    save_lora(first.pipeline, tmp_path / "lora")
+    second = sampler(tmp_path, num_inference_steps=2, initial_lora=str(tmp_path / "lora"))
+    torch.testing.assert_close(images(second), images(first), rtol=0, atol=0)
+    # the model without a LoRA stays what a reference compares with
+    with second.reference_model():
+        torch.testing.assert_close(images(second), untrained, rtol=0, atol=1e-6)
+    assert (images(first) - untrained).abs().max() > 0.01
+    with pytest.raises(ValueError, match=r"initial_lora is '.*', whose LoRA does not fit"):
+        sampler(tmp_path, lora_rank=3, initial_lora=str(tmp_path / "lora"))
+    with pytest.raises(
+        ValueError, match=r"initial_lora is '.*', whose LoRA has the alpha 2, and lora_alpha is 4"
+    ):
+        sampler(tmp_path, lora_alpha=4, initial_lora=str(tmp_path / "lora"))
+    with pytest.raises(ValueError, match="initial_lora is 'x', and train_method is 'full', which trains no LoRA"):
+        config(tmp_path, initial_lora="x", train_method="full")

@@ -1,11 +1,13 @@
 """The LoRA as the file that plain diffusers' ``load_lora_weights`` of the model's family reads, and the way back."""
 
+import json
 from pathlib import Path
 from typing import Any
 
 import torch
 from diffusers.utils import convert_unet_state_dict_to_peft
 from peft import get_peft_model_state_dict
+from safetensors import safe_open
 from safetensors.torch import load_file
 
 from ubgen_pipeline.files.tensor_files import order_metadata
@@ -52,7 +54,7 @@ def load_lora_into(
     ``argument`` is the setting that named the folder, for errors.
 
     Raises:
-        ValueError: there is no LoRA in the folder, or it is of another rank, other layers or another model.
+        ValueError: there is no LoRA in the folder, or it is of another rank or alpha, other layers or another model.
     """
     file = Path(folder) / pipeline.lora_file
     if not file.is_file():
@@ -71,6 +73,21 @@ def load_lora_into(
             f"{argument} is {str(folder)!r}, whose LoRA does not fit the model configured: {len(misfits)} weights"
             f" differ, first {misfits[0]!r}; give the model, lora_rank and lora_target_modules it was trained with."
         )
+    alpha = pipeline.denoiser_network.peft_config[adapter_name].lora_alpha
+    if (written := _written_alpha(file, part)) not in (None, alpha):
+        raise ValueError(
+            f"{argument} is {str(folder)!r}, whose LoRA has the alpha {written:g}, and lora_alpha is {alpha:g} here;"
+            " give the one that it was trained with."
+        )
     with torch.no_grad():
         for name, value in own.items():
             value.copy_(shard_like(saved[name].to(value.dtype), value))
+
+
+def _written_alpha(file: Path, part: str) -> float | None:
+    """The alpha that :func:`save_lora` noted; None where a file of other origin says nothing of it."""
+    if file.name == PEFT_FILES[0]:
+        return json.loads((file.parent / PEFT_FILES[1]).read_text(encoding="utf-8")).get("lora_alpha")
+    with safe_open(file, framework="pt") as weights:
+        settings = json.loads((weights.metadata() or {}).get("lora_adapter_metadata", "{}"))
+    return settings.get(f"{part}.lora_alpha")

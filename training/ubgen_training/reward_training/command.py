@@ -19,6 +19,7 @@ from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, loa
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable
 from ..lora.adapter import LoraSettings, lora_targets
+from ..lora.lora_files import load_lora_into
 from ..rewards.reward_functions import check_reward_weights
 from ..sampler.prompt_features import prompt_cache
 from ..sampler.sampler_model import SamplerModel, SamplingSettings
@@ -109,7 +110,7 @@ def build_sampler(
     assert config.num_inference_steps is not None and config.guidance_scale is not None
     texts = [prompt.prompt for prompt in prompts]
     pipeline.check_prompt_lengths(texts, [prompt.name for prompt in prompts])
-    return sampler_type(
+    sampler = sampler_type(
         pipeline,
         texts,
         LoraSettings(config.lora_rank, config.lora_alpha, lora_targets(config.lora_target_modules)),
@@ -126,6 +127,9 @@ def build_sampler(
         prompt_cache=prompt_cache(config, dtype),
         **settings,
     )
+    if config.initial_lora is not None:
+        load_lora_into(pipeline, config.initial_lora, argument="initial_lora")
+    return sampler
 
 
 def take_defaults(config: SamplerConfig, pipeline: Family) -> None:

@@ -26,6 +26,7 @@ FREE_ON_RESUME = frozenset(
         "model_name_or_path",
         "model_revision",
         "variant",
+        "initial_lora",
         "class_names",
         "classes",
         "prompt_features",
@@ -125,6 +126,13 @@ class SamplerConfig(ResumableConfig):
     lora_target_modules: list[str] | None = field(
         default=None,
         metadata={"help": "Names of the denoiser's layers that get a LoRA; default: those of the model's family."},
+    )
+    initial_lora: str | None = field(
+        default=None,
+        metadata={
+            "help": "Folder of a LoRA of one of these trainers to begin with, of the same model, rank and layers; "
+            "default: one that changes nothing yet."
+        },
     )
 
     reward_funcs: list[str] = field(
@@ -280,6 +288,11 @@ class SamplerConfig(ResumableConfig):
         if not 0 <= self.seed < 2**32:
             raise ValueError(f"seed is {self.seed}; choose one in [0, 2**32), the range of numpy's.")
         check_train_method(self.train_method)
+        if self.initial_lora is not None and self.train_method != "lora":
+            raise ValueError(
+                f"initial_lora is {self.initial_lora!r}, and train_method is {self.train_method!r}, which trains no"
+                " LoRA; leave one of them out."
+            )
         check_is_local(self.prompt_features, "prompt_features")
         self._check_reference()
         self._check_push()
