@@ -14,6 +14,11 @@ from ubgen_pipeline.prompts.class_prompts import load_class_names
         ("traffic_light", "has underscores, which are read as signs: write 'traffic light'"),
         ("trafficLight", "is written in camel case, which is read as one word: write 'traffic light'"),
         ("1.10", "is a number"),
+        ("wall;partition", "holds several words parted by commas or signs"),
+        ("#lamp", "looks like a comment"),
+        ("lamp # of the desk", "looks like a comment"),
+        ('"lamp"', "is in quotes, which are drawn, too"),
+        ("001.Albatross", "begins with a number and a sign"),
         ("crane", r"has 2 meanings in WordNet: give an id or a definition \(n02012849: large long-necked"),
     ],
 )

@@ -44,10 +44,20 @@ def names(tmp_path, file_name, text):
         ("a.txt", "['star', 'ring']\n", ["star", "ring"]),
         # label maps of TensorFlow and CVAT, and labelme's words for no class
         ("a.pbtxt", "item {\n  id: 2\n  name: 'cat'\n}\nitem {\n  id: 1\n  name: 'dog'\n}\n", ["dog", "cat"]),
+        ("a.pbtxt", "item {\n  id: 1\n  name: 'men\\'s hat'\n}\n", ["men's hat"]),
         ("labelmap.txt", "# label:color_rgb:parts:actions\nbackground:0,0,0::\ncat:128,0,0::\n", ["cat"]),
         ("labels.txt", "__ignore__\n_background_\ncat\ndog\n", ["cat", "dog"]),
         # COCO's readers sort by id, whatever stands first
         ("a.json", '{"categories": [{"id": 7, "name": "dog"}, {"id": 3, "name": "cat"}]}', ["cat", "dog"]),
+        # Roboflow's category 0 is the name of the group that all others are in
+        (
+            "a.json",
+            '{"categories": [{"id": 0, "name": "pets", "supercategory": "none"},'
+            ' {"id": 1, "name": "cat", "supercategory": "pets"}, {"id": 2, "name": "dog", "supercategory": "pets"}]}',
+            ["cat", "dog"],
+        ),
+        ("a.json", '{"categories": [{"id": 0, "name": "cat", "supercategory": "none"}]}', ["cat"]),
+        ("a.yaml", "names: [cat, dog]\nclasses: [cat, dog]\nlabels: [0, 1, 1]\n", ["cat", "dog"]),
         # numbers beside names, in whatever form, decide on the labels
         ("a.csv", "label,name\n1,dog\n0,cat\n", ["cat", "dog"]),
         ("a.csv", "class_id;class_name\n2;fox\n0;cat\n1;dog\n", ["cat", "dog", "fox"]),
@@ -98,6 +108,12 @@ def test_the_form_is_understood(tmp_path, file_name, text, expected):
             names(tmp_path, file_name, text)
     else:
         assert names(tmp_path, file_name, text) == expected
+
+
+def test_a_name_is_no_synonym_of_itself():
+    # LVIS lists it, and a {synonym} would draw it twice as often
+    (item,) = load_class_names([{"name": "lamp", "synonyms": ["lamp", "light", "light"]}])
+    assert item.synonyms == ("light",)
 
 
 def test_imagenets_own_files(tmp_path):
@@ -197,6 +213,20 @@ def test_what_editors_of_windows_write(tmp_path, encoding):
         ("a.txt", '{\n "cat": 0,\n "dog" 1\n}\n', "begins as a list or a mapping, which could not be read"),
         ("a.jsonl", '{"name": "cat"}\ndog\n', "begins as a list or a mapping|no JSON"),
         ("train.csv", "image,label\n0.jpg,cat\n1.jpg,dog\n", "it lists images, not classes"),
+        # numbers that are no labels would leave the file's order
+        ("a.csv", "name,label\ncat,1.0\ndog,0.0\n", "under 'label' have '1.0', of 'cat'"),
+        ("a.csv", "name,label\ncat,1\ndog,\n", "under 'label' have '', of 'dog'"),
+        ("a.json", '[{"name": "cat", "id": 2}, {"name": "dog", "id": -1}]', "under 'id' have '-1', of 'dog'"),
+        ("data.yaml", "nc: 2.0\nnames: [cat, dog, fox]\n", "'nc' is 2.0, but 'names' has 3 classes"),
+        ("a.yaml", "names: [cat, dog]\nclasses: [dog, cat]\n", "'names' lists other classes than 'classes'"),
+        ("a.jsonl", '{"name": "cat", "name": "dog"}\n{"name": "fox"}\n', "the key 'name' stands twice"),
+        ("a.json", '{"name": "pets", "description": "cats and dogs"}', "it has the key 'name'"),
+        ("a.json", "[" * 100_000, "too deep to be read"),
+        ("a.yaml", "[" * 5000 + "]" * 5000, "too deep to be read"),
+        ("a.md", "| name | definition |\n|---|---|\n| cat | a |\n", "of a table or a title in Markdown"),
+        ("a.txt", "Pets\n====\ncat\n", "of a table or a title in Markdown"),
+        ("a.txt", "{\\rtf1\\ansi cat\\par dog}", "it holds RTF"),
+        ("a.txt", "item {\n  name: 'cat\n}\n", "a label map that could not be read"),
         ("a.pbtxt", "item { id: 1 }", "an item that has no id or no name"),
         ("map_clsloc.txt", "n02110185 1 a\nn01440764 3 b\n", "its lines are the numbers 1, 3; labels count from 1"),
     ],

@@ -12,10 +12,13 @@ def read_json(text: str, *, as_text: bool = False) -> Any:
     """What a text in JSON holds; ``as_text`` keeps numbers as they are written, such as 1.10.
 
     Raises:
-        ValueError: no JSON, or a key that stands twice in a mapping.
+        ValueError: no JSON, a key that stands twice in a mapping, or lists within lists without end.
     """
     numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if as_text else {}
-    return json.loads(text, object_pairs_hook=_with_keys_once, **numbers)
+    try:
+        return json.loads(text, object_pairs_hook=_with_keys_once, **numbers)
+    except RecursionError as error:
+        raise ValueError(_TOO_DEEP) from error
 
 
 def read_yaml(text: str, *, as_text: bool = False) -> Any:
@@ -24,9 +27,15 @@ def read_yaml(text: str, *, as_text: bool = False) -> Any:
     YAML 1.1 reads 007, 1_000, 12:30:45 and no as something else.
 
     Raises:
-        yaml.YAMLError: no YAML, or a key that stands twice in a mapping.
+        yaml.YAMLError: no YAML, a key that stands twice in a mapping, or lists within lists without end.
     """
-    return yaml.load(text, Loader=_TextLoader if as_text else _Loader)
+    try:
+        return yaml.load(text, Loader=_TextLoader if as_text else _Loader)
+    except RecursionError as error:
+        raise yaml.YAMLError(_TOO_DEEP) from error
+
+
+_TOO_DEEP = "it holds lists within lists, too deep to be read; write them flat."
 
 
 def _with_keys_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

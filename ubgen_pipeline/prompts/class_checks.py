@@ -68,8 +68,14 @@ def writing_warnings(name: str) -> list[str]:
         )
     if name.replace(".", "").isdecimal():
         warnings.append("is a number: if it stands for a name, give the name")
-    if ", " in name:
-        warnings.append("holds several words parted by commas: give the others as synonyms")
+    if ", " in name or re.search("[;|]", name):
+        warnings.append("holds several words parted by commas or signs: give the others as synonyms")
+    if re.match("[#%;]|--|//", name) or " #" in name:
+        warnings.append("looks like a comment: if it is one, remove it")
+    if re.fullmatch("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", name):
+        warnings.append("is in quotes, which are drawn, too: remove them")
+    if re.match(r"\d+[._-](?=\D)", name):
+        warnings.append("begins with a number and a sign: if it numbers the class, remove it")
     return warnings
 
 

@@ -62,7 +62,8 @@ def class_from(entry: Any, name_key: str | None = None) -> ClassName:
         synonyms = [word for word in synonyms.split(";") if word.strip()]
     if not isinstance(synonyms, Sequence):
         raise ValueError(f"the synonyms of {name!r} are {synonyms!r}; give a list of texts.")
-    words = tuple(text_of(word, "a synonym") or "" for word in synonyms)
+    # LVIS lists the name itself among them
+    words = tuple(dict.fromkeys(word for item in synonyms if (word := text_of(item, "a synonym") or "") != name))
     return ClassName(name, first(_ID_KEYS, "an id"), first(_DEFINITION_KEYS, "a definition"), words)
 
 
@@ -85,6 +86,15 @@ def classes_from(entries: Sequence[Any]) -> list[ClassName]:
     name_key = next((key for key in named if numbers_in(key) is None), named[0] if named else None)
     complete = name_key is not None and all(entry.get(name_key) for entry in fields)
     classes = [class_from(entry, name_key if complete else None) for entry in entries]
+    for key in (*_POSITION_KEYS, *_NUMBER_KEYS):
+        values = [str(entry.get(key, "")).strip() for entry in fields]
+        wrong = [value for value in values if not is_label(value)]
+        # 1.0, -1, or a number that is missing; other ids are texts
+        if key != name_key and wrong and all(is_number(value) or not value for value in values) and any(values):
+            raise ValueError(
+                f"its numbers under {key!r} have {wrong[0]!r}, of {classes[values.index(wrong[0])].name!r}; give every"
+                " class a whole number from 0, or leave the column out."
+            )
     for key in _POSITION_KEYS:
         if key != name_key and (numbers := numbers_in(key)) is not None:
             return by_number(numbers, classes, f"its numbers under {key!r}", first=first_of(numbers))

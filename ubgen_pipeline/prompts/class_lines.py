@@ -4,6 +4,7 @@ import json
 import re
 from collections.abc import Sequence
 
+from ..files.marked_up_text import read_json
 from .class_entries import (
     KNOWN_KEYS,
     NAME_KEYS,
@@ -26,11 +27,18 @@ _NUMBER_LAST = re.compile(r"(\S.*?)(\s*[:=]\s+|(?<!\d)\s*[:=]|\s*[,;\t]\s*|\s+)(
 # ImageNet's map_clsloc.txt: `n02110185 3 Siberian_husky`
 _NUMBERED_SYNSET = re.compile(r"(n\d{8})\s+(\d+)\s+(\S.*)")
 # TensorFlow's label map: `item { id: 1 name: 'cat' }`
-_ITEM = re.compile(r"\bitem\s*:?\s*\{((?:[^{}\"']|\"[^\"]*\"|'[^']*'|\{[^{}]*\})*)\}")
-_FIELD = re.compile(r"(\w+)\s*:\s*('[^']*'|\"[^\"]*\"|\d+)")
+_ITEM = re.compile(r"\bitem\s*:?\s*\{((?:[^{}\"']|\"(?:[^\"\\]|\\.)*\"|'(?:[^'\\]|\\.)*'|\{[^{}]*\})*)\}")
+_FIELD = re.compile(r"(\w+)\s*:\s*('(?:[^'\\]|\\.)*'|\"(?:[^\"\\]|\\.)*\"|\d+)")
 _BULLET = re.compile(r"[-*•]\s+(\S.*)")
 _QUOTED = re.compile(r"\"(?:[^\"\\]|\\.)*\"|'[^']*'")
 _COMMENT = re.compile(r"(?:#|//)(?:\s|#|/).*")
+# of Markdown: `|---|---|`, and the line below a title
+_RULE = re.compile(r"[|: -]*-{3}[|: -]*|={3,}")
+# what a file of another kind begins with, and what it is
+_OTHER_KINDS = {
+    r"<[!?\w]": "XML or HTML", r"version https://git-lfs": "what Git LFS keeps in place of the file",
+    r"\{\\rtf": "RTF", r"%PDF-": "PDF", r"item\s*:?\s*\{": "a label map that could not be read",
+}  # fmt: skip
 _TITLES = ("name", "names", "classname", "classnames", "classes")
 
 
@@ -40,11 +48,10 @@ def classes_of_lines(text: str) -> list[ClassName]:
     Raises:
         ValueError: lines that are no class list, or numbers that cannot be labels.
     """
-    if re.match(r"\s*(?:<[!?\w]|version https://git-lfs)", text):
-        what = "XML or HTML" if text.lstrip().startswith("<") else "what Git LFS keeps in place of the file"
-        raise ValueError(f"it holds {what}; give a text with a class in each line.")
     if _ITEM.match(text.lstrip()):
         return _of_label_map(text)
+    if kinds := [what for start, what in _OTHER_KINDS.items() if re.match(start, text.lstrip())]:
+        raise ValueError(f"it holds {kinds[0]}; give a text with a class in each line.")
     # not str.splitlines, which also splits at characters that may stand in a name
     lines = [line for line in (line.strip() for line in text.split("\n")) if line]
     if any(line.startswith("# label:color") for line in lines[:3]):
@@ -72,6 +79,8 @@ def _check(lines: Sequence[str]) -> None:
     """Refuse lines of which some would become classes that nobody meant."""
     if comments := [line for line in lines if _COMMENT.fullmatch(line)]:
         raise ValueError(f"the line {comments[0]!r:.60} looks like a comment, and would be a class; remove it.")
+    if rules := [line for line in lines if _RULE.fullmatch(line)]:
+        raise ValueError(f"the line {rules[0]!r:.60} is of a table or a title in Markdown; give each class a line.")
     if len(lines) == 1 and (parts := [sign for sign in ",;\t|" if sign in lines[0]]) and not WNID.match(lines[0]):
         raise ValueError(
             f"it is one line, {lines[0]!r:.60}, parted by {parts[0]!r}; give each class a line. One class with"
@@ -122,13 +131,14 @@ def _of_label_map(text: str) -> list[ClassName]:
     named = [(item.get("id", ""), (item.get("display_name") or item.get("name", ""))) for item in items]
     if rest or not all(number.isdecimal() and name for number, name in named):
         raise ValueError("it is a label map with an item that has no id or no name; give it both.")
-    classes = [ClassName(name[1:-1].strip() if name[0] in "'\"" else name) for _, name in named]
+    names = [re.sub(r"\\(.)", r"\1", name[1:-1]).strip() if name[0] in "'\"" else name for _, name in named]
+    classes = [ClassName(name) for name in names]
     return by_number([number for number, _ in named], classes, "its ids", first=1)
 
 
 def _json_line(number: int, line: str) -> object:
     try:
-        return json.loads(line, parse_float=str, parse_int=str)
+        return read_json(line, as_text=True)
     except json.JSONDecodeError as error:
         raise ValueError(
             f"line {number} is {line!r:.60}, no JSON ({error}), though the first begins with {{."

@@ -77,7 +77,7 @@ def classes_of_data(data: Any) -> list[ClassName]:
     if isinstance(data, Mapping):
         for key in _LIST_KEYS:
             if isinstance(data.get(key), (list, Mapping)):
-                classes = classes_of_data(data[key])
+                classes = classes_of_data(_without_groups(data[key]) if key == "categories" else data[key])
                 _check_agreement(data, key, classes)
                 return classes
             if isinstance(data.get(key), str):
@@ -88,6 +88,14 @@ def classes_of_data(data: Any) -> list[ClassName]:
     if not isinstance(data, list):
         raise ValueError(f"it holds {data!r:.60}; give a list or a mapping of classes.")
     return classes_from(data)
+
+
+def _without_groups(categories: Any) -> Any:
+    """COCO's categories without those that only name a group, as Roboflow writes one with the number 0."""
+    if not (isinstance(categories, list) and all(isinstance(item, Mapping) for item in categories)):
+        return categories
+    groups = {item.get("supercategory") for item in categories}
+    return [item for item in categories if item.get("supercategory") != "none" or item.get("name") not in groups]
 
 
 def _of_json(text: str) -> list[ClassName]:
@@ -111,7 +119,8 @@ def _literal(text: str) -> Any:
     text = text[match.end() :] if (match := _ASSIGNED.match(text)) else text
     if re.match(rf"(?:{'|'.join(_LIST_KEYS)})[ \t]*:[ \t]*(?:[\[{{].*)?\n", f"{text}\n"):
         return read_yaml(text, as_text=True)
-    if not text.startswith(("{", "[", "(")):
+    # RTF, too, begins with a brace
+    if not text.startswith(("{", "[", "(")) or text.startswith("{\\rtf"):
         return None
     # Python 2 marks texts by a u
     plain = re.sub(r"\bu(?=['\"])", "", f"[{text[1:-1]}]" if text[0] == "(" and text[-1] == ")" else text)
@@ -133,6 +142,8 @@ def _literal(text: str) -> Any:
 def _of_mapping(data: Mapping[Any, Any]) -> list[ClassName]:
     keys = [text_of(key, "a class") or "" for key in data]
     values = list(data.values())
+    if "name" in keys and isinstance(data["name"], str):
+        raise ValueError(f"it has the key 'name', as one class or the file of a project; {_WHERE_TO}")
     if values and all(map(is_label, values)):
         # torchvision's class_to_idx, transformers' label2id
         return by_number([str(value) for value in values], [ClassName(key) for key in keys], "its values")
@@ -172,7 +183,8 @@ def _of_item(key: str, value: Any, keys_are_ids: bool, are_numbers: bool) -> Cla
     return ClassName(key, None, text_of(value, "a definition"))
 
 
-_WHERE = f"which is no class; give a list under one of {', '.join(_LIST_KEYS)}, or a mapping of classes."
+_WHERE_TO = f"give a list under one of {', '.join(_LIST_KEYS)}, or a mapping of classes."
+_WHERE = f"which is no class; {_WHERE_TO}"
 
 
 def _check_agreement(data: Mapping[Any, Any], key: str, classes: Sequence[ClassName]) -> None:
@@ -184,8 +196,14 @@ def _check_agreement(data: Mapping[Any, Any], key: str, classes: Sequence[ClassN
         classes: in label order.
     """
     number = data.get("nc")
-    if key == "names" and is_label(number) and int(str(number)) != len(classes):
-        raise ValueError(f"'nc' is {number}, but 'names' has {len(classes)} classes; correct one of them.")
+    if number is not None and not (is_label(number) and int(number) == len(classes)):
+        raise ValueError(f"'nc' is {number}, but {key!r} has {len(classes)} classes; correct one of them.")
+    for other in _LIST_KEYS:
+        if other in (key, *_LABEL_KEYS) or not isinstance(data.get(other), (list, Mapping)):
+            continue
+        told = _names_in(data[other])
+        if told is not None and told != [", ".join(_words(item)) for item in classes]:
+            raise ValueError(f"{other!r} lists other classes than {key!r}, or in another order; leave one of them.")
     names = {name: label for label, item in enumerate(classes) for name in (item.name, ", ".join(_words(item)))}
     for other in _LABEL_KEYS:
         if other == key or not isinstance(data.get(other), Mapping):
@@ -195,6 +213,15 @@ def _check_agreement(data: Mapping[Any, Any], key: str, classes: Sequence[ClassN
                 raise ValueError(
                     f"{other!r} gives {str(name)!r} the label {label}, and {key!r} another; correct one of them."
                 )
+
+
+def _names_in(data: Any) -> list[str] | None:
+    """The names of a list of classes; None for something else, such as the labels of rows."""
+    try:
+        names = [", ".join(_words(item)) for item in classes_of_data(data)]
+    except ValueError:
+        return None
+    return None if all(map(is_number, names)) else names
 
 
 def _words(item: ClassName) -> tuple[str, ...]:
