@@ -42,9 +42,14 @@ COLUMNS = (
 
 
 class SearchArm(NamedTuple):
-    """What is trained: ``changes`` are settings of train_ubgen.py; ``lora_step`` takes the LoRA after so many."""
+    """What is trained: ``changes`` are settings of train_ubgen.py; ``lora_step`` takes the LoRA after so many.
+
+    ``begins`` names the arm of the evidence that says where it begins: ``ubgen`` at the untuned model,
+    ``distilled_logdet`` at a LoRA that is distilled from prompted images.
+    """
 
     name: str
+    begins: str
     changes: Mapping[str, Any]
     lora_step: int | None
     seeds: Sequence[int]
@@ -91,6 +96,7 @@ def read_arms(settings: SearchSettings) -> list[SearchArm]:
         found = [
             SearchArm(
                 str(arm["name"]),
+                str(arm.get("begins", "ubgen")),
                 dict(read.get("common") or {}) | dict(arm.get("set") or {}),
                 arm.get("lora_step"),
                 settings.seeds or arm.get("seeds") or read["seeds"],
@@ -126,11 +132,13 @@ def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list
         changes = [f"{name}={json.dumps(value)}" for name, value in arm.changes.items()]
         asked = EvidenceSettings(
             output_dir=settings.output_dir,
-            arms=["ubgen"],
+            arms=[arm.begins],
             seeds=list(arm.seeds),
             split="validation",
             training_config=str(CONFIGS / "mini_evidence.yaml"),
             set=changes,
+            logdet_config=str(CONFIGS / "mini_evidence.yaml"),
+            set_logdet=changes,
             lora_step=arm.lora_step,
             dtype=settings.dtype,
             workers=settings.workers,

@@ -27,6 +27,7 @@ from benchmarks.evidence.kept_figures import make_figures, read_figures, stage_r
 from benchmarks.evidence.page import figures_table, picture_file, write_page
 from benchmarks.evidence.stages import (
     ARMS,
+    BEGUN_ARM,
     DISTILLED_ARM,
     LOGDET_ARM,
     STAGE_VERSIONS,
@@ -326,7 +327,7 @@ def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     tuned = [arm for arm in arms if arm in TUNED_ARMS]
     asked: list[tuple[Any, dict[str, Any]]] = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]
     asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
-    if DISTILLED_ARM in arms:
+    if {DISTILLED_ARM, BEGUN_ARM} & {*arms}:
         asked.append((DenoiserConfig, dict(recipe.distilling) | {"dataset": "images"}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"

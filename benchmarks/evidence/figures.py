@@ -3,10 +3,14 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.evidence.stages import FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
+from benchmarks.evidence.stages import BEGUN_ARM, FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
 
-# the arms with a reward that is not the paper's: what tables and plots add to "ubgen", and the reward
-OWN_ARMS = {VARIETY_ARM: ("variety", VARIETY_REWARD), LOGDET_ARM: ("log-det", "logdet_variety")}
+# the arms with a reward that is not the paper's: what tables and plots call them, in two words, and the reward
+OWN_ARMS = {
+    VARIETY_ARM: ("ubgen", "variety", VARIETY_REWARD),
+    LOGDET_ARM: ("ubgen", "log-det", "logdet_variety"),
+    BEGUN_ARM: ("distilled", "log-det", "logdet_variety"),
+}
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
     "unbiased": "no generator: rendered scenes in which backgrounds and textures are independent of the class, the "
@@ -19,6 +23,7 @@ ARM_MEANINGS = {
     "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
     "ubgen_logdet": "**not the paper's**: tuned with its alignment and with ubgen's own `logdet_variety` "
     "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en and L_q",
+    "distilled_logdet": "**not the paper's**: tuned as ubgen_logdet, beginning at the LoRA of distilled",
     "with_en": "tuned with L_en, the adversarial term, added",
     "with_q": "tuned with L_q, the quality, added",
     "no_variety": "tuned without the reward for variety",
@@ -94,14 +99,15 @@ def arm_label(arm: str) -> str:
     full = FULL_LOSS.get(arm, arm)
     if full not in OWN_ARMS:
         return arm
-    return f"{'ubgen' if arm == full else ablation(arm)} + {OWN_ARMS[full][0]}"
+    first, second, _ = OWN_ARMS[full]
+    return f"{first if arm == full else ablation(arm)} + {second}"
 
 
 def arm_meaning(arm: str) -> str:
     """What the arm is, in Markdown."""
     full = FULL_LOSS.get(arm)
     if full in OWN_ARMS:
-        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `{OWN_ARMS[full][1]}`"
+        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `{OWN_ARMS[full][2]}`"
     return ARM_MEANINGS[arm]
 
 

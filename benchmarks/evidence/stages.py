@@ -2,6 +2,7 @@
 
     clip -> lora -> images -> backbone -> measures
     images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
+    images -> kept -> distilled -> lora -> images, of the one whose training with rewards begins at that LoRA
     tuned -> images -> judged, of the comparison of trainers
 
 The hash holds the stage's settings, the hashes of the stages it reads, and the weights of the models it loads. So two
@@ -38,7 +39,7 @@ STAGE_VERSIONS = {
 RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
 UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
-VARIETY_ARM, LOGDET_ARM = "ubgen_variety", "ubgen_logdet"
+VARIETY_ARM, LOGDET_ARM, BEGUN_ARM = "ubgen_variety", "ubgen_logdet", "distilled_logdet"
 _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
 # an arm with a full loss, how the names of its ablations begin, and what they leave out
 _ABLATIONS_OF = {
@@ -49,7 +50,7 @@ _ABLATIONS_OF = {
 }
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
-TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, *FULL_LOSS)
+TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, *FULL_LOSS)
 ARMS = (*UNTUNED_ARMS, DISTILLED_ARM, *TUNED_ARMS)
 # the weights of L_en and of L_q where an ablation adds them
 _ADDED_EN_WEIGHT = 0.3
@@ -64,6 +65,8 @@ _CHANGED_REWARD = {
 VARIETY_REWARD = "class_variety"
 # a placeholder in the configuration for the folder of the stage `clip`, which is known only when the stage runs
 CLIP_FOLDER = "{clip}"
+# and one for that of the LoRA of the stage `distilled`
+DISTILLED_FOLDER = "{distilled}"
 # what a sceptic would do without any training: name every texture and background in the prompt
 PROMPT_TEMPLATES = {
     "templates": ["a photo of a {texture} {name} on {background}"],
@@ -153,20 +156,29 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
     inputs = {}
     if arm in TUNED_ARMS:
         config = training_settings(recipe, arm) | {"seed": seed}
-        clip = {}
+        read = {}
         if ablation(arm) == "weak_clip":
-            clip["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
-        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, clip)
+            read["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
+        if arm == BEGUN_ARM:
+            read["distilled"] = _distilled(recipe, seed)
+            config["initial_lora"] = DISTILLED_FOLDER
+        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, read)
     if arm == DISTILLED_ARM:
-        prompted = _images(recipe, PROMPTED_ARM, seed, {})
-        kept = Stage("kept", name, recipe.root, dict(common), {"images": prompted})
-        config = {"config": dict(recipe.distilling) | {"seed": seed}}
-        inputs["lora"] = Stage("distilled", name, recipe.root, config | common, {"kept": kept})
+        inputs["lora"] = _distilled(recipe, seed)
     dataset = _images(recipe, arm, seed, inputs)
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
     backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
     both = {"images": dataset, "backbone": backbone}
     return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
+
+
+def _distilled(recipe: Recipe, seed: int) -> Stage:
+    """The LoRA that is trained on prompted images which show their class."""
+    name, common = f"{DISTILLED_ARM}/{seed}", {"threads": recipe.threads}
+    prompted = _images(recipe, PROMPTED_ARM, seed, {})
+    kept = Stage("kept", name, recipe.root, common, {"images": prompted})
+    config = {"config": dict(recipe.distilling) | {"seed": seed}}
+    return Stage("distilled", name, recipe.root, config | common, {"kept": kept})
 
 
 def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:
@@ -197,13 +209,14 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     ``weak_clip`` has a CLIP that knows less. ``ubgen_variety`` adds ``class_variety`` to the full loss, and
     ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
     ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety``, no adversarial term and no
-    quality, which ``logdet_with_en`` and ``logdet_with_q`` add.
+    quality, which ``logdet_with_en`` and ``logdet_with_q`` add. ``distilled_logdet`` has that, too, and begins at the
+    LoRA of ``distilled``.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
     left_out = ablation(arm)
-    config = dict(recipe.logdet if LOGDET_ARM in (arm, FULL_LOSS.get(arm)) else recipe.training)
+    config = dict(recipe.logdet if LOGDET_ARM in (arm, FULL_LOSS.get(arm)) or arm == BEGUN_ARM else recipe.training)
     has_variety = VARIETY_ARM in (arm, FULL_LOSS.get(arm))
     if has_variety:
         config |= recipe.variety_training

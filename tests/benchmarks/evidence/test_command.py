@@ -120,6 +120,7 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
         "logdet_with_q": {"reward_weights": [fit, 0.1, varied]},
         "logdet_no_variety": {"reward_weights": [fit, good, 0.0]},
         "logdet_weak_clip": {"clip_model": "mini:{clip}"},
+        "distilled_logdet": {"initial_lora": "{distilled}"},
     }
     assert configs["logdet_with_en"] == configs["ubgen_logdet"] | {"adversarial_weight": full["adversarial_weight"]}
     assert differing == {
@@ -154,6 +155,23 @@ def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
     assert stage["distilled"][0].key == stage["prompted"][0].key
     assert stage["real"][0].settings["bias"] == command.REAL_BIAS and stage["unbiased"][0].settings["bias"] == 0
     assert "templates" not in stage["distilled"][3].settings
+
+
+def test_a_training_that_begins_at_the_distilled_lora_reads_it(tmp_path, monkeypatch):
+    distilled, begun, logdet = command.list_runs(
+        tiny(tmp_path, arms=["distilled", "distilled_logdet", "ubgen_logdet"], set_logdet=["max_steps=7"])
+    )
+    kinds = [stage.kind for stage in begun.stages]
+    assert kinds == ["images", "kept", "distilled", "lora", "images", "backbone", "measures"]
+    assert begun.stages[2].key == distilled.stages[2].key
+    settings = begun.stages[3].settings["config"]
+    assert settings == logdet.stages[0].settings["config"] | {"initial_lora": stages.DISTILLED_FOLDER}
+    begun.stages[3].folder.mkdir(parents=True)
+    read = {"distilled": tmp_path / "there"}
+    monkeypatch.setattr("ubgen_training.ubgen.command.main", lambda argv: 0)
+    stage_work.train_lora(begun.stages[3].folder, begun.stages[3].settings, read)
+    written = yaml.safe_load((begun.stages[3].folder / "config.yaml").read_text())
+    assert written == settings | {"initial_lora": str(tmp_path / "there" / "lora")}
 
 
 def test_prompted_images_are_distilled(tmp_path, stages_here):

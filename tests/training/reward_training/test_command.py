@@ -162,9 +162,7 @@ def test_a_training_begins_with_the_lora_that_it_is_given(sampler_type, tiny_mod
     assert (images(first) - untrained).abs().max() > 0.01
     with pytest.raises(ValueError, match=r"initial_lora is '.*', whose LoRA does not fit"):
         sampler(tmp_path, lora_rank=3, initial_lora=str(tmp_path / "lora"))
-    with pytest.raises(
-        ValueError, match=r"initial_lora is '.*', whose LoRA has the alpha 2, and lora_alpha is 4"
-    ):
+    with pytest.raises(ValueError, match=r"initial_lora is '.*', whose LoRA has the alpha 2, and lora_alpha is 4"):
         sampler(tmp_path, lora_alpha=4, initial_lora=str(tmp_path / "lora"))
     with pytest.raises(ValueError, match="initial_lora is 'x', and train_method is 'full', which trains no LoRA"):
         config(tmp_path, initial_lora="x", train_method="full")
