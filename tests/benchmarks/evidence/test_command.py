@@ -142,7 +142,7 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
         assert changed[arm] == (config | {"max_steps": 3} if has_changed else config)
     # the arms of a seed start from the same noise
     images = [stage.settings["seed"] for run in runs for stage in run.stages if stage.kind == "images"]
-    assert images == [0] * len(runs)
+    assert len(images) >= len(runs) and {*images} == {0}
 
 
 def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
