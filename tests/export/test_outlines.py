@@ -53,3 +53,13 @@ def test_a_disc_behind_a_bar_loses_little():
     filled = by_opencv([single_polygon(region_outlines(region), "pixels")], region.shape, np.round)
     # a line across the bar of four pixels
     assert (filled & ~region).sum() <= 4 and region.sum() / filled.sum() > 0.99
+
+
+def test_an_object_of_many_parts_is_joined_by_short_lines():
+    region = np.random.default_rng(0).random((40, 40)) > 0.55
+    outlines = region_outlines(region)
+    assert num_parts(outlines) > 100
+    assert np.array_equal(by_coco([single_polygon(outlines, "borders")], region.shape), region)
+    filled = by_opencv([single_polygon(outlines, "pixels")], region.shape, np.round)
+    # parts of noise are a pixel or two apart
+    assert filled[region].all() and (filled & ~region).sum() < 2 * num_parts(outlines)

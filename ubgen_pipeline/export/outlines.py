@@ -26,6 +26,8 @@ GRIDS = ("borders", "pixels")
 _INSET = 1 / 256
 # a bridge runs here in its row of pixels: neither through their centres nor on their borders
 _BRIDGE = 1 / 4
+# corners whose distances are in memory together
+_AT_ONCE = 64
 
 
 def part_polygons(outlines: Sequence[np.ndarray], grid: str) -> list[np.ndarray]:
@@ -46,7 +48,8 @@ def part_polygons(outlines: Sequence[np.ndarray], grid: str) -> list[np.ndarray]
         end = found[found["x"].argmax()]
         bridge = walks[number].from_edge(edge, row + _BRIDGE)
         walks[end["outline"]].add_detour(end["edge"], row + _BRIDGE, bridge)
-    return [walk.points() for number, walk in enumerate(walks) if number not in set(holes)]
+    inner = set(holes)
+    return [walk.points() for number, walk in enumerate(walks) if number not in inner]
 
 
 def single_polygon(outlines: Sequence[np.ndarray], grid: str) -> np.ndarray:
@@ -60,17 +63,41 @@ def single_polygon(outlines: Sequence[np.ndarray], grid: str) -> np.ndarray:
         grid: one of :data:`GRIDS`.
     """
     joined, *rest = sorted(part_polygons(outlines, grid), key=lambda points: -abs(polygon_area(points)))
-    while rest:
+    if not rest:
+        return joined
+    corners, ends = np.concatenate(rest), np.cumsum([len(points) for points in rest])
+    # of each corner of the parts that are not joined yet: how far what is joined is, and the corner there
+    distances, nearest = np.full(len(corners), np.inf), np.empty_like(corners)
+    added = joined
+    for _ in rest:
+        _bring_nearer(distances, nearest, corners, added)
         # the nearest part next, so that bridges are short
-        gaps = [((joined[:, None] - points[None]) ** 2).sum(-1) for points in rest]
-        nearest = min(range(len(rest)), key=lambda number: gaps[number].min())
-        here, there = np.unravel_index(int(gaps[nearest].argmin()), gaps[nearest].shape)
-        points = rest.pop(nearest)
+        place = int(distances.argmin())
+        number = int(np.searchsorted(ends, place, side="right"))
+        points = rest[number]
+        part = slice(ends[number] - len(points), ends[number])
+        there = place - part.start
+        here = int(np.flatnonzero((joined == nearest[place]).all(axis=1))[0])
         # along pixel borders: a slanting bridge may run through a pixel's centre, where readers ask what is inside
         corner = np.array([[points[there, 0], joined[here, 1]]])
-        bridged = [corner, points[there:], points[: there + 1], corner]
-        joined = np.concatenate([joined[: here + 1], *bridged, joined[here:]])
+        added = np.concatenate([corner, points[there:], points[: there + 1], corner])
+        joined = np.concatenate([joined[: here + 1], added, joined[here:]])
+        # passed over from now on
+        distances[part], corners[part] = np.inf, np.nan
     return joined
+
+
+def _bring_nearer(distances: np.ndarray, nearest: np.ndarray, corners: np.ndarray, added: np.ndarray) -> None:
+    """Update in place, for each of ``corners (M, 2)``, the squared distance ``(M,)`` and the nearest ``(M, 2)`` of
+    what is joined, to which ``added (N, 2)`` comes."""
+    for start in range(0, len(added), _AT_ONCE):
+        some = added[start : start + _AT_ONCE]
+        gaps = ((corners[:, None] - some[None]) ** 2).sum(-1)
+        found = gaps.argmin(axis=1)
+        gaps = gaps[np.arange(len(corners)), found]
+        # what is not a number is never nearer
+        closer = gaps < distances
+        distances[closer], nearest[closer] = gaps[closer], some[found[closer]]
 
 
 def num_parts(outlines: Sequence[np.ndarray]) -> int:
