@@ -41,9 +41,9 @@ ELSEWHERE = {
     "evaluation/test_evaluate.py": "backbone_measures dataset_measures evaluate_settings evaluation_report mini_sets",
     "evaluation/test_name_senses.py": "check_names",
     "evaluation/test_feature_extraction.py": "backbones",
-    "benchmarks/evidence/test_command.py": (
-        "evidence/figures evidence/lanes evidence/page evidence/plots evidence/stages evidence/stage_work"
-    ),
+    "benchmarks/evidence/test_command.py": "evidence/lanes",
+    "benchmarks/evidence/test_page.py": "evidence/figures evidence/plots",
+    "benchmarks/evidence/test_stages.py": "evidence/stage_work",
     "benchmarks/loss_weightings/test_command.py": (
         "loss_weightings/fidelity loss_weightings/jobs loss_weightings/report loss_weightings/training"
     ),
