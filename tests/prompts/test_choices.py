@@ -32,6 +32,7 @@ def test_choices_are_written_as_dynamicprompts_has_them():
         "{2$$red|green|blue} {name}": ["red, green star", "red, blue star", "green, blue star"],
         "{2$$ and $$red | green} {name}": ["red and green star"],
         "a {0-1$$small|big} {name}": ["a star", "a small star", "a big star"],
+        "{0-1$$small|big} {name}": ["star", "small star", "big star"],
         "{name}, {1 - 2 $$a:b|c!d}": ["star, a:b", "star, c!d", "star, a:b, c!d"],
         "{{{a|b}}} {name}": ["{a} star", "{b} star"],
         "{a|b} {a|b} {name}": ["a a star", "a b star", "b a star", "b b star"],
@@ -80,6 +81,8 @@ def test_millions_of_choices_are_counted_not_made():
         ("{2$$colour} {1$$colour} {name}", "'colour' is filled in in two ways"),
         ("{a|{b}} {name}", "one within others"),
         ("{name} }", "a brace without its other half"),
+        ("{colour|wide} {name}", "chooses the word 'colour', which is the name of a placeholder"),
+        ("{2$$synonym|moon} {name}", "chooses the word 'synonym', which is the name of a placeholder"),
         ("{30$$wide} {name}", "has 118,264,581,564,861,424 choices"),
     ],
 )

@@ -155,6 +155,11 @@ class PromptTemplates:
                 values = self.attributes[name]
             elif name in self.attributes:
                 raise ValueError(f"the attribute {name!r} has the name that a choice gets; rename it.")
+            elif names := [value for value in choice.options if value in self.attributes or value in CLASS_FIELDS]:
+                raise ValueError(
+                    f"{{{choice.text}}} chooses the word {names[0]!r}, which is the name of a placeholder; list"
+                    " values, or one attribute that has them all."
+                )
             if name in template_fields(template) or texts.get(name, choice.text) != choice.text:
                 raise ValueError(f"{name!r} is filled in in two ways; list its values under a second name for one.")
             texts[name] = choice.text
@@ -168,7 +173,8 @@ class PromptTemplates:
         pieces = _pieces(template)
         names = iter([name for name, _ in _named_choices(template)])
         for number, (literal, placeholder) in enumerate(pieces):
-            text += literal
+            # at the beginning, what follows a choice of nothing has lost its blank, too
+            text += literal.removeprefix(" ") if number and not text else literal
             if placeholder is None:
                 continue
             following = pieces[number + 1][0] if number + 1 < len(pieces) else ""
