@@ -46,12 +46,16 @@ def test_errors_are_relative_to_each_samples_reference():
     assert relative_errors(latents, reference).tolist() == pytest.approx([0.1, 0.0])
 
 
-@pytest.mark.parametrize("family", ["sdxl", "sd3", "z-image", "flux2-klein"])
-def test_the_stock_arm_of_a_family_draws_the_same_images(family, tmp_path, monkeypatch, capsys):
+@pytest.mark.parametrize(
+    ("family", "built"),
+    [("sdxl", {}), ("sd3", {}), ("sd3", {"with_t5": False}), ("z-image", {}), ("flux2-klein", {})],
+    ids=["sdxl", "sd3", "sd3 without T5", "z-image", "flux2-klein"],
+)
+def test_the_stock_arm_of_a_family_draws_the_same_images(family, built, tmp_path, monkeypatch, capsys):
     for limit in ("product_rate", "copy_rate"):
         # they take seconds, and tests of their own
         monkeypatch.setattr(generation_speed, limit, lambda *_: 1e12)
-    tiny_pipeline(family).save_pretrained(tmp_path / "model")
+    tiny_pipeline(family, **built).save_pretrained(tmp_path / "model")
     build_random_lora(tmp_path / "model", tmp_path / "lora", rank=2)
     settings = BenchmarkSettings(
         model=str(tmp_path / "model"),
