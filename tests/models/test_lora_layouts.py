@@ -35,3 +35,9 @@ def test_another_kind_has_a_name_unless_it_is_read(name, title):
     found = other_kind(names)
     assert found is not None and found[0] == title and "merge it into the model" in found[1]
     assert other_kind(names, (f".{name}",)) is None
+
+
+def test_an_embedding_in_the_same_file_is_named():
+    names = [f"{LAYER}.lora_down.weight", "bundle_emb.style.string_to_param.*"]
+    found = other_kind(names)
+    assert found is not None and found[0] == "a LoRA with a textual inversion in the same file"

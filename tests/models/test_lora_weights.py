@@ -191,6 +191,22 @@ def test_magnitudes_of_inputs_are_refused(random_mini_model, tmp_path):
         load_pipeline(random_mini_model, lora=tmp_path / "d.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("scaled_fp8", torch.tensor(1.0), "does not fit the model: 'scaled_fp8' belongs to no part of it"),
+        ("{layer}.alpha", torch.tensor([1.0, 2.0]), r"\.alpha has 2 numbers; it has one"),
+    ],
+)
+def test_what_else_is_in_a_file_of_kohyas_is_named(random_mini_model, tmp_path, name, value, message):
+    pipeline = stock(random_mini_model)
+    file = kohya_lora(pipeline)
+    file[name.format(layer=next(iter(file)).partition(".")[0])] = value
+    save_file(file, tmp_path / "style.safetensors")
+    with pytest.raises(ValueError, match=message):
+        load_lora(load_pipeline(random_mini_model), tmp_path / "style.safetensors")
+
+
 def test_a_loha_of_kohyas_equals_a_merge_by_hand(random_mini_model, tmp_path):
     by_hand, file = stock(random_mini_model), {}
     torch.manual_seed(0)

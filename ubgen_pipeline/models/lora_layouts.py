@@ -14,6 +14,7 @@ _OTHERS: tuple[tuple[str, str, str], ...] = (
         "a whole model in one file",
         "give it as the model",
     ),
+    (r"^bundle_emb\.", "a LoRA with a textual inversion in the same file", "save each in a file of its own"),
     (r"^(string_to_param|emb_params$|clip_[lg]$)", "a textual inversion", "give it as an embedding"),
     (r"^(control_model\.|controlnet_|input_hint_block)", "a ControlNet", "take a LoRA instead"),
     (r"^(ip_adapter\.|image_proj\.)", "an IP-Adapter", "take a LoRA instead"),

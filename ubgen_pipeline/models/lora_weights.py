@@ -76,7 +76,7 @@ def read_lora(pipeline: Any, file: Path, settings: Path | None) -> LoraWeights:
         return _read_peft(pipeline, file, json.loads(settings.read_text(encoding="utf-8")))
     raw = load_file(file)
     has_loader = pipeline.lora_file == LORA_FILE
-    if pipeline.denoiser_part == "unet" and raw and all(_KOHYA.fullmatch(key) for key in raw):
+    if pipeline.denoiser_part == "unet" and any(_KOHYA.fullmatch(key) for key in raw):
         return _read_kohya(pipeline, raw)
     if family_of(type(pipeline).__name__) == "sd3":
         raw = sd3_layers(raw, pipeline.transformer.config.num_layers)
@@ -165,10 +165,13 @@ def _is_as_wide(weights: Mapping[str, torch.Tensor], network: Any) -> bool:
 def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
     """kohya's layout for UNets, where every layer has an alpha; with the magnitudes of a DoRA, or a LoHa's factors."""
     layers: dict[str, dict[str, torch.Tensor]] = {}
+    unread = []
     for key, value in raw.items():
-        match = _KOHYA.fullmatch(key)
-        assert match is not None
-        layers.setdefault(match["layer"], {})[match["rest"]] = value
+        if match := _KOHYA.fullmatch(key):
+            layers.setdefault(match["layer"], {})[match["rest"]] = value
+        else:
+            # of something else in the same file
+            unread.append(key)
     # the loader's names of the layers: it is given stand-ins, which are known again by what they are
     marks = {layer: torch.empty(1, 1) for layer in layers}
     standing = {f"{layer}.lora_down.weight": mark for layer, mark in marks.items()}
@@ -183,7 +186,7 @@ def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
         if side == "lora_A"
     }
     parts: dict[str, dict[str, torch.Tensor]] = {}
-    alphas, unread = {}, []
+    alphas = {}
     for layer, weights in layers.items():
         if id(marks[layer]) not in places:
             # of a text encoder that the model does not have
@@ -191,6 +194,8 @@ def _read_kohya(pipeline: Any, raw: Mapping[str, torch.Tensor]) -> LoraWeights:
             continue
         part, name = places[id(marks[layer])]
         alpha = weights.pop("alpha", None)
+        if alpha is not None and alpha.numel() != 1:
+            raise ValueError(f"{layer}.alpha has {alpha.numel()} numbers; it has one.")
         down = weights.get("lora_down.weight", weights.get("hada_w1_b"))
         if down is not None:
             alphas[part, name] = float(len(down)) if alpha is None else float(alpha)
