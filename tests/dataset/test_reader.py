@@ -6,9 +6,10 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
+from torchvision.datasets import ImageFolder
 
 from support import DATA
-from support.image_folders import save_class_folders
+from support.image_folders import save_class_folders, save_image
 from support.scene_dataset import NUM_ROWS, write_scene_dataset
 from ubgen_pipeline.dataset.reader import (
     StoredRows,
@@ -100,6 +101,31 @@ def test_class_folders_are_opened_with_their_names(tmp_path, below):
     (tmp_path / below / "plum").mkdir()
     with pytest.raises(ValueError, match="class 'plum' has no images"):
         open_rows(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "files",
+    [
+        # words by which datasets knows splits, as classes and in names of files
+        ["train/0.png", "car/0.png", "car/1.png"],
+        ["test tube/0.png", "car/0.png"],
+        ["car/train.png", "car/test_1.png", "dog/val-3.png", "dog/10.png", "dog/2.png"],
+        # folders of other depths, one class alone, and names that datasets passes over
+        ["cat/a/0.png", "cat/b/0.png", "dog/0.png"],
+        ["cat/0.png"],
+        ["__x__/0.png", "b/0.png", "b/1.PNG"],
+    ],
+)
+@pytest.mark.parametrize("streaming", [False, True])
+def test_class_folders_are_read_as_torchvision_reads_them(tmp_path, files, streaming):
+    for number, file in enumerate(files):
+        save_image(tmp_path / "train" / file, 0, number)
+    (tmp_path / "train" / "notes.txt").write_text("of mine")
+    expected = ImageFolder(str(tmp_path / "train"))
+    rows = open_rows(str(tmp_path), streaming=streaming)
+    assert rows.features["label"].names == expected.classes
+    found = [(np.asarray(row["image"]).tolist(), row["label"]) for row in rows]
+    assert found == [(np.asarray(image).tolist(), label) for image, label in expected]
 
 
 def test_class_folders_must_be_those_that_are_asked_for(tmp_path):

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from datasets import Dataset, Features
 
 _ROWS_AT_ONCE = 16
+# of a stream of class folders, that workers share
+_MOST_PARTS = 64
 
 
 def open_rows(
@@ -67,8 +69,12 @@ def open_rows(
             rows: Any = load_from_disk(str(folder))
             rows = rows[split] if isinstance(rows, DatasetDict) else rows
             rows = rows.to_iterable_dataset() if streaming else rows
-        elif class_folders is not None:
+        elif class_folders is not None and any(class_folders.glob("metadata.*")):
+            # a file with further columns of the images
             rows = load_dataset("imagefolder", data_dir=str(class_folders), split="train", streaming=streaming)
+        elif class_folders is not None:
+            rows = _rows_of_class_folders(class_folders)
+            rows = rows.to_iterable_dataset(num_shards=min(len(rows), _MOST_PARTS)) if streaming else rows
         else:
             place = str(folder) if folder.is_dir() else source
             rows = load_dataset(place, split=split, streaming=streaming, revision=revision)
@@ -80,6 +86,25 @@ def open_rows(
             f" generate` wrote, a folder with one folder of images per class, or a Hub id. {first_line}"
         ) from error
     return rows
+
+
+def _rows_of_class_folders(folder: Path) -> Any:
+    """The images of class folders, labelled and in the order in which torchvision numbers them.
+
+    ``datasets`` has labels for folders of one depth alone, and takes what is called train, test … for splits, be it a
+    class or a file.
+    """
+    from datasets import ClassLabel, Dataset, Features, Image
+
+    names, files, labels = check_class_folders(folder), [], []
+    for label, name in enumerate(names):
+        own = sorted(str(file) for file in (folder / name).rglob("*") if _is_image(file))
+        if not own:
+            raise ValueError(f"folder {folder}: class {name!r} has no images.")
+        files += own
+        labels += [label] * len(own)
+    features = Features({"image": Image(), "label": ClassLabel(names=list(names))})
+    return Dataset.from_dict({"image": files, "label": labels}, features=features)
 
 
 def _rows_at(place: Place, split: str, argument: str, *, streaming: bool) -> Any:
@@ -166,7 +191,14 @@ def _is_class_folders(folder: Path) -> bool:
     inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
     if not inside or any(folder.rglob("*.parquet")):
         return False
-    return any(item.is_file() for item in inside[0].iterdir()) or not any(inside[0].iterdir())
+    return any(map(_is_image, (item for place in inside for item in place.iterdir()))) or not any(inside[0].iterdir())
+
+
+def _is_image(file: Path) -> bool:
+    """Whether a file's name says that it is one."""
+    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
+
+    return file.suffix.lower() in ImageFolder.EXTENSIONS and not file.name.startswith(".") and file.is_file()
 
 
 def shard_files(folder: "str | Place", split: str = "train") -> "list[Any]":
