@@ -2,7 +2,9 @@
 
 import json
 
+import httpx2
 import pytest
+from huggingface_hub import HfApi
 from transformers import CLIPConfig, SegformerConfig
 
 from ubgen_pipeline.labelling.build_annotator import build_annotator
@@ -108,6 +110,14 @@ def test_a_model_of_transformers_with_pickles_alone_says_how_to_write_them_anew(
     (tmp_path / "model.safetensors").touch()
     assert loading_fault(OSError("cut short\nmore"), str(tmp_path), "AutoModel") == "cut short"
     assert loading_fault(OSError("no such model"), "no/such name", "AutoModel") == "no such model"
+
+
+def test_the_fault_itself_is_told_where_the_hub_cannot_be_asked(monkeypatch):
+    def fail(*_, **__):
+        raise httpx2.ConnectError("Name or service not known")
+
+    monkeypatch.setattr(HfApi, "list_repo_files", fail)
+    assert loading_fault(OSError("could not connect\nmore"), "owner/model", "AutoModel") == "could not connect"
 
 
 @pytest.mark.parametrize("kind", ["clip", "segmenter", "annotator"])

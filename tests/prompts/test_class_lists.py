@@ -223,6 +223,7 @@ def test_what_editors_of_windows_write(tmp_path, encoding):
         ("a.json", '{"name": "pets", "description": "cats and dogs"}', "it has the key 'name'"),
         ("a.json", "[" * 100_000, "too deep to be read"),
         ("a.yaml", "[" * 5000 + "]" * 5000, "too deep to be read"),
+        ("a.yaml", "&all\nnames: *all\n", "a list or a mapping holds itself"),
         ("a.md", "| name | definition |\n|---|---|\n| cat | a |\n", "of a table or a title in Markdown"),
         ("a.txt", "Pets\n====\ncat\n", "of a table or a title in Markdown"),
         ("a.txt", "{\\rtf1\\ansi cat\\par dog}", "it holds RTF"),

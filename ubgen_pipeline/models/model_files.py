@@ -100,6 +100,8 @@ def loading_fault(
         revision: on the Hub.
         subfolder: of the model's files.
     """
+    import httpx2
+
     line = (str(error).strip().splitlines() or [type(error).__name__])[0]
     try:
         folder = Path(source).expanduser()
@@ -110,7 +112,7 @@ def loading_fault(
 
             names = HfApi().list_repo_files(source, revision=revision)
     # what has no name on the Hub, or cannot be asked for there: the error itself says so
-    except (OSError, ValueError):
+    except (OSError, ValueError, httpx2.HTTPError):
         return line
     here = _names_in(names, subfolder) if subfolder else [name for name in names if "/" not in name]
     pickles = sorted(name for name in here if name.endswith(_PICKLES) and not name.startswith("training_args"))

@@ -66,6 +66,10 @@ def read_class_list(file: ClassFile) -> list[ClassName]:
         raise ValueError(f"classes is {file.source!r}, which could not be read: {error}") from error
     except ValueError as error:
         raise ValueError(f"classes is {file.source!r}: {error}") from error
+    except RecursionError as error:
+        raise ValueError(
+            f"classes is {file.source!r}, in which a list or a mapping holds itself; write it out."
+        ) from error
 
 
 def classes_of_data(data: Any) -> list[ClassName]:
