@@ -16,6 +16,7 @@ from PIL import Image
 from ubgen_pipeline.commands.settings_parser import field_help, leading_folder, parse_settings, run_command
 from ubgen_pipeline.dataset.annotated_rows import AnnotatedRows
 from ubgen_pipeline.files.places import check_is_local
+from ubgen_pipeline.models.devices import usable_device
 from ubgen_pipeline.prompts.word_senses import word_senses
 
 from .class_list_table import FLAGS, show_class_list
@@ -59,7 +60,7 @@ def check_names(dataset_dir: str | Path, settings: CheckNamesSettings) -> list[d
         ValueError: no finished dataset, no class with at least ``MIN_IMAGES`` images, or a CLIP that cannot be loaded.
     """
     source = AnnotatedRows(dataset_dir)
-    encode = load_image_encoder(settings.clip_model, settings.device)
+    encode = load_image_encoder(settings.clip_model, usable_device(settings.device))
     labels, numbers, features = [], [], []
     for batch in _batches(source, settings.batch_size):
         features.append(encode([image for image, *_ in batch]))

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
+from ubgen_pipeline.models.devices import usable_device
 
 from .bias_text import bias_text
 from .evaluate_settings import EvaluateSettings
@@ -23,7 +24,6 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
         ValueError: a backbone, dataset or set that cannot be used; nothing is written then.
     """
     import numpy as np
-    import torch
 
     from ubgen_pipeline.dataset.card import add_bias_report
     from ubgen_pipeline.dataset.labelled_images import load_labelled_images
@@ -38,7 +38,7 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
         # before anything is measured
         for name in settings.datasets or ():
             open_dataset(name)
-    device = settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = usable_device(settings.device)
     tables = []
     if settings.backbones:
         columns = {}

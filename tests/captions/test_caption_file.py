@@ -54,6 +54,13 @@ def test_a_file_is_known_again_though_a_person_has_edited_it(tmp_path):
         CaptionFile(tmp_path / "own.yaml", {}, {}).is_finished()
 
 
+def test_a_run_that_kept_nothing_holds_up_no_other_settings(tmp_path):
+    # as where the model's name was misspelt
+    CaptionFile(tmp_path / "c.yaml", {"model": "a"}, {}).begun()
+    other = CaptionFile(tmp_path / "c.yaml", {"model": "b"}, {})
+    assert other.begun() == [] and other.settings_begun() == {"model": "b"}
+
+
 def test_answers_are_kept_batch_by_batch_and_a_torn_line_is_cut_off(tmp_path):
     file = CaptionFile(tmp_path / "c.yaml", {"seed": 1}, {"torch": "1"})
     assert file.begun() == [] and not file.is_finished()
@@ -66,6 +73,7 @@ def test_answers_are_kept_batch_by_batch_and_a_torn_line_is_cut_off(tmp_path):
         file.part.write_bytes(whole[:-cut])
         assert file.begun() == batches[:1]
         assert file.part.read_bytes() == whole[: whole[:-1].rfind(b"\n") + 1]
+    file.keep(batches[1])
     with pytest.raises(ValueError, match="written with torch '1', not '2'"):
         CaptionFile(file.path, {"seed": 1}, {"torch": "2"}).begun()
     file.part.write_text(whole.decode().splitlines()[0] + "\n[3]\n")

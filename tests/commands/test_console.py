@@ -82,6 +82,13 @@ def test_progress_elsewhere_comes_less_and_less_often(clock, capsys):
     assert lines[-1].endswith("00:00:00 left")
 
 
+def test_no_time_is_told_where_nothing_is_done_yet(clock, capsys):
+    progress = console.Progress(4, "captions")
+    clock[0] += 2
+    progress.advance(0)
+    assert capsys.readouterr().err == "ubgen: 0/4 captions, 0 captions/s, unknown time left\n"
+
+
 def test_progress_as_often_as_the_variable_says(clock, capsys, monkeypatch):
     monkeypatch.setenv(console.INTERVAL_VARIABLE, "5")
     progress = console.Progress(40, "updates", done=20)

@@ -99,7 +99,8 @@ class CaptionFile:
             data = b""
         whole = data[: data.rfind(b"\n") + 1]
         lines = whole.decode("utf-8").splitlines()
-        if not lines:
+        if len(lines) < 2:
+            # nothing was kept yet, as where the model could not be loaded
             write_whole_text(self.part, json.dumps(self._head()) + "\n")
             return []
         try:

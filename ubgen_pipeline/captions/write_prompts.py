@@ -271,9 +271,9 @@ def _environment(settings: WritePromptsSettings) -> dict[str, Any]:
 
 
 def _device(settings: WritePromptsSettings) -> str:
-    import torch
+    from ..models.devices import usable_device
 
-    return settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return usable_device(settings.device)
 
 
 def _load(settings: WritePromptsSettings, revision: str | None) -> "LanguageModel":

@@ -114,9 +114,10 @@ class Progress:
 
     def _rate_and_left(self, now: float) -> str:
         rate = (self.done - self._before) / max(now - self._started, 1e-9)
-        left = (self.total - self.done) / max(rate, 1e-9)
+        seconds = (self.total - self.done) / max(rate, 1e-9)
+        left = clock_time(seconds) if rate or not seconds else "unknown time"
         # slow ones with two digits that count, as in 0.015
-        return f"{rate:{'.2f' if rate >= 0.1 else '.2g'}} {self.unit}/s, {clock_time(left)} left"
+        return f"{rate:{'.2f' if rate >= 0.1 else '.2g'}} {self.unit}/s, {left} left"
 
     def _interval(self, elapsed: float) -> float:
         if is_terminal():

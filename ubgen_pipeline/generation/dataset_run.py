@@ -19,6 +19,7 @@ from ..files.output_store import is_of_one_process
 from ..hub.streamed_dataset import HubDataset, published_settings
 from ..inference.presets import describe
 from ..inference.settings import Inference
+from ..models.devices import usable_device
 from ..models.loras import Lora, LoraLike, as_loras
 from ..models.sources import GeneratorSource, hub_commit, model_commit
 from ..prompts.class_prompts import label_names
@@ -131,13 +132,13 @@ class DatasetRun:
         """What to draw on; None where that is left to what a Ray cluster has, since its driver draws nothing itself.
 
         Raises:
-            ValueError: fewer GPUs than processes.
+            ValueError: fewer GPUs than processes, or no such device.
         """
         if self.settings.engine == "ray":
             return self.settings.device or (self._begun or {}).get("device")
         import torch
 
-        device = self.settings.device or ("cuda" if torch.cuda.is_available() else "cpu")
+        device = usable_device(self.settings.device)
         if device == "cuda" and int(os.environ.get("LOCAL_RANK", 0)) >= torch.cuda.device_count():
             raise ValueError(
                 f"LOCAL_RANK is {os.environ.get('LOCAL_RANK', 0)}, and this machine has {torch.cuda.device_count()}"

@@ -18,6 +18,7 @@ from ..files.image_codecs import image_encoder, rgb_image
 from ..files.places import check_is_local
 from ..inference.diversity_options import stored_diversity
 from ..inference.presets import PRESETS, Preset
+from ..models.devices import usable_device
 from ..models.fingerprints import is_same
 from ..models.loras import Lora, split_lora, stored_few_step_lora, stored_loras
 from ..models.sources import GeneratorSource
@@ -112,7 +113,7 @@ def regenerate(
         torch.set_num_threads(manifest["threads"])
     own = str(manifest.get("device") or "cpu")
     own = own if own != "cuda" or torch.cuda.is_available() else "cpu"
-    pipeline = settings.load(device or own, dtype)
+    pipeline = settings.load(usable_device(device or own), dtype)
     _use_scheduler(pipeline, columns["scheduler"])
     settings.prepare(pipeline, dtype)
     if manifest.get("compile") != "on":

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 import transformers
 from transformers import (
     AutoConfig,
@@ -22,6 +21,7 @@ from transformers import (
 )
 from transformers.models.auto import modeling_auto
 
+from ..models.devices import usable_device
 from ..models.loading_lock import one_at_a_time
 from ..models.model_files import loading_fault
 from ..models.segmenter import BUILT_NAMES, load_segmenter, read_config
@@ -134,7 +134,7 @@ def annotator_of(settings: AnnotateSettings, class_names: Sequence[str], class_m
         min_area=settings.min_area,
         objects=settings.objects,
         negative_phrases=settings.negative_phrases or (),
-        device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+        device=usable_device(settings.device),
     )
 
 

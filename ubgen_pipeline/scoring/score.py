@@ -19,6 +19,7 @@ from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, SAFETY_CO
 from ..dataset.reader import StoredRows, check_elsewhere
 from ..dataset.shards import DatasetShards, Shard
 from ..files.image_codecs import DamagedImageError, read_rgb
+from ..models.devices import usable_device
 from .duplicates import (
     MAX_HASH_DISTANCE,
     check_hash_distance,
@@ -75,8 +76,6 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
         ValueError: no finished dataset of ubgen's there, a model that cannot be loaded, or an output folder that holds
             something else.
     """
-    import torch
-
     from .image_scorer import ImageScorer
 
     source, output_dir = StoredRows(folder), str(settings.output_dir)
@@ -104,7 +103,7 @@ def score_dataset(folder: str | Path, settings: ScoreCommandSettings) -> StoredR
             source.class_names(),
             generator=generator or str(folder),
             own_checker=SAFETY_COLUMN in source.features,
-            device=settings.device or ("cuda" if torch.cuda.is_available() else "cpu"),
+            device=usable_device(settings.device),
         )
         known = _duplicates(source, settings) if "duplicates" in facts else None
         features = _features(source, settings.wanted_scores())
