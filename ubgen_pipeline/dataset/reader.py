@@ -211,7 +211,7 @@ def shard_files(folder: "str | Place", split: str = "train") -> "list[Any]":
     if not files:
         raise ValueError(
             f"{str(folder)!r} holds no data/{split}-*.parquet; give the folder of a dataset that `ubgen generate` has"
-            " written."
+            " written, or that `ubgen annotate` has made of images of your own."
         )
     return files
 
