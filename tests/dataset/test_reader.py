@@ -66,7 +66,7 @@ def test_a_fingerprint_tells_datasets_apart(folder, tmp_path):
 
 
 def test_what_is_no_finished_dataset_is_named(folder, tmp_path):
-    with pytest.raises(ValueError, match=r"nothing' holds no data/train-\*\.parquet; give .* `ubgen annotate` has made"):
+    with pytest.raises(ValueError, match=r"nothing' holds no data/train-\*\.parquet; give .* `ubgen annotate`"):
         StoredRows(tmp_path / "nothing")
     for lost in ("data/train-00001-of-00003.parquet", "README.md"):
         copy = shutil.copytree(folder, tmp_path / lost.replace("/", "_"))
