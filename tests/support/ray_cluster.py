@@ -67,7 +67,9 @@ class RayCluster:
         # a head does not read the address of another one
         environment = {name: value for name, value in self.environment.items() if name != "RAY_ADDRESS"}
         where = [] if "--head" in flags else ["--address", self.address]
-        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *_MEMORY, *flags]
+        # by default one that another node on this machine has, and no jobs are started there
+        agent = ["--dashboard-agent-listen-port", str(_free_port())]
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", *where, *_MEMORY, *agent, *flags]
         log = self.folder / f"node{len(self._nodes)}.log"
         with log.open("wb") as output:
             start = subprocess.Popen(
@@ -110,14 +112,19 @@ class RayCluster:
         """`ray job submit` from that folder, which the job and its workers get, as they get those variables."""
         submit = [sys.executable, "-m", "ray.scripts.scripts", "job", "submit", "--address", self.jobs_address]
         submit += ["--working-dir", str(folder), "--runtime-env-json", json.dumps({"env_vars": variables})]
-        return subprocess.run(
-            [*submit, "--", *command],
-            env=self.environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=540,
-        )
+        deadline = time.monotonic() + _START_SECONDS
+        while True:
+            ended = subprocess.run(
+                [*submit, "--", *command],
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=540,
+            )
+            # the head's server for jobs answers before what starts them is there
+            if "No available agent to submit job" not in ended.stdout or time.monotonic() > deadline:
+                return ended
 
 
 def kill_client(port: int) -> int:
