@@ -45,11 +45,11 @@ def folders(tmp_path):
     """Coloured images in class folders, whose order is the alphabet's, not that of ``NAMES``."""
     colours = {"red": (255, 0, 0), "blue": (0, 0, 255), "green": (0, 255, 0)}
     for name, colour in colours.items():
-        (tmp_path / name).mkdir()
+        (tmp_path / "folders" / name).mkdir(parents=True)
         for number in range(4):
             shade = tuple(max(0, value - 9 * number) for value in colour)
-            Pillow.new("RGB", (8, 8), shade).save(tmp_path / name / f"{number}.png")
-    return str(tmp_path)
+            Pillow.new("RGB", (8, 8), shade).save(tmp_path / "folders" / name / f"{number}.png")
+    return str(tmp_path / "folders")
 
 
 def colour_backbone():

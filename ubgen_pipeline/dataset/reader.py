@@ -99,8 +99,6 @@ def _rows_of_class_folders(folder: Path) -> Any:
     names, files, labels = check_class_folders(folder), [], []
     for label, name in enumerate(names):
         own = sorted(str(file) for file in (folder / name).rglob("*") if _is_image(file))
-        if not own:
-            raise ValueError(f"folder {folder}: class {name!r} has no images.")
         files += own
         labels += [label] * len(own)
     features = Features({"image": Image(), "label": ClassLabel(names=list(names))})
@@ -175,8 +173,8 @@ def check_class_folders(folder: Path, class_names: tuple[str, ...] | None = None
     if not found:
         raise ValueError(f"folder {folder} holds no class folders; put each class's images into one of its own.")
     for name in found:
-        if not any(item.is_file() and not item.name.startswith(".") for item in (folder / name).rglob("*")):
-            raise ValueError(f"folder {folder}: class {name!r} has no images.")
+        if not any(map(_is_image, (folder / name).rglob("*"))):
+            raise ValueError(f"folder {folder}: class {name!r} has no images; give it some, or move its folder away.")
     if class_names is not None:
         missing, foreign = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
         if missing:
