@@ -20,7 +20,7 @@ import yaml
 
 from benchmarks.evidence.command import CONFIGS, DTYPES, EvidenceSettings, list_runs
 from benchmarks.evidence.kept_figures import make_figures, read_figures
-from benchmarks.evidence.stages import STAGE_VERSIONS, Run
+from benchmarks.evidence.stages import CAPTIONED_ARM, STAGE_VERSIONS, Run
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.files.whole_files import write_whole_text
@@ -45,7 +45,8 @@ class SearchArm(NamedTuple):
     """What is trained: ``changes`` are settings of train_ubgen.py; ``lora_step`` takes the LoRA after so many.
 
     ``begins`` names the arm of the evidence that says where it begins: ``ubgen`` at the untuned model,
-    ``distilled_logdet`` at a LoRA that is distilled from prompted images.
+    ``distilled_logdet`` at a LoRA that is distilled from prompted images. ``captioned`` begins at the untuned model,
+    with captions and settings of its own in place of those that are common to the others.
     """
 
     name: str
@@ -96,8 +97,8 @@ def read_arms(settings: SearchSettings) -> list[SearchArm]:
         found = [
             SearchArm(
                 str(arm["name"]),
-                str(arm.get("begins", "ubgen")),
-                dict(read.get("common") or {}) | dict(arm.get("set") or {}),
+                (begins := str(arm.get("begins", "ubgen"))),
+                ({} if begins == CAPTIONED_ARM else dict(read.get("common") or {})) | dict(arm.get("set") or {}),
                 arm.get("lora_step"),
                 settings.seeds or arm.get("seeds") or read["seeds"],
             )
@@ -139,6 +140,7 @@ def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list
             set=changes,
             logdet_config=str(CONFIGS / "mini_evidence.yaml"),
             set_logdet=changes,
+            set_captioned=changes,
             lora_step=arm.lora_step,
             dtype=settings.dtype,
             workers=settings.workers,

@@ -88,6 +88,10 @@ class EvidenceSettings:
         "settings of train_denoiser.py in the arm distilled", str(CONFIGS / "mini_distilled.yaml")
     )
     set_distilling: list[str] | None = field_help("settings that differ from that file, each name=value", None)
+    captioned_config: str = field_help(
+        "settings of train_ubgen.py in the arm captioned", str(CONFIGS / "mini_captioned.yaml")
+    )
+    set_captioned: list[str] | None = field_help("settings that differ from that file, each name=value", None)
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
     num_inference_steps: int = field_help("denoising steps of the images", 10)
@@ -207,6 +211,10 @@ def list_runs(settings: EvidenceSettings, dtype: str | None = None) -> list[Run]
         | {"sample_steps": 0}
         | read_overrides(settings.set_logdet or (), "set-logdet"),
         precision | read_config(settings.distilling_config, settings.set_distilling or (), "set-distilling"),
+        precision
+        | read_config(settings.captioned_config)
+        | {"sample_steps": 0}
+        | read_overrides(settings.set_captioned or (), "set-captioned"),
     )
     runs = [build_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)
@@ -274,8 +282,9 @@ def collect(
     for run in runs:
         if (record := records.get(run.measures.key)) is not None:
             clips |= record["clip"]
-            # rendered scenes have no precision
-            dtype = run.measures.inputs["images"].settings.get("dtype")
+            # rendered scenes have no precision, and images may have been filtered once they were drawn
+            drawn = [stage.settings for stage in run.stages if stage.kind == "images"]
+            dtype = drawn[-1].get("dtype")
             known = {key: record[key] for key in ("figures", "seconds")}
             found.append({"arm": run.arm, "seed": run.seed, "dtype": dtype} | known)
     places = ("output_dir", "results", "figures_file", "page", "workers", "stages_only")

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.evidence.stages import BEGUN_ARM, FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
+from benchmarks.evidence.stages import BEGUN_ARM, CAPTIONED_ARM, FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
 
 # the arms with a reward that is not the paper's: what tables and plots call them, in two words, and the reward
 OWN_ARMS = {
@@ -24,6 +24,8 @@ ARM_MEANINGS = {
     "ubgen_logdet": "**not the paper's**: tuned with its alignment and with ubgen's own `logdet_variety` "
     "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en and L_q",
     "distilled_logdet": "**not the paper's**: tuned as ubgen_logdet, beginning at the LoRA of distilled",
+    CAPTIONED_ARM: "**not the paper's**: tuned with its alignment alone on captions that name every background and "
+    "texture, and drawn with such prompts; the images that CLIP takes for another class are left out",
     "with_en": "tuned with L_en, the adversarial term, added",
     "with_q": "tuned with L_q, the quality, added",
     "no_variety": "tuned without the reward for variety",

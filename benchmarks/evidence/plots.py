@@ -19,6 +19,7 @@ COLOURS = {
     # not one of that palette; darker than all but black
     "ubgen_variety": "#6A3D9A",
     "ubgen_logdet": "#117733",
+    "captioned": "#44AA99",
     "no_en": "#E69F00",
     "no_in": "#009E73",
     "no_q": "#CC79A7",

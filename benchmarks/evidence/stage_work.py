@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.evidence.stages import CLIP_FOLDER, DISTILLED_FOLDER
+from benchmarks.evidence.stages import CAPTIONS_FILE, CLIP_FOLDER, DISTILLED_FOLDER
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -85,6 +85,10 @@ def train_lora(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, P
         config["clip_model"] = config["clip_model"].replace(CLIP_FOLDER, str(inputs["clip"] / "model"))
     if config.get("initial_lora") == DISTILLED_FOLDER:
         config["initial_lora"] = str(inputs["distilled"] / "lora")
+    if "captions" in settings:
+        captions = folder / "captions.yaml"
+        captions.write_text(yaml.safe_dump(settings["captions"], sort_keys=False), encoding="utf-8")
+        config["captions"] = config["captions"].replace(CAPTIONS_FILE, str(captions))
     file = folder / "config.yaml"
     file.write_text(yaml.safe_dump(config), encoding="utf-8")
     argv = ["--config", str(file), "--output_dir", str(output), "--use_cpu", "true"]

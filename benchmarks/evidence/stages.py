@@ -3,6 +3,7 @@
     clip -> lora -> images -> backbone -> measures
     images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
     images -> kept -> distilled -> lora -> images, of the one whose training with rewards begins at that LoRA
+    lora -> images -> kept -> backbone, of the one that is trained and drawn with contexts in its prompts
     tuned -> images -> judged, of the comparison of trainers
 
 The hash holds the stage's settings, the hashes of the stages it reads, and the weights of the models it loads. So two
@@ -21,7 +22,7 @@ import yaml
 
 from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini import embedded_model_path, mini_clip_path, mini_model_path
-from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, TEXTURE_NAMES
+from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, TEXTURE_NAMES
 
 # to be raised when a stage does something else than before with the same settings
 STAGE_VERSIONS = {
@@ -40,6 +41,7 @@ RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
 UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
 VARIETY_ARM, LOGDET_ARM, BEGUN_ARM = "ubgen_variety", "ubgen_logdet", "distilled_logdet"
+CAPTIONED_ARM = "captioned"
 _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
 # an arm with a full loss, how the names of its ablations begin, and what they leave out
 _ABLATIONS_OF = {
@@ -50,7 +52,7 @@ _ABLATIONS_OF = {
 }
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
-TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, *FULL_LOSS)
+TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, CAPTIONED_ARM, *FULL_LOSS)
 ARMS = (*UNTUNED_ARMS, DISTILLED_ARM, *TUNED_ARMS)
 # the weights of L_en and of L_q where an ablation adds them
 _ADDED_EN_WEIGHT = 0.3
@@ -67,11 +69,15 @@ VARIETY_REWARD = "class_variety"
 CLIP_FOLDER = "{clip}"
 # and one for that of the LoRA of the stage `distilled`
 DISTILLED_FOLDER = "{distilled}"
+# and one for the file of captions that the stage writes
+CAPTIONS_FILE = "{captions}"
 # what a sceptic would do without any training: name every texture and background in the prompt
 PROMPT_TEMPLATES = {
     "templates": ["a photo of a {texture} {name} on {background}"],
     "attributes": {"texture": list(TEXTURE_NAMES), "background": list(BACKGROUND_NAMES)},
 }
+# the same texts, of which the configuration's prompt_template makes those prompts
+CAPTIONS = PROMPT_TEMPLATES | {"templates": ["{texture} {name} on {background}"], "classes": list(CLASS_NAMES)}
 # one CLIP for all run seeds, as the paper has one smaller CLIP
 WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
@@ -144,6 +150,7 @@ class Recipe:
     variety_training: Mapping[str, Any]
     logdet: Mapping[str, Any]
     distilling: Mapping[str, Any]
+    captioned: Mapping[str, Any]
 
 
 def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
@@ -162,10 +169,13 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
         if arm == BEGUN_ARM:
             read["distilled"] = _distilled(recipe, seed)
             config["initial_lora"] = DISTILLED_FOLDER
-        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | common, read)
+        captions = {"captions": CAPTIONS} if arm == CAPTIONED_ARM else {}
+        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | captions | common, read)
     if arm == DISTILLED_ARM:
         inputs["lora"] = _distilled(recipe, seed)
     dataset = _images(recipe, arm, seed, inputs)
+    if arm == CAPTIONED_ARM:
+        dataset = Stage("kept", name, recipe.root, common, {"images": dataset})
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
     backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
     both = {"images": dataset, "backbone": backbone}
@@ -190,7 +200,7 @@ def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) ->
     else:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
         images |= {"dtype": recipe.dtype}
-    if arm == PROMPTED_ARM:
+    if arm in (PROMPTED_ARM, CAPTIONED_ARM):
         images |= {"templates": PROMPT_TEMPLATES}
     if arm in TUNED_ARMS:
         images |= {"lora_step": recipe.lora_step}
@@ -210,12 +220,14 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
     ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety``, no adversarial term and no
     quality, which ``logdet_with_en`` and ``logdet_with_q`` add. ``distilled_logdet`` has that, too, and begins at the
-    LoRA of ``distilled``.
+    LoRA of ``distilled``. ``captioned`` has a configuration of its own, too: the alignment alone, of captions.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
     left_out = ablation(arm)
+    if arm == CAPTIONED_ARM:
+        return dict(recipe.captioned) | {"captions": CAPTIONS_FILE}
     config = dict(recipe.logdet if LOGDET_ARM in (arm, FULL_LOSS.get(arm)) or arm == BEGUN_ARM else recipe.training)
     has_variety = VARIETY_ARM in (arm, FULL_LOSS.get(arm))
     if has_variety:

@@ -48,6 +48,14 @@ def test_an_arms_changes_and_seeds_are_its_own(tmp_path):
     assert [(arm.name, arm.seeds) for arm in read_arms(asked)] == [("two", [1003])]
 
 
+def test_arms_on_captions_take_their_own_settings_in_place_of_the_common_ones(tmp_path):
+    arm = {"name": "one", "begins": "captioned", "set": {"max_steps": 8}}
+    file = arms_file(tmp_path, common={"class_repeats": 4}, arms=[arm])
+    (found,) = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))
+    config = lora(found).settings["config"]
+    assert config["captions"] == "{captions}" and config["max_steps"] == 8 and "class_repeats" not in config
+
+
 def test_the_table_has_a_row_for_each_run_that_is_done(tmp_path):
     file = arms_file(tmp_path, arms=[{"name": "one"}, {"name": "two", "set": {"max_steps": 8}}])
     runs = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))

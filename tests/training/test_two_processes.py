@@ -6,6 +6,7 @@ Python costs more than the runs. What a launch of ``python`` itself does is in `
 
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -26,6 +27,7 @@ WORKER = SUPPORT / "training_worker.py"
 CONFIGS = ROOT / "training" / "configs" / "accelerate"
 LORA = "pytorch_lora_weights.safetensors"
 UBGEN_LAST, DDPO_LAST = 3, 6
+_ERROR = re.compile(r"Fatal Python error|terminate called|Traceback \(most recent call last\)|\w+Error: ")
 # no held-out samples, which cost more than the updates
 # one update on two pairs of images
 VARIETY = {"clip": None, "variety": True, "max_steps": 1, "images_per_class_in_batch": 2}
@@ -48,7 +50,8 @@ def _start(jobs, config, runs, *flags):
     command = [python, "-m", "accelerate.commands.launch", "--config_file", str(CONFIGS / f"{config}.yaml")]
     return subprocess.Popen(
         [*command, "--num_processes", "2", *flags, "--no_python", python, str(WORKER), str(jobs)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"} | device,
+        # a process that C++ ends says where in Python it was
+        env=os.environ | {"OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1"} | device,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -56,9 +59,11 @@ def _start(jobs, config, runs, *flags):
 
 
 def _finish(*processes):
-    """Exit codes and outputs."""
+    """Exit codes, and of the outputs what comes from the first error on: what fails later fails because of it."""
     outputs = [process.communicate(timeout=300)[0] for process in processes]
-    return [process.returncode for process in processes], "\n".join(output[-4000:] for output in outputs)
+    starts = [_ERROR.search(output) for output in outputs]
+    parts = [output[start.start() if start else -4000 :][:8000] for output, start in zip(outputs, starts)]
+    return [process.returncode for process in processes], "\n".join(parts)
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from support import ROOT
 from support.tiny_evidence import TINY_TRAINING, tiny
 from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
+from ubgen_pipeline.samples.prompt_samples import load_prompt_samples
 
 
 def keys(folder: Path, **settings) -> dict[str, str]:
@@ -31,6 +32,7 @@ def keys(folder: Path, **settings) -> dict[str, str]:
         ({"set_variety": ["max_steps=3"]}, set()),
         ({"set_logdet": ["max_steps=3"]}, set()),
         ({"set_distilling": ["max_steps=3"]}, set()),
+        ({"set_captioned": ["max_steps=3"]}, set()),
         ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
         ({"num_scenes": 101}, {"measures"}),
         ({"workers": 3, "page": "elsewhere.md", "results": "r.json", "figures_file": "f.json"}, set()),
@@ -67,6 +69,8 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0
     with_variety = {"reward_funcs": ["clip_alignment", "quality", "class_variety"]}
     logdet = {arm: differing.pop(arm) for arm in list(differing) if "logdet" in arm}
+    captioned = differing.pop("captioned")
+    assert captioned["reward_funcs"] == ["clip_alignment"] and captioned["adversarial_weight"] == 0.0
     own = logdet.pop("ubgen_logdet")
     assert own["reward_funcs"] == ["clip_alignment", "quality", "logdet_variety"] and own["adversarial_weight"] == 0.0
     fit, good, varied = own["reward_weights"]
@@ -146,6 +150,32 @@ def test_prompted_images_are_distilled(tmp_path, stages_here):
     drawn = StoredRows(distilled.stages[3].folder / "dataset")
     assert set(drawn.column("prompt")) == set(CLASS_NAMES)
     assert (distilled.stages[2].folder / "lora" / stage_work.LORA_FILE).is_file()
+
+
+def test_captions_are_trained_on_and_drawn_and_what_shows_another_class_is_left_out(tmp_path, stages_here):
+    settings = tiny(tmp_path, arms=["captioned"], set_captioned=TINY_TRAINING, samples_per_class=4)
+    assert command.run_evidence(replace(settings, stages_only=["lora", "images", "kept"])) == 0
+    (captioned,) = command.list_runs(settings)
+    trained, drawn, kept, *_ = captioned.stages
+    assert [stage.kind for stage in captioned.stages] == ["lora", "images", "kept", "backbone", "measures"]
+    assert all(stage.inputs["images"] is kept for stage in captioned.stages[3:])
+    config = json.loads((trained.folder / "lora" / "ubgen_config.json").read_text("utf-8"))
+    assert config["captions"] == str(trained.folder / "captions.yaml")
+    prompts = StoredRows(drawn.folder / "dataset").column("prompt")
+    assert len({*prompts}) == 40 and all(" on " in prompt for prompt in prompts)
+    # each of them is one that was trained on
+    captions = [prompt.prompt for prompt in load_prompt_samples(config["captions"]).prompts()]
+    assert len(captions) == 1000 and {*prompts} < {f"a photo of a {caption}" for caption in captions}
+    assert 0 < len(StoredRows(kept.folder / "dataset")) < 40
+
+
+def test_the_shipped_captions_are_those_of_the_arm():
+    file = yaml.safe_load((command.CONFIGS / "mini_contexts.yaml").read_text("utf-8"))
+    assert file == stages.CAPTIONS
+    config = stages.read_config(command.CONFIGS / "mini_captioned.yaml")
+    assert config["captions"] == "training/configs/mini_contexts.yaml"
+    (template,), (prompted,) = file["templates"], stages.PROMPT_TEMPLATES["templates"]
+    assert config["prompt_template"].format(name=template) == prompted
 
 
 def test_the_packages_lora_has_the_settings_of_the_arm_with_log_det_and_another_seed():

@@ -29,6 +29,7 @@ FREE_ON_RESUME = frozenset(
         "initial_lora",
         "class_names",
         "classes",
+        "captions",
         "prompt_features",
         "sample_steps",
         "num_sample_classes",
@@ -85,6 +86,13 @@ class SamplerConfig(ResumableConfig):
     class_names: list[str] | None = field(default=None, metadata={"help": "The class names, one after another."})
     classes: str | None = field(
         default=None, metadata={"help": "A class file (lines, CSV, JSON, YAML) or a built-in list such as imagenet1k."}
+    )
+    captions: str | None = field(
+        default=None,
+        metadata={
+            "help": "In place of classes: a file with templates, as ubgen generate reads and ubgen write-prompts writes"
+            " them. Each of its prompts (max_prompts of a class) is trained on as a class, and is its {name}."
+        },
     )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
     prompt_features: str | None = field(
