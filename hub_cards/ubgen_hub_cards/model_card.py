@@ -83,6 +83,7 @@ class ModelFacts:
         tags: beside those of every card.
         how_to_load: in plain diffusers.
         licence_note: what to know of the base model's licence before its images train other models, as plain text.
+        has_captions: whether ``class_names`` are captions, each trained on as a class.
     """
 
     base_model: str
@@ -105,6 +106,7 @@ class ModelFacts:
     tags: Sequence[str] = ()
     how_to_load: HowToLoad = HowToLoad()
     licence_note: str | None = None
+    has_captions: bool = False
 
 
 def curve_of(name: str, values: Sequence[float]) -> Curve:

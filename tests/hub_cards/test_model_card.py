@@ -125,6 +125,12 @@ def test_long_class_lists_are_cut_and_counted():
     assert "saw 1000 class names" in card and "(the first 40 of 1000)" in card and "class 40" not in card
 
 
+def test_captions_are_not_called_class_names():
+    card = rendered(render_model_card(replace(FACTS, has_captions=True)))
+    assert "The training saw 3 captions and no image." in card and "\nCaptions: tench; " in card
+    assert "saw 3 class names and no image" in rendered(render_model_card(FACTS))
+
+
 @pytest.mark.parametrize("name", HOSTILE)
 def test_hostile_text_stays_text(name):
     harmless = render_model_card(replace(FACTS, class_names=["x"], prompt="x", grid_classes=["x"], texts={"t": "x"}))

@@ -69,6 +69,7 @@ def training_facts(trainer: SamplerTrainer, prompts: Sequence[ClassPrompt], meth
         device=_device(args),
         tags=[tag for tag in trainer.tags if tag != "lora" or args.train_method == "lora"],
         how_to_load=how_to_load(trainer.pipeline, args.guidance_scale),
+        has_captions=args.captions is not None,
         licence_note=None
         if args.model_name_or_path in EMBEDDED_MODELS
         else trainer.pipeline.licence_note_of(trainer.pipeline.denoiser_network.config),
