@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ubgen_pipeline.dataset.reader import check_class_folders
+from ubgen_pipeline.dataset.class_folders import check_class_folders
 
 from .background_gap import NUM_COARSE_CLASSES
 from .texture_inclination import CUE_CONFLICT_CATEGORIES

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
+from ubgen_pipeline.dataset.class_folders import check_class_folders
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
-from ubgen_pipeline.dataset.reader import check_class_folders
 
 OWN_TEST_SHARE = 0.2
 

@@ -6,14 +6,12 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 from datasets import Dataset, DatasetDict, load_dataset
-from torchvision.datasets import ImageFolder
 
 from support import DATA
 from support.image_folders import save_class_folders, save_image
 from support.scene_dataset import NUM_ROWS, write_scene_dataset
 from ubgen_pipeline.dataset.reader import (
     StoredRows,
-    check_class_folders,
     check_elsewhere,
     label_names_of,
     open_rows,
@@ -93,50 +91,30 @@ def test_the_same_rows_whatever_they_lie_in(folder, tmp_path, streaming):
         assert [row["index"] for row in found] == list(range(NUM_ROWS)) and found[0]["image"].size == (128, 64)
 
 
-@pytest.mark.parametrize("below", ["", "train"])
-def test_class_folders_are_opened_with_their_names(tmp_path, below):
-    save_class_folders(tmp_path / below, NAMES, 2)
-    rows = open_rows(str(tmp_path))
-    assert rows["label"][:] == [0, 0, 1, 1] and label_names_of(rows, "dataset's") == list(NAMES)
-    (tmp_path / below / "plum").mkdir()
-    with pytest.raises(ValueError, match="class 'plum' has no images"):
-        open_rows(str(tmp_path))
-
-
-@pytest.mark.parametrize(
-    "files",
-    [
-        # words by which datasets knows splits, as classes and in names of files
-        ["train/0.png", "car/0.png", "car/1.png"],
-        ["test tube/0.png", "car/0.png"],
-        ["car/train.png", "car/test_1.png", "dog/val-3.png", "dog/10.png", "dog/2.png"],
-        # folders of other depths, one class alone, and names that datasets passes over
-        ["cat/a/0.png", "cat/b/0.png", "dog/0.png"],
-        ["cat/0.png"],
-        ["__x__/0.png", "b/0.png", "b/1.PNG"],
-    ],
-)
-@pytest.mark.parametrize("streaming", [False, True])
-def test_class_folders_are_read_as_torchvision_reads_them(tmp_path, files, streaming):
-    for number, file in enumerate(files):
-        save_image(tmp_path / "train" / file, 0, number)
-    (tmp_path / "train" / "notes.txt").write_text("of mine")
-    expected = ImageFolder(str(tmp_path / "train"))
-    rows = open_rows(str(tmp_path), streaming=streaming)
-    assert rows.features["label"].names == expected.classes
-    found = [(np.asarray(row["image"]).tolist(), row["label"]) for row in rows]
-    assert found == [(np.asarray(image).tolist(), label) for image, label in expected]
-
-
-def test_class_folders_must_be_those_that_are_asked_for(tmp_path):
-    save_class_folders(tmp_path, NAMES, 1)
-    assert check_class_folders(tmp_path, NAMES) == NAMES
-    with pytest.raises(ValueError, match=r"lacks the class 'plum' \(1 classes are missing\)"):
-        check_class_folders(tmp_path, (*NAMES, "plum"))
-    with pytest.raises(ValueError, match="holds 'pear', which is none of the 1 classes"):
-        check_class_folders(tmp_path, NAMES[:1])
-    with pytest.raises(ValueError, match="does not exist"):
-        check_class_folders(tmp_path / "nothing")
+@pytest.mark.parametrize("kind", ["class folders", "images", "shards", "saved"])
+def test_which_of_several_splits_is_read_is_said(folder, tmp_path, capsys, kind):
+    place = tmp_path / "d"
+    if kind == "class folders":
+        for split in ("test", "train", "val"):
+            save_class_folders(place / split, NAMES, 1)
+    elif kind == "images":
+        # no classes, although each split is a folder of images
+        for split in ("test", "train", "val"):
+            save_image(place / split / "0.png")
+    else:
+        rows = load_dataset(str(folder), split="train")
+        for split in ("test", "train", "val") if kind == "shards" else ():
+            (place / "data").mkdir(parents=True, exist_ok=True)
+            rows.to_parquet(place / "data" / f"{split}-00000-of-00001.parquet")
+        if kind == "saved":
+            DatasetDict(dict.fromkeys(("test", "train", "val"), rows)).save_to_disk(place)
+    capsys.readouterr()
+    assert ("label" in open_rows(str(place)).features) == (kind != "images")
+    assert f"ubgen: {place}: its split 'train' is read; it holds test, val, too\n" in capsys.readouterr().err
+    # one that is asked for by name is known
+    open_rows(str(place), "test")
+    open_rows(str(folder))
+    assert "its split" not in capsys.readouterr().err
 
 
 def test_errors_name_argument_value_and_split(folder, tmp_path):

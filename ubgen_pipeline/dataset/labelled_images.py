@@ -4,13 +4,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from .class_folders import LABEL_COLUMNS
 from .columns import known_label
 from .damaged_images import without_damaged
 from .library_internals import with_known_features
 from .reader import open_rows
 
 IMAGE_COLUMNS = ("image", "img", "picture")
-LABEL_COLUMNS = ("label", "labels", "fine_label", "class")
 
 
 @dataclass(frozen=True)

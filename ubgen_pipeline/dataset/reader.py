@@ -3,9 +3,9 @@
     open_rows     any dataset, through ``datasets``: rows whose images are decoded when they are read
     StoredRows    a finished folder of ubgen's, through pyarrow: rows as they are stored, images undecoded
 
-What needs rows in another form is a view of these: ``labelled_images.py`` (images and labels for training and
-measuring), ``annotated_rows.py`` (rows with objects for exporting), ``samples/source_dataset.py`` (images to start
-from). No torch.
+``class_folders.py`` reads folders of images. What needs rows in another form is a view of these:
+``labelled_images.py`` (images and labels for training and measuring), ``annotated_rows.py`` (rows with objects for
+exporting), ``samples/source_dataset.py`` (images to start from). No torch.
 """
 
 import hashlib
@@ -18,8 +18,18 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow.parquet as parquet
 
+from ..commands.console import say
 from ..files.folder_lock import STATE_FOLDER
 from ..files.places import Place, as_place, is_address, opened
+from .class_folders import (
+    SPLITS,
+    check_class_folders,
+    is_class_folders,
+    is_split_of_images,
+    metadata_files,
+    rows_of_class_folders,
+    rows_of_images,
+)
 
 if TYPE_CHECKING:
     from datasets import Dataset, Features
@@ -56,10 +66,11 @@ def open_rows(
         return _rows_at(as_place(source, argument), split, argument, streaming=streaming)
     folder = Path(source).expanduser()
     is_saved = any((folder / name).is_file() for name in ("dataset_info.json", "dataset_dict.json"))
-    class_folders = None
+    class_folders, are_bare_images = None, False
     if folder.is_dir() and not is_saved:
         places = [place for place in (folder / split, folder) if place.is_dir()]
-        class_folders = next(filter(_is_class_folders, places), None)
+        class_folders = next(filter(is_class_folders, places), None)
+        are_bare_images = class_folders is None and is_split_of_images(folder, split)
         if class_folders is not None:
             check_class_folders(class_folders)
         elif split == "train" and list(folder.glob("data/train-*.parquet")):
@@ -69,11 +80,11 @@ def open_rows(
             rows: Any = load_from_disk(str(folder))
             rows = rows[split] if isinstance(rows, DatasetDict) else rows
             rows = rows.to_iterable_dataset() if streaming else rows
-        elif class_folders is not None and any(class_folders.glob("metadata.*")):
-            # a file with further columns of the images
-            rows = load_dataset("imagefolder", data_dir=str(class_folders), split="train", streaming=streaming)
-        elif class_folders is not None:
-            rows = _rows_of_class_folders(class_folders)
+        elif class_folders is not None or are_bare_images:
+            if class_folders is not None:
+                rows = rows_of_class_folders(class_folders, metadata_files(class_folders, folder))
+            else:
+                rows = rows_of_images(folder / split)
             rows = rows.to_iterable_dataset(num_shards=min(len(rows), _MOST_PARTS)) if streaming else rows
         else:
             place = str(folder) if folder.is_dir() else source
@@ -85,24 +96,21 @@ def open_rows(
             f"{argument} is {source!r}, which could not be read with split {split!r}; give a folder that `ubgen"
             f" generate` wrote, a folder with one folder of images per class, or a Hub id. {first_line}"
         ) from error
+    if split == "train" and (others := _other_splits(folder)):
+        say(f"{source}: its split 'train' is read; it holds {', '.join(others)}, too")
     return rows
 
 
-def _rows_of_class_folders(folder: Path) -> Any:
-    """The images of class folders, labelled and in the order in which torchvision numbers them.
-
-    ``datasets`` has labels for folders of one depth alone, and takes what is called train, test … for splits, be it a
-    class or a file.
-    """
-    from datasets import ClassLabel, Dataset, Features, Image
-
-    names, files, labels = check_class_folders(folder), [], []
-    for label, name in enumerate(names):
-        own = sorted(str(file) for file in (folder / name).rglob("*") if _is_image(file))
-        files += own
-        labels += [label] * len(own)
-    features = Features({"image": Image(), "label": ClassLabel(names=list(names))})
-    return Dataset.from_dict({"image": files, "label": labels}, features=features)
+def _other_splits(folder: Path) -> list[str]:
+    """The splits beside ``train`` of a dataset that lies here: folders, parquet files, or what ``datasets`` saved."""
+    if not folder.is_dir():
+        return []
+    files = [*folder.glob("data/*-*.parquet"), *folder.glob("*-*.parquet")]
+    found = {item.name for item in folder.iterdir() if item.is_dir()} | {file.name.partition("-")[0] for file in files}
+    if "train" not in found:
+        return []
+    saved = (folder / "dataset_dict.json").is_file()
+    return sorted(name for name in found if name != "train" and (saved or name in SPLITS))
 
 
 def _rows_at(place: Place, split: str, argument: str, *, streaming: bool) -> Any:
@@ -155,48 +163,6 @@ def label_names_of(rows: "Dataset | StoredRows", whose: str) -> list[str]:
     if not names:
         raise ValueError(f"{whose} column 'label' names no classes; make it a ClassLabel.")
     return list(names)
-
-
-def check_class_folders(folder: Path, class_names: tuple[str, ...] | None = None) -> tuple[str, ...]:
-    """The class folders' names, sorted.
-
-    Args:
-        folder: holds one folder per class.
-        class_names: those that must be there, all and no others; default: any.
-
-    Raises:
-        ValueError: there is no folder, one is missing or too many, or one holds no image; folder and class are named.
-    """
-    if not folder.is_dir():
-        raise ValueError(f"folder {folder} does not exist; give one with a folder of images per class.")
-    found = tuple(sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")))
-    if not found:
-        raise ValueError(f"folder {folder} holds no class folders; put each class's images into one of its own.")
-    for name in found:
-        if not any(map(_is_image, (folder / name).rglob("*"))):
-            raise ValueError(f"folder {folder}: class {name!r} has no images; give it some, or move its folder away.")
-    if class_names is not None:
-        missing, foreign = sorted(set(class_names) - set(found)), sorted(set(found) - set(class_names))
-        if missing:
-            raise ValueError(f"folder {folder} lacks the class {missing[0]!r} ({len(missing)} classes are missing).")
-        if foreign:
-            raise ValueError(f"folder {folder} holds {foreign[0]!r}, which is none of the {len(class_names)} classes.")
-    return found
-
-
-def _is_class_folders(folder: Path) -> bool:
-    """Whether the folder holds class folders only, not parquet files or splits of them."""
-    inside = [item for item in folder.iterdir() if item.is_dir() and not item.name.startswith(".")]
-    if not inside or any(folder.rglob("*.parquet")):
-        return False
-    return any(map(_is_image, (item for place in inside for item in place.iterdir()))) or not any(inside[0].iterdir())
-
-
-def _is_image(file: Path) -> bool:
-    """Whether a file's name says that it is one."""
-    from datasets.packaged_modules.imagefolder.imagefolder import ImageFolder
-
-    return file.suffix.lower() in ImageFolder.EXTENSIONS and not file.name.startswith(".") and file.is_file()
 
 
 def shard_files(folder: "str | Place", split: str = "train") -> "list[Any]":
