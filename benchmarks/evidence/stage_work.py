@@ -213,14 +213,19 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
 
 
 def keep_recognised(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
-    """The images that the mini CLIP takes for their class: ``ubgen score``, then ``ubgen filter``."""
+    """The images that the mini CLIP takes for their class: ``ubgen score``, then ``ubgen filter``.
+
+    Where the settings have ``max_per_class``, the first so many of each class.
+    """
     from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset
     from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
 
     scored = folder / "scored"
     asked = ScoreCommandSettings(output_dir=str(scored), scores=["clip"], clip_model="mini", device="cpu")
     score_dataset(inputs["images"] / "dataset", asked)
-    rules = FilterSettings(output_dir=str(folder / "dataset"), zero_shot_correct=True)
+    rules = FilterSettings(
+        output_dir=str(folder / "dataset"), zero_shot_correct=True, max_per_class=settings.get("max_per_class")
+    )
     report = filter_dataset(scored, rules).report
     return {"kept": report["num_kept"] / report["num_rows"]}
 

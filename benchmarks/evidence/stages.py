@@ -78,6 +78,8 @@ PROMPT_TEMPLATES = {
 }
 # the same texts, of which the configuration's prompt_template makes those prompts
 CAPTIONS = PROMPT_TEMPLATES | {"templates": ["{texture} {name} on {background}"], "classes": list(CLASS_NAMES)}
+# so many times as many images are drawn where those that show another class are left out
+DRAWN_FOR_KEPT = 1.5
 # one CLIP for all run seeds, as the paper has one smaller CLIP
 WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
@@ -175,7 +177,8 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
         inputs["lora"] = _distilled(recipe, seed)
     dataset = _images(recipe, arm, seed, inputs)
     if arm == CAPTIONED_ARM:
-        dataset = Stage("kept", name, recipe.root, common, {"images": dataset})
+        most = {"max_per_class": recipe.samples_per_class}
+        dataset = Stage("kept", name, recipe.root, most | common, {"images": dataset})
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
     backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
     both = {"images": dataset, "backbone": backbone}
@@ -193,7 +196,8 @@ def _distilled(recipe: Recipe, seed: int) -> Stage:
 
 def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:
     """The dataset of an arm, from the LoRA in ``inputs`` where it has one."""
-    images: dict[str, Any] = {"samples_per_class": recipe.samples_per_class, "seed": seed}
+    drawn = recipe.samples_per_class * (DRAWN_FOR_KEPT if arm == CAPTIONED_ARM else 1)
+    images: dict[str, Any] = {"samples_per_class": round(drawn), "seed": seed}
     if arm in RENDERED_ARMS:
         bias = RENDERED_ARMS[arm]
         images |= {"bias": recipe.real_bias if bias is None else bias}

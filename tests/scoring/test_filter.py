@@ -131,6 +131,7 @@ OUT = ["--output-dir", "{out}"]
         (["--min-clip-score", "1.5", *OUT], [], "min_clip_score is 1.5; give a cosine from -1 to 1"),
         (["--min-clip-score", "nan", *OUT], [], "min_clip_score is nan"),
         (["--max-per-duplicate-group", "0", *OUT], [], "max_per_duplicate_group is 0"),
+        (["--max-per-class", "0", *OUT], [], "max_per_class is 0; give an integer of at least 1"),
         (["--safe-only", "--max-hash-distance", "3", *OUT], [], "max_hash_distance is given without"),
         (["--safe-only", "--output-dir", "{source}/x"], [], "the dataset itself"),
         (["--safe-only", *OUT], ["nsfw_content_detected"], "--scores safety --safety-checker MODEL"),

@@ -11,13 +11,15 @@ RULES = [
     {"min_clip_score": 0.1},
     {"zero_shot_correct": True},
     {"max_per_duplicate_group": 2},
+    {"max_per_class": 3},
     {"safe_only": True, "min_clip_score": 0.0, "zero_shot_correct": True, "max_per_duplicate_group": 1},
+    {"safe_only": True, "max_per_duplicate_group": 2, "max_per_class": 2},
 ]
 
 
 def written_out(rows, rules):
     """For each row the first rule that leaves it out, or None."""
-    reasons, members = [], {}
+    reasons, members, classes = [], {}, {}
     for row in rows:
         reason = None
         if rules.get("safe_only") and row["nsfw_content_detected"]:
@@ -30,6 +32,10 @@ def written_out(rows, rules):
             members.setdefault(row["duplicate_group"], []).append(row)
             if len(members[row["duplicate_group"]]) > rules["max_per_duplicate_group"]:
                 reason = "max_per_duplicate_group"
+        if reason is None and "max_per_class" in rules and row["label"] in range(len(NAMES)):
+            classes[row["label"]] = classes.get(row["label"], 0) + 1
+            if classes[row["label"]] > rules["max_per_class"]:
+                reason = "max_per_class"
         reasons.append(reason)
     return reasons
 
@@ -62,7 +68,7 @@ def test_rows_without_a_label_are_counted_by_themselves(tmp_path, without):
         row["label"] = without
     # a damaged image has no scores, and nothing says that it is safe
     rows[9]["nsfw_content_detected"] = None
-    rules = {"safe_only": True, "max_per_duplicate_group": 2}
+    rules = {"safe_only": True, "max_per_duplicate_group": 2, "max_per_class": 3}
     found = apply_rules(StoredRows(write(tmp_path / "d", rows)), rules)
     reasons = written_out(
         [{**row, "nsfw_content_detected": row["nsfw_content_detected"] is not False} for row in rows], rules

@@ -33,6 +33,7 @@ class FilterSettings:
         "least review_iou, the agreement of masks with a trained model, from 0 to 1", None
     )
     max_per_duplicate_group: int | None = field_help("most rows of a group of near-duplicates, the first ones", None)
+    max_per_class: int | None = field_help("most rows of a class, the first ones that pass the other rules", None)
     max_hash_distance: int | None = field_help(
         "bits of 64 by which the hashes of near-duplicates may differ; the groups of the column duplicate_group, or"
         f" {MAX_HASH_DISTANCE} bits without it, if not given",
@@ -49,12 +50,12 @@ class FilterSettings:
             raise ValueError(f"min_clip_score is {self.min_clip_score}; give a cosine from -1 to 1.")
         if self.min_review_iou is not None and not 0 <= self.min_review_iou <= 1:
             raise ValueError(f"min_review_iou is {self.min_review_iou}; give a share from 0 to 1.")
-        count = self.max_per_duplicate_group
-        if count is not None and count < 1:
-            raise ValueError(f"max_per_duplicate_group is {count}; give an integer of at least 1.")
+        for name in ("max_per_duplicate_group", "max_per_class"):
+            if (count := getattr(self, name)) is not None and count < 1:
+                raise ValueError(f"{name} is {count}; give an integer of at least 1.")
         if self.max_hash_distance is not None:
             check_hash_distance(self.max_hash_distance)
-            if count is None:
+            if self.max_per_duplicate_group is None:
                 raise ValueError("max_hash_distance is given without max_per_duplicate_group; give both, or neither.")
 
     def rules(self) -> dict[str, Any]:

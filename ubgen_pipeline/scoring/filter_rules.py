@@ -1,7 +1,7 @@
 """The rules of ``ubgen filter``: which rows of a scored dataset stay, and why each of the others does not. No torch.
 
-Rules are asked in a fixed order, and a row is counted under the first that leaves it out. Near-duplicates come last,
-so that a group is represented by a row that passes the others. A row without the score that a rule asks for (its image
+Rules are asked in a fixed order, and a row is counted under the first that leaves it out. Near-duplicates come after
+the rules on single rows, so that a group is represented by a row that passes these, and the size of classes last. A row without the score that a rule asks for (its image
 is black all over) does not pass that rule; of the rule on duplicates it is a group of its own.
 Shapes: N rows.
 """
@@ -15,13 +15,14 @@ from ..dataset.columns import CLIP_COLUMNS, GROUP_COLUMN, HASH_COLUMN, REVIEW_IO
 from ..dataset.reader import StoredRows
 from .duplicates import MAX_HASH_DISTANCE, hashes_from_texts, row_groups
 
-# the rules, and the score whose columns each reads (`ubgen annotate --review` gives the one of that name)
-RULES = {
+# the rules, and the score whose columns each reads (`ubgen annotate --review` gives the one of that name), if any
+RULES: dict[str, str | None] = {
     "safe_only": "safety",
     "min_clip_score": "clip",
     "zero_shot_correct": "clip",
     "min_review_iou": "review",
     "max_per_duplicate_group": "duplicates",
+    "max_per_class": None,
 }
 
 
@@ -70,7 +71,7 @@ def apply_rules(rows: StoredRows, rules: dict[str, Any], max_hash_distance: int 
 def _passing(
     rows: StoredRows, name: str, value: Any, labels: np.ndarray, left: np.ndarray, max_distance: int | None
 ) -> np.ndarray:
-    """``(N,)`` bool; the rule on duplicates counts only the rows at the positions ``left``."""
+    """``(N,)`` bool; the rules that count rows count only those at the positions ``left``."""
     if name == "safe_only":
         return rows.numbers(SAFETY_COLUMN) == 0
     if name == "min_clip_score":
@@ -79,11 +80,14 @@ def _passing(
         return rows.numbers(CLIP_COLUMNS[1]) == labels
     if name == "min_review_iou":
         return rows.numbers(REVIEW_IOU_COLUMN) >= value
+    groups = labels if name == "max_per_class" else _groups(rows, max_distance)
     passes = np.ones(len(rows), bool)
-    order = np.argsort(groups := _groups(rows, max_distance)[left], kind="stable")
-    first = np.searchsorted(groups[order], groups[order], side="left")
-    passes[left[order]] = np.arange(len(order)) - first < value
-    return passes
+    order = np.argsort(groups[left], kind="stable")
+    groups = groups[left[order]]
+    place = np.arange(len(order)) - np.searchsorted(groups, groups, side="left")
+    passes[left[order]] = place < value
+    # rows without a label are of no class
+    return passes | ~(labels >= 0) if name == "max_per_class" else passes
 
 
 def _groups(rows: StoredRows, max_distance: int | None) -> np.ndarray:
@@ -94,7 +98,8 @@ def _groups(rows: StoredRows, max_distance: int | None) -> np.ndarray:
 
 
 def _check_columns(rows: StoredRows, rule: str, max_distance: int | None) -> None:
-    score = RULES[rule]
+    if (score := RULES[rule]) is None:
+        return
     columns = {
         "safety": [SAFETY_COLUMN],
         "clip": CLIP_COLUMNS,
