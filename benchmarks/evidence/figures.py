@@ -3,7 +3,15 @@
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from benchmarks.evidence.stages import BEGUN_ARM, CAPTIONED_ARM, FULL_LOSS, LOGDET_ARM, VARIETY_ARM, VARIETY_REWARD, ablation
+from benchmarks.evidence.stages import (
+    BEGUN_ARM,
+    CAPTIONED_ARM,
+    FULL_LOSS,
+    LOGDET_ARM,
+    VARIETY_ARM,
+    VARIETY_REWARD,
+    ablation,
+)
 
 # the arms with a reward that is not the paper's: what tables and plots call them, in two words, and the reward
 OWN_ARMS = {

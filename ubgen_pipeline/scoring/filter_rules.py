@@ -1,8 +1,9 @@
 """The rules of ``ubgen filter``: which rows of a scored dataset stay, and why each of the others does not. No torch.
 
 Rules are asked in a fixed order, and a row is counted under the first that leaves it out. Near-duplicates come after
-the rules on single rows, so that a group is represented by a row that passes these, and the size of classes last. A row without the score that a rule asks for (its image
-is black all over) does not pass that rule; of the rule on duplicates it is a group of its own.
+the rules on single rows, so that a group is represented by a row that passes these, and the size of classes last. A
+row without the score that a rule asks for (its image is black all over) does not pass that rule; of the rule on
+duplicates it is a group of its own.
 Shapes: N rows.
 """
 

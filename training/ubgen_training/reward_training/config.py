@@ -90,8 +90,8 @@ class SamplerConfig(ResumableConfig):
     captions: str | None = field(
         default=None,
         metadata={
-            "help": "In place of classes: a file with templates, as ubgen generate reads and ubgen write-prompts writes"
-            " them. Each of its prompts (max_prompts of a class) is trained on as a class, and is its {name}."
+            "help": "In place of classes: a file with templates, as ubgen generate reads and ubgen write-prompts"
+            " writes them. Each of its prompts (max_prompts of a class) is trained on as a class, and is its {name}."
         },
     )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
