@@ -147,7 +147,10 @@ class GenerateTab:
         if isinstance(values, list) and len(values) == len(self.controls):
             try:
                 checked = self._checked(values)
-                update |= {control: gr.update(value=value) for control, value in zip(self.controls, values)}
+                shown = dict(zip(CONTROLS, values))
+                # each model once
+                shown["variant_choice"] = list(checked.variants)
+                update |= {control: gr.update(value=shown[name]) for name, control in zip(CONTROLS, self.controls)}
             except ValueError as error:
                 if asked is not None:
                     return update | {self.status: status_line(NOT_SHARED.format(error=error), kind="error")}

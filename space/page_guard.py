@@ -1,18 +1,20 @@
 """What the server refuses: uploads, what Gradio offers and the page does not use, private functions called from
-elsewhere."""
+elsewhere, and calls of the open ones without their inputs."""
 
 import json
 import re
-from collections.abc import Awaitable, Callable, Collection, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping, Sequence
 from typing import Any
 
 MAX_BODY_BYTES = 64 * 1024
 # what the page and its named endpoints post to
-_CALL = re.compile(r"/gradio_api/(?:run|api|call|call/v2)/([^/]+)/?")
+_CALL = re.compile(r"/gradio_api/(?:run|api|call|(?P<named>call/v2))/(?P<name>[^/]+)/?")
 _JOIN = re.compile(r"/gradio_api/queue/join/?")
 _FREE = re.compile(r"/gradio_api/(?:cancel|reset)/?")
 # reading is free but for these: files of others, states written to the disk, figures about visitors
 _UNREADABLE = re.compile(r"/(?:gradio_api/)?(?:proxy=|deep_link|monitoring|dev/|run|vibe|profiling|custom_component)")
+
+_PRIVATE = (403, "This function belongs to the page; use a named endpoint.")
 
 Scope = MutableMapping[str, Any]
 Message = MutableMapping[str, Any]
@@ -25,10 +27,12 @@ class PageGuard:
 
     Args:
         app: what is guarded.
-        open_functions: gives numbers and names of the functions that anybody may call, once the page is made.
+        open_functions: gives the functions that anybody may call, once the page is made, as :func:`open_functions`.
     """
 
-    def __init__(self, app: Callable[..., Awaitable[None]], open_functions: Callable[[], Collection[int | str]]):
+    def __init__(
+        self, app: Callable[..., Awaitable[None]], open_functions: Callable[[], Mapping[int | str, Sequence[str]]]
+    ):
         self.app = app
         self.open_functions = open_functions
 
@@ -50,27 +54,39 @@ class PageGuard:
         if body is None:
             await _refuse(send, 413, "The request is too large.")
             return
-        if not _FREE.fullmatch(path) and not _is_from_page(scope) and not self._is_open(path, body):
-            await _refuse(send, 403, "This function belongs to the page; use a named endpoint.")
+        is_free = _FREE.fullmatch(path) or _is_from_page(scope)
+        if not is_free and (refusal := self._refusal(path, body)) is not None:
+            await _refuse(send, *refusal)
             return
         await self.app(scope, _replay(body, receive), send)
 
-    def _is_open(self, path: str, body: bytes) -> bool:
+    def _refusal(self, path: str, body: bytes) -> tuple[int, str] | None:
+        """Status and text for a call of what is not open, or one without its values, on which Gradio would fail."""
         try:
             values = json.loads(body)
         except (ValueError, RecursionError):
-            return False
+            return _PRIVATE
         number = values.get("fn_index") if isinstance(values, dict) else None
         called = _CALL.fullmatch(path)
         # Gradio takes the number where there is one, else the name
-        wanted = number if number is not None or called is None else called[1]
-        return isinstance(wanted, (int, str)) and not isinstance(wanted, bool) and wanted in self.open_functions()
+        wanted = number if number is not None or called is None else called["name"]
+        offered = self.open_functions()
+        if not isinstance(wanted, (int, str)) or isinstance(wanted, bool) or wanted not in offered:
+            return _PRIVATE
+        inputs = offered[wanted]
+        if called is not None and called["named"]:
+            is_whole = isinstance(values, dict) and set(values) <= set(inputs)
+        else:
+            data = values.get("data") if isinstance(values, dict) else None
+            is_whole = isinstance(data, list) and len(data) == len(inputs)
+        return None if is_whole else (422, f"The inputs are {', '.join(inputs)}.")
 
 
-def open_functions(functions: Mapping[int, Any]) -> set[int | str]:
-    """Numbers and names of those of a page's functions that are shown to clients."""
+def open_functions(functions: Mapping[int, Any]) -> dict[int | str, tuple[str, ...]]:
+    """The labels of the inputs of those of a page's functions that are shown to clients, by number and by name."""
     shown = [function for function in functions.values() if function.api_visibility != "private"]
-    return {function._id for function in shown} | {str(function.api_name) for function in shown}
+    inputs = {function._id: tuple(str(item.label) for item in function.inputs) for function in shown}
+    return inputs | {str(function.api_name): inputs[function._id] for function in shown}
 
 
 def _is_from_page(scope: Scope) -> bool:

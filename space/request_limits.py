@@ -92,6 +92,8 @@ def check_request(
     variants = tuple(name for name in offered if name in variant_choice)
     if not variants:
         raise ValueError("Model: choose at least one.")
+    if not isinstance(annotate, bool):
+        raise ValueError("Mask and boxes: give true or false.")
     return DrawRequest(
         class_name=classes[class_choice].name,
         variants=variants,
@@ -102,7 +104,7 @@ def check_request(
         guidance_scale=(
             None if defaults.guidance_scale is None else _number("Guidance", guidance_scale, 0, MAX_GUIDANCE)
         ),
-        annotate=annotate is True and defaults.makes_annotations,
+        annotate=annotate and defaults.makes_annotations,
     )
 
 

@@ -35,6 +35,7 @@ def test_a_request_within_the_limits():
         "num_samples": [0, 9, 10**400, 1.5, None, "4", float("nan"), True, float("inf")],
         "seed": [-1, MAX_SEED + 1, 0.5, "0", None],
         "num_inference_steps": [0, 51, -3, [20]],
+        "annotate": [1, "true", None, [True]],
         "guidance_scale": [-0.1, 20.5, float("nan"), float("inf"), None, "2", True],
     }.items(),
 )
