@@ -74,6 +74,10 @@ class PeftFileLora:
             ValueError: an adapter of another kind.
         """
         weights_file, config_file = (_peft_file(source, name, revision) for name in (LORA_FILE, LORA_CONFIG_FILE))
+        if not config_file.is_file():
+            raise FileNotFoundError(
+                f"{LORA_CONFIG_FILE}, in which peft says ranks and alphas, is missing beside {weights_file.name}."
+            )
         config = json.loads(config_file.read_text(encoding="utf-8"))
         if config.get("peft_type") != "LORA":
             raise ValueError(f"{config_file.name} has the peft_type {config.get('peft_type')!r}; give a LoRA's.")
