@@ -22,3 +22,12 @@ def test_a_key_stands_once_and_merged_mappings_are_merged(as_text):
         read_json('{"x": [{"a": 1, "a": 2}]}', as_text=as_text)
     merged = read_yaml("base: &b {k: x, m: y}\nown:\n  <<: *b\n  m: z\n", as_text=as_text)
     assert merged["own"] == {"k": "x", "m": "z"}
+
+
+def test_numbers_and_dates_that_python_cannot_hold_are_named():
+    for text in ("a: " + "9" * 5000, "a: 2024-13-45"):
+        with pytest.raises(yaml.YAMLError, match=r"a number, a date or a time that is none: .*; quote it"):
+            read_yaml(text)
+        assert read_yaml(text, as_text=True) == {"a": text[3:]}
+    with pytest.raises(ValueError, match="holds a number of 5000 digits, 99999999999999999999 …"):
+        read_json('{"a": ' + "9" * 5000 + "}")

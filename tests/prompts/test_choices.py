@@ -103,6 +103,7 @@ def test_an_attribute_with_a_choices_name_is_refused():
     [
         ("{2$$red|red|blue} {name}", "asks for 2 of several values, of which 'red' stands twice"),
         ("{1-2$$colour} {name}", "asks for 2 of several values, of which 'a' stands twice"),
+        ("{" + "9" * 5000 + "$$red|blue} {name}", r"is no choice; write \{2\$\$a"),
         ("{0.5::red|.25::blue} {name}", "has the value '0.5::red', with a weight of dynamicprompts"),
         ("{2$$red|3::green|blue} {name}", "has the value '3::green', with a weight of dynamicprompts"),
     ],

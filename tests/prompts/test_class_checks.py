@@ -19,12 +19,25 @@ from ubgen_pipeline.prompts.class_prompts import load_class_names
         ("lamp # of the desk", "looks like a comment"),
         ('"lamp"', "is in quotes, which are drawn, too"),
         ("001.Albatross", "begins with a number and a sign"),
+        ("cafÃ© table", "seems to be UTF-8 that a program read as another encoding, of 'café table'"),
+        # its first letter is Cyrillic
+        ("\u0441at", r"has letters of several alphabets in '\u0441at' \(Latin, Cyrillic\)"),
+        # what UTF-8 makes of 模褕 in GBK
+        ("模褕".encode("gbk").decode(), r"has letters of several alphabets in 'ģш'"),
         ("crane", r"has 2 meanings in WordNet: give an id or a definition \(n02012849: large long-necked"),
     ],
 )
 def test_a_name_that_is_drawn_otherwise_than_it_is_meant(entry, warning):
     (check,) = check_classes(load_class_names([entry]))
     assert len(check.warnings) == 1 and re.match(warning, check.warnings[0])
+
+
+@pytest.mark.parametrize(
+    "name", ["café", "β-carotene", "кошка", "猫のhello", "Ångström", "naïve Ã", "Đorđe", "日本 star"]
+)
+def test_other_letters_are_no_reason_to_warn(name):
+    (check,) = check_classes(load_class_names([name]))
+    assert check.warnings == ()
 
 
 def test_an_id_or_a_definition_says_which_meaning():

@@ -267,3 +267,27 @@ def test_bytes_that_are_no_text(tmp_path):
     (tmp_path / "a.json").write_text(json.dumps([["a", "b"]]))
     with pytest.raises(ValueError, match="a class is read as"):
         load_class_names(tmp_path / "a.json")
+
+
+LONG = "9" * 5000
+
+
+@pytest.mark.parametrize(
+    ("file_name", "text"),
+    [
+        ("a.json", f'{{"names": {{"0": "star", "{LONG}": "ring"}}}}'),
+        ("a.json", f'{{"star": 0, "ring": {LONG}}}'),
+        ("a.json", f'[{{"id": 1, "name": "star"}}, {{"id": {LONG}, "name": "ring"}}]'),
+        ("a.yaml", f"names:\n  0: star\n  {LONG}: ring\n"),
+        ("a.yaml", f"nc: {LONG}\nnames: [star, ring]\n"),
+        ("a.csv", f"label,name\n0,star\n{LONG},ring\n"),
+        ("a.txt", f"0: star\n{LONG}: ring\n"),
+        ("a.txt", f"star: 0\nring: {LONG}\n"),
+        ("a.pbtxt", f"item {{ id: 1 name: 'star' }} item {{ id: {LONG} name: 'ring' }}"),
+    ],
+)
+def test_a_number_longer_than_python_reads_is_refused_as_a_label(tmp_path, file_name, text):
+    with pytest.raises(ValueError, match="classes is ") as refused:
+        names(tmp_path, file_name, text)
+    message = str(refused.value)
+    assert "Exceeds the limit" not in message and "999" in message and len(message) < 1000

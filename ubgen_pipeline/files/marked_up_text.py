@@ -12,9 +12,10 @@ def read_json(text: str, *, as_text: bool = False) -> Any:
     """What a text in JSON holds; ``as_text`` keeps numbers as they are written, such as 1.10.
 
     Raises:
-        ValueError: no JSON, a key that stands twice in a mapping, or lists within lists without end.
+        ValueError: no JSON, a key that stands twice in a mapping, a number of thousands of digits, or lists within
+            lists without end.
     """
-    numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if as_text else {}
+    numbers: dict[str, Any] = {"parse_float": str, "parse_int": str} if as_text else {"parse_int": _integer}
     try:
         return json.loads(text, object_pairs_hook=_with_keys_once, **numbers)
     except RecursionError as error:
@@ -27,14 +28,27 @@ def read_yaml(text: str, *, as_text: bool = False) -> Any:
     YAML 1.1 reads 007, 1_000, 12:30:45 and no as something else.
 
     Raises:
-        yaml.YAMLError: no YAML, a key that stands twice in a mapping, or lists within lists without end.
+        yaml.YAMLError: no YAML, a key that stands twice in a mapping, a number, a date or a time that Python cannot
+            hold, or lists within lists without end.
     """
     try:
         return yaml.load(text, Loader=_TextLoader if as_text else _Loader)
     except RecursionError as error:
         raise yaml.YAMLError(_TOO_DEEP) from error
+    except ValueError as error:
+        # of Python's numbers and dates, which YAML 1.1 makes of what looks like one
+        first_line = str(error).partition("(")[0].partition(";")[0].strip()
+        raise yaml.YAMLError(f"it holds a number, a date or a time that is none: {first_line}; quote it.") from error
 
 
+def _integer(digits: str) -> int:
+    if len(digits) > _MOST_DIGITS:
+        raise ValueError(f"it holds a number of {len(digits)} digits, {digits[:20]} …; write it as a text.")
+    return int(digits)
+
+
+# of a number in JSON; Python itself reads no longer ones than 4,300
+_MOST_DIGITS = 4000
 _TOO_DEEP = "it holds lists within lists, too deep to be read; write them flat."
 
 

@@ -19,7 +19,7 @@ from typing import overload
 MAX_CHOICES = 10**15
 # of a value, as dynamicprompts has it
 _WEIGHT = re.compile(r"\d*\.?\d+::")
-_NUMBERS = re.compile(r"\s*(\d+)(?:\s*-\s*(\d+))?\s*")
+_NUMBERS = re.compile(r"\s*(\d{1,9})(?:\s*-\s*(\d{1,9}))?\s*")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """What a class list was understood as, and what in it is drawn otherwise than its author meant. No torch."""
 
 import re
+import unicodedata
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,6 +11,8 @@ from .class_prompts import spelling
 from .word_senses import word_senses
 
 _CAMEL = re.compile(r"(?<=[a-z])(?=[A-Z])")
+# alphabets of which a word has one; those of East Asia are mixed
+_ALPHABETS = ("LATIN", "GREEK", "CYRILLIC", "ARMENIAN", "HEBREW", "ARABIC", "SYRIAC", "THAANA", "NKO")
 # shorter names differ in one letter and mean quite other things
 _LEAST_LETTERS = 5
 
@@ -74,9 +77,36 @@ def writing_warnings(name: str) -> list[str]:
         warnings.append("looks like a comment: if it is one, remove it")
     if re.fullmatch("[\"'`\u2018\u201c].*[\"'`\u2019\u201d]", name):
         warnings.append("is in quotes, which are drawn, too: remove them")
+    if meant := _meant(name):
+        warnings.append(
+            f"seems to be UTF-8 that a program read as another encoding, of {meant!r}: write that, or save the list"
+            " anew as UTF-8"
+        )
+    elif mixed := [word for word in re.findall(r"[^\W\d_]+", name) if len(_alphabets(word)) > 1]:
+        warnings.append(
+            f"has letters of several alphabets in {mixed[0]!r} ({', '.join(_alphabets(mixed[0]))}): where they are not"
+            " meant, save the list anew as UTF-8, or write the word with letters of one"
+        )
     if re.match(r"\d+[._-](?=\D)", name):
         warnings.append("begins with a number and a sign: if it numbers the class, remove it")
     return warnings
+
+
+def _meant(name: str) -> str | None:
+    """What a name was before a program read its UTF-8 as Windows-1252 or Latin 1, as in ``cafÃ©``; None for others."""
+    for encoding in ("cp1252", "latin-1"):
+        try:
+            meant = name.encode(encoding).decode("utf-8")
+        except UnicodeError:
+            continue
+        return meant if meant != name else None
+    return None
+
+
+def _alphabets(word: str) -> list[str]:
+    """Those of the word's letters, of which readers take one for another."""
+    found = {unicodedata.name(letter, "").partition(" ")[0] for letter in word}
+    return [alphabet.capitalize() for alphabet in _ALPHABETS if alphabet in found]
 
 
 def _warnings(item: ClassName) -> list[str]:

@@ -16,6 +16,8 @@ _POSITION_KEYS = ("label", "labelid", "labelindex", "labelidx", "classindex", "c
 _NUMBER_KEYS = ("id", "classid", "categoryid")
 KNOWN_KEYS = {*NAME_KEYS, *_ID_KEYS, *_DEFINITION_KEYS, *_SYNONYM_KEYS, *_POSITION_KEYS, *_NUMBER_KEYS}
 WNID = re.compile(r"n\d{8}")
+# no list is that long, and Python reads no number of more than 4,300 digits
+_MOST_DIGITS = 30
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|0[xXoObB][0-9a-fA-F]+")
 
 
@@ -92,8 +94,8 @@ def classes_from(entries: Sequence[Any]) -> list[ClassName]:
         # 1.0, -1, or a number that is missing; other ids are texts
         if key != name_key and wrong and all(is_number(value) or not value for value in values) and any(values):
             raise ValueError(
-                f"its numbers under {key!r} have {wrong[0]!r}, of {classes[values.index(wrong[0])].name!r}; give every"
-                " class a whole number from 0, or leave the column out."
+                f"its numbers under {key!r} have {_short(wrong[0])}, of {classes[values.index(wrong[0])].name!r}; give"
+                " every class a whole number from 0, or leave the column out."
             )
     for key in _POSITION_KEYS:
         if key != name_key and (numbers := numbers_in(key)) is not None:
@@ -110,6 +112,8 @@ def by_number(numbers: Sequence[str], classes: Sequence[ClassName], what: str, *
     Raises:
         ValueError: other numbers, of which one would be no label; ``what`` they are is named.
     """
+    if long := [number for number in numbers if not is_label(number)]:
+        raise ValueError(f"{what} hold {_short(long[0])}, which is no label; labels count from {first}.")
     order = sorted(range(len(classes)), key=lambda place: int(numbers[place]))
     for label, place in enumerate(order, first):
         if int(numbers[place]) != label:
@@ -123,7 +127,7 @@ def by_number(numbers: Sequence[str], classes: Sequence[ClassName], what: str, *
 
 def first_of(numbers: Sequence[str]) -> int:
     """1 where numbers count from 1, else 0."""
-    return int(bool(numbers) and min(map(int, numbers)) == 1)
+    return int(bool(numbers) and all(map(is_label, numbers)) and min(map(int, numbers)) == 1)
 
 
 def are_labels(numbers: Sequence[str], *, first: int = 0) -> bool:
@@ -132,8 +136,12 @@ def are_labels(numbers: Sequence[str], *, first: int = 0) -> bool:
 
 
 def is_label(value: Any) -> bool:
-    """Whether a text is a whole number from 0."""
-    return isinstance(value, str) and value.isdecimal()
+    """Whether a text is a whole number from 0, and none of more digits than any label has."""
+    return isinstance(value, str) and value.isdecimal() and len(value) <= _MOST_DIGITS
+
+
+def _short(value: str) -> str:
+    return repr(value) if len(value) <= _MOST_DIGITS else f"{value[:_MOST_DIGITS]!r} … ({len(value)} characters)"
 
 
 def is_number(value: Any) -> bool:

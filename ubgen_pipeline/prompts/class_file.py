@@ -46,7 +46,8 @@ def read_class_file(source: "str | Path | ClassFile") -> ClassFile | None:
         text = data.decode(_encoding(data)).replace("\r\n", "\n").replace("\r", "\n")
     except UnicodeDecodeError as error:
         raise ValueError(
-            f"classes is {str(source)!r}, which could not be read as text in UTF-8: {error}; save it as UTF-8."
+            f"classes is {str(source)!r}, which could not be read as text in UTF-8: {error}; save it as UTF-8, in an"
+            " editor or, of Windows-1252, with `iconv -f CP1252 -t UTF-8` (GBK, SHIFT_JIS … of others)."
         ) from error
     except OSError as error:
         raise ValueError(f"classes is {str(source)!r}, which could not be read: {error}") from error

@@ -152,14 +152,15 @@ def _of_mapping(data: Mapping[Any, Any]) -> list[ClassName]:
         # torchvision's class_to_idx, transformers' label2id
         return by_number([str(value) for value in values], [ClassName(key) for key in keys], "its values")
     if wrong := [(key, value) for key, value in zip(keys, values) if is_number(value) and not key.isdecimal()]:
+        key, value = min(wrong, key=lambda item: is_label(item[1]))
         raise ValueError(
-            f"{wrong[0][0]!r} is {wrong[0][1]!r}; labels are whole numbers from 0 and every class has one. Give those,"
-            f" or put the list under one of {', '.join(_LIST_KEYS)}."
+            f"{key!r} is {value!r:.60}; labels are whole numbers from 0 and every class has one. Give"
+            f" those, or put the list under one of {', '.join(_LIST_KEYS)}."
         )
     are_numbers = all(map(is_label, keys))
     if keys and all(map(is_number, keys)) and not are_numbers:
         wrong_key = next(key for key in keys if not is_label(key))
-        raise ValueError(f"it has the key {wrong_key!r}; labels are whole numbers from 0.")
+        raise ValueError(f"it has the key {wrong_key!r:.60}; labels are whole numbers from 0.")
     keys_are_ids = are_numbers or all(WNID.fullmatch(key) for key in keys)
     classes = [_of_item(key, value, keys_are_ids, are_numbers) for key, value in zip(keys, values)]
     return by_number(keys, classes, "its keys") if are_numbers else classes
@@ -201,7 +202,7 @@ def _check_agreement(data: Mapping[Any, Any], key: str, classes: Sequence[ClassN
     """
     number = data.get("nc")
     if number is not None and not (is_label(number) and int(number) == len(classes)):
-        raise ValueError(f"'nc' is {number}, but {key!r} has {len(classes)} classes; correct one of them.")
+        raise ValueError(f"'nc' is {number!s:.60}, but {key!r} has {len(classes)} classes; correct one of them.")
     for other in _LIST_KEYS:
         if other in (key, *_LABEL_KEYS) or not isinstance(data.get(other), (list, Mapping)):
             continue

@@ -157,7 +157,7 @@ def class_folder_names(folder: Path) -> list[str]:
     names = sorted(item.name for item in folder.iterdir() if item.is_dir() and not item.name.startswith("."))
     if not names:
         raise ValueError(f"classes is {str(folder)!r}, a folder without class folders; give one, or a class file.")
-    if splits := [name for name in names if name in ("train", "val", "valid", "validation", "test")]:
+    if splits := [name for name in ("train", "val", "valid", "validation", "test") if name in names]:
         raise ValueError(
             f"classes is {str(folder)!r}, whose folders are splits; give {str(folder / splits[0])!r} for its classes."
         )
