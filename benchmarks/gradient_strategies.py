@@ -5,7 +5,8 @@
 Each strategy runs in a process of its own, on the same class labels and noise: a training step is one rollout of the
 sampler with a rank-16 LoRA at its initial weights, the rewards clip_alignment and quality of the mini world, and the
 way back. On a CPU its seconds are those that the process computed, so that nothing else on the machine counts. The
-cosine compares a step's LoRA gradient with that of `full`, and is the mean over the repeats.
+cosine compares a step's LoRA gradient with that of `full`, and is the mean over the repeats. A strategy called
+`drtune+equalised` is `drtune` with ``equalise_gradient_steps``.
 """
 
 import json
@@ -18,7 +19,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -32,11 +33,14 @@ from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.lora.adapter import LoraSettings
 from ubgen_training.rewards.clip_alignment import ClipAlignmentReward
 from ubgen_training.rewards.quality import load_quality_reward
-from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, gradient_strategy
+from ubgen_training.sampler.gradient_steps import GRADIENT_STRATEGIES, GradientSteps, gradient_strategy
+from ubgen_training.sampler.replays import Leap
 from ubgen_training.sampler.sampler_model import SamplerModel, SamplingSettings
 from ubgen_training.ubgen.ubgen_loss import UbGenLoss
 
 FORWARD_ONLY = "no_gradient"
+# behind a strategy's name: each step's gradient is divided by the step's weight
+EQUALISED = "+equalised"
 LORA_RANK = 16
 
 
@@ -65,12 +69,23 @@ class BenchmarkSettings:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")
         for name in self.strategies or ():
             if name != FORWARD_ONLY:
-                gradient_strategy(name)(self.steps, self.gradient_steps, torch.Generator(), **self.strategy_settings)
+                self.choose_gradient_steps(name, self.steps, torch.Generator())
 
-    @property
-    def strategy_settings(self) -> dict[str, Any]:
-        """What the strategies beyond K need."""
-        return {"step_list": range(self.gradient_steps)}
+    def choose_gradient_steps(self, strategy: str, num_steps: int, generator: torch.Generator) -> GradientSteps:
+        """What ``strategy``, perhaps an equalised one, chooses of so many steps.
+
+        Raises:
+            ValueError: there is none of that name, it does not fit the steps, or it cannot be equalised.
+        """
+        choose = gradient_strategy(strategy.removesuffix(EQUALISED))
+        chosen = choose(num_steps, self.gradient_steps, generator, step_list=range(self.gradient_steps))
+        if not strategy.endswith(EQUALISED):
+            return chosen
+        if isinstance(chosen.replay, Leap):
+            raise ValueError(
+                f"strategies holds {strategy!r}, whose gradients do not run through the steps; leave it out."
+            )
+        return replace(chosen, equalise=True)
 
 
 class Row(NamedTuple):
@@ -100,9 +115,7 @@ def measure(settings: BenchmarkSettings, strategy: str, folder: Path) -> None:
             with torch.no_grad():
                 sampler(labels, seeds)
         else:
-            gradient_steps = gradient_strategy(strategy)(
-                sampler.num_steps, settings.gradient_steps, generator, **settings.strategy_settings
-            )
+            gradient_steps = settings.choose_gradient_steps(strategy, sampler.num_steps, generator)
             names = [CLASS_NAMES[label] for label in labels.tolist()]
             report = loss(sampler(labels, seeds, gradient_steps), names, labels, generator=generator, seeds=seeds)
             report.loss.backward()
@@ -146,7 +159,7 @@ def run_benchmark(settings: BenchmarkSettings) -> list[Row]:
         RuntimeError: a process failed; its own message stands above.
     """
     wanted = list(settings.strategies or (FORWARD_ONLY, *GRADIENT_STRATEGIES))
-    wanted = [name if name == FORWARD_ONLY else gradient_strategy(name).__name__ for name in wanted]
+    wanted = [name.replace("-", "_") for name in wanted]
     names = wanted if "full" in wanted else [*wanted, "full"]
     measured, gradients = {}, {}
     with tempfile.TemporaryDirectory() as scratch:
@@ -187,10 +200,10 @@ def mean_cosine(own: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) ->
 
 def table(rows: Sequence[Row]) -> str:
     """The rows as text."""
-    lines = [f"{'strategy':<14}{'peak memory':>14}{'s per step':>12}{'cosine with full':>19}"]
+    lines = [f"{'strategy':<22}{'peak memory':>14}{'s per step':>12}{'cosine with full':>19}"]
     for row in rows:
         cosine = "-" if row.cosine is None else f"{row.cosine:.3f}"
-        lines.append(f"{row.strategy:<14}{row.peak_bytes / 1e6:>11.0f} MB{row.seconds:>12.2f}{cosine:>19}")
+        lines.append(f"{row.strategy:<22}{row.peak_bytes / 1e6:>11.0f} MB{row.seconds:>12.2f}{cosine:>19}")
     return "\n".join(lines)
 
 

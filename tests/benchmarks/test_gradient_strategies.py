@@ -6,8 +6,9 @@ import sys
 import pytest
 import torch
 
-from benchmarks.gradient_strategies import main, mean_cosine
+from benchmarks.gradient_strategies import BenchmarkSettings, main, mean_cosine
 from support.warm_python import warm_programs
+from ubgen_training.sampler.gradient_steps import GradientSteps, drtune
 
 
 def test_each_strategy_is_set_against_the_exact_gradient(tmp_path, monkeypatch):
@@ -21,6 +22,15 @@ def test_each_strategy_is_set_against_the_exact_gradient(tmp_path, monkeypatch):
     assert all(row["peak_bytes"] > 10**8 and row["seconds"] > 0 for row in rows.values())
 
 
+def test_an_equalised_strategy_chooses_the_same_steps():
+    settings = BenchmarkSettings(steps=6, gradient_steps=2, strategies=["drtune", "drtune+equalised"])
+    plain, equalised = (
+        settings.choose_gradient_steps(name, 6, torch.Generator().manual_seed(1)) for name in settings.strategies
+    )
+    assert plain == drtune(6, 2, torch.Generator().manual_seed(1))
+    assert equalised == GradientSteps(plain.steps, detach_inputs=True, equalise=True)
+
+
 def test_cosines_are_averaged_over_the_repeats():
     one = {"0": torch.tensor([1.0, 0.0]), "1": torch.tensor([1.0, 0.0])}
     assert mean_cosine(one, {"0": torch.tensor([2.0, 0.0]), "1": torch.tensor([0.0, 1.0])}) == pytest.approx(0.5)
@@ -29,3 +39,5 @@ def test_cosines_are_averaged_over_the_repeats():
 
 def test_a_bad_setting_is_named(capsys):
     assert main(["--repeats", "0"]) == 2 and "repeats is 0" in capsys.readouterr().err
+    assert main(["--strategies", "leap+equalised"]) == 2
+    assert "strategies holds 'leap+equalised'" in capsys.readouterr().err
