@@ -111,6 +111,16 @@ def test_without_noise_every_step_is_eulers_to_the_bit(dynamics):
     torch.testing.assert_close(coefficients.prediction, sigmas.diff())
 
 
+def test_a_models_own_stochastic_steps_are_left_out():
+    """Outside of a window they would add noise of no seed."""
+    scheduler, euler = scheduler_of("cps", stochastic_sampling=True), FlowMatchEulerDiscreteScheduler(shift=3.0)
+    euler.set_timesteps(6)
+    scheduler.window = range(1, 2)
+    x, v = draw_latents([1, 2], SHAPE), draw_latents([3, 4], SHAPE)
+    first = scheduler.timesteps[0]
+    assert torch.equal(scheduler.step(v, first, x, eta=0.5)[0], euler.step(v, first, x, return_dict=False)[0])
+
+
 def test_cps_with_all_noise_drawn_anew_is_diffusers_stochastic_sampling():
     coefficients = scheduler_of("cps").coefficients(1.0)
     stock = FlowMatchEulerDiscreteScheduler(shift=3.0, stochastic_sampling=True)

@@ -40,7 +40,8 @@ class StochasticFlowScheduler(FlowMatchEulerDiscreteScheduler):
     def like(cls, scheduler: Any, dynamics: str) -> "StochasticFlowScheduler":
         """One of the same schedule as a model's own scheduler of flow matching."""
         shift = {"shift": scheduler.config["flow_shift"]} if "flow_shift" in scheduler.config else {}
-        stochastic: Any = cls.from_config(scheduler.config, **shift)
+        # a model's own stochastic steps are another kind; these are Euler's wherever none of ours draws
+        stochastic: Any = cls.from_config(scheduler.config, stochastic_sampling=False, **shift)
         stochastic.dynamics = dynamics
         return stochastic
 
