@@ -99,7 +99,7 @@ def check_differentiable(reward: RewardFunction) -> None:
     if not getattr(reward, "differentiable", True):
         raise ValueError(
             f"reward {reward_name(reward)!r} is not differentiable, so it cannot train by back-propagation; "
-            "remove it from reward_funcs."
+            "remove it from reward_funcs (heldout_reward_funcs takes it), or train with train_ddpo.py or train_nft.py."
         )
 
 
