@@ -25,6 +25,7 @@ ARM_MEANINGS = {
     "ceiling",
     "base": "the generator as it is",
     "prompted": "the generator as it is, with every background and texture of the world named in the prompts",
+    "prompted_kept": "several times as many images of prompted, those left out that CLIP takes for another class",
     "distilled": "a LoRA trained on the prompted images that CLIP recognises, under the bare class names",
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "

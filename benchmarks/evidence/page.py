@@ -28,7 +28,7 @@ from benchmarks.evidence.figures import (
 )
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
-from benchmarks.evidence.stages import BEGUN_ARM, CAPTIONED_ARM, LOGDET_ARM, VARIETY_ARM
+from benchmarks.evidence.stages import BEGUN_ARM, CAPTIONED_ARM, LOGDET_ARM, PROMPTED_KEPT_ARM, VARIETY_ARM
 from benchmarks.marked_part import write_marked_part
 from ubgen_pipeline.commands.console import say_error
 
@@ -39,7 +39,7 @@ COMPARED_WITH = {
     VARIETY_ARM: ("base", "ubgen"),
     LOGDET_ARM: ("base", "ubgen", VARIETY_ARM, "prompted", "distilled", "unbiased"),
     BEGUN_ARM: ("base", LOGDET_ARM, "prompted", "distilled", "unbiased"),
-    CAPTIONED_ARM: ("base", LOGDET_ARM, "prompted", "unbiased"),
+    CAPTIONED_ARM: ("base", LOGDET_ARM, "prompted", PROMPTED_KEPT_ARM, "unbiased"),
 }
 
 

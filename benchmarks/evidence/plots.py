@@ -14,6 +14,7 @@ COLOURS = {
     "unbiased": "#7F7F7F",
     "base": "#D55E00",
     "prompted": "#A6761D",
+    "prompted_kept": "#666600",
     "distilled": "#E7298A",
     "ubgen": "#0072B2",
     # not one of that palette; darker than all but black

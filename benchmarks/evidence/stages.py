@@ -1,6 +1,7 @@
 """The stages of the evidence and what each depends on; a stage's folder is named by a hash of all that goes into it.
 
     clip -> lora -> images -> backbone -> measures
+    images -> kept -> backbone, of the one that leaves out prompted images which show another class
     images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
     images -> kept -> distilled -> lora -> images, of the one whose training with rewards begins at that LoRA
     lora -> images -> kept -> backbone, of the one that is trained and drawn with contexts in its prompts
@@ -41,7 +42,9 @@ RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
 UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
 VARIETY_ARM, LOGDET_ARM, BEGUN_ARM = "ubgen_variety", "ubgen_logdet", "distilled_logdet"
-CAPTIONED_ARM = "captioned"
+PROMPTED_KEPT_ARM, CAPTIONED_ARM = "prompted_kept", "captioned"
+# arms whose images are left out where CLIP takes them for another class, and how many times as many are drawn
+KEPT_ARMS = {PROMPTED_KEPT_ARM: 3.5, CAPTIONED_ARM: 1.5}
 _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
 # an arm with a full loss, how the names of its ablations begin, and what they leave out
 _ABLATIONS_OF = {
@@ -53,7 +56,7 @@ _ABLATIONS_OF = {
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
 TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, CAPTIONED_ARM, *FULL_LOSS)
-ARMS = (*UNTUNED_ARMS, DISTILLED_ARM, *TUNED_ARMS)
+ARMS = (*UNTUNED_ARMS, PROMPTED_KEPT_ARM, DISTILLED_ARM, *TUNED_ARMS)
 # the weights of L_en and of L_q where an ablation adds them
 _ADDED_EN_WEIGHT = 0.3
 _ADDED_Q_WEIGHT = 0.1
@@ -78,8 +81,6 @@ PROMPT_TEMPLATES = {
 }
 # the same texts, of which the configuration's prompt_template makes those prompts
 CAPTIONS = PROMPT_TEMPLATES | {"templates": ["{texture} {name} on {background}"], "classes": list(CLASS_NAMES)}
-# so many times as many images are drawn where those that show another class are left out
-DRAWN_FOR_KEPT = 1.5
 # one CLIP for all run seeds, as the paper has one smaller CLIP
 WEAK_CLIP = {"num_scenes": 6000, "num_steps": 700, "scene_seed": 61, "seed": 7}
 _CLASSIFIER = Path(mini_model_path()).parent / "classifier"
@@ -176,7 +177,7 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
     if arm == DISTILLED_ARM:
         inputs["lora"] = _distilled(recipe, seed)
     dataset = _images(recipe, arm, seed, inputs)
-    if arm == CAPTIONED_ARM:
+    if arm in KEPT_ARMS:
         most = {"max_per_class": recipe.samples_per_class}
         dataset = Stage("kept", name, recipe.root, most | common, {"images": dataset})
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
@@ -196,7 +197,7 @@ def _distilled(recipe: Recipe, seed: int) -> Stage:
 
 def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:
     """The dataset of an arm, from the LoRA in ``inputs`` where it has one."""
-    drawn = recipe.samples_per_class * (DRAWN_FOR_KEPT if arm == CAPTIONED_ARM else 1)
+    drawn = recipe.samples_per_class * KEPT_ARMS.get(arm, 1)
     images: dict[str, Any] = {"samples_per_class": round(drawn), "seed": seed}
     if arm in RENDERED_ARMS:
         bias = RENDERED_ARMS[arm]
@@ -204,7 +205,7 @@ def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) ->
     else:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
         images |= {"dtype": recipe.dtype}
-    if arm in (PROMPTED_ARM, CAPTIONED_ARM):
+    if arm == PROMPTED_ARM or arm in KEPT_ARMS:
         images |= {"templates": PROMPT_TEMPLATES}
     if arm in TUNED_ARMS:
         images |= {"lora_step": recipe.lora_step}

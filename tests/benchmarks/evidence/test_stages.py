@@ -108,13 +108,18 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
 
 
 def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
-    runs = command.list_runs(tiny(tmp_path, arms=["real", "unbiased", "base", "prompted", "distilled"]))
+    arms = ["real", "unbiased", "base", "prompted", "prompted_kept", "distilled"]
+    runs = command.list_runs(tiny(tmp_path, arms=arms))
     kinds = {run.arm: [stage.kind for stage in run.stages] for run in runs}
     assert kinds["prompted"] == kinds["base"] == ["images", "backbone", "measures"]
+    assert kinds["prompted_kept"] == ["images", "kept", "backbone", "measures"]
     # the LoRA of `distilled` is trained on the very images of `prompted`
     assert kinds["distilled"] == ["images", "kept", "distilled", "images", "backbone", "measures"]
     stage = {run.arm: run.stages for run in runs}
     assert stage["distilled"][0].key == stage["prompted"][0].key
+    # as many images are left as the other arms have, of more that were drawn
+    drawn, kept = (stage["prompted_kept"][place].settings for place in (0, 1))
+    assert drawn == stage["prompted"][0].settings | {"samples_per_class": 7} and kept["max_per_class"] == 2
     assert stage["real"][0].settings["bias"] == command.REAL_BIAS and stage["unbiased"][0].settings["bias"] == 0
     assert "templates" not in stage["distilled"][3].settings
 
