@@ -10,6 +10,9 @@ from huggingface_hub import HfApi
 from safetensors import safe_open
 
 from support.hub_server import READ_TOKEN, WRITE_TOKEN
+from support.training_worker import ROLLOUT_FLAGS
+from ubgen_training.ddpo.command import main as train_ddpo
+from ubgen_training.nft.command import main as train_nft
 from ubgen_training.reward_training.hub_push import HubModel
 from ubgen_training.ubgen.command import main
 
@@ -67,6 +70,15 @@ def test_pushes_while_and_after_training(hub, tiny_model, folder, capsys):
     assert not [file for file in files if WRITE_TOKEN.encode() in file.read_bytes()]
     shown = capsys.readouterr()
     assert WRITE_TOKEN not in shown.out + shown.err
+
+
+@pytest.mark.parametrize("train", [train_ddpo, train_nft], ids=["ddpo", "nft"])
+def test_trainings_on_rollouts_push_too(hub, tiny_model, folder, train):
+    flags = [*ROLLOUT_FLAGS, "--model_name_or_path", tiny_model, "--output_dir", str(folder)]
+    assert train([*flags, "--push_to_hub", "--hub_model_id", "org/lora", "--hub_strategy", "end"]) == 0
+    pushed = hub.repositories.read("model", "org/lora", "pytorch_lora_weights.safetensors")
+    assert pushed == (folder / "pytorch_lora_weights.safetensors").read_bytes()
+    assert set(hub.repositories.tree("model", "org/lora")) - {".gitattributes"} == LORA
 
 
 @pytest.mark.parametrize(
