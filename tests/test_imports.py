@@ -43,7 +43,7 @@ TRAINING_ROOMS = {
     "sampler": "checkpoints lora ubgen_pipeline commands models inference",
     "rewards": "models mini",
     "reward_training": (
-        "command checkpoints lora sampler rewards ubgen_pipeline files commands mini prompts models hub"
+        "command checkpoints lora sampler rewards ubgen_pipeline files commands mini prompts models samples hub"
         " ubgen_hub_cards"
     ),
     "ubgen": "command reward_training checkpoints lora sampler rewards ubgen_pipeline models inference",
