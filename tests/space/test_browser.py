@@ -237,7 +237,9 @@ def test_cancel_and_go_on(browser, address):
 
 
 def test_a_reload_keeps_the_settings_and_the_view(browser, address):
-    with visit(browser, address) as page:
+    # the page that is left closes its connections, of which Gradio's own code may still complain
+    left = ("AbortError: signal is aborted", "Connection errored out")
+    with visit(browser, address, expected=left) as page:
         choose(page, "class", "circle")
         generate(page, samples=3, steps=2)
         page.reload()
