@@ -44,6 +44,7 @@ def _step_noise():
         (DDPMScheduler, 0.0, {}),
         (DDPMScheduler, 0.0, {"variance_type": "fixed_small_log"}),
         (DDPMScheduler, 0.0, {"variance_type": "fixed_large"}),
+        (DDPMScheduler, 0.0, {"variance_type": None}),
         (DDPMScheduler, 0.0, {"steps_offset": 0}),
         (DDPMScheduler, 0.0, {"timestep_spacing": "trailing"}),
         (DDIMScheduler, 1.0, {}),

@@ -140,7 +140,8 @@ def _ddpm_coefficients(
     signal: torch.Tensor, previous_signal: torch.Tensor, timesteps: torch.Tensor, config: Any
 ) -> StepCoefficients:
     beta = 1 - signal / previous_signal
-    if config.variance_type in ("fixed_small", "fixed_small_log"):
+    # None, which solvers without noise have and hand on, is fixed_small to diffusers
+    if config.variance_type in (None, "fixed_small", "fixed_small_log"):
         variance = (1 - previous_signal) / (1 - signal) * beta
     elif config.variance_type == "fixed_large":
         variance = beta
