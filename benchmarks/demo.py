@@ -3,8 +3,8 @@
     python -m benchmarks.demo --max-steps 40 --samples-per-class 20
     python -m benchmarks.demo --model mini-flow
 
-Trains a LoRA from the ten class names, generates a dataset with and without it, reads both back and prints one table.
-It goes through the commands a user has; started again with the same settings it goes on where it stopped.
+Trains a LoRA without any image, generates a dataset with and without it, reads both back and prints one table. It goes
+through the commands a user has; started again with the same settings it goes on where it stopped.
 """
 
 import json
@@ -19,9 +19,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+import yaml
 from datasets import Dataset, load_dataset
 
 from benchmarks.contact_sheet import draw_contact_sheet
+from benchmarks.evidence.stages import PROMPT_TEMPLATES
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
 from ubgen_pipeline.commands.console import INTERVAL_VARIABLE, is_terminal, relay, say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
@@ -38,11 +40,16 @@ from ubgen_pipeline.mini.scenes import (
 
 
 class Plan(NamedTuple):
-    """A file of ``training/configs``, generator updates, and flags of ``ubgen generate``."""
+    """A file of ``training/configs``, generator updates, flags of ``ubgen generate``, and whether contexts are named.
+
+    Where they are, the LoRA is trained on captions that name them, and one more dataset is drawn with such prompts and
+    no LoRA.
+    """
 
     training_config: str
     max_steps: int
     sampling: Mapping[str, float]
+    has_contexts: bool
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -52,8 +59,8 @@ SHIPPED_LORAS = {"mini": Path(mini_lora_path())}
 # how an embedded model is trained, and how its datasets are drawn: by default with its family's own steps and guidance
 PLANS = {
     # without guidance, as it was trained: with it, the mini model draws a class on its own background alone
-    "mini": Plan("mini_logdet.yaml", 60, {"num_inference_steps": 10, "guidance_scale": 1.0}),
-    "mini-flow": Plan("mini_flow.yaml", 20, {}),
+    "mini": Plan("mini_captioned.yaml", 60, {"num_inference_steps": 10, "guidance_scale": 1.0}, True),
+    "mini-flow": Plan("mini_flow.yaml", 20, {}, False),
 }
 OWN_BACKGROUND_INDEX = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]
 OWN_TEXTURE_INDEX = [TEXTURE_NAMES.index(OWN_TEXTURE[name]) for name in CLASS_NAMES]
@@ -101,6 +108,13 @@ class DemoSettings:
             object.__setattr__(self, "max_steps", plan.max_steps)
 
 
+class Drawing(NamedTuple):
+    """How a dataset is drawn: with a LoRA, and with prompts that name contexts or with bare class names."""
+
+    lora: Path | None
+    has_contexts: bool
+
+
 class Row(NamedTuple):
     """One line of the table: shares in [0, 1], entropy in bits, log2 10 = 3.32 at most; None: not measured."""
 
@@ -124,17 +138,19 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         CommandError: a command failed.
     """
     folder = Path(str(settings.output_dir))
-    loras: dict[str, Path | None] = {"base": None}
+    has_contexts, shipped = PLANS[settings.model].has_contexts, SHIPPED_LORAS.get(settings.model)
+    drawn: dict[str, Drawing] = {"base": Drawing(None, False)}
+    if has_contexts:
+        drawn["base, contexts in its prompts"] = Drawing(None, True)
     if settings.max_steps:
-        loras["tuned"] = train(settings, folder / "lora")
-    shipped = SHIPPED_LORAS.get(settings.model)
+        drawn["tuned"] = Drawing(train(settings, folder / "lora"), has_contexts)
     if settings.shipped_lora and shipped is not None and shipped.is_file():
-        loras["tuned (shipped)"] = shipped
-    loras |= {lora: Path(lora) for lora in settings.loras or []}
+        drawn["tuned (shipped)"] = Drawing(shipped, has_contexts)
+    drawn |= {lora: Drawing(Path(lora), has_contexts) for lora in settings.loras or []}
     datasets, rows = {}, []
-    for name, lora in loras.items():
+    for name, drawing in drawn.items():
         target = folder / re.sub(r"\W+", "-", name).strip("-")
-        rate = generate(settings, lora, target)
+        rate = generate(settings, drawing, target)
         datasets[name] = load_dataset(str(target), split="train")
         rows.append(measure(name, *arrays(datasets[name]), rate))
     rows += [reference_row(len(datasets["base"]), bias) for bias in (0.95, 0.0)]
@@ -168,17 +184,24 @@ def train(settings: DemoSettings, folder: Path) -> Path:
     return folder / LORA_FILE
 
 
-def generate(settings: DemoSettings, lora: Path | None, folder: Path) -> float | None:
+def generate(settings: DemoSettings, drawing: Drawing, folder: Path) -> float | None:
     """Make a dataset with ``ubgen generate``; returns the images/s that it reported when it was made."""
     command = [str(Path(sys.executable).with_name("ubgen")), "generate", "--model", settings.model]
-    command += ["--class-names", *CLASS_NAMES, "--samples-per-class", str(settings.samples_per_class)]
+    if drawing.has_contexts:
+        file = folder.with_name("prompts.yaml")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(yaml.safe_dump({"classes": list(CLASS_NAMES), **PROMPT_TEMPLATES}, sort_keys=False), "utf-8")
+        command += ["--classes", str(file)]
+    else:
+        command += ["--class-names", *CLASS_NAMES]
+    command += ["--samples-per-class", str(settings.samples_per_class)]
     sampling: dict[str, float] = {**PLANS[settings.model].sampling}
     if settings.num_inference_steps is not None:
         sampling["num_inference_steps"] = settings.num_inference_steps
     command += [part for name, value in sampling.items() for part in (f"--{name.replace('_', '-')}", str(value))]
     command += ["--seed", str(settings.seed), "--batch-size", "50", "--output-dir", str(folder)]
-    if lora is not None:
-        command += ["--lora", str(lora)]
+    if drawing.lora is not None:
+        command += ["--lora", str(drawing.lora)]
     if settings.threads is not None:
         command += ["--threads", str(settings.threads)]
     log = folder.with_name(f"{folder.name}.log")

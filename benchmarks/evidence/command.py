@@ -28,7 +28,7 @@ from benchmarks.evidence.page import figures_table, picture_file, write_page
 from benchmarks.evidence.stages import (
     ARMS,
     BEGUN_ARM,
-    DISTILLED_ARM,
+    DISTILLED_FROM,
     LOGDET_ARM,
     STAGE_VERSIONS,
     TUNED_ARMS,
@@ -333,10 +333,10 @@ def _check_configs(recipe: Recipe, arms: Sequence[str]) -> None:
     from ubgen_training.denoising.denoiser_config import DenoiserConfig
     from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
-    tuned = [arm for arm in arms if arm in TUNED_ARMS]
+    tuned = [arm for arm in (DISTILLED_FROM.get(arm, arm) for arm in arms) if arm in TUNED_ARMS]
     asked: list[tuple[Any, dict[str, Any]]] = [(UbGenConfig, training_settings(recipe, arm)) for arm in tuned]
     asked.append((BackboneConfig, dict(recipe.backbone) | {"dataset": "images"}))
-    if {DISTILLED_ARM, BEGUN_ARM} & {*arms}:
+    if {*DISTILLED_FROM, BEGUN_ARM} & {*arms}:
         asked.append((DenoiserConfig, dict(recipe.distilling) | {"dataset": "images"}))
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "settings.yaml"

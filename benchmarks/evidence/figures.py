@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from benchmarks.evidence.stages import (
+    BARE_ARM,
     BEGUN_ARM,
     CAPTIONED_ARM,
     FULL_LOSS,
@@ -13,11 +14,12 @@ from benchmarks.evidence.stages import (
     ablation,
 )
 
-# the arms with a reward that is not the paper's: what tables and plots call them, in two words, and the reward
+# the arms that are not the paper's: what tables and plots call them, in two words, and what each has besides
 OWN_ARMS = {
-    VARIETY_ARM: ("ubgen", "variety", VARIETY_REWARD),
-    LOGDET_ARM: ("ubgen", "log-det", "logdet_variety"),
-    BEGUN_ARM: ("distilled", "log-det", "logdet_variety"),
+    VARIETY_ARM: ("ubgen", "variety", f"`{VARIETY_REWARD}`"),
+    LOGDET_ARM: ("ubgen", "log-det", "`logdet_variety`"),
+    BEGUN_ARM: ("distilled", "log-det", "`logdet_variety`"),
+    CAPTIONED_ARM: ("ubgen", "captions", "captions that name backgrounds and textures"),
 }
 ARM_MEANINGS = {
     "real": "no generator: rendered scenes of the biased world, on which the generator was trained",
@@ -27,6 +29,8 @@ ARM_MEANINGS = {
     "prompted": "the generator as it is, with every background and texture of the world named in the prompts",
     "prompted_kept": "several times as many images of prompted, those left out that CLIP takes for another class",
     "distilled": "a LoRA trained on the prompted images that CLIP recognises, under the bare class names",
+    BARE_ARM: "**not the paper's**: a LoRA trained on the images of captioned under the bare class names, with which "
+    "it is drawn; the images that CLIP takes for another class are left out",
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
     "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
@@ -42,6 +46,7 @@ ARM_MEANINGS = {
     "no_in": "tuned without L_in, the alignment with the class's own text",
     "no_q": "tuned without L_q, the quality",
     "weak_clip": "tuned with a weaker CLIP",
+    "unfiltered": "no images left out, as many drawn as the other arms have",
 }
 
 
@@ -118,7 +123,7 @@ def arm_meaning(arm: str) -> str:
     """What the arm is, in Markdown."""
     full = FULL_LOSS.get(arm)
     if full in OWN_ARMS:
-        return f"{ARM_MEANINGS[str(ablation(arm))]}, with `{OWN_ARMS[full][2]}`"
+        return f"{ARM_MEANINGS[str(ablation(arm))]}, with {OWN_ARMS[full][2]}"
     return ARM_MEANINGS[arm]
 
 

@@ -28,7 +28,7 @@ from benchmarks.evidence.figures import (
 )
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
-from benchmarks.evidence.stages import BEGUN_ARM, CAPTIONED_ARM, LOGDET_ARM, PROMPTED_KEPT_ARM, VARIETY_ARM
+from benchmarks.evidence.stages import BARE_ARM, BEGUN_ARM, CAPTIONED_ARM, LOGDET_ARM, PROMPTED_KEPT_ARM, VARIETY_ARM
 from benchmarks.marked_part import write_marked_part
 from ubgen_pipeline.commands.console import say_error
 
@@ -39,7 +39,8 @@ COMPARED_WITH = {
     VARIETY_ARM: ("base", "ubgen"),
     LOGDET_ARM: ("base", "ubgen", VARIETY_ARM, "prompted", "distilled", "unbiased"),
     BEGUN_ARM: ("base", LOGDET_ARM, "prompted", "distilled", "unbiased"),
-    CAPTIONED_ARM: ("base", LOGDET_ARM, "prompted", PROMPTED_KEPT_ARM, "unbiased"),
+    CAPTIONED_ARM: ("base", "ubgen", LOGDET_ARM, "prompted", PROMPTED_KEPT_ARM, "unbiased"),
+    BARE_ARM: ("base", CAPTIONED_ARM),
 }
 
 
@@ -139,7 +140,12 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
     ]
     if VARIETY_ARM in arms:
         parts.append(f"Weight of `class_variety` in ubgen + variety: {settings['variety_weight']:g}.")
-    changed = {"set": "", "set_variety": " in the arms with variety", "set_logdet": " in the arms with log-det"}
+    changed = {
+        "set": "",
+        "set_variety": " in the arms with variety",
+        "set_logdet": " in the arms with log-det",
+        "set_captioned": " in the arms with captions",
+    }
     for name, where in changed.items():
         if settings.get(name):
             listed = ", ".join(f"`{one}`" for one in settings[name])
@@ -178,9 +184,7 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
         parts.append("\n".join(f"- {sentence}" for sentence in found))
     for arm, sentences in own.items():
         if sentences:
-            parts.append(
-                f"Of {arm_label(arm)}, by the same rule; no claim of the paper's, whose loss has no such term:"
-            )
+            parts.append(f"Of {arm_label(arm)}, by the same rule; no claim of the paper's:")
             parts.append("\n".join(f"- {sentence}" for sentence in sentences))
     return "\n\n".join(parts)
 

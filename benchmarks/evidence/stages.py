@@ -2,7 +2,7 @@
 
     clip -> lora -> images -> backbone -> measures
     images -> kept -> backbone, of the one that leaves out prompted images which show another class
-    images -> kept -> distilled -> images, of the arm whose LoRA is trained on images instead of rewards
+    images -> kept -> distilled -> images, of the arms whose LoRA is trained on images instead of rewards
     images -> kept -> distilled -> lora -> images, of the one whose training with rewards begins at that LoRA
     lora -> images -> kept -> backbone, of the one that is trained and drawn with contexts in its prompts
     tuned -> images -> judged, of the comparison of trainers
@@ -42,9 +42,9 @@ RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
 UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
 VARIETY_ARM, LOGDET_ARM, BEGUN_ARM = "ubgen_variety", "ubgen_logdet", "distilled_logdet"
-PROMPTED_KEPT_ARM, CAPTIONED_ARM = "prompted_kept", "captioned"
-# arms whose images are left out where CLIP takes them for another class, and how many times as many are drawn
-KEPT_ARMS = {PROMPTED_KEPT_ARM: 3.5, CAPTIONED_ARM: 1.5}
+PROMPTED_KEPT_ARM, CAPTIONED_ARM, BARE_ARM = "prompted_kept", "captioned", "captioned_distilled"
+# arms whose LoRA is trained on images of another arm, under the bare class names
+DISTILLED_FROM = {DISTILLED_ARM: PROMPTED_ARM, BARE_ARM: CAPTIONED_ARM}
 _ABLATIONS = ("no_en", "no_in", "no_q", "weak_clip")
 # an arm with a full loss, how the names of its ablations begin, and what they leave out
 _ABLATIONS_OF = {
@@ -52,21 +52,24 @@ _ABLATIONS_OF = {
     VARIETY_ARM: ("variety_", _ABLATIONS),
     # its loss has no L_en and no L_q to leave out, so that one is added instead
     LOGDET_ARM: ("logdet_", ("with_en", "no_in", "with_q", "no_variety", "weak_clip")),
+    # its loss is the alignment alone: without that it is `prompted_kept`; here other terms are added
+    CAPTIONED_ARM: ("captioned_", ("unfiltered", "with_en", "with_q", "weak_clip")),
 }
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
 TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, CAPTIONED_ARM, *FULL_LOSS)
-ARMS = (*UNTUNED_ARMS, PROMPTED_KEPT_ARM, DISTILLED_ARM, *TUNED_ARMS)
+ARMS = (*UNTUNED_ARMS, PROMPTED_KEPT_ARM, DISTILLED_ARM, BARE_ARM, *TUNED_ARMS)
+# trained on captions, and drawn with prompts of that kind
+CAPTION_ARMS = tuple(arm for arm in TUNED_ARMS if FULL_LOSS.get(arm, arm) == CAPTIONED_ARM)
+UNFILTERED_ARM = "captioned_unfiltered"
+# arms whose images are left out where CLIP takes them for another class, and how many times as many are drawn
+KEPT_ARMS = {PROMPTED_KEPT_ARM: 3.5} | {arm: 1.5 for arm in (BARE_ARM, *CAPTION_ARMS) if arm != UNFILTERED_ARM}
 # the weights of L_en and of L_q where an ablation adds them
 _ADDED_EN_WEIGHT = 0.3
 _ADDED_Q_WEIGHT = 0.1
-# the reward whose weight an ablation changes, and to what
-_CHANGED_REWARD = {
-    "no_in": ("clip_alignment", 0.0),
-    "no_q": ("quality", 0.0),
-    "with_q": ("quality", _ADDED_Q_WEIGHT),
-    "no_variety": ("logdet_variety", 0.0),
-}
+# the reward that an ablation leaves out, or adds
+_LEFT_OUT_REWARD = {"no_in": "clip_alignment", "no_q": "quality", "no_variety": "logdet_variety"}
+_ADDED_REWARD = {"with_q": ("quality", _ADDED_Q_WEIGHT)}
 VARIETY_REWARD = "class_variety"
 # a placeholder in the configuration for the folder of the stage `clip`, which is known only when the stage runs
 CLIP_FOLDER = "{clip}"
@@ -165,34 +168,48 @@ def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
     name, common = f"{arm}/{seed}", {"threads": recipe.threads}
     inputs = {}
     if arm in TUNED_ARMS:
-        config = training_settings(recipe, arm) | {"seed": seed}
-        read = {}
-        if ablation(arm) == "weak_clip":
-            read["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
-        if arm == BEGUN_ARM:
-            read["distilled"] = _distilled(recipe, seed)
-            config["initial_lora"] = DISTILLED_FOLDER
-        captions = {"captions": CAPTIONS} if arm == CAPTIONED_ARM else {}
-        inputs["lora"] = Stage("lora", name, recipe.root, {"config": config} | captions | common, read)
-    if arm == DISTILLED_ARM:
-        inputs["lora"] = _distilled(recipe, seed)
+        inputs["lora"] = _tuned(recipe, arm, seed)
+    if arm in DISTILLED_FROM:
+        inputs["lora"] = _distilled(recipe, arm, seed)
     dataset = _images(recipe, arm, seed, inputs)
     if arm in KEPT_ARMS:
-        most = {"max_per_class": recipe.samples_per_class}
-        dataset = Stage("kept", name, recipe.root, most | common, {"images": dataset})
+        dataset = _kept(recipe, arm, seed, dataset)
     config = {"config": dict(recipe.backbone) | {"seed": seed}}
     backbone = Stage("backbone", name, recipe.root, config | common, {"images": dataset})
     both = {"images": dataset, "backbone": backbone}
     return Run(arm, seed, Stage("measures", name, recipe.root, dict(recipe.measures) | common, both))
 
 
-def _distilled(recipe: Recipe, seed: int) -> Stage:
-    """The LoRA that is trained on prompted images which show their class."""
-    name, common = f"{DISTILLED_ARM}/{seed}", {"threads": recipe.threads}
-    prompted = _images(recipe, PROMPTED_ARM, seed, {})
-    kept = Stage("kept", name, recipe.root, common, {"images": prompted})
+def _tuned(recipe: Recipe, arm: str, seed: int) -> Stage:
+    """The LoRA that is trained with rewards."""
+    config, read = training_settings(recipe, arm) | {"seed": seed}, {}
+    common = {"threads": recipe.threads}
+    if ablation(arm) == "weak_clip":
+        read["clip"] = Stage("clip", "weak CLIP", recipe.root, WEAK_CLIP | common)
+    if arm == BEGUN_ARM:
+        read["distilled"] = _distilled(recipe, DISTILLED_ARM, seed)
+        config["initial_lora"] = DISTILLED_FOLDER
+    captions = {"captions": CAPTIONS} if arm in CAPTION_ARMS else {}
+    return Stage("lora", f"{arm}/{seed}", recipe.root, {"config": config} | captions | common, read)
+
+
+def _distilled(recipe: Recipe, arm: str, seed: int) -> Stage:
+    """The LoRA that is trained on images of another arm which show their class."""
+    name, common, source = f"{arm}/{seed}", {"threads": recipe.threads}, DISTILLED_FROM[arm]
+    inputs = {"lora": _tuned(recipe, source, seed)} if source in TUNED_ARMS else {}
+    images = _images(recipe, source, seed, inputs)
+    if source in KEPT_ARMS:
+        kept = _kept(recipe, source, seed, images)
+    else:
+        kept = Stage("kept", name, recipe.root, common, {"images": images})
     config = {"config": dict(recipe.distilling) | {"seed": seed}}
     return Stage("distilled", name, recipe.root, config | common, {"kept": kept})
+
+
+def _kept(recipe: Recipe, arm: str, seed: int, images: Stage) -> Stage:
+    """Those of an arm's images that CLIP takes for their class, as many as the other arms have."""
+    most = {"max_per_class": recipe.samples_per_class}
+    return Stage("kept", f"{arm}/{seed}", recipe.root, most | {"threads": recipe.threads}, {"images": images})
 
 
 def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:
@@ -205,7 +222,7 @@ def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) ->
     else:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
         images |= {"dtype": recipe.dtype}
-    if arm == PROMPTED_ARM or arm in KEPT_ARMS:
+    if arm in (PROMPTED_ARM, PROMPTED_KEPT_ARM, *CAPTION_ARMS):
         images |= {"templates": PROMPT_TEMPLATES}
     if arm in TUNED_ARMS:
         images |= {"lora_step": recipe.lora_step}
@@ -225,41 +242,56 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
     ``variety_no_en`` and the like leave the same out of that; these arms have ``variety_training`` too.
     ``ubgen_logdet`` has a configuration of its own, whose loss holds ``logdet_variety``, no adversarial term and no
     quality, which ``logdet_with_en`` and ``logdet_with_q`` add. ``distilled_logdet`` has that, too, and begins at the
-    LoRA of ``distilled``. ``captioned`` has a configuration of its own, too: the alignment alone, of captions.
+    LoRA of ``distilled``. ``captioned`` has a configuration of its own, too: the alignment alone, of captions;
+    ``captioned_with_en`` and the like add to it, and ``captioned_unfiltered`` is trained as it is.
 
     Raises:
         ValueError: reward settings that do not let the arm change them.
     """
-    left_out = ablation(arm)
-    if arm == CAPTIONED_ARM:
-        return dict(recipe.captioned) | {"captions": CAPTIONS_FILE}
-    config = dict(recipe.logdet if LOGDET_ARM in (arm, FULL_LOSS.get(arm)) or arm == BEGUN_ARM else recipe.training)
+    changed = ablation(arm)
+    if arm in CAPTION_ARMS:
+        config = dict(recipe.captioned) | {"captions": CAPTIONS_FILE}
+    elif LOGDET_ARM in (arm, FULL_LOSS.get(arm)) or arm == BEGUN_ARM:
+        config = dict(recipe.logdet)
+    else:
+        config = dict(recipe.training)
     has_variety = VARIETY_ARM in (arm, FULL_LOSS.get(arm))
     if has_variety:
         config |= recipe.variety_training
-    if left_out == "no_en":
+    if changed == "no_en":
         config["adversarial_weight"] = 0.0
-    if left_out == "with_en":
+    if changed == "with_en":
         config["adversarial_weight"] = _ADDED_EN_WEIGHT
-    if left_out == "weak_clip":
+    if changed == "weak_clip":
         config["clip_model"] = f"mini:{CLIP_FOLDER}"
     names, weights = config.get("reward_funcs") or [], config.get("reward_weights") or []
-    if left_out in _CHANGED_REWARD:
-        changed, new_weight = _CHANGED_REWARD[left_out]
-        if changed not in names or len(names) != len(weights):
+    reads_rewards = changed in _LEFT_OUT_REWARD or changed in _ADDED_REWARD or has_variety
+    if reads_rewards and len(names) != len(weights):
+        raise ValueError(
+            f"arm {arm} changes the rewards, but the training settings have reward_funcs {names} and reward_weights "
+            f"{weights}; give one weight for each reward."
+        )
+    rewards = dict(zip(names, weights))
+    if changed in _LEFT_OUT_REWARD:
+        left_out = _LEFT_OUT_REWARD[changed]
+        if left_out not in rewards:
             raise ValueError(
-                f"arm {arm} changes the weight of the reward {changed!r}, but the training settings have reward_funcs "
-                f"{names} and reward_weights {weights}; name it there, with one weight for each reward."
+                f"arm {arm} leaves out the reward {left_out!r}, but the training settings have reward_funcs {names}; "
+                f"name it there."
             )
-        weights = [new_weight if name == changed else weight for name, weight in zip(names, weights)]
-        config["reward_weights"] = weights
+        rewards[left_out] = 0.0
+    if changed in _ADDED_REWARD:
+        added, weight = _ADDED_REWARD[changed]
+        rewards[added] = weight
     if has_variety:
-        if VARIETY_REWARD in names or len(names) != len(weights):
+        if VARIETY_REWARD in rewards:
             raise ValueError(
-                f"arm {arm} adds the reward {VARIETY_REWARD!r}, but the training settings have reward_funcs {names} "
-                f"and reward_weights {weights}; leave it out there, and give one weight for each reward."
+                f"arm {arm} adds the reward {VARIETY_REWARD!r}, but the training settings have reward_funcs {names}; "
+                f"leave it out there."
             )
-        config["reward_funcs"], config["reward_weights"] = [*names, VARIETY_REWARD], [*weights, recipe.variety_weight]
+        rewards[VARIETY_REWARD] = recipe.variety_weight
+    if reads_rewards:
+        config |= {"reward_funcs": [*rewards], "reward_weights": [*rewards.values()]}
     return config
 
 

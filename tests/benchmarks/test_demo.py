@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from benchmarks import demo
+from ubgen_pipeline.commands.settings_parser import parse_settings
 from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES, scenes
+from ubgen_pipeline.samples.prompt_samples import load_prompt_samples
+from ubgen_training.reward_training.training_prompts import load_prompts
+from ubgen_training.ubgen.ubgen_config import UbGenConfig
+
+BARE = demo.Drawing(None, False)
 
 
 def test_the_judge_reads_the_bias_that_the_world_has():
@@ -73,7 +79,7 @@ def test_an_interrupted_training_is_resumed(tmp_path, monkeypatch):
 def test_the_rate_is_that_of_the_run_that_made_the_dataset(tmp_path, monkeypatch):
     said = ["ubgen: 3/9 images, 1.00 images/s, 1 left\nubgen: 9/9 images, 2.50 images/s, 0 left\n", "nothing to do\n"]
     monkeypatch.setattr(demo, "run", lambda command, settings, log: said.pop(0))
-    rates = [demo.generate(demo.DemoSettings(), None, tmp_path / "base") for _ in range(2)]
+    rates = [demo.generate(demo.DemoSettings(), BARE, tmp_path / "base") for _ in range(2)]
     assert rates == [2.5, 2.5]
     assert json.loads((tmp_path / "base_rate.json").read_text()) == 2.5
 
@@ -84,7 +90,7 @@ def test_each_embedded_model_has_its_own_folder_training_and_sampling(tmp_path, 
     for model in EMBEDDED_MODELS:
         settings = demo.DemoSettings(model=model)
         assert Path(settings.training_config).is_file()
-        demo.generate(settings, None, tmp_path / "base")
+        demo.generate(settings, BARE, tmp_path / "base")
         demo.train(settings, tmp_path / model)
     assert len({demo.DemoSettings(model=model).output_dir for model in EMBEDDED_MODELS}) == 2
     mini, _, flow, training = commands
@@ -92,6 +98,18 @@ def test_each_embedded_model_has_its_own_folder_training_and_sampling(tmp_path, 
     # the family's own
     assert "--model mini-flow --" in " ".join(flow) and not {"--guidance-scale", "--num-inference-steps"} & {*flow}
     assert "configs/mini_flow.yaml" in " ".join(training)
+
+
+def test_prompts_with_contexts_are_those_that_the_lora_is_trained_on(tmp_path, monkeypatch):
+    commands = []
+    monkeypatch.setattr(demo, "run", lambda command, settings, log: commands.append(command) or "")
+    settings = demo.DemoSettings()
+    demo.generate(settings, demo.Drawing(tmp_path / "lora", True), tmp_path / "tuned")
+    (command,) = commands
+    assert "--class-names" not in command and command[command.index("--lora") + 1] == str(tmp_path / "lora")
+    drawn = load_prompt_samples(command[command.index("--classes") + 1]).prompts()
+    training = parse_settings(UbGenConfig, ["--config", settings.training_config, "--use_cpu", "true"], prog="demo")
+    assert {prompt.prompt for prompt in drawn} == {prompt.prompt for prompt in load_prompts(training)}
 
 
 def test_a_command_that_fails_is_reported(tmp_path, capsys):

@@ -59,7 +59,7 @@ def test_validation_scenes_are_none_of_the_test():
         ({"set": ["adversarial_wait=1"]}, "nearest is 'adversarial_weight'"),
         (
             {"arms": ["no_q"], "set": ["reward_funcs=[clip_alignment]", "reward_weights=[1.0]"]},
-            "changes the weight of the reward",
+            "leaves out the reward 'quality'",
         ),
         ({"training_config": "nowhere.yaml"}, "could not be read"),
     ],

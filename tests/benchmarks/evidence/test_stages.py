@@ -70,8 +70,16 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
     assert full["reward_funcs"] == ["clip_alignment", "quality"] and alignment > 0 and quality > 0
     with_variety = {"reward_funcs": ["clip_alignment", "quality", "class_variety"]}
     logdet = {arm: differing.pop(arm) for arm in list(differing) if "logdet" in arm}
-    captioned = differing.pop("captioned")
-    assert captioned["reward_funcs"] == ["clip_alignment"] and captioned["adversarial_weight"] == 0.0
+    captioned = {arm: config for arm, config in configs.items() if arm.startswith("captioned")}
+    differing = {arm: changes for arm, changes in differing.items() if arm not in captioned}
+    own = captioned.pop("captioned")
+    assert own["reward_funcs"] == ["clip_alignment"] and own["adversarial_weight"] == 0.0
+    assert captioned == {
+        "captioned_unfiltered": own,
+        "captioned_with_en": own | {"adversarial_weight": full["adversarial_weight"]},
+        "captioned_with_q": own | {"reward_funcs": ["clip_alignment", "quality"], "reward_weights": [1.0, 0.1]},
+        "captioned_weak_clip": own | {"clip_model": "mini:{clip}"},
+    }
     own = logdet.pop("ubgen_logdet")
     assert own["reward_funcs"] == ["clip_alignment", "quality", "logdet_variety"] and own["adversarial_weight"] == 0.0
     fit, good, varied = own["reward_weights"]
@@ -174,6 +182,30 @@ def test_captions_are_trained_on_and_drawn_and_what_shows_another_class_is_left_
     assert len(captions) == 1000 and {*prompts} < {f"a photo of a {caption}" for caption in captions}
     of_class = Counter(StoredRows(kept.folder / "dataset").column("label"))
     assert of_class and max(of_class.values()) <= 4
+
+
+def test_the_ablations_of_captions_differ_in_one_thing_each(tmp_path):
+    arms = [arm for arm in stages.ARMS if arm.startswith("captioned")]
+    runs = {run.arm: run.stages for run in command.list_runs(tiny(tmp_path, arms=arms))}
+    full = runs.pop("captioned")
+    unfiltered = runs.pop("captioned_unfiltered")
+    distilled = runs.pop("captioned_distilled")
+    kinds = [stage.kind for stage in distilled]
+    assert kinds == ["lora", "images", "kept", "distilled", "images", "kept", "backbone", "measures"]
+    assert [stage.key for stage in distilled[:3]] == [stage.key for stage in full[:3]]
+    # under the bare names
+    assert distilled[4].settings == {k: v for k, v in full[1].settings.items() if k not in ("templates", "lora_step")}
+    # the same LoRA, and as many images as the others keep, drawn with the same prompts
+    assert [stage.kind for stage in unfiltered] == ["lora", "images", "backbone", "measures"]
+    assert unfiltered[0].key == full[0].key
+    assert unfiltered[1].settings | {"samples_per_class": 3} == full[1].settings
+    assert unfiltered[1].settings["samples_per_class"] == full[2].settings["max_per_class"] == 2
+    for arm, ended in runs.items():
+        kinds = [stage.kind for stage in ended if stage.kind != "clip"]
+        assert kinds == ["lora", "images", "kept", "backbone", "measures"], arm
+        trained, drawn, kept, *_ = (stage for stage in ended if stage.kind != "clip")
+        assert trained.key != full[0].key and trained.settings["captions"] == stages.CAPTIONS
+        assert (drawn.settings, kept.settings) == (full[1].settings, full[2].settings)
 
 
 def test_the_shipped_captions_are_those_of_the_arm():

@@ -4,7 +4,6 @@ import json
 
 import pytest
 import torch
-import yaml
 
 from support.family_models import FAMILY_NAMES, own_pipeline, tiny_pipeline
 from support.tiny_models import flux
@@ -13,8 +12,9 @@ from ubgen_training.ddpo.command import main as ddpo
 from ubgen_training.denoising.command import main as denoising
 from ubgen_training.lora.lora_files import save_lora
 from ubgen_training.nft.forward_sampler import ForwardSampler
-from ubgen_training.reward_training.command import build_sampler, load_prompts, start_training, take_defaults
+from ubgen_training.reward_training.command import build_sampler, start_training, take_defaults
 from ubgen_training.reward_training.config import SamplerConfig
+from ubgen_training.reward_training.training_prompts import load_prompts
 from ubgen_training.sampler.sampler_model import SamplerModel
 from ubgen_training.textual_inversion.command import main as textual_inversion
 from ubgen_training.ubgen.command import main as ubgen
@@ -31,48 +31,6 @@ def test_a_start_has_the_classes_and_neither_checkpoint_nor_repository(tmp_path)
     assert (start.checkpoint, start.hub, start.class_names) == (None, None, ["circle", "star"])
     assert [prompt.prompt for prompt in start.prompts] == ["a photo of a circle", "a photo of a star"]
     assert (tmp_path / "out").is_dir()
-
-
-@pytest.mark.parametrize(
-    "settings, message",
-    [
-        ({"class_names": None}, "^class_names is empty; give --class_names"),
-        ({"classes": "imagenet1k"}, r"^class_names \(\['circle', 'star'\]\) and classes \('imagenet1k'\) are given"),
-        ({"captions": "a.yaml"}, r"^class_names \(\['circle', 'star'\]\) and captions \('a.yaml'\) are given"),
-        ({"class_names": None, "captions": "no_such.yaml"}, "^captions: classes is 'no_such.yaml', which is no file"),
-        ({"prompt_template": "a photo"}, "^prompt_template is 'a photo'; it must hold {name}"),
-        ({"prompt_template": "{name"}, "^prompt_template is '{name'; "),
-        ({"prompt_template": "{name}, {definition}"}, "^prompt_template asks for definition, which class 'circle'"),
-        ({"class_names": None, "classes": "no_such_list"}, "^classes is 'no_such_list', which is no file"),
-    ],
-)
-def test_classes_and_prompts_that_cannot_be_used_are_named_as_they_were_set(tmp_path, settings, message):
-    with pytest.raises(ValueError, match=message):
-        load_prompts(config(tmp_path, **settings))
-
-
-def test_every_prompt_of_a_file_with_templates_is_trained_on_as_a_class(tmp_path):
-    file = tmp_path / "captions.yaml"
-    content = {
-        "classes": ["circle", "star"],
-        "templates": ["{texture} {name}++ on {ground}", "{texture} {name} on {ground}", "a {name}"],
-        "attributes": {"texture": ["plain", "striped"], "ground": ["sand", "snow"]},
-    }
-    file.write_text(yaml.safe_dump(content, sort_keys=False))
-    given = {"class_names": None, "captions": str(file), "prompt_template": "a photo of a {name}"}
-    prompts = load_prompts(config(tmp_path, **given))
-    of_circle = [f"{texture} circle on {ground}" for texture in ("plain", "striped") for ground in ("sand", "snow")]
-    of_circle.append("a circle")
-    # the first two templates differ in a word's weight alone, and a caption is trained on once
-    names = [*of_circle, *(text.replace("circle", "star") for text in of_circle)]
-    assert [prompt.name for prompt in prompts] == names
-    assert [prompt.prompt for prompt in prompts] == [f"a photo of a {name}" for name in names]
-    file.write_text(yaml.safe_dump(content | {"max_prompts": 3}, sort_keys=False))
-    fewer = [prompt.name for prompt in load_prompts(config(tmp_path, **given))]
-    assert 2 <= len(fewer) <= 6 and {*fewer} < {*names}
-    # chosen by the run's seed
-    assert [prompt.name for prompt in load_prompts(config(tmp_path, **given))] == fewer
-    assert [prompt.name for prompt in load_prompts(config(tmp_path, **given, seed=5))] != fewer
 
 
 @pytest.mark.parametrize(

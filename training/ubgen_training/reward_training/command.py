@@ -14,9 +14,7 @@ from ubgen_pipeline.commands.console import say
 from ubgen_pipeline.family import Family, check_effects
 from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
-from ubgen_pipeline.prompt_weights import plain_text
-from ubgen_pipeline.prompts.class_prompts import ClassPrompt, class_prompts, load_class_names, spelling
-from ubgen_pipeline.samples.prompt_samples import load_prompt_samples
+from ubgen_pipeline.prompts.class_prompts import ClassPrompt
 
 from ..checkpoints.folders import find_checkpoint
 from ..command import check_writable
@@ -29,6 +27,7 @@ from .config import SamplerConfig
 from .hub_push import HubModel, TrainingPush, open_hub_model
 from .model_card import write_training_card
 from .trainer import SamplerTrainer
+from .training_prompts import load_prompts
 
 # what schedulers call the prediction of a model that does not walk along velocities
 NOISE_PREDICTIONS = ("epsilon", "v_prediction", "sample")
@@ -58,42 +57,6 @@ def start_training(config: SamplerConfig) -> TrainingStart:
     check_reward_weights(config.reward_funcs, config.reward_weights)
     prompts = load_prompts(config)
     return TrainingStart(checkpoint, hub, prompts, [prompt.name for prompt in prompts])
-
-
-def load_prompts(config: SamplerConfig) -> list[ClassPrompt]:
-    """The classes of ``class_names``, ``classes`` or ``captions``, with their prompts, in label order.
-
-    Raises:
-        ValueError: none or several are given, or a name cannot be used.
-    """
-    given = [name for name in ("class_names", "classes", "captions") if getattr(config, name)]
-    if not given:
-        raise ValueError(
-            "class_names is empty; give --class_names A B ..., --classes FILE_OR_BUILT_IN_LIST or --captions FILE."
-        )
-    if len(given) > 1:
-        values = " and ".join(f"{name} ({getattr(config, name)!r})" for name in given)
-        raise ValueError(f"{values} are given; give one of them.")
-    names = load_class_names(_captions(config) if config.captions else config.class_names or str(config.classes))
-    return class_prompts(names, config.prompt_template, argument="prompt_template")
-
-
-def _captions(config: SamplerConfig) -> list[str]:
-    """The prompts of the file ``captions``, each once, without the signs of word weights.
-
-    Raises:
-        ValueError: no file with prompts.
-    """
-    try:
-        prompts = load_prompt_samples(str(config.captions), seed=config.seed).prompts()
-    except ValueError as error:
-        raise ValueError(f"captions: {error}") from error
-    texts = [plain_text(prompt.prompt) if prompt.weighted else prompt.prompt for prompt in prompts]
-    # two that are one to a text encoder would be refused as names
-    different: dict[str, str] = {}
-    for text in texts:
-        different.setdefault(spelling(text), text)
-    return list(different.values())
 
 
 def build_sampler(
