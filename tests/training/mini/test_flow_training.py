@@ -8,13 +8,27 @@ from transformers import CLIPTokenizer
 
 from ubgen_pipeline.mini import mini_model_path
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, TEXTURE_NAMES, pair_scenes, scenes
-from ubgen_training.mini.flow_model import TEXT_WIDTHS, build_text_encoder, build_transformer
+from ubgen_training.mini.flow_model import TEXT_WIDTHS, build_text_encoder, build_transformer, deepen
 from ubgen_training.mini.flow_training import NUM_T5_TOKENS, OneForManyZeros, encode_texts, train_flow, true_text
 
 
 @pytest.fixture(scope="module")
 def tokenizer():
     return CLIPTokenizer.from_pretrained(mini_model_path(), subfolder="tokenizer")
+
+
+@torch.no_grad()
+def test_added_blocks_change_nothing_until_they_are_trained():
+    torch.manual_seed(0)
+    shallow, deep = build_transformer(num_layers=2, num_heads=2), build_transformer(num_layers=4, num_heads=2)
+    for value in shallow.parameters():
+        torch.nn.init.normal_(value, std=0.1)
+    deep.load_state_dict(deepen(shallow.state_dict(), 4, num_heads=2))
+    given = torch.randn(2, 4, 16, 16), torch.randn(2, 7, 96), torch.randn(2, 96), torch.tensor([300.0, 20.0])
+    torch.testing.assert_close(deep(*given).sample, shallow(*given).sample, rtol=1e-5, atol=1e-6)
+    assert deepen(deep.state_dict(), 4, num_heads=2).keys() == deep.state_dict().keys()
+    with pytest.raises(ValueError, match="num_layers is 2, but the weights have 4 blocks"):
+        deepen(deep.state_dict(), 2, num_heads=2)
 
 
 @torch.no_grad()

@@ -6,6 +6,7 @@ features are those of its own word and place. And the pooled features, which rea
 attention, are left out of half of the training samples (:mod:`.flow_training`).
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -40,7 +41,7 @@ def build_text_encoder(tokenizer: CLIPTokenizer, width: int) -> CLIPTextModelWit
     return encoder
 
 
-def build_transformer(num_layers: int = 4, num_heads: int = 4) -> SD3Transformer2DModel:
+def build_transformer(num_layers: int = 5, num_heads: int = 4) -> SD3Transformer2DModel:
     """The untrained transformer, of latents ``(B, 4, 16, 16)``: 64 image tokens.
 
     Modulations and the last layer begin at zero, so that each block begins as the identity (Peebles and Xie 2023).
@@ -66,6 +67,22 @@ def build_transformer(num_layers: int = 4, num_heads: int = 4) -> SD3Transformer
         torch.nn.init.zeros_(layer.weight)
         torch.nn.init.zeros_(layer.bias)
     return transformer
+
+
+def deepen(weights: Mapping[str, torch.Tensor], num_layers: int, num_heads: int = 4) -> dict[str, torch.Tensor]:
+    """The weights of a transformer of so many blocks that draws what ``weights``, of as many or fewer blocks, draw.
+
+    New blocks come before the last one, which alone returns no text, and begin as the identity.
+
+    Raises:
+        ValueError: ``weights`` have more blocks.
+    """
+    present = 1 + max(int(name.split(".")[1]) for name in weights if name.startswith("transformer_blocks."))
+    if present > num_layers:
+        raise ValueError(f"num_layers is {num_layers}, but the weights have {present} blocks; give as many or more.")
+    last, moved = f"transformer_blocks.{present - 1}.", f"transformer_blocks.{num_layers - 1}."
+    renamed = {moved + name.removeprefix(last) if name.startswith(last) else name: weights[name] for name in weights}
+    return build_transformer(num_layers, num_heads).state_dict() | renamed
 
 
 def assemble_pipeline(

@@ -22,7 +22,7 @@ from transformers import CLIPTextModelWithProjection, CLIPTokenizer
 from ubgen_pipeline.class_tokens import append_class_words
 from ubgen_pipeline.mini.scenes import SceneFactors
 
-from .flow_model import TEXT_WIDTHS, build_text_encoder, build_transformer
+from .flow_model import TEXT_WIDTHS, build_text_encoder, build_transformer, deepen
 from .scene_batches import index_batches, mixed_precision
 from .state import ExponentialAverage, load_training_state, save_training_state
 
@@ -167,8 +167,9 @@ def train_flow(
 
     Stops early after ``max_seconds``; called again with the same ``work_dir`` it goes on, also to another
     ``num_steps``: the learning rate falls in the second half of them. ``start_weights`` are state dictionaries of
-    ``transformer``, ``text_encoder`` and ``text_encoder_2`` as of update ``start_step``; where ``work_dir`` has no
-    state of its own, training begins there, with the optimizers' moments at zero.
+    ``transformer``, ``text_encoder`` and ``text_encoder_2`` as of update ``start_step``, the transformer's perhaps of
+    fewer blocks; where ``work_dir`` has no state of its own, training begins there, with the optimizers' moments at
+    zero.
     """
     torch.manual_seed(seed)
     transformer = build_transformer()
@@ -182,7 +183,8 @@ def train_flow(
         "text_encoder_2": second,
     }
     for part, weights in (start_weights or {}).items():
-        networks[part].load_state_dict(weights)
+        is_deep = part == "transformer"
+        networks[part].load_state_dict(deepen(weights, transformer.config.num_layers) if is_deep else weights)
     parameters = {
         f"{part}.{name}": value for part, network in networks.items() for name, value in network.named_parameters()
     }
