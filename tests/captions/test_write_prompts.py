@@ -158,7 +158,7 @@ def test_definitions_reach_the_model_and_the_file(settings):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"language_model": None}, "language_model is missing"),
+        ({"language_model": None}, "batch_size is given, which only a language_model reads"),
         ({"output": None}, "output is missing"),
         ({"class_names": None}, "give the classes either"),
         ({"classes": "voc"}, "give the classes either"),
@@ -174,6 +174,41 @@ def test_definitions_reach_the_model_and_the_file(settings):
 def test_settings_that_are_refused(settings, change, message):
     with pytest.raises(ValueError, match=message):
         dataclasses.replace(settings, **change)
+
+
+def test_without_a_language_model_every_combination_of_contexts_is_a_prompt(tmp_path, capsys):
+    file = tmp_path / "contexts.yaml"
+    flags = ["--class-names", "star", "tench (fish)", "--output", str(file)]
+    assert main([*flags, "--contexts", "place", "sky=clear|red {", "style=a photo|an old photo++"]) == 0
+    assert "2 classes, 24 prompts of each" in capsys.readouterr().err
+    prompts = [prompt.prompt for prompt in load_prompt_samples(str(file)).prompts()]
+    assert len({*prompts}) == len(prompts) == 48
+    # plain text, whatever looks like a weight or a placeholder
+    assert "an old photo++ of a tench (fish), indoors, red {" in prompts
+    written = file.read_bytes()
+    assert main([*flags, "--contexts", "place", "sky=clear|red {", "style=a photo|an old photo++"]) == 0
+    assert "nothing is written" in capsys.readouterr().err and file.read_bytes() == written
+    assert main([*flags, "--contexts", "place"]) == 2
+    assert "was written with contexts" in capsys.readouterr().err and file.read_bytes() == written
+    assert main(["--class-names", "star", "--captions-per-class", "7", "--output", str(tmp_path / "few.json")]) == 0
+    samples = load_prompt_samples(str(tmp_path / "few.json"))
+    assert len(samples.prompts()) == 7 and not any("several" in prompt.prompt for prompt in samples.prompts())
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (["--contexts", "none"], "contexts has none to write templates with"),
+        (["--contexts", "number"], "contexts names 'number', which takes a language_model"),
+        (["--contexts", "name=a|b"], "contexts gives no template: attribute 'name' cannot be a placeholder"),
+        (["--contexts", "3d=a|b"], "contexts gives no template: attribute '3d' cannot be a placeholder"),
+        (["--seed", "3"], "seed is given, which only a language_model reads"),
+        (["--trust-remote-code"], "trust_remote_code is given, which only a language_model reads"),
+    ],
+)
+def test_what_takes_a_language_model_is_refused_without_one(tmp_path, capsys, change, message):
+    assert main(["--class-names", "star", "--output", str(tmp_path / "contexts.yaml"), *change]) == 2
+    assert message in capsys.readouterr().err and not [*tmp_path.iterdir()]
 
 
 @pytest.mark.parametrize("chat", [False, True])

@@ -140,12 +140,16 @@ class CaptionFile:
             "weights": False,
             WRITTEN_BY: self.settings,
         }
+        self.write(data)
+        self.part.unlink(missing_ok=True)
+
+    def write(self, data: Mapping[str, Any]) -> None:
+        """Write the file whole, as YAML or JSON."""
         if self.path.suffix.lower() == ".json":
             text = json.dumps(data, indent=1, ensure_ascii=False) + "\n"
         else:
-            text = yaml.safe_dump(data, sort_keys=False, allow_unicode=True, width=10**6)
+            text = yaml.safe_dump(dict(data), sort_keys=False, allow_unicode=True, width=10**6)
         write_whole_text(self.path, text)
-        self.part.unlink(missing_ok=True)
 
     def _head(self) -> dict[str, Any]:
         return {**self.settings, **self.environment}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from ..prompts.class_entries import ClassName
 from ..sample_seeds import sample_seed
 
+NUMBER, STYLE = "number of objects", "style"
 CONTEXTS: dict[str, tuple[str, ...]] = {
     "place": (
         "indoors", "outdoors in nature", "in a town or city", "by or in the water", "at a workplace",
@@ -24,11 +25,11 @@ CONTEXTS: dict[str, tuple[str, ...]] = {
         "from the front", "from the side", "from above", "from below", "from far away", "from very close",
         "partly hidden behind something",
     ),
-    "number of objects": ("exactly one", "two", "several"),
-    "style": ("a sharp photograph", "a casual snapshot", "a grainy old photograph"),
+    NUMBER: ("exactly one", "two", "several"),
+    STYLE: ("a sharp photograph", "a casual snapshot", "a grainy old photograph"),
 }  # fmt: skip
 # what the option calls them
-SHORT_NAMES = {"number": "number of objects"}
+SHORT_NAMES = {"number": NUMBER}
 # for models without a chat template, which go on with a list of examples
 _EXAMPLES = (
     (

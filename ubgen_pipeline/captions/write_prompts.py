@@ -1,8 +1,12 @@
-"""Let a language model write captions of each class: a file with templates that `ubgen generate --classes` reads."""
+"""Write prompts that vary in contexts: captions by a language model, or a template that names a value of each.
 
+The file is one with templates, which `ubgen generate --classes` and `--captions` of the trainings read.
+"""
+
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, say, say_warning, table
@@ -14,11 +18,17 @@ from ..prompts.word_senses import with_definitions
 from ..sample_seeds import sample_seed
 from .caption_checks import NEAR_DUPLICATE, REASONS, Answer, Caption, content_words, is_near_duplicate, read_caption
 from .caption_file import CaptionFile, digest_of, digest_of_model
-from .caption_requests import CaptionRequest, caption_request, parse_contexts
+from .caption_requests import NUMBER, CaptionRequest, caption_request, parse_contexts
+from .context_templates import context_templates
 
 if TYPE_CHECKING:
     from .language_model import LanguageModel
 
+# settings that have no effect without a language model
+_MODEL_SETTINGS = (
+    "attempts", "max_similarity", "seed", "temperature", "top_p", "max_new_tokens", "batch_size", "device",
+    "trust_remote_code",
+)  # fmt: skip
 # how many classes the table shows
 _SHOWN_CLASSES = 20
 
@@ -28,12 +38,17 @@ class WritePromptsSettings:
     """Settings of ``ubgen write-prompts``."""
 
     language_model: str | None = field_help(
-        "text-generation model of transformers: a folder, a Hub id, or id@revision", None
+        "text-generation model of transformers: a folder, a Hub id, or id@revision; a template with the contexts is"
+        " written, if not given",
+        None,
     )
     output: str | None = field_help("file to write: .yaml or .json; a run that was stopped goes on with it", None)
     class_names: list[str] | None = field_help("names of the classes", None)
     classes: str | None = field_help("class file, or a built-in list: imagenet1k, imagenet100, voc, coco", None)
-    captions_per_class: int = field_help("captions of each class", 20)
+    captions_per_class: int | None = field_help(
+        "captions of each class; if not given, 20 of a language model, and every combination of contexts without one",
+        None,
+    )
     contexts: list[str] | None = field_help(
         "what the captions vary in: place, light, view, number, style (all five, if not given), NAME=VALUE|VALUE, or"
         " none",
@@ -51,14 +66,18 @@ class WritePromptsSettings:
     trust_remote_code: bool = field_help("run code that comes with the model", False)
 
     def __post_init__(self) -> None:
-        for name in ("language_model", "output"):
-            if not getattr(self, name):
-                raise ValueError(f"{name} is missing; give it.")
+        if not self.output:
+            raise ValueError("output is missing; give it.")
+        if self.language_model is None:
+            defaults = {item.name: item.default for item in fields(self)}
+            given = [name for name in _MODEL_SETTINGS if getattr(self, name) != defaults[name]]
+            if given:
+                raise ValueError(f"{given[0]} is given, which only a language_model reads; give one, or leave it out.")
         check_is_local(self.output, "output")
         if (self.classes is None) == (self.class_names is None):
             raise ValueError("give the classes either by class_names or by classes, a file or built-in list.")
         for name in ("captions_per_class", "attempts", "max_new_tokens", "batch_size"):
-            if getattr(self, name) < 1:
+            if getattr(self, name) is not None and getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give an integer of at least 1.")
         if not 0 <= self.max_similarity <= 1:
             raise ValueError(f"max_similarity is {self.max_similarity}; choose from 0 to 1.")
@@ -68,6 +87,11 @@ class WritePromptsSettings:
             raise ValueError(f"temperature is {self.temperature}; give 0 or more.")
         parse_contexts(self.contexts)
         sample_seed(self.seed, "", 0)
+
+    @property
+    def num_captions(self) -> int:
+        """Of each class, which a language model is asked for."""
+        return 20 if self.captions_per_class is None else self.captions_per_class
 
 
 @dataclass
@@ -151,7 +175,7 @@ class CaptionWriter:
         own.last = answer.text
 
     def _open_slots(self, own: ClassCaptions) -> list[int]:
-        slots = range(self.settings.captions_per_class)
+        slots = range(self.settings.num_captions)
         return [slot for slot in slots if slot not in own.kept and own.refused[slot] < self.settings.attempts]
 
 
@@ -162,6 +186,8 @@ def write_prompts(
 
     A run that is stopped at any moment leaves its answers beside the file; the same settings go on from there to the
     file that would have come without the stop, on the same kind of device.
+
+    Without a language model the file has one template with the contexts, and no captions are returned.
 
     Args:
         settings: of the command.
@@ -174,6 +200,9 @@ def write_prompts(
     classes = load_class_names(settings.classes or settings.class_names or [])
     if settings.definitions:
         classes = list(with_definitions(classes))
+    if settings.language_model is None:
+        _write_templates(settings, classes)
+        return []
     facts, revision = _facts(settings, classes)
     file = CaptionFile(str(settings.output), facts, _environment(settings))
     writer = CaptionWriter(classes, settings)
@@ -186,7 +215,7 @@ def write_prompts(
             if len(answers) != len(requests):
                 raise ValueError(f"{str(file.part)!r} is damaged; remove it to begin anew.")
             writer.take(requests, answers)
-        progress = Progress(len(classes) * settings.captions_per_class, "captions", done=writer.num_kept)
+        progress = Progress(len(classes) * settings.num_captions, "captions", done=writer.num_kept)
         model: Any = None
         while requests := writer.requests():
             model = model or (load or _load)(settings, revision)
@@ -195,6 +224,31 @@ def write_prompts(
             progress.advance(writer.take(requests, answers))
         file.finish([(own.item, [own.kept[slot] for slot in sorted(own.kept)]) for own in writer.classes])
     return writer.classes
+
+
+def _write_templates(settings: WritePromptsSettings, classes: Sequence[ClassName]) -> None:
+    contexts = parse_contexts(settings.contexts)
+    if settings.contexts is None:
+        # a template has one object
+        del contexts[NUMBER]
+    if NUMBER in contexts:
+        raise ValueError("contexts names 'number', which takes a language_model; give one, or leave it out.")
+    facts = {
+        "contexts": {name: list(values) for name, values in contexts.items()},
+        "classes": digest_of(classes),
+        "captions_per_class": settings.captions_per_class,
+    }
+    file = CaptionFile(str(settings.output), facts, {})
+    content = context_templates(classes, contexts, settings.captions_per_class, facts)
+    if file.is_finished():
+        say(f"{settings.output} is finished; nothing is written")
+        return
+    with file.held():
+        file.write(content)
+    (template,) = content["templates"]
+    num_prompts = math.prod(len(values) for values in content["attributes"].values())
+    num_prompts = min(num_prompts, settings.captions_per_class or num_prompts)
+    say(f"{settings.output}: {len(classes)} classes, {num_prompts} prompts of each by the template {template!r}")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -208,10 +262,10 @@ def _body(argv: Sequence[str]) -> None:
     if not any(own.kept for own in classes):
         # it was there before
         return
-    short = [own for own in classes if len(own.kept) < settings.captions_per_class]
+    short = [own for own in classes if len(own.kept) < settings.num_captions]
     if short:
         say_warning(
-            f"{len(short)} classes have fewer than {settings.captions_per_class} captions, {short[0].item.name!r} has"
+            f"{len(short)} classes have fewer than {settings.num_captions} captions, {short[0].item.name!r} has"
             f" {len(short[0].kept)}: no other answer was kept in {settings.attempts} attempts; raise attempts,"
             " temperature or max_similarity, or give another model"
         )
@@ -244,7 +298,7 @@ def _facts(settings: WritePromptsSettings, classes: Sequence[ClassName]) -> tupl
     from .language_model import split_revision
 
     name, asked = split_revision(str(settings.language_model))
-    counted = ("captions_per_class", "attempts", "max_similarity", "seed", "temperature", "top_p", "max_new_tokens")
+    counted = ("attempts", "max_similarity", "seed", "temperature", "top_p", "max_new_tokens")
     begun = CaptionFile(str(settings.output), {}, {}).settings_begun()
     revision = hub_commit(name, asked) or asked
     if asked is None and begun.get("language_model") == name and begun.get("revision"):
@@ -256,6 +310,7 @@ def _facts(settings: WritePromptsSettings, classes: Sequence[ClassName]) -> tupl
         "fingerprint": digest_of_model(name),
         "classes": digest_of(classes),
         "contexts": {context: list(values) for context, values in parse_contexts(settings.contexts).items()},
+        "captions_per_class": settings.num_captions,
         **{item: getattr(settings, item) for item in counted},
         "batch_size": settings.batch_size,
     }, revision
