@@ -175,9 +175,43 @@ def test_a_store_that_may_not_be_written_is_found_at_once(monkeypatch, fault, me
         shards.check_may_write()
 
 
+def test_a_store_that_is_away_is_no_new_dataset(monkeypatch):
+    """Else what the manifest says would be lost when a smaller batch size is noted there."""
+    shards = _whole("memory://away/d")
+    monkeypatch.setattr(shards.store, "_pause", lambda seconds, why: None)
+    fs = shards.store.fs
+    monkeypatch.setattr(shards.store, "fs", _WithFaults(fs, None, _Faulty(None, OSError("away"), 7)))
+    with pytest.raises(OSError, match="failed 7 times"):
+        shards.lower_batch_size(2)
+    shards.store.fs = fs
+    assert shards.begun_with() == {"seed": 1} and shards.lowered_batch_size() is None
+    monkeypatch.setattr(shards.store, "fs", _WithFaults(fs, None, _Faulty(None, OSError("away"), 7)))
+    with pytest.raises(OSError, match="failed 7 times"):
+        shards.begun_with()
+
+
+def test_what_reads_the_files_is_asked_again_but_not_for_its_own_fault(monkeypatch):
+    slept = []
+    store = output_store("memory://d", lambda seconds, why: slept.append(why))
+    away = EndpointConnectionError(endpoint_url="http://store")
+    assert store.reading(_Faulty(lambda: 3, away, 2)) == 3
+    assert len(slept) == 2 and slept[0].startswith("memory://d, where reading failed (Could not connect")
+    with pytest.raises(KeyError):
+        store.reading(_Faulty(None, KeyError("column"), 1))
+    assert len(slept) == 2
+    assert LocalFolder.reading(output_store("d", _no_pause), lambda: 4) == 4
+
+
+def test_what_killed_processes_left_of_asking_is_cleared(address):
+    shards = _whole(address)
+    shards.store.write_text(".ubgen/may-write-0", "left")
+    shards.finish("# card\n")
+    assert not [name for name in shards.store.children(".ubgen") if name.startswith("may-write")]
+
+
 class _WithFaults:
-    def __init__(self, fs, pipe_file):
-        self._fs, self.pipe_file = fs, pipe_file
+    def __init__(self, fs, pipe_file, cat_file=None):
+        self._fs, self.pipe_file, self.cat_file = fs, pipe_file or fs.pipe_file, cat_file or fs.cat_file
 
     def __getattr__(self, name):
         return getattr(self._fs, name)

@@ -14,6 +14,8 @@ from datasets import load_dataset
 
 from support.object_store import BUCKET, loopback_store
 from support.warm_python import warm_programs
+from ubgen_pipeline.commands.console import say
+from ubgen_pipeline.dataset.contact_sheets import main as show
 from ubgen_pipeline.dataset.reader import StoredRows, open_rows
 from ubgen_pipeline.files.places import as_place
 from ubgen_pipeline.generation.generate import generate_dataset, main
@@ -128,6 +130,38 @@ def test_of_two_workers_without_a_common_folder_one_is_killed(tiny_model, of_one
             worker.kill()
     assert _hashes(s3) == _hashes(of_one_process)
     assert not any(path.name == "data" for rank in range(2) for path in Path(tmp_path, f"{rank}").rglob("data"))
+
+
+def test_a_store_that_goes_away_while_the_card_is_made(tiny_model, of_one_process, tmp_path, capsys, monkeypatch):
+    """Whatever is asked of it last: nothing is left out of the card, and nothing ends the run."""
+    refused, phases = [], ["drawing"]
+
+    def refuses(method, path, port):
+        # the report is written before the card
+        if path.endswith("throughput.txt") and phases[-1] == "drawing":
+            phases.append("card")
+        if phases[-1] != "card" or (method, path) in refused:
+            return False
+        # each once
+        refused.append((method, path))
+        return True
+
+    monkeypatch.setattr("ubgen_pipeline.dataset.shards.pause", lambda seconds, why: say(f"waiting for {why}"))
+    # the store's own library does not try again
+    monkeypatch.setattr("s3fs.S3FileSystem.retries", 1)
+    monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
+    with loopback_store(refuses) as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        address = f"s3://{BUCKET}/card"
+        assert main(_flags(tiny_model, address)[1:]) == 0
+        phases.append("comparing")
+        assert _hashes(address) == _hashes(of_one_process)
+        assert "waiting for" in capsys.readouterr().err and ("PUT", f"/{BUCKET}/card/README.md") in refused
+    # nobody is there any more: a command that reads says so in a line
+    assert show([address, "--output-dir", str(tmp_path / "sheets")]) == 2
+    error = capsys.readouterr().err
+    assert "a store could not be reached (Could not connect" in error and "Traceback" not in error
 
 
 @pytest.mark.parametrize(

@@ -26,6 +26,7 @@ def loopback_store(refuses: Callable[[str, str, int], bool] | None = None) -> It
             it gives True; it may kill the client.
     """
     import boto3
+    import s3fs
     from moto.server import ThreadedMotoServer
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
@@ -51,6 +52,8 @@ def loopback_store(refuses: Callable[[str, str, int], bool] | None = None) -> It
             aws_secret_access_key="loopback-secret",
         )
         client.create_bucket(Bucket=BUCKET)
+        # a connection that is kept from an earlier server leads to that one
+        s3fs.S3FileSystem.clear_instance_cache()
         yield environment
     finally:
         server.stop()

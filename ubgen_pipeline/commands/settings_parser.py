@@ -13,6 +13,7 @@ from typing import Any, NoReturn, TypeVar
 import yaml
 
 from ..files.marked_up_text import read_yaml
+from ..files.places import first_line, is_fault_of_store
 from .console import close_stdout, print_any_text, say, say_error
 from .library_internals import TrlParser
 from .library_log import library_log
@@ -165,6 +166,10 @@ def _exit_code(body: Callable[[Sequence[str]], int | None], argv: Sequence[str])
         return close_stdout()
     except OSError as error:
         say_error(explain(error))
+    except Exception as error:
+        if not is_fault_of_store(error):
+            raise
+        say_error(f"a store could not be reached ({first_line(error)}); run the same command again when it can.")
     return 2
 
 

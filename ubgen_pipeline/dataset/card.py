@@ -94,35 +94,32 @@ class DatasetCardMaker:
             device=manifest["device"],
             bias_report=self.bias_report(),
             # on the Hub the card says the same whoever has drawn the shards
-            throughput=self._report(THROUGHPUT_REPORT) if self.repo_id is None else None,
+            throughput=self.shards.report(THROUGHPUT_REPORT) if self.repo_id is None else None,
             column_notes=score_notes(manifest.get("scores", {}), self._features),
             num_flagged=self._num_flagged(present),
-            filter_report=json.loads(self._report(FILTER_REPORT) or "null"),
+            filter_report=json.loads(self.shards.report(FILTER_REPORT) or "null"),
             column_values=column_values(self._features),
         )
         files = [self.shards.file(shard) for shard in present]
-        if self.reads_rows and facts.is_whole and all(file.is_file() for file in files):
-            facts = dataclasses.replace(facts, statistics=dataset_statistics(files, facts.counts))
+        if self.reads_rows and facts.is_whole and all(map(self.shards.is_here, present)):
+            statistics = self.shards.reading(lambda: dataset_statistics(files, facts.counts))
+            facts = dataclasses.replace(facts, statistics=statistics)
         return render_dataset_card(facts)
 
     def bias_report(self) -> str | None:
         """The text beside the shards, if there is one."""
-        return self._report(BIAS_REPORT)
+        return self.shards.report(BIAS_REPORT)
 
     def _num_flagged(self, present: Sequence[Shard]) -> int | None:
         if not self.reads_rows or SAFETY_COLUMN not in self._features:
             return None
-        return sum(marked_rows(self.shards.file(shard))[SAFETY_COLUMN] for shard in present)
-
-    def _report(self, name: str) -> str | None:
-        file = self.shards.folder / name
-        return file.read_text(encoding="utf-8") if file.is_file() else None
+        return sum(marks_of(self.shards, shard)[SAFETY_COLUMN] for shard in present)
 
     @cached_property
     def _features(self) -> "Features":
         """Columns and types, as any shard's file here states them."""
-        files = map(self.shards.file, self.shards.shards)
-        return stored_features(next(file for file in files if file.is_file()))
+        file = self.shards.file(next(filter(self.shards.is_here, self.shards.shards)))
+        return self.shards.reading(lambda: stored_features(file))
 
     @cached_property
     def _sources(self) -> "tuple[Source, list[Source]]":
@@ -254,6 +251,11 @@ def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]
     for shard in shards:
         counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
     return counts.tolist()
+
+
+def marks_of(shards: DatasetShards, shard: Shard) -> Counter[str]:
+    """:func:`marked_rows` of a shard, once its store answers."""
+    return shards.reading(lambda: marked_rows(shards.file(shard)))
 
 
 def marked_rows(file: Place) -> Counter[str]:

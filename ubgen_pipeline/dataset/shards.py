@@ -15,10 +15,10 @@ by its name before it is drawn again.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from ..commands.console import pause
 from ..commands.library_log import log_into
@@ -28,6 +28,8 @@ from ..files.places import Place, as_place
 from ..models.fingerprints import in_earlier_words, is_earlier
 from .columns import column_values
 from .library_internals import parquet_writer
+
+Result = TypeVar("Result")
 
 MANIFEST = f"{STATE_FOLDER}/manifest.json"
 CARD = "README.md"
@@ -313,10 +315,23 @@ class DatasetShards:
         """Write a file of that name beside the card."""
         self.store.write_text(name, text)
 
+    def report(self, name: str) -> str | None:
+        """The text of a file of that name beside the card; None where there is none."""
+        return self._text(name)
+
+    def is_here(self, shard: Shard) -> bool:
+        """Whether there is a parquet file of the shard, complete or not."""
+        return shard.number in self._known or self.store.size(self._data(shard)) is not None
+
+    def reading(self, request: Callable[[], Result]) -> Result:
+        """What the request gives, which reads the shards' files; a store that does not answer is waited for."""
+        return self.store.reading(request)
+
     def _recorded(self) -> dict[str, Any]:
         try:
             content = json.loads(self._text(MANIFEST) or "{}")
-        except (OSError, ValueError):
+        # a store that does not answer is no new dataset
+        except ValueError:
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -10,12 +10,12 @@ Names of files are relative to the place, with ``/`` between folders.
 import errno
 import uuid
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from .folder_lock import STATE_FOLDER, writing_into
-from .places import Place, as_place
+from .places import Place, as_place, first_line
 from .process_folder import process_folder
 from .whole_files import whole_file, write_whole_text
 
@@ -33,6 +33,8 @@ _LASTING = (
     ValueError, TypeError, ImportError, NotImplementedError,
     FileNotFoundError, FileExistsError, PermissionError, NotADirectoryError, IsADirectoryError,
 )  # fmt: skip
+# faults of this program, whatever the store does
+_DEFECTS = (LookupError, AttributeError, ArithmeticError, AssertionError)
 _LASTING_NUMBERS = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM}
 
 
@@ -106,6 +108,10 @@ class LocalFolder:
 
     def check_may_write(self) -> None:
         """Nothing: :meth:`make` says what is wrong."""
+
+    def reading(self, request: Callable[[], Result]) -> Result:
+        """What the request gives, which reads files here."""
+        return request()
 
     def clear(self) -> None:
         """Remove what killed runs left under temporary names."""
@@ -243,15 +249,25 @@ class AddressStore:
         # of each process its own, since several may ask at once
         probe = f"{PROBE}-{uuid.uuid4().hex}"
         self.write_text(probe, "ubgen asks whether it may write here\n")
-        self.read_text(probe)
-        try:
-            self.delete(probe)
-        except (ValueError, OSError):
-            # an account that may add but not delete is enough
-            return
+        # one that has ended meanwhile may have cleared it
+        with suppress(FileNotFoundError):
+            self.read_text(probe)
+        self._delete_if_allowed(probe)
+
+    def reading(self, request: Callable[[], Result]) -> Result:
+        """What the request gives, which reads files here, once the store answers; it may be called several times."""
+        return self._asked(request, "reading")
 
     def clear(self) -> None:
-        """Nothing is left under other names."""
+        """Delete the small files of processes that were killed while they asked whether they may write."""
+        for name in self.children(STATE_FOLDER):
+            if f"{STATE_FOLDER}/{name}".startswith(f"{PROBE}-"):
+                self._delete_if_allowed(f"{STATE_FOLDER}/{name}")
+
+    def _delete_if_allowed(self, name: str) -> None:
+        # an account that may add but not delete is enough
+        with suppress(ValueError, OSError):
+            self.delete(name)
 
     def _path(self, name: str) -> str:
         return str((self.place / name).path) if name else str(self.place.path)
@@ -263,40 +279,43 @@ class AddressStore:
             try:
                 return request()
             except Exception as error:
-                if isinstance(error, FileNotFoundError) and not missing_is_error:
+                if isinstance(error, _DEFECTS) or (isinstance(error, FileNotFoundError) and not missing_is_error):
                     raise
                 if _is_lasting(error):
                     raise self._refusal(error, what) from error
                 wait = next(waits, None)
                 if wait is None:
                     raise OSError(
-                        f"{what} at {self.place} failed {len(WAITS) + 1} times, the last time with {_short(error)};"
-                        " nothing finished is lost: run the same command again later and it resumes."
+                        f"{what} at {self.place} failed {len(WAITS) + 1} times, the last time with"
+                        f" {first_line(error)}; nothing finished is lost: run the same command again later and it"
+                        " resumes."
                     ) from error
-                why = f"{self.place}, where {what} failed ({_short(error)})"
+                why = f"{self.place}, where {what} failed ({first_line(error)})"
             self._pause(wait, why)
 
     def _refusal(self, error: Exception, what: str) -> Exception:
         name = f"output_dir is {str(self.place)!r}"
         if isinstance(error, FileNotFoundError):
-            return ValueError(f"{name}, whose bucket or repository does not exist ({_short(error)}); make it first.")
+            return ValueError(
+                f"{name}, whose bucket or repository does not exist ({first_line(error)}); make it first."
+            )
         if _is_of_another_time(error):
             return ValueError(
-                f"{name}, which refuses requests of this machine's clock ({_short(error)}); set the clock, and run"
+                f"{name}, which refuses requests of this machine's clock ({first_line(error)}); set the clock, and run"
                 " again."
             )
         if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
             return ValueError(
-                f"{name}, where {what} is not allowed ({_short(error)}); use credentials that may write."
+                f"{name}, where {what} is not allowed ({first_line(error)}); use credentials that may write."
             )
         if _lacks_credentials(error):
             return ValueError(
-                f"{name}, and there are no credentials ({_short(error)}); set them where the store's library looks"
+                f"{name}, and there are no credentials ({first_line(error)}); set them where the store's library looks"
                 " for them, such as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY."
             )
         if isinstance(error, OSError):
             return error
-        return ValueError(f"{name}, where {what} failed ({_short(error)}).")
+        return ValueError(f"{name}, where {what} failed ({first_line(error)}).")
 
 
 OutputStore = LocalFolder | AddressStore
@@ -343,9 +362,3 @@ def _is_of_another_time(error: Exception) -> bool:
     """Whether the request was refused since this machine's clock and the store's differ, as S3 and others tell it."""
     cause = error.__cause__ or error
     return getattr(cause, "response", {}).get("Error", {}).get("Code") == "RequestTimeTooSkewed"
-
-
-def _short(error: BaseException) -> str:
-    # the first line alone: what follows may quote a request
-    text = (str(error).strip().splitlines() or [""])[0]
-    return (text or type(error).__name__)[:200]

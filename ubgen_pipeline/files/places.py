@@ -17,6 +17,21 @@ else:
     Place = Path
 
 
+# packages of libraries that reach stores, whose errors need not be ``OSError``; none needs to be installed
+_OF_STORES = {"adlfs", "aiobotocore", "aiohttp", "azure", "botocore", "gcsfs", "google", "s3fs"}
+
+
+def is_fault_of_store(error: BaseException) -> bool:
+    """Whether it is an error of a store's library, such as that the store does not answer or knows no such user."""
+    return any(kind.__module__.partition(".")[0] in _OF_STORES for kind in type(error).__mro__)
+
+
+def first_line(error: BaseException) -> str:
+    """The error in a line, since what follows may quote a request; its kind where it says nothing."""
+    text = (str(error).strip().splitlines() or [""])[0]
+    return (text or type(error).__name__)[:200]
+
+
 def is_address(place: "str | Place") -> bool:
     """Whether it is an address of a store, and not a local folder."""
     return "://" in str(place)

@@ -6,13 +6,14 @@ import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
 from ..commands.library_log import log_into
 from ..commands.stopwatch import Stopwatch, stage
-from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marked_rows
+from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marks_of
 from ..dataset.shards import DatasetShards, Shard
 from ..files.folder_lock import STATE_FOLDER
 from ..files.output_store import is_of_one_process
@@ -326,7 +327,7 @@ class DatasetRun:
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
-        self.figures.marks += marked_rows(self.shards.file(shard))
+        self.figures.marks += marks_of(self.shards, shard)
         if self._hub is not None:
             self._hub.add(shard)
 
@@ -363,7 +364,7 @@ class DatasetRun:
             self._write_card()
             say(f"{self.shards.folder}: {made}")
             with ThreadPoolExecutor(_READS_AT_ONCE) as readers:
-                marks = readers.map(marked_rows, map(self.shards.file, self.shards.shards))
+                marks = readers.map(partial(marks_of, self.shards), self.shards.shards)
                 say_marked(sum(marks, Counter()), "of the dataset")
         else:
             self._say_throughput(watch)
