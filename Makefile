@@ -55,10 +55,10 @@ evidence-full: $(STAMP)
 # or random-sdxl, random-sd35-medium, random-z-image, random-flux2-klein-base-4b for the speed of generation alone
 GENERATION_ALONE := $(filter-out random-sd15,$(filter random-%,$(MODEL)))
 speed: $(STAMP)
-	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL)
+	$(BIN)/python -m benchmarks.generation_speed --model $(MODEL) $(if $(GENERATION_ALONE),,--minutes 3)
 ifeq ($(GENERATION_ALONE),)
 	$(BIN)/python -m benchmarks.training_speed --model $(MODEL)
-	$(BIN)/python -m benchmarks.writer_share --model $(MODEL)
+	$(BIN)/python -m benchmarks.writer_share --model $(MODEL) $(if $(filter random-%,$(MODEL)),--codecs png)
 	$(BIN)/python -m benchmarks.annotation_overhead --layouts $(subst random-,,$(MODEL))
 endif
 

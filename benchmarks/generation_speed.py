@@ -9,6 +9,9 @@ batch, and each image saved as PNG before the next batch begins. The other arm w
 loaded first, then take turns, A B A B, and the table gives medians. "loop" ends with the latents, "end to end" with
 files. On a CPU torch takes as many threads as it likes for the stock arm. CPU seconds tell the arms apart on a machine
 that does other work too; with OMP_NUM_THREADS=1 they count no waiting of threads for each other.
+
+On a GPU turns, steps and images become fewer where the count of operations says that measuring would take longer than
+``--minutes``: 512 images of Z-Image at its own 50 steps take two hours of an H100. Rates are of those steps.
 """
 
 import dataclasses
@@ -47,6 +50,16 @@ from ubgen_pipeline.models.families import family_of
 from ubgen_pipeline.models.loading import load_pipeline, resolve_model, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+# of the measured limit, what the arms reach at least, for an estimate of how long measuring takes; torch computes
+# float32, for the references, so many times slower on a GPU
+_LEAST_SHARES = {"stock": 0.2, "ubgen": 0.4}
+_WIDER_COSTS = 25
+# what is made smaller in turn, and down to what
+_SMALLER = (
+    ("repeats", 1), ("num_references", 2), ("num_inference_steps", 8), ("num_images", 8), ("num_inference_steps", 2),
+    ("num_images", 2),
+)  # fmt: skip
+
 RANDOM_MODELS = tuple(f"random-{name}" for name in BUILT_MODELS)
 
 
@@ -77,6 +90,7 @@ class BenchmarkSettings:
     codec: str = field_help("of ubgen", "png")
     num_references: int = field_help("images of the last turn drawn in twice the precision, to measure errors", 8)
     device: str | None = field_help("cpu or cuda; a GPU where there is one, if not given", None)
+    minutes: float = field_help("on a GPU, what measuring may take about; loading comes on top", 6.0)
 
 
 class StockArm:
@@ -161,6 +175,16 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     print(machine_line(device))
     peak, copying = product_rate(device, dtype), copy_rate(device)
     print(f"limits: matrix product {peak / 1e12:.3f} TFLOP/s in {dtype_name}, copy {copying / 1e9:.1f} GB/s")
+    own_scale = None if family.guidance == "none" else scale
+    if device.startswith("cuda"):
+        given, settings = settings, within_minutes(settings, operations.of_an_image(steps, own_scale) / steps / peak)
+        steps = settings.num_inference_steps
+        assert steps is not None
+        if settings != given:
+            print(
+                f"measured for about {settings.minutes:g} minutes: {settings.repeats} turns of {settings.num_images}"
+                f" images of {steps} steps"
+            )
 
     generating = GenerateSettings(
         class_names=[f"class {number}" for number in range(10)] if settings.model != "mini" else _mini_classes(),
@@ -209,7 +233,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         time_arm("ubgen loop", threads, lambda: latents.update(ubgen=loop(run, samples)))  # noqa: B023
     torch.set_num_threads(num_cores)
     rates = {arm: len(turns[-1]) / statistics.median(times[1:]) for arm, times in seconds.items()}
-    flops = operations.of_an_image(steps, None if family.guidance == "none" else scale)
+    flops = operations.of_an_image(steps, own_scale)
     print(f"counted: {flops / 1e12:.4f} TFLOP for an image, {peak / flops:.3f} images/s at the limit")
     print(f"ubgen: batch size {run.batch_size}, {run.num_threads} batches at once, ready after {preparing:.1f} s")
     print(f"\n{'':<12}{'stock':>12}{'ubgen':>12}{'ratio':>8}{'share of limit':>16}")
@@ -232,6 +256,8 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     if latents["stock"].shape != latents["ubgen"].shape:
         print("latents: not compared, since diffusers' own end in another layout")
         return
+    # room on a GPU for a pipeline of twice the precision
+    stock.pipeline = None
     reference = _reference(settings, model, lora, device, dtype, turns[-1][:count])
     errors = {arm: relative_errors(latents[arm][:count], reference) for arm in ("stock", "ubgen")}
     for arm, error in errors.items():
@@ -242,6 +268,27 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     ratio = np.exp(np.mean(np.log(errors["ubgen"] / errors["stock"])))
     spread = np.exp(np.std(np.log(errors["ubgen"] / errors["stock"]), ddof=1) / np.sqrt(count)) if count > 1 else 1.0
     print(f"error of ubgen over that of stock: {ratio:.2f}, geometric mean; standard error: a factor of {spread:.2f}")
+
+
+def within_minutes(settings: BenchmarkSettings, seconds_of_step: float) -> BenchmarkSettings:
+    """The settings with fewer turns, references, steps and images, as far as measuring would take too long.
+
+    Args:
+        settings: whole; where the fewest of all take longer than ``minutes``, these are taken.
+        seconds_of_step: of one step of an image, at the machine's limit.
+    """
+
+    def seconds() -> float:
+        # loop and end to end, of each arm
+        at_work = 2 * sum(1 / share for share in _LEAST_SHARES.values())
+        drawn = settings.num_images * (settings.repeats + 1) * at_work + settings.num_references * _WIDER_COSTS
+        return drawn * (settings.num_inference_steps or 0) * seconds_of_step
+
+    for name, fewest in _SMALLER:
+        while seconds() > 60 * settings.minutes and (value := getattr(settings, name)) > fewest:
+            smaller = value - 1 if name == "repeats" else max(fewest, value // 2)
+            settings = dataclasses.replace(settings, **{name: smaller})
+    return dataclasses.replace(settings, stock_batch_size=min(settings.stock_batch_size, settings.num_images))
 
 
 def relative_errors(latents: torch.Tensor, reference: torch.Tensor) -> np.ndarray:

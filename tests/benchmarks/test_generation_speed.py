@@ -1,5 +1,6 @@
 """The benchmark of generation: its loop draws as the run does, and its errors are those of the formulas."""
 
+import dataclasses
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -9,7 +10,7 @@ from safetensors.torch import load_file
 from torch.nn.attention import SDPBackend
 
 from benchmarks import generation_speed
-from benchmarks.generation_speed import BenchmarkSettings, compare, loop, relative_errors
+from benchmarks.generation_speed import BenchmarkSettings, compare, loop, relative_errors, within_minutes
 from benchmarks.random_models import BUILT_MODELS, build_random_lora, text_parts
 from benchmarks.real_size_families import REAL_SIZE_MODELS
 from support.family_models import tiny_pipeline
@@ -84,6 +85,36 @@ def test_random_models_have_text_encoders_of_the_published_width(name):
     pipeline = FAMILIES[real.family].pipeline_class()(**parts, scheduler=real.scheduler(), **real.switches)
     assert pipeline.family_misfit() is None
     pipeline.check_prompt_lengths(["a photo of a class"])
+
+
+@pytest.mark.parametrize(
+    ("tflop", "taken"),
+    [
+        # SD1.5, SDXL, FLUX.2-klein and Z-Image at the limit of an H100, by the count of results/cost.md
+        (84.45, (3, 8, 50, 32)),
+        (686.6, (1, 2, 12, 32)),
+        (3_492, (1, 2, 8, 8)),
+        (5_523, (1, 2, 8, 8)),
+    ],
+)
+def test_on_a_gpu_a_large_model_is_measured_within_minutes(tflop, taken):
+    settings = BenchmarkSettings(num_inference_steps=50)
+    seconds_of_step = tflop / 50 / 798
+    shorter = within_minutes(settings, seconds_of_step)
+    assert (shorter.repeats, shorter.num_references, shorter.num_inference_steps, shorter.num_images) == taken
+    assert shorter.stock_batch_size == min(16, shorter.num_images)
+    drawn = shorter.num_images * (shorter.repeats + 1)
+    # two turns of an arm at 20% of the limit and two at 40%; float32 takes 25 times as long
+    seconds = (drawn * 2 * (5 + 2.5) + shorter.num_references * 25) * shorter.num_inference_steps * seconds_of_step
+    assert seconds <= 360
+
+
+def test_what_takes_too_long_at_its_smallest_is_measured_all_the_same():
+    shorter = within_minutes(BenchmarkSettings(num_inference_steps=50), 1000.0)
+    assert (shorter.repeats, shorter.num_inference_steps, shorter.num_images, shorter.stock_batch_size) == (1, 2, 2, 2)
+    # what was asked for and is smaller stays
+    asked = BenchmarkSettings(num_inference_steps=1, num_images=1, num_references=1)
+    assert within_minutes(asked, 1000.0) == dataclasses.replace(asked, repeats=1, stock_batch_size=1)
 
 
 def test_an_embedded_model_without_a_lora_gets_a_random_one(tmp_path):
