@@ -40,6 +40,13 @@ class ClipEncoder:
     image_features: Callable[..., torch.Tensor]
     text_features: Callable[[list[str]], torch.Tensor]
 
+    @property
+    def logit_scale(self) -> float:
+        """What cosines are multiplied with before a softmax over texts: as the model was trained, or CLIP's own 100
+        (Radford et al. 2021, section 2.5)."""
+        scale = getattr(self.model, "logit_scale", None)
+        return 100.0 if scale is None else float(scale.detach().exp())
+
     def encode_images(self, images: torch.Tensor) -> torch.Tensor:
         """Unnormalised features ``(B, F)`` of ``images (B, 3, H, W)`` nominally in [0, 1]; differentiable."""
         return self.image_features(**self.preprocess(images))

@@ -126,9 +126,7 @@ class ClipScorer:
         self._text_of = [distinct.index(text) for text in texts]
         self._first_class = [texts.index(text) for text in distinct]
         self._text_features = normalize(self._encoder.encode_texts(distinct).float(), dim=-1)
-        scale = getattr(self._encoder.model, "logit_scale", None)
-        # CLIP's temperature where a model does not say its own (Radford et al. 2021, section 2.5)
-        self._scale = 100.0 if scale is None else float(scale.exp())
+        self._scale = self._encoder.logit_scale
 
     @torch.no_grad()
     def __call__(self, image: Image.Image, label: int) -> ClipScore:

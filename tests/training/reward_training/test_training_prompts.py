@@ -11,6 +11,12 @@ def config(folder, **settings):
     return SamplerConfig(**{"output_dir": str(folder), "use_cpu": True, "class_names": ["circle", "star"], **settings})
 
 
+@pytest.mark.parametrize("given", [{"captions_per_class": 3}, {"captions_per_class": 0, "captions": "a.yaml"}])
+def test_a_number_of_captions_takes_captions(tmp_path, given):
+    with pytest.raises(ValueError, match=r"^captions_per_class is [03], and captions is (None|'a.yaml'); give"):
+        config(tmp_path, **given)
+
+
 @pytest.mark.parametrize(
     "settings, message",
     [
@@ -51,3 +57,6 @@ def test_every_prompt_of_a_file_with_templates_is_trained_on_as_a_class(tmp_path
     # chosen by the run's seed
     assert [prompt.name for prompt in load_prompts(config(tmp_path, **given))] == fewer
     assert [prompt.name for prompt in load_prompts(config(tmp_path, **given, seed=5))] != fewer
+    # a run may take still fewer
+    fewest = [prompt.name for prompt in load_prompts(config(tmp_path, **given, captions_per_class=1))]
+    assert ["circle" in name for name in fewest] == [True, False] and {*fewest} < {*fewer}

@@ -30,6 +30,7 @@ FREE_ON_RESUME = frozenset(
         "class_names",
         "classes",
         "captions",
+        "captions_per_class",
         "prompt_features",
         "sample_steps",
         "num_sample_classes",
@@ -94,6 +95,13 @@ class SamplerConfig(ResumableConfig):
             " writes them. Each of its prompts (max_prompts of a class) is trained on as a class, and is its {name}."
         },
     )
+    captions_per_class: int | None = field(
+        default=None,
+        metadata={
+            "help": "Prompts of each class in the file captions that are trained on, chosen by the seed; all, if not"
+            " given. Their features are kept in memory."
+        },
+    )
     prompt_template: str = field(default="{name}", metadata={"help": "The prompt of a class; {name} is its name."})
     prompt_features: str | None = field(
         default=None,
@@ -146,9 +154,9 @@ class SamplerConfig(ResumableConfig):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["clip_alignment", "quality"],
         metadata={
-            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), class_variety, "
-            "logdet_variety, recognised, detector:MODEL, jpeg_size, jpeg_incompressibility, pyiqa:METRIC, or an "
-            "import path package.module:attribute, perhaps after relative: (see relative_prompt)."
+            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), clip_contrast, "
+            "class_variety, logdet_variety, recognised, detector:MODEL, jpeg_size, jpeg_incompressibility, "
+            "pyiqa:METRIC, or an import path package.module:attribute, perhaps after relative: (see relative_prompt)."
         },
     )
     reward_weights: list[float] | None = field(
@@ -158,7 +166,9 @@ class SamplerConfig(ResumableConfig):
         default="openai/clip-vit-large-patch14",
         metadata={"help": "'mini', a transformers CLIP or SigLIP, or open_clip:ARCHITECTURE/PRETRAINED."},
     )
-    clip_prompt: str = field(default="photo of {name}", metadata={"help": "Text that clip_alignment compares with."})
+    clip_prompt: str = field(
+        default="photo of {name}", metadata={"help": "Text of a class that the CLIP compares with."}
+    )
     clip_negative_prompt: str | None = field(
         default=None,
         metadata={
@@ -289,6 +299,11 @@ class SamplerConfig(ResumableConfig):
         for name in ("sample_steps", "heldout_steps"):
             if (getattr(self, name) or 0) < 0:
                 raise ValueError(f"{name} is {getattr(self, name)}; choose 0 or more.")
+        if self.captions_per_class is not None and (self.captions is None or self.captions_per_class < 1):
+            raise ValueError(
+                f"captions_per_class is {self.captions_per_class}, and captions is {self.captions!r}; give a file of"
+                " captions and 1 or more, or leave it out."
+            )
         check_lora_alpha(self.lora_alpha)
         check_alarm_settings(self.alarm_window, self.alarm_tolerance, "alarm_")
         check_average_decay(self.lora_average_decay, "lora_average_decay")

@@ -34,7 +34,9 @@ def _captions(config: SamplerConfig) -> list[str]:
         ValueError: no file with prompts.
     """
     try:
-        prompts = load_prompt_samples(str(config.captions), seed=config.seed).prompts()
+        prompts = load_prompt_samples(
+            str(config.captions), seed=config.seed, max_prompts=config.captions_per_class
+        ).prompts()
     except ValueError as error:
         # the reader of such files knows the argument by the name that it has in generation
         raise ValueError(re.sub(r"^classes is\b", "captions is", str(error))) from error

@@ -43,7 +43,7 @@ def encode_class_texts(
             first, second = class_names[int(alike.nonzero()[0])], class_names[label]
             warnings.warn(
                 f"classes {first!r} and {second!r} have the same text features in clip_model, so no reward of it can "
-                "tell their images apart; give them other names, or another {setting}.",
+                f"tell their images apart; give them other names, or another {setting}.",
                 stacklevel=3,
             )
             break
