@@ -176,6 +176,10 @@ def lumina2() -> dict[str, Any]:
     return {"transformer": transformer, "vae": _flow_autoencoder(0.3611, 0.1159)}
 
 
+def chroma() -> dict[str, Any]:
+    return {"transformer": diffusers.ChromaTransformer2DModel(), "vae": _flow_autoencoder(0.3611, 0.1159)}
+
+
 def _autoencoder(latent_channels: int, **settings: Any) -> diffusers.AutoencoderKL:
     return diffusers.AutoencoderKL(
         block_out_channels=(128, 256, 512, 512),

@@ -261,6 +261,16 @@ REAL_SIZE_MODELS = {
         1024,
         mask="encoder_attention_mask",
     ),
+    "chroma": RealSizeModel(
+        "chroma",
+        "lodestones/Chroma1-HD",
+        networks.chroma,
+        _flow(use_dynamic_shifting=True),
+        {"encoder_hidden_states": (512, 4096)},
+        _T5,
+        1024,
+        mask="encoder_attention_mask",
+    ),
 }
 
 

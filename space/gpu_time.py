@@ -26,6 +26,7 @@ PREDICTION_SECONDS = {
     "aura-flow": 0.3,
     "ernie-image": 0.3,
     "lumina2": 0.1,
+    "chroma": 0.3,
 }
 # of a family that is not listed
 MOST_SECONDS = max(PREDICTION_SECONDS.values())

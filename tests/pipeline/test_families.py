@@ -60,7 +60,7 @@ def test_what_a_family_cannot_do_is_refused_by_name(family, arguments, message):
 
 
 # those whose stock call has the defaults that the models' authors recommend
-@pytest.mark.parametrize("name", ["sana", "sana-sprint", "pixart-sigma", "cogview4", "lumina2", "aura-flow"])
+@pytest.mark.parametrize("name", ["sana", "sana-sprint", "pixart-sigma", "cogview4", "lumina2", "aura-flow", "chroma"])
 def test_what_is_left_out_is_as_in_the_stock_call(name):
     kind = FAMILIES[name].pipeline_class()
     parameters = inspect.signature(type(CASES[name].stock).__call__).parameters

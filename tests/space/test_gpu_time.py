@@ -12,8 +12,9 @@ REQUEST = DrawRequest("star", ("base",), 2, 0, 20, 7.5)
 SIZE = 1024 * 1024
 
 
-def test_every_family_has_its_own_time():
-    assert PREDICTION_SECONDS.keys() == FAMILIES.keys()
+def test_times_are_those_of_families():
+    # one that is not listed is asked the most for
+    assert PREDICTION_SECONDS.keys() <= FAMILIES.keys()
 
 
 @pytest.mark.parametrize(

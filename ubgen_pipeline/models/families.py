@@ -53,6 +53,7 @@ FAMILIES: dict[str, RegisteredFamily] = {
     "aura-flow": RegisteredFamily("pipeline_aura_flow", "UbGenAuraFlowPipeline", ("AuraFlowPipeline",)),
     "ernie-image": RegisteredFamily("pipeline_ernie_image", "UbGenErnieImagePipeline", ("ErnieImagePipeline",)),
     "lumina2": RegisteredFamily("pipeline_lumina2", "UbGenLumina2Pipeline", ("Lumina2Pipeline",)),
+    "chroma": RegisteredFamily("pipeline_chroma", "UbGenChromaPipeline", ("ChromaPipeline",)),
 }
 
 

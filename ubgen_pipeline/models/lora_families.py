@@ -14,6 +14,8 @@ _UP = re.compile(r"(lora_b|lora_up|lora_linear_layer_up|lora\.up)(\.default)?\.w
 # width of the text features that cross-attention reads
 _UNET_TEXT = {768: "Stable Diffusion 1.x (sd)", 1024: "Stable Diffusion 2.x (sd)", 2048: "Stable Diffusion XL (sdxl)"}
 _SD3_WIDTHS = {1536, 2432}
+# layers of FLUX.1's blocks that scale and shift, as diffusers and the authors call them
+_FLUX1_MODULATION = (r"_norm1?(_context)?_linear$", r"_(img|txt)_mod_lin$", r"_modulation_lin$")
 _LUMINA_WIDTH, _Z_IMAGE_WIDTH = 2304, 3840
 
 
@@ -27,6 +29,8 @@ def lora_family(shapes: Mapping[str, Sequence[int]]) -> str | None:
     found = _Layers(shapes)
     if found.any("down_blocks_", "up_blocks_", "mid_block_", "input_blocks_", "output_blocks_", "middle_block_"):
         return _unet_family(found)
+    if found.any("distilled_guidance_layer"):
+        return "Chroma (chroma)"
     if found.any("joint_transformer_blocks_"):
         return "AuraFlow (aura-flow)"
     if found.any("to_qkv_mlp_proj"):
@@ -34,7 +38,7 @@ def lora_family(shapes: Mapping[str, Sequence[int]]) -> str | None:
     if found.any("single_transformer_blocks_"):
         # names of layers of FLUX.2's single blocks begin with attn, and one of them is no list
         ends_plain = found.any(r"single_transformer_blocks_\d+_attn_to_out$")
-        return "FLUX.2 (flux2-klein, flux2-dev)" if ends_plain else "FLUX.1 (flux)"
+        return "FLUX.2 (flux2-klein, flux2-dev)" if ends_plain else _flux1_family(found)
     if found.any("double_blocks_", "single_blocks_"):
         return _flux_family_of_the_authors_names(found)
     if found.any("joint_blocks_", "x_block_", "context_block_"):
@@ -96,8 +100,18 @@ def _flux_family_of_the_authors_names(found: _Layers) -> str:
     name = next((name for name in found.inputs if name.endswith("linear1") and name in found.outputs), None)
     if name is not None:
         # queries, keys, values and a feed-forward layer of 4 widths, or one of 6 that is gated
-        return "FLUX.1 (flux)" if found.outputs[name] == 7 * found.inputs[name] else "FLUX.2 (flux2-klein, flux2-dev)"
-    return "FLUX.1 or FLUX.2 (flux, flux2-klein, flux2-dev)"
+        is_flux1 = found.outputs[name] == 7 * found.inputs[name]
+        return _flux1_family(found) if is_flux1 else "FLUX.2 (flux2-klein, flux2-dev)"
+    if found.any(*_FLUX1_MODULATION):
+        return "FLUX.1 (flux)"
+    return "FLUX.1, Chroma or FLUX.2 (flux, chroma, flux2-klein, flux2-dev)"
+
+
+def _flux1_family(found: _Layers) -> str:
+    """Chroma has FLUX.1's blocks, but for one network in place of the layers that scale and shift in each of them."""
+    if found.any(*_FLUX1_MODULATION):
+        return "FLUX.1 (flux)"
+    return "FLUX.1 or Chroma (flux, chroma)"
 
 
 def _next_dit_family(found: _Layers) -> str:
@@ -116,5 +130,6 @@ def _joint_family(found: _Layers) -> str:
     if found.any("_img_m", "_txt_m") or found.last(r"transformer_blocks_(\d+)_") >= 38:
         return "Qwen-Image (qwen-image)"
     if width == 3072:
-        return "FLUX.1 (flux)" if found.any("ff_context") else "FLUX.1 or Qwen-Image (flux, qwen-image)"
-    return "Stable Diffusion 3, FLUX.1 or Qwen-Image (sd3, flux, qwen-image)"
+        is_flux1 = found.any("ff_context", "norm1_linear")
+        return _flux1_family(found) if is_flux1 else "FLUX.1, Chroma or Qwen-Image (flux, chroma, qwen-image)"
+    return "Stable Diffusion 3, FLUX.1, Chroma or Qwen-Image (sd3, flux, chroma, qwen-image)"

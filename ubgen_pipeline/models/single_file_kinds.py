@@ -82,10 +82,13 @@ def family_of_kind(kind: str) -> str:
     """The registry's name of the family.
 
     Raises:
-        ValueError: a kind that no family is known of; the text follows the file's name.
+        ValueError: a kind that is not drawn with from one file; the text follows the file's name.
     """
     if kind not in _FAMILIES:
-        raise ValueError(f"which diffusers reads as a checkpoint of the kind {kind}, of which no family is known")
+        raise ValueError(
+            f"which diffusers reads as a checkpoint of the kind {kind}, and those are not drawn with from one file;"
+            " give a folder in diffusers layout, of a family that is known"
+        )
     return _FAMILIES[kind]
 
 
