@@ -145,7 +145,8 @@ def run_demo(settings: DemoSettings) -> list[Row]:
     if settings.max_steps:
         drawn["tuned"] = Drawing(train(settings, folder / "lora"), has_contexts)
     if settings.shipped_lora and shipped is not None and shipped.is_file():
-        drawn["tuned (shipped)"] = Drawing(shipped, has_contexts)
+        # it was trained with bare class names
+        drawn["tuned (shipped)"] = Drawing(shipped, False)
     drawn |= {lora: Drawing(Path(lora), has_contexts) for lora in settings.loras or []}
     datasets, rows = {}, []
     for name, drawing in drawn.items():
