@@ -209,6 +209,26 @@ def test_what_killed_processes_left_of_asking_is_cleared(address):
     assert not [name for name in shards.store.children(".ubgen") if name.startswith("may-write")]
 
 
+def test_why_a_file_is_forbidden_is_asked_for(monkeypatch):
+    """S3 answers the question for one file without a reason, as where this machine's clock is wrong."""
+    shards = _shards("memory://faulty/d")
+    away = _WithFaults(shards.store.fs, None, _Faulty(None, PermissionError("Forbidden"), 99))
+    away.ls = _Faulty(None, _SKEWED, 99)
+    monkeypatch.setattr(shards.store, "fs", away)
+    with pytest.raises(ValueError, match=r"this machine's clock \(The difference between .*set the clock"):
+        shards.begun_with()
+    # credentials that are past their time
+    away.cat_file = _Faulty(None, OSError(errno.EINVAL, "Bad Request"), 99)
+    away.ls = _Faulty(None, PermissionError("The provided token has expired."), 99)
+    with pytest.raises(ValueError, match=r"reading is not allowed \(The provided token has expired"):
+        shards.begun_with()
+    away.cat_file = _Faulty(None, PermissionError("Forbidden"), 99)
+    # where the listing tells nothing
+    away.ls = lambda path, **named: []
+    with pytest.raises(ValueError, match=r"reading is not allowed \(Forbidden\); use credentials that may list"):
+        shards.begun_with()
+
+
 class _WithFaults:
     def __init__(self, fs, pipe_file, cat_file=None):
         self._fs, self.pipe_file, self.cat_file = fs, pipe_file or fs.pipe_file, cat_file or fs.cat_file

@@ -330,8 +330,8 @@ class DatasetShards:
     def _recorded(self) -> dict[str, Any]:
         try:
             content = json.loads(self._text(MANIFEST) or "{}")
-        # a store that does not answer is no new dataset
-        except ValueError:
+        # a store that refuses or does not answer is no new dataset
+        except (json.JSONDecodeError, UnicodeDecodeError):
             return {}
         return content if isinstance(content, dict) else {}
 

@@ -281,17 +281,29 @@ class AddressStore:
             except Exception as error:
                 if isinstance(error, _DEFECTS) or (isinstance(error, FileNotFoundError) and not missing_is_error):
                     raise
-                if _is_lasting(error):
-                    raise self._refusal(error, what) from error
+                told = self._with_reason(error)
+                if _is_lasting(told):
+                    raise self._refusal(told, what) from error
                 wait = next(waits, None)
                 if wait is None:
                     raise OSError(
                         f"{what} at {self.place} failed {len(WAITS) + 1} times, the last time with"
-                        f" {first_line(error)}; nothing finished is lost: run the same command again later and it"
+                        f" {first_line(told)}; nothing finished is lost: run the same command again later and it"
                         " resumes."
                     ) from error
-                why = f"{self.place}, where {what} failed ({first_line(error)})"
+                why = f"{self.place}, where {what} failed ({first_line(told)})"
             self._pause(wait, why)
+
+    def _with_reason(self, error: Exception) -> Exception:
+        """The error, or that of a listing: of one file S3 says only that a request is bad or forbidden."""
+        if isinstance(error, PermissionError) or getattr(error, "errno", None) == errno.EINVAL:
+            try:
+                self.fs.invalidate_cache()
+                self.fs.ls(self._path(""))
+            except Exception as other:
+                if _is_lasting(other) and not isinstance(other, FileNotFoundError):
+                    return other
+        return error
 
     def _refusal(self, error: Exception, what: str) -> Exception:
         name = f"output_dir is {str(self.place)!r}"
@@ -306,7 +318,8 @@ class AddressStore:
             )
         if isinstance(error, PermissionError) or getattr(error, "errno", None) in (errno.EACCES, errno.EPERM):
             return ValueError(
-                f"{name}, where {what} is not allowed ({first_line(error)}); use credentials that may write."
+                f"{name}, where {what} is not allowed ({first_line(error)}); use credentials that may list, read and"
+                " write."
             )
         if _lacks_credentials(error):
             return ValueError(
