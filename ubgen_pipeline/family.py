@@ -33,7 +33,8 @@ class Family:
 
     Attributes:
         denoiser_part: name of the network that predicts, in diffusers' layout.
-        text_encoder_parts: names of the text encoders; a model may come without some of them.
+        text_encoder_parts: names of the text encoders.
+        optional_parts: of the text encoders and their tokenizers those that a model may come without.
         lora_targets: the layers of the denoiser that a LoRA is attached to.
         lora_file: what a LoRA is saved as; another name than diffusers' own where diffusers loads none for the family.
         default_num_inference_steps, default_guidance_scale: of a call that says nothing of them.
@@ -58,6 +59,7 @@ class Family:
 
     denoiser_part: str
     text_encoder_parts: tuple[str, ...]
+    optional_parts: tuple[str, ...] = ()
     lora_targets: tuple[str, ...]
     lora_file: str = "pytorch_lora_weights.safetensors"
     default_num_inference_steps: int
@@ -125,6 +127,21 @@ class Family:
         """What to say once of steps and guidance where the model's configuration and name leave open whether it is
         made for a few steps; None where they do not."""
         return None
+
+    @classmethod
+    def lacking_part(cls, index: Mapping[str, Any]) -> str | None:
+        """Why a model is not whole whose ``model_index.json`` holds this, to follow its name; None where it is."""
+        tokenizers = (name.replace("text_encoder", "tokenizer") for name in cls.text_encoder_parts)
+        for part in (cls.denoiser_part, "vae", "scheduler", *cls.text_encoder_parts, *tokenizers):
+            named = index.get(part)
+            if part not in cls.optional_parts and not (isinstance(named, (list, tuple)) and all(named)):
+                return cls.without_part(part)
+        return None
+
+    @classmethod
+    def without_part(cls, part: str) -> str:
+        """What is said of a model that lacks a part which the family needs, to follow its name."""
+        return f"which has no {part}; give a complete checkpoint"
 
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded are not of this family, to follow the model's name; None where they are.

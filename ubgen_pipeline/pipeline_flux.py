@@ -100,12 +100,18 @@ class FluxParts(Family):
             return None
         return "FLUX.1 dev is under a licence that forbids training a model that competes with it on its images."
 
+    @classmethod
+    def without_part(cls, part: str) -> str:
+        what = {"text_encoder": "the CLIP", "text_encoder_2": "the T5"}.get(part)
+        if what is None:
+            return super().without_part(part)
+        return f"which has no {part}, {what} that FLUX.1 reads prompts with; give a complete checkpoint"
+
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded make no FLUX.1, to follow the model's name; or None."""
         for name in self.text_encoder_parts:
             if getattr(self, name) is None:
-                what = "the CLIP" if name == "text_encoder" else "the T5"
-                return f"which has no {name}, {what} that FLUX.1 reads prompts with; give a complete checkpoint"
+                return self.without_part(name)
         transformer, channels = self.transformer.config, self.vae.config.latent_channels
         if transformer.in_channels != PATCH**2 * channels:
             return f"whose transformer takes {transformer.in_channels} channels beside a VAE of {channels}"

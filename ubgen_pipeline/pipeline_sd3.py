@@ -59,6 +59,7 @@ class StableDiffusion3Parts(Family):
 
     denoiser_part = "transformer"
     text_encoder_parts = ("text_encoder", "text_encoder_2", "text_encoder_3")
+    optional_parts = ("text_encoder_3", "tokenizer_3")
     text_position = "last"
     licence_note = (
         "Stable Diffusion 3 and 3.5 are under Stability's community licence: free below a yearly revenue of one"
@@ -108,11 +109,15 @@ class StableDiffusion3Parts(Family):
         ]
         return ("to_q", "to_k", "to_v", "to_out.0", "add_k_proj", "add_v_proj", "to_add_out", *queries)
 
+    @classmethod
+    def without_part(cls, part: str) -> str:
+        return f"which has no {part}; only text_encoder_3, the T5, may be left out, with its tokenizer"
+
     def family_misfit(self) -> str | None:
         """Why the parts that were loaded make no Stable Diffusion 3, to follow the model's name; or None."""
         for name in ("text_encoder", "text_encoder_2"):
             if getattr(self, name) is None:
-                return f"which has no {name}; only text_encoder_3, the T5, may be left out"
+                return self.without_part(name)
         transformer, channels = self.transformer.config, self.vae.config.latent_channels
         if transformer.in_channels != channels:
             return f"whose transformer takes {transformer.in_channels} channels beside a VAE of {channels}"

@@ -87,10 +87,17 @@ class StableDiffusionXLParts(Family):
             return 8.0
         return 1.0 if self.is_distilled else 5.0
 
+    @classmethod
+    def without_part(cls, part: str) -> str:
+        if part not in ("text_encoder", "tokenizer"):
+            return super().without_part(part)
+        return f"which has no {part}; give a base model of Stable Diffusion XL, no refiner"
+
     def family_misfit(self) -> str | None:
         """Why the parts make no base model of SDXL, to follow the model's name; refiners have one text encoder."""
-        if self.text_encoder is None or self.text_encoder_2 is None:
-            return "which lacks a text encoder; give a base model of Stable Diffusion XL, no refiner"
+        for name in self.text_encoder_parts:
+            if getattr(self, name) is None:
+                return self.without_part(name)
         width = sum(part.config.hidden_size for part in self.text_networks.values())
         return self.widths_misfit(
             channels=self.vae.config.latent_channels,

@@ -33,6 +33,7 @@ from .shard_writer import write_shards
 from .throughput import Throughput
 
 if TYPE_CHECKING:
+    from ..family import Family
     from ..pipeline import UbGenPipeline
 
 # Batches at work at the same time on a GPU. One is drawn by the GPU, one waits for its turn there, and two are encoded
@@ -197,7 +198,6 @@ class DatasetRun:
     def _prepare(self) -> None:
         import torch
 
-        from ..family import check_effects
         from ..inference.choice import choose_inference, use_threads, wanted_dtype, wanted_offload
         from ..inference.placement import place_networks
         from ..models.loading import load_family
@@ -219,16 +219,10 @@ class DatasetRun:
             say(describe(given.preset))
         row_settings = RowSettings.of_run(given, self.source, self._begun)
         # the model loads before the folder is made, so that a model that cannot be loaded leaves nothing behind
-        pipeline = row_settings.load(device if offload == "none" else "cpu", dtype)
+        pipeline = row_settings.load(device if offload == "none" else "cpu", dtype, self._check_model)
+        # a checkpoint in one file was not looked at before
+        self._check_model(pipeline)
         if self._begun is None:
-            check_effects(
-                pipeline,
-                guidance_scale=given.guidance_scale,
-                negative_prompt=given.negative_prompt,
-                true_cfg_scale=given.true_cfg_scale,
-                **given.shortcuts(),
-                **given.diversity_arguments(),
-            )
             defaults = ("num_inference_steps", "guidance_scale")
             self._complete({name: getattr(pipeline, f"default_{name}") for name in defaults})
         settings, row_settings = self.settings, RowSettings.of_run(self.settings, self.source, self._begun)
@@ -273,6 +267,22 @@ class DatasetRun:
         # before anything else is at work here
         self._operations.measure(self.num_threads)
         self._pipeline = pipeline
+
+    def _check_model(self, model: "Family") -> None:
+        """Raise ``ValueError`` for settings that do not go with the model."""
+        from ..family import check_effects
+
+        given = self.settings
+        if self._begun is None:
+            check_effects(
+                model,
+                guidance_scale=given.guidance_scale,
+                negative_prompt=given.negative_prompt,
+                true_cfg_scale=given.true_cfg_scale,
+                **given.shortcuts(),
+                **given.diversity_arguments(),
+            )
+        model.latent_shape(given.height, given.width)
 
     @property
     def pipeline(self) -> "UbGenPipeline":

@@ -4,7 +4,7 @@
 dataset's manifest. All that follows is the same for both: the model is loaded, made ready and called here.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from threading import Lock
@@ -100,12 +100,13 @@ class RowSettings:
             true_cfg_scale=settings.true_cfg_scale,
         )
 
-    def load(self, device: str, dtype: str) -> "UbGenPipeline":
+    def load(self, device: str, dtype: str, check: Callable[[Any], object] | None = None) -> "UbGenPipeline":
         """The model, its LoRAs beside the weights.
 
         Args:
             device: ``cpu``, ``cuda:0``, ….
             dtype: of the weights: ``float32``, ``float16`` or ``bfloat16``.
+            check: of what does not go with the model, before its weights are read; see :func:`.load_pipeline`.
 
         Raises:
             ValueError: a model or LoRA that cannot be loaded or does not fit.
@@ -122,6 +123,7 @@ class RowSettings:
             quantization=self.quantization,
             torch_dtype=getattr(torch, dtype),
             device=device,
+            check=check,
         )
         pipeline.set_progress_bar_config(disable=True)
         return pipeline

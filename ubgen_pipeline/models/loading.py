@@ -1,7 +1,7 @@
 """Finding and loading a model by name, with a scheduler and a LoRA; whatever does not fit is refused by name."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,9 +26,10 @@ from ..mini import EMBEDDED_MODELS, embedded_model_path
 from ..scheduler_noise import is_flow_scheduler
 from .families import FAMILIES, family_of_model
 from .loading_lock import one_at_a_time
-from .lora_loading import attach_loras
+from .lora_loading import attach_loras, load_lora
 from .loras import HUB_ID, Lora, LoraLike, as_loras
 from .model_files import chosen_variant, file_names, missing_part, model_folder
+from .outlines import model_outline
 from .quantization import quantization_config
 from .single_file import load_single_file
 from .single_file_kinds import is_single_file
@@ -113,6 +114,7 @@ def load_pipeline(
     quantization: str = "none",
     device: str | torch.device | None = None,
     argument: str = "model",
+    check: Callable[[Any], object] | None = None,
 ) -> Any:
     """Load a pipeline of the model's family, safetensors only and running no code from the model's folder.
 
@@ -134,6 +136,8 @@ def load_pipeline(
         quantization: ``int8`` or ``nf4`` for weights of 8 or 4 bits: see :func:`.quantization.quantization_config`.
         device: where to put it; None leaves it on the CPU.
         argument: what the caller's user calls ``model``, for errors.
+        check: raises ``ValueError`` for what does not go with the model. Called with its outline, before any weights
+            are read; see :func:`.outlines.model_outline`. Not for a checkpoint in one file, nor where there is none.
 
     Raises:
         ValueError: an unknown model, family or scheduler, a revision of a model that lies here, a quantization that
@@ -148,12 +152,26 @@ def load_pipeline(
             f"{argument} is {str(model)!r}, which lies here and has no revisions; leave out {revision!r}."
         )
     dtype = torch_dtype or torch.float32
+    loras = [(entry, "lora") for entry in as_loras(lora, lora_revision)]
+    loras += [(entry, "few_step_lora") for entry in as_loras(few_step_lora, few_step_lora_revision, "few_step_lora")]
     if is_single_file(source):
         pipeline = _from_file(
             pipeline_class, source, dtype, argument, revision=revision, variant=variant, quantization=quantization
         )
     else:
         chosen = _variant(source, model, variant, revision, argument)
+        if lacking := pipeline_class.lacking_part(pipeline_class.load_config(source, revision=revision)):
+            raise ValueError(f"{argument} is {str(model)!r}, {lacking}.")
+        outline = model_outline(pipeline_class, source, revision)
+        if outline is not None:
+            _check_family(outline, model, argument)
+            if scheduler is not None:
+                set_scheduler(outline, scheduler)
+            if check is not None:
+                check(outline)
+            for entry, name in loras:
+                load_lora(outline, entry.source, revision=entry.revision, argument=name, check_only=True)
+            del outline
         quantized = quantization_config(quantization, pipeline_class)
         try:
             pipeline = pipeline_class.from_pretrained(
@@ -171,20 +189,14 @@ def load_pipeline(
         folder = model_folder(source, revision) if quantized is None else None
         if folder is not None and (lacking := lacking_weights(pipeline, folder, chosen)):
             raise ValueError(f"{argument} is {str(model)!r}, {lacking}.")
-    # parts of the same names may be those of another family, and would fail at the denoiser's first call
-    if misfit := pipeline.family_misfit():
-        raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
+    _check_family(pipeline, model, argument)
     if str(model) not in EMBEDDED_MODELS:
         note = pipeline.licence_note_of(pipeline.denoiser_network.config)
         _say_once(None if note is None else f"before images of this model train others: {note}")
         _say_once(pipeline.defaults_note())
     if scheduler is not None:
         set_scheduler(pipeline, scheduler)
-    attach_loras(
-        pipeline,
-        [(entry, "lora") for entry in as_loras(lora, lora_revision)]
-        + [(entry, "few_step_lora") for entry in as_loras(few_step_lora, few_step_lora_revision, "few_step_lora")],
-    )
+    attach_loras(pipeline, loras)
     if embeddings and not pipeline.has_textual_inversion:
         raise ValueError(
             f"embeddings is {list(embeddings)}, and {type(pipeline).__name__} takes no textual inversions; leave it"
@@ -193,6 +205,13 @@ def load_pipeline(
     for entry in embeddings:
         load_embedding(pipeline, *split_embedding(entry))
     return pipeline.to(device) if device is not None else pipeline
+
+
+def _check_family(pipeline: Family, model: str | Path, argument: str) -> None:
+    """Raise ``ValueError`` for parts of the same names that are those of another family: they would fail at the
+    denoiser's first call."""
+    if misfit := pipeline.family_misfit():
+        raise ValueError(f"{argument} is {str(model)!r}, {misfit}.")
 
 
 def _from_file(

@@ -42,6 +42,7 @@ def train(config: DenoiserConfig) -> Path:
         variant=config.variant,
         torch_dtype=dtype,
         argument="model_name_or_path",
+        check=lambda model: model.latent_shape(config.height, config.width),
     )
     pipeline.check_prompt_lengths(prompts, list(images.class_names))
     model = DenoiserModel(

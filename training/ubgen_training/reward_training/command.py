@@ -81,6 +81,11 @@ def build_sampler(
         ValueError: a model that cannot be loaded, a scheduler of another kind, guidance that has no effect on the
             model, steps that do not fit its number, a prompt that is too long, or a LoRA that does not fit.
     """
+
+    def check(model: Family) -> None:
+        check_effects(model, guidance_scale=config.guidance_scale)
+        model.latent_shape(config.height, config.width)
+
     dtype = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
     pipeline = load_pipeline(
         config.model_name_or_path,
@@ -89,6 +94,7 @@ def build_sampler(
         variant=config.variant,
         torch_dtype=dtype,
         argument="model_name_or_path",
+        check=check,
     )
     if prepare is not None:
         prepare(pipeline)
