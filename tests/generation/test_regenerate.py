@@ -162,6 +162,14 @@ def test_a_row_without_a_manifest_says_its_loras(tiny_model, tmp_path):
     assert not row.manifest and largest_difference(image, stored_image(row)) <= 2
 
 
+def test_a_local_model_is_asked_for_by_name(tiny_model, tmp_path, capsys):
+    shutil.copytree(tiny_model, tmp_path / "tiny")
+    settings = {"model": str(tmp_path / "tiny"), "num_inference_steps": 1}
+    generate_dataset(["star"], tmp_path / "d", samples_per_class=1, **settings)
+    assert main([str(tmp_path / "d"), "--index", "0", "--output", str(tmp_path / "0.png")]) == 2
+    assert "came from a local folder or file called 'tiny'; say with model where" in capsys.readouterr().err
+
+
 def test_bad_input(dataset, tmp_path, capsys, tiny_model):
     for arguments, message in [
         ([str(dataset), "--index", "10"], "index is 10"),

@@ -18,6 +18,7 @@ from ..files.image_codecs import image_encoder, rgb_image
 from ..files.places import check_is_local
 from ..inference.diversity_options import stored_diversity
 from ..inference.presets import PRESETS, Preset
+from ..mini import EMBEDDED_MODELS
 from ..models.devices import usable_device
 from ..models.fingerprints import is_same
 from ..models.loras import Lora, split_lora, stored_few_step_lora, stored_loras
@@ -135,6 +136,12 @@ def _row_settings(
     if columns.get("task") is not None or manifest.get("embeddings"):
         what = "a source image" if columns.get("task") is not None else "textual inversions"
         raise ValueError(f"the row was drawn with {what}, which the dataset does not hold; generate it again instead.")
+    is_named = model or "/" in columns["model"] or columns["model"] in EMBEDDED_MODELS or columns.get("model_revision")
+    if not is_named and not Path(columns["model"]).expanduser().exists():
+        raise ValueError(
+            f"the row's model came from a local folder or file called {columns['model']!r}; say with model where it"
+            " lies now."
+        )
     model = str(model or columns["model"])
     _check_same("model", resolve_model(model), manifest, manifest.get("variant"))
     few_steps = stored_few_step_lora({**manifest, **columns})
