@@ -184,7 +184,7 @@ def train_flow(
     }
     for part, weights in (start_weights or {}).items():
         is_deep = part == "transformer"
-        networks[part].load_state_dict(deepen(weights, transformer.config.num_layers) if is_deep else weights)
+        networks[part].load_state_dict(deepen(weights, len(transformer.transformer_blocks)) if is_deep else weights)
     parameters = {
         f"{part}.{name}": value for part, network in networks.items() for name, value in network.named_parameters()
     }
