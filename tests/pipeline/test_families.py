@@ -246,6 +246,8 @@ def _row(name):
         "word weights": pipeline.has_word_weights,
         "textual inversion": pipeline.has_textual_inversion,
         "deep-cache": pipeline.has_kept_features,
+        # that images are drawn from others, and that this is refused, is tested with their drawing
+        "from images": any(hasattr(pipeline.scheduler, name) for name in ("add_noise", "scale_noise")),
     }
     try:
         pipeline.default_mask_settings()
