@@ -107,3 +107,12 @@ def test_where_configurations_do_not_tell_enough_there_is_none(models, tmp_path)
     (tmp_path / "model/vae/config.json").write_text('{"latent_channels": "many"}')
     assert model_outline(kind, str(tmp_path / "model")) is None
     assert model_outline(kind, str(tmp_path / "nothing")) is None
+
+
+def test_no_module_is_imported_that_a_model_names(models, tmp_path, monkeypatch):
+    shutil.copytree(models.folder("sd3"), tmp_path / "model")
+    (tmp_path / "a_strangers.py").write_text("raise SystemExit('it was imported')")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    file = tmp_path / "model/model_index.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "vae": ["a_strangers", "AutoencoderKL"]}))
+    assert model_outline(FAMILIES["sd3"].pipeline_class(), str(tmp_path / "model")) is None

@@ -54,7 +54,13 @@ def _outline(pipeline_class: Any, source: str, revision: str | None) -> Any:
 
 
 def _part(library: str, class_name: str, source: str, name: str, revision: str | None) -> Any:
-    """A network without weights, or the scheduler."""
+    """A network without weights, or the scheduler.
+
+    Raises:
+        ValueError: it is of another library, which the configuration of a stranger shall not make us import.
+    """
+    if library not in ("diffusers", "transformers"):
+        raise ValueError(f"{name} is of {library!r}")
     kind: Any = getattr(import_module(library), class_name)
     where = {"subfolder": name, "revision": revision}
     if name == "scheduler":
