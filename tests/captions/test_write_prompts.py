@@ -201,7 +201,6 @@ def test_without_a_language_model_every_combination_of_contexts_is_a_prompt(tmp_
         (["--contexts", "none"], "contexts has none to write templates with"),
         (["--contexts", "number"], "contexts names 'number', which takes a language_model"),
         (["--contexts", "name=a|b"], "contexts gives no template: attribute 'name' cannot be a placeholder"),
-        (["--contexts", "3d=a|b"], "contexts gives no template: attribute '3d' cannot be a placeholder"),
         (["--seed", "3"], "seed is given, which only a language_model reads"),
         (["--trust-remote-code"], "trust_remote_code is given, which only a language_model reads"),
     ],
