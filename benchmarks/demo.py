@@ -90,7 +90,7 @@ class DemoSettings:
     seed: int = field_help("seed of the training and of the datasets", 0)
     threads: int | None = field_help("CPU threads of every command; torch's own choice if not given", None)
     shipped_lora: bool = field_help("measure the longer-trained LoRA of the package too, where there is one", True)
-    loras: list[str] | None = field_help("more LoRAs to measure, files or folders", None)
+    loras: list[str] | None = field_help("more LoRAs to measure, files or folders; drawn with class names alone", None)
 
     def __post_init__(self) -> None:
         if self.model not in EMBEDDED_MODELS:
@@ -147,7 +147,7 @@ def run_demo(settings: DemoSettings) -> list[Row]:
     if settings.shipped_lora and shipped is not None and shipped.is_file():
         # it was trained with bare class names
         drawn["tuned (shipped)"] = Drawing(shipped, False)
-    drawn |= {lora: Drawing(Path(lora), has_contexts) for lora in settings.loras or []}
+    drawn |= {lora: Drawing(Path(lora), False) for lora in settings.loras or []}
     datasets, rows = {}, []
     for name, drawing in drawn.items():
         target = folder / re.sub(r"\W+", "-", name).strip("-")

@@ -112,6 +112,26 @@ def test_prompts_with_contexts_are_those_that_the_lora_is_trained_on(tmp_path, m
     assert {prompt.prompt for prompt in drawn} == {prompt.prompt for prompt in load_prompts(training)}
 
 
+def test_only_what_was_trained_on_contexts_is_drawn_with_them(tmp_path, monkeypatch):
+    drawn = {}
+    monkeypatch.setattr(demo, "train", lambda settings, folder: folder / "lora")
+    monkeypatch.setattr(demo, "generate", lambda settings, drawing, folder: drawn.update({folder.name: drawing}))
+    monkeypatch.setattr(demo, "load_dataset", lambda folder, split: ())
+    monkeypatch.setattr(demo, "arrays", lambda dataset: (None, None))
+    monkeypatch.setattr(demo, "images_by_class", lambda dataset: {})
+    monkeypatch.setattr(demo, "draw_contact_sheet", lambda datasets, file: None)
+    row = demo.Row("x", 1.0, 0.1, 0.1, 3.2, None)
+    monkeypatch.setattr(demo, "measure", lambda name, images, labels, rate: row)
+    monkeypatch.setattr(demo, "reference_row", lambda number, bias: row)
+    monkeypatch.setattr(demo, "table", lambda rows, number: "")
+    demo.run_demo(demo.DemoSettings(output_dir=str(tmp_path), loras=["other"]))
+    with_contexts = {name: drawing.has_contexts for name, drawing in drawn.items()}
+    assert with_contexts == {
+        "base": False, "base-contexts-in-its-prompts": True, "tuned": True, "tuned-shipped": False, "other": False
+    }  # fmt: skip
+    assert drawn["base"].lora is None and drawn["base-contexts-in-its-prompts"].lora is None
+
+
 def test_a_command_that_fails_is_reported(tmp_path, capsys):
     with pytest.raises(demo.CommandError, match="exit code 3"):
         demo.run([sys.executable, "-c", "print('why'); raise SystemExit(3)"], demo.DemoSettings(), tmp_path / "a.log")

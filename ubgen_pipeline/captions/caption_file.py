@@ -131,7 +131,7 @@ class CaptionFile:
         """Write the file whole, and remove the one beside it."""
         names = Counter(item.name for item, _ in captions)
         data = {
-            "classes": [_class_entry(item, own) for item, own in captions],
+            "classes": [class_entry(item, own) for item, own in captions],
             "templates": {
                 (item.name if names[item.name] == 1 else item.key): [template_of(caption, item) for caption in own]
                 for item, own in captions
@@ -173,7 +173,8 @@ def digest_of_model(name: str) -> str | None:
     return digest.hexdigest()
 
 
-def _class_entry(item: ClassName, captions: Sequence[Caption]) -> dict[str, Any]:
+def class_entry(item: ClassName, captions: Sequence[Caption] = ()) -> dict[str, Any]:
+    """A class as a file with templates names it; plurals in its captions are synonyms."""
     synonyms = [*item.synonyms, *plural_words(captions, item)]
     entry = {"name": item.name, "id": item.class_id, "definition": item.definition, "synonyms": synonyms}
     return {key: value for key, value in entry.items() if value}

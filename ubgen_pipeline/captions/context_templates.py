@@ -7,6 +7,7 @@ from typing import Any
 from ..prompts.class_entries import ClassName
 from ..prompts.template_files import WRITTEN_BY
 from ..prompts.templates import PromptTemplates
+from .caption_file import class_entry
 from .caption_requests import STYLE
 
 
@@ -37,7 +38,7 @@ def context_templates(
     except ValueError as error:
         raise ValueError(f"contexts gives no template: {error}") from error
     data = {
-        "classes": [_class_entry(item) for item in classes],
+        "classes": [class_entry(item) for item in classes],
         "templates": [template],
         "attributes": {key: list(values) for key, values in named.items()},
         "max_prompts": max_prompts,
@@ -46,8 +47,3 @@ def context_templates(
         WRITTEN_BY: dict(settings),
     }
     return {key: value for key, value in data.items() if value is not None}
-
-
-def _class_entry(item: ClassName) -> dict[str, Any]:
-    entry = {"name": item.name, "id": item.class_id, "definition": item.definition, "synonyms": list(item.synonyms)}
-    return {key: value for key, value in entry.items() if value}
