@@ -41,7 +41,7 @@ def test_rank_0_names_the_ranks_whose_shards_are_missing(tmp_path, clock, capsys
     missing = [*[[shards[1], shards[2], shards[4]]] * 45, *[[shards[4]]] * 120]
     monkeypatch.setattr(run.shards, "missing", lambda: missing.pop(0) if missing else [])
     monkeypatch.setattr(run, "_write_card", lambda: None)
-    monkeypatch.setattr("ubgen_pipeline.generation.dataset_run.marks_of", lambda shards, shard: Counter())
+    monkeypatch.setattr(run.card, "marks", lambda shards: Counter())
     run.finish()
     lines = [line for line in capsys.readouterr().err.splitlines() if "waiting" in line]
     assert "waiting for rank 1, 2: 3 of 5 shards are missing (10 s so far)" in lines[0]

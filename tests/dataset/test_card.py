@@ -3,14 +3,12 @@
 import re
 import shutil
 
-import pyarrow
-import pyarrow.parquet as parquet
 import pytest
 
 from support import DATA
 from support.scene_dataset import write_scene_dataset
-from ubgen_pipeline.dataset.card import add_bias_report, card_of_copy, licence_of, marked_rows, stored_card_maker
-from ubgen_pipeline.dataset.reader import StoredRows, shard_files
+from ubgen_pipeline.dataset.card import add_bias_report, card_of_copy, licence_of, stored_card_maker
+from ubgen_pipeline.dataset.reader import StoredRows
 from ubgen_pipeline.dataset.shards import open_dataset
 
 
@@ -63,14 +61,3 @@ def test_a_licence_is_read_from_the_metadata():
     card = "---\nlicense: other\nlicense_name: mine\ntags:\n- ubgen\n---\n# Card\n"
     assert licence_of(card) == {"license": "other", "license_name": "mine"}
     assert licence_of("# Card\n") == {} and licence_of("---\ntags: []\n---\n") == {}
-
-
-def test_flagged_rows_are_counted(tmp_path):
-    write_scene_dataset(tmp_path)
-    file = shard_files(tmp_path)[0]
-    assert not marked_rows(file).total()
-    flags = pyarrow.array([True, False, None, True])
-    table = parquet.read_table(file)
-    table = table.replace_schema_metadata(None).append_column("nsfw_content_detected", flags)
-    parquet.write_table(table, file)
-    assert marked_rows(file) == {"nsfw_content_detected": 2}

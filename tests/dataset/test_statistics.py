@@ -5,12 +5,14 @@ import pytest
 
 from support.scene_dataset import write_scene_dataset
 from ubgen_pipeline.dataset.reader import shard_files
+from ubgen_pipeline.dataset.row_facts import read_facts
 from ubgen_pipeline.dataset.statistics import context_entropy, dataset_statistics, distribution
 
 
 def test_sizes_and_scores_of_objects_are_those_of_the_rows(tmp_path):
     rows = write_scene_dataset(tmp_path)
-    found = {item.name: item for item in dataset_statistics(shard_files(tmp_path), [1] * 10).distributions}
+    facts = [read_facts(file) for file in shard_files(tmp_path)]
+    found = {item.name: item for item in dataset_statistics(facts, [1] * 10).distributions}
     numbers = [len(row.objects) for row in rows]
     assert found["objects in an image"].mean == pytest.approx(np.mean(numbers))
     sides = [region.sum() ** 0.5 for row in rows for *_, region in row.objects]

@@ -19,8 +19,9 @@ from ..files.places import Place
 from ..models.loras import stored_loras
 from ..models.sources import GeneratorSource, model_source, public_name
 from ..prompts.class_prompts import ClassName, label_names
-from .columns import NOT_FINITE_COLUMN, SAFETY_COLUMN, column_values, score_notes
+from .columns import SAFETY_COLUMN, column_values, score_notes
 from .reader import StoredRows, stored_column, stored_features
+from .row_facts import ShardFacts
 from .shards import DatasetShards, Shard, open_dataset
 from .statistics import dataset_statistics
 
@@ -71,6 +72,7 @@ class DatasetCardMaker:
         self.shards, self.class_names, self.generator, self.repo_id = shards, class_names, generator, repo_id
         self.turns, self.licence, self.reads_rows = turns, licence, reads_rows
         self.licence_note = licence_note
+        self._facts = ShardFacts(shards)
 
     def __call__(self, present: Sequence[Shard], num_bytes: int) -> str:
         """The card for the shards ``present``, whose files have ``num_bytes`` in all; one of them must be here."""
@@ -100,9 +102,9 @@ class DatasetCardMaker:
             filter_report=json.loads(self.shards.report(FILTER_REPORT) or "null"),
             column_values=column_values(self._features),
         )
-        files = [self.shards.file(shard) for shard in present]
         if self.reads_rows and facts.is_whole and all(map(self.shards.is_here, present)):
-            statistics = self.shards.reading(lambda: dataset_statistics(files, facts.counts))
+            attributes = self._features.get("attributes", ())
+            statistics = dataset_statistics(self._facts.of(present), facts.counts, attributes)
             facts = dataclasses.replace(facts, statistics=statistics)
         return render_dataset_card(facts)
 
@@ -110,10 +112,14 @@ class DatasetCardMaker:
         """The text beside the shards, if there is one."""
         return self.shards.report(BIAS_REPORT)
 
+    def marks(self, present: Sequence[Shard]) -> Counter[str]:
+        """How many rows of those shards, which are here, have each mark: see :attr:`.row_facts.RowFacts.marks`."""
+        return sum((facts.marks for facts in self._facts.of(present)), Counter[str]())
+
     def _num_flagged(self, present: Sequence[Shard]) -> int | None:
         if not self.reads_rows or SAFETY_COLUMN not in self._features:
             return None
-        return sum(marks_of(self.shards, shard)[SAFETY_COLUMN] for shard in present)
+        return self.marks(present)[SAFETY_COLUMN]
 
     @cached_property
     def _features(self) -> "Features":
@@ -251,21 +257,6 @@ def class_counts(shards: Sequence[Shard], num_classes: int, turns: Sequence[int]
     for shard in shards:
         counts += np.bincount(labels[np.arange(shard.start, shard.stop) % len(labels)], minlength=num_classes)
     return counts.tolist()
-
-
-def marks_of(shards: DatasetShards, shard: Shard) -> Counter[str]:
-    """:func:`marked_rows` of a shard, once its store answers."""
-    return shards.reading(lambda: marked_rows(shards.file(shard)))
-
-
-def marked_rows(file: Place) -> Counter[str]:
-    """Rows of a parquet file that a safety checker flagged, and those of each mark of images that were not finite."""
-    columns, marks = stored_features(file), Counter[str]()
-    if SAFETY_COLUMN in columns:
-        marks[SAFETY_COLUMN] = stored_column([file], SAFETY_COLUMN).count(True)
-    if NOT_FINITE_COLUMN in columns:
-        marks.update(mark for mark in stored_column([file], NOT_FINITE_COLUMN) if mark is not None)
-    return marks
 
 
 def _texts(manifest: Mapping[str, Any]) -> dict[str, str]:

@@ -1,22 +1,13 @@
-"""Figures of a finished dataset's rows, for its card: classes, sizes, scores and the variety of contexts.
+"""Figures of a finished dataset's rows, for its card: classes, sizes, scores and the variety of contexts."""
 
-Everything comes from columns of numbers and texts; no image but the first of each file is opened, and of that the
-header alone.
-"""
-
-import io
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as parquet
-from PIL import Image
 
-from ..files.image_codecs import DECODER_ERRORS
-from ..files.places import Place, opened
 from .columns import CLIP_COLUMNS, OBJECTS_COLUMN
-from .reader import stored_column, stored_features
+from .row_facts import RowFacts
 
 if TYPE_CHECKING:
     from ubgen_hub_cards.dataset_plots import ContextEntropy, Distribution, Statistics
@@ -25,22 +16,25 @@ NUM_BINS = 20
 _MOST_CLASSES = 60
 
 
-def dataset_statistics(files: "Sequence[Place]", counts: Sequence[int]) -> "Statistics":
-    """The statistics of the rows in parquet files.
+def dataset_statistics(
+    facts: Sequence[RowFacts], counts: Sequence[int], attributes: Iterable[str] = ()
+) -> "Statistics":
+    """The statistics of a dataset's rows.
 
     Args:
-        files: one or more, of equal columns.
+        facts: of each file, one or more, of equal columns.
         counts: rows of each class.
+        attributes: names of the placeholders of prompts that rows have values of.
     """
     from ubgen_hub_cards.dataset_plots import Statistics
 
-    columns = stored_features(files[0])
-    labels = np.array([-1 if label is None else label for label in stored_column(files, "label")])
-    found = [_class_sizes(counts), *(_image_sizes(files) if "image" in columns else [])]
-    if OBJECTS_COLUMN in columns:
-        found += _object_figures(files)
-    if all(name in columns for name in CLIP_COLUMNS):
-        clip, zero_shot, probability = (stored_column(files, name) for name in CLIP_COLUMNS)
+    rows = {name: [value for file in facts for value in file.columns[name]] for name in facts[0].columns}
+    labels = np.array([-1 if label is None else label for label in rows["label"]])
+    found = [_class_sizes(counts), *_image_sizes(facts)]
+    if OBJECTS_COLUMN in rows:
+        found += _object_figures(rows[OBJECTS_COLUMN])
+    if all(name in rows for name in CLIP_COLUMNS):
+        clip, zero_shot, probability = (rows[name] for name in CLIP_COLUMNS)
         scored = np.array([number for number, value in enumerate(zero_shot) if value is not None], dtype=np.int64)
         right = np.array([zero_shot[number] == labels[number] for number in scored], dtype=np.float64)
         shares = [right[labels[scored] == label].mean() for label in np.unique(labels[scored])]
@@ -50,8 +44,9 @@ def dataset_statistics(files: "Sequence[Place]", counts: Sequence[int]) -> "Stat
             distribution("share of a class's images with the right zero-shot class", shares),
         ]
     contexts = []
-    for name in columns.get("attributes", ()):
-        contexts.append(context_entropy(name, _attribute(files, name), labels.tolist()))
+    for name in attributes:
+        values = [(value or {}).get(name) for value in rows["attributes"]]
+        contexts.append(context_entropy(name, values, labels.tolist()))
     return Statistics([item for item in found if item is not None], [item for item in contexts if item is not None])
 
 
@@ -105,27 +100,21 @@ def _class_sizes(counts: Sequence[int]) -> "Distribution":
     )  # fmt: skip
 
 
-def _image_sizes(files: "Sequence[Place]") -> "list[Distribution | None]":
-    widths, heights = [], []
-    for file in files:
-        with parquet.ParquetFile(opened(file)) as stream:
-            value = next(stream.iter_batches(1, columns=["image"]))["image"][0].as_py()
-        try:
-            with Image.open(io.BytesIO((value or {}).get("bytes") or b"")) as image:
-                widths.append(image.width)
-                heights.append(image.height)
-        except DECODER_ERRORS:
-            continue
+def _image_sizes(facts: Sequence[RowFacts]) -> "list[Distribution | None]":
+    sizes = [file.image_size for file in facts if file.image_size is not None]
     of = "of the first image of each file, in pixels"
-    return [distribution(f"width {of}", widths), distribution(f"height {of}", heights)]
+    return [
+        distribution(f"width {of}", [width for width, _ in sizes]),
+        distribution(f"height {of}", [height for _, height in sizes]),
+    ]
 
 
-def _object_figures(files: "Sequence[Place]") -> "list[Distribution | None]":
+def _object_figures(rows: Sequence[Mapping[str, Any] | None]) -> "list[Distribution | None]":
     numbers: list[int] = []
     areas: list[int] = []
     scores: list[float | None] = []
-    for value in stored_column(files, OBJECTS_COLUMN):
-        told: dict[str, Any] = value or {}
+    for value in rows:
+        told = value or {}
         numbers.append(len(told.get("category") or ()))
         areas += told.get("area") or ()
         scores += told.get("score") or ()
@@ -134,7 +123,3 @@ def _object_figures(files: "Sequence[Place]") -> "list[Distribution | None]":
         distribution("side of a square of an object's area, in pixels", np.sqrt(np.array(areas, np.float64))),
         distribution("score of an object", scores),
     ]
-
-
-def _attribute(files: "Sequence[Place]", name: str) -> list[str | None]:
-    return [(value or {}).get(name) for value in stored_column(files, "attributes")]

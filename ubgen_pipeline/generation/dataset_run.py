@@ -3,17 +3,15 @@
 import dataclasses
 import os
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..commands.console import Progress, WaitingNote, say, table
 from ..commands.library_log import log_into
 from ..commands.stopwatch import Stopwatch, stage
-from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker, marks_of
+from ..dataset.card import THROUGHPUT_REPORT, DatasetCardMaker
+from ..dataset.row_facts import marked_rows
 from ..dataset.shards import DatasetShards, Shard
 from ..files.folder_lock import STATE_FOLDER
 from ..files.output_store import is_of_one_process
@@ -41,8 +39,6 @@ if TYPE_CHECKING:
 _GPU_THREADS = 4
 # seconds between questions to a store what other processes have written; each is a few requests
 _ASK_STORE_EVERY = 2.0
-# files read at the same time where each is far away
-_READS_AT_ONCE = 16
 
 
 class DatasetRun:
@@ -337,7 +333,7 @@ class DatasetRun:
 
     def _take(self, shard: Shard) -> None:
         """A shard was committed; where the dataset is on the Hub it may leave this machine next."""
-        self.figures.marks += marks_of(self.shards, shard)
+        self.figures.marks += self.shards.reading(lambda: marked_rows(self.shards.file(shard)))
         if self._hub is not None:
             self._hub.add(shard)
 
@@ -373,9 +369,7 @@ class DatasetRun:
                 self.shards.write_report(THROUGHPUT_REPORT, "\n".join(lines))
             self._write_card()
             say(f"{self.shards.folder}: {made}")
-            with ThreadPoolExecutor(_READS_AT_ONCE) as readers:
-                marks = readers.map(partial(marks_of, self.shards), self.shards.shards)
-                say_marked(sum(marks, Counter()), "of the dataset")
+            say_marked(self.card.marks(self.shards.shards), "of the dataset")
         else:
             self._say_throughput(watch)
 

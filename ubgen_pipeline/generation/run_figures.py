@@ -14,7 +14,7 @@ class RunFigures:
 
     Attributes:
         num_shards: that were written.
-        marks: how many images have each mark: see :func:`ubgen_pipeline.dataset.card.marked_rows`.
+        marks: how many images have each mark: see :func:`ubgen_pipeline.dataset.row_facts.marked_rows`.
         workers: figures of those that drew for this run; where there are any, it drew nothing itself.
         rate: images per second of the last loop; None where nothing was drawn.
     """
