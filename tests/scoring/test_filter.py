@@ -130,6 +130,11 @@ OUT = ["--output-dir", "{out}"]
         (OUT, [], "no rule is given"),
         (["--min-clip-score", "1.5", *OUT], [], "min_clip_score is 1.5; give a cosine from -1 to 1"),
         (["--min-clip-score", "nan", *OUT], [], "min_clip_score is nan"),
+        (
+            ["--min-zero-shot-probability", "90", *OUT],
+            [],
+            "min_zero_shot_probability is 90.0; give a share",
+        ),
         (["--max-per-duplicate-group", "0", *OUT], [], "max_per_duplicate_group is 0"),
         (["--max-per-class", "0", *OUT], [], "max_per_class is 0; give an integer of at least 1"),
         (["--safe-only", "--max-hash-distance", "3", *OUT], [], "max_hash_distance is given without"),

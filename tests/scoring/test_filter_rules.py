@@ -10,6 +10,7 @@ RULES = [
     {"safe_only": True},
     {"min_clip_score": 0.1},
     {"zero_shot_correct": True},
+    {"min_zero_shot_probability": 0.6},
     {"max_per_duplicate_group": 2},
     {"max_per_class": 3},
     {"safe_only": True, "min_clip_score": 0.0, "zero_shot_correct": True, "max_per_duplicate_group": 1},
@@ -28,6 +29,8 @@ def written_out(rows, rules):
             reason = "min_clip_score"
         elif rules.get("zero_shot_correct") and row["zero_shot_label"] != row["label"]:
             reason = "zero_shot_correct"
+        elif probability_of_its_class(row) < rules.get("min_zero_shot_probability", -1):
+            reason = "min_zero_shot_probability"
         elif "max_per_duplicate_group" in rules:
             members.setdefault(row["duplicate_group"], []).append(row)
             if len(members[row["duplicate_group"]]) > rules["max_per_duplicate_group"]:
@@ -38,6 +41,11 @@ def written_out(rows, rules):
                 reason = "max_per_class"
         reasons.append(reason)
     return reasons
+
+
+def probability_of_its_class(row):
+    """The CLIP's, as far as the columns tell it: what is taken for another class has less than that class."""
+    return row["zero_shot_probability"] if row["zero_shot_label"] == row["label"] else -0.5
 
 
 @pytest.fixture(scope="module")

@@ -34,7 +34,8 @@ def made_up(number: int = 60, seed: int = 0) -> list[dict[str, Any]]:
         scores = [None] * 4
         if not is_black:
             shown = label if rng.random() < 0.7 else int(rng.integers(3))
-            scores = [float(np.float32(rng.uniform(-0.2, 0.6))), shown, 0.5, f"{rng.integers(6):016x}"]
+            score, probability = float(np.float32(rng.uniform(-0.2, 0.6))), 0.5 + index % 4 / 8
+            scores = [score, shown, probability, f"{rng.integers(6):016x}"]
         rows.append(
             {
                 "image": png(np.full((2, 2, 3), 0 if is_black else index, np.uint8)),

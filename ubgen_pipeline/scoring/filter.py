@@ -29,6 +29,10 @@ class FilterSettings:
     safe_only: bool = field_help("leave out what a safety checker flagged", False)
     min_clip_score: float | None = field_help("least clip_score, from -1 to 1", None)
     zero_shot_correct: bool = field_help("leave out what the CLIP takes for another class", False)
+    min_zero_shot_probability: float | None = field_help(
+        "least probability by the CLIP, from 0 to 1; what it takes for another class is left out, too",
+        None,
+    )
     min_review_iou: float | None = field_help(
         "least review_iou, the agreement of masks with a trained model, from 0 to 1", None
     )
@@ -48,8 +52,9 @@ class FilterSettings:
             raise ValueError(f"no rule is given; give one or several of {flags}.")
         if self.min_clip_score is not None and not -1 <= self.min_clip_score <= 1:
             raise ValueError(f"min_clip_score is {self.min_clip_score}; give a cosine from -1 to 1.")
-        if self.min_review_iou is not None and not 0 <= self.min_review_iou <= 1:
-            raise ValueError(f"min_review_iou is {self.min_review_iou}; give a share from 0 to 1.")
+        for name in ("min_zero_shot_probability", "min_review_iou"):
+            if (least := getattr(self, name)) is not None and not 0 <= least <= 1:
+                raise ValueError(f"{name} is {least}; give a share from 0 to 1.")
         for name in ("max_per_duplicate_group", "max_per_class"):
             if (count := getattr(self, name)) is not None and count < 1:
                 raise ValueError(f"{name} is {count}; give an integer of at least 1.")

@@ -21,6 +21,7 @@ RULES: dict[str, str | None] = {
     "safe_only": "safety",
     "min_clip_score": "clip",
     "zero_shot_correct": "clip",
+    "min_zero_shot_probability": "clip",
     "min_review_iou": "review",
     "max_per_duplicate_group": "duplicates",
     "max_per_class": None,
@@ -79,6 +80,8 @@ def _passing(
         return rows.numbers(CLIP_COLUMNS[0]) >= value
     if name == "zero_shot_correct":
         return rows.numbers(CLIP_COLUMNS[1]) == labels
+    if name == "min_zero_shot_probability":
+        return (rows.numbers(CLIP_COLUMNS[1]) == labels) & (rows.numbers(CLIP_COLUMNS[2]) >= value)
     if name == "min_review_iou":
         return rows.numbers(REVIEW_IOU_COLUMN) >= value
     groups = labels if name == "max_per_class" else _groups(rows, max_distance)
