@@ -30,6 +30,7 @@ from benchmarks.evidence.stages import (
     BEGUN_ARM,
     DISTILLED_FROM,
     LOGDET_ARM,
+    MINI,
     STAGE_VERSIONS,
     TUNED_ARMS,
     UNTUNED_ARMS,
@@ -47,6 +48,7 @@ from ubgen_evaluation.mini_sets import SPLITS
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
 from ubgen_pipeline.dataset.labelled_images import load_labelled_images
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIGS = ROOT / "training" / "configs"
@@ -69,6 +71,9 @@ class EvidenceSettings:
         metadata={"help": f"of {', '.join(ARMS)}"},
     )
     seeds: list[int] | None = field_help("run seeds, paired between arms; 3 of the split's, if not given", None)
+    model: str = field_help(
+        "embedded generator of every arm; for mini-flow give its steps, guidance and settings of training, too", MINI
+    )
     split: str = field_help("test, which is reported, or validation, to choose settings on", "test")
     training_config: str = field_help("settings of train_ubgen.py", str(CONFIGS / "mini_evidence.yaml"))
     set: list[str] | None = field_help("settings of train_ubgen.py that differ from that file, each name=value", None)
@@ -120,6 +125,8 @@ class EvidenceSettings:
     )
 
     def __post_init__(self) -> None:
+        if self.model not in EMBEDDED_MODELS:
+            raise ValueError(f"model is {self.model!r}; choose one of {', '.join(EMBEDDED_MODELS)}.")
         if self.split not in SPLITS:
             raise ValueError(f"split is {self.split!r}; choose one of {', '.join(SPLITS)}.")
         for name, known in (("arms", ARMS), ("stages_only", tuple(STAGE_VERSIONS))):
@@ -193,6 +200,7 @@ def list_runs(settings: EvidenceSettings, dtype: str | None = None) -> list[Run]
     precision = {"bf16": dtype == "bfloat16"}
     recipe = Recipe(
         Path(settings.output_dir).resolve(),
+        settings.model,
         precision | read_config(settings.training_config, settings.set or ()),
         read_config(settings.backbone_config, settings.set_backbone or (), "set-backbone"),
         settings.samples_per_class,

@@ -28,7 +28,15 @@ from benchmarks.evidence.figures import (
 )
 from benchmarks.evidence.paired_tests import PairedTest, mean_error, paired_test
 from benchmarks.evidence.plots import draw_plots
-from benchmarks.evidence.stages import BARE_ARM, BEGUN_ARM, CAPTIONED_ARM, LOGDET_ARM, PROMPTED_KEPT_ARM, VARIETY_ARM
+from benchmarks.evidence.stages import (
+    BARE_ARM,
+    BEGUN_ARM,
+    CAPTIONED_ARM,
+    LOGDET_ARM,
+    MINI,
+    PROMPTED_KEPT_ARM,
+    VARIETY_ARM,
+)
 from benchmarks.marked_part import write_marked_part
 from ubgen_pipeline.commands.console import say_error
 
@@ -132,7 +140,8 @@ def page_text(results: Mapping[str, Any], prefix: str = "images/evidence_tables"
     seeds = sorted({run["seed"] for run in results["runs"]})
     parts = [
         f"{len(seeds)} seeds ({', '.join(map(str, seeds))}); "
-        f"{10 * settings['samples_per_class']:,} images for each arm and seed, {settings['num_inference_steps']} "
+        f"{10 * settings['samples_per_class']:,} images for each arm and seed, of the generator "
+        f"`{settings.get('model', MINI)}` where they are drawn, {settings['num_inference_steps']} "
         f"denoising steps, guidance {settings['guidance_scale']:g}; {settings['num_scenes']:,} scenes in each test "
         f"set. Mean ± standard error over the seeds; ↑ higher is better, ↓ lower.",
         "\n".join(f"- **{arm_label(arm)}**: {arm_meaning(arm)}{_fewer_seeds(results, arm, seeds)}" for arm in arms),

@@ -20,7 +20,7 @@ from typing import Any
 import yaml
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from benchmarks.evidence.stages import CAPTIONS_FILE, CLIP_FOLDER, DISTILLED_FOLDER
+from benchmarks.evidence.stages import CAPTIONS_FILE, CLIP_FOLDER, DISTILLED_FOLDER, MINI
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.files.whole_files import write_whole_text
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
@@ -181,7 +181,7 @@ def make_images(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, 
     generate_dataset(
         classes,
         folder / "dataset",
-        model=settings.get("model", "mini"),
+        model=settings.get("model", MINI),
         lora=str(lora) if lora else None,
         samples_per_class=settings["samples_per_class"],
         num_inference_steps=settings["num_inference_steps"],

@@ -37,6 +37,8 @@ STAGE_VERSIONS = {
     "tuned": 1,
     "judged": 1,
 }
+# the generator that stages have whose settings name none
+MINI = "mini"
 # rendered scenes, and the bias that they have; None is the setting real_bias
 RENDERED_ARMS = {"real": None, "unbiased": 0.0}
 PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
@@ -103,9 +105,8 @@ class Stage:
     def key(self) -> str:
         """Hash of all that goes into it."""
         inputs = {name: stage.key for name, stage in self.inputs.items()}
-        # a stage that names no model is of the mini model
-        model = [self.settings["model"]] if "model" in self.settings else []
-        content = [self.kind, STAGE_VERSIONS[self.kind], self.settings, inputs, model_hashes(self.kind, *model)]
+        hashes = model_hashes(self.kind, self.settings.get("model", MINI))
+        content = [self.kind, STAGE_VERSIONS[self.kind], self.settings, inputs, hashes]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
 
     @property
@@ -142,6 +143,7 @@ class Recipe:
     """What the settings of the command say of the stages: everything except arm and seed."""
 
     root: Path
+    model: str
     training: Mapping[str, Any]
     backbone: Mapping[str, Any]
     samples_per_class: int
@@ -190,7 +192,8 @@ def _tuned(recipe: Recipe, arm: str, seed: int) -> Stage:
         read["distilled"] = _distilled(recipe, DISTILLED_ARM, seed)
         config["initial_lora"] = DISTILLED_FOLDER
     captions = {"captions": CAPTIONS} if arm in CAPTION_ARMS else {}
-    return Stage("lora", f"{arm}/{seed}", recipe.root, {"config": config} | captions | common, read)
+    settings = _model(recipe) | {"config": config} | captions | common
+    return Stage("lora", f"{arm}/{seed}", recipe.root, settings, read)
 
 
 def _distilled(recipe: Recipe, arm: str, seed: int) -> Stage:
@@ -202,8 +205,18 @@ def _distilled(recipe: Recipe, arm: str, seed: int) -> Stage:
         kept = _kept(recipe, source, seed, images)
     else:
         kept = Stage("kept", name, recipe.root, common, {"images": images})
-    config = {"config": dict(recipe.distilling) | {"seed": seed}}
-    return Stage("distilled", name, recipe.root, config | common, {"kept": kept})
+    config = {"config": dict(recipe.distilling) | _named_model(recipe) | {"seed": seed}}
+    return Stage("distilled", name, recipe.root, _model(recipe) | config | common, {"kept": kept})
+
+
+def _model(recipe: Recipe) -> dict[str, str]:
+    """What the settings of a stage that loads a generator hold: its name, unless it is the usual one."""
+    return {} if recipe.model == MINI else {"model": recipe.model}
+
+
+def _named_model(recipe: Recipe) -> dict[str, str]:
+    """The same as a setting of a training."""
+    return {} if recipe.model == MINI else {"model_name_or_path": recipe.model}
 
 
 def _kept(recipe: Recipe, arm: str, seed: int, images: Stage) -> Stage:
@@ -221,7 +234,7 @@ def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) ->
         images |= {"bias": recipe.real_bias if bias is None else bias}
     else:
         images |= {"num_inference_steps": recipe.num_inference_steps, "guidance_scale": recipe.guidance_scale}
-        images |= {"dtype": recipe.dtype}
+        images |= {"dtype": recipe.dtype} | _model(recipe)
     if arm in (PROMPTED_ARM, PROMPTED_KEPT_ARM, *CAPTION_ARMS):
         images |= {"templates": PROMPT_TEMPLATES}
     if arm in TUNED_ARMS:
@@ -292,7 +305,7 @@ def training_settings(recipe: Recipe, arm: str) -> dict[str, Any]:
         rewards[VARIETY_REWARD] = recipe.variety_weight
     if reads_rewards:
         config |= {"reward_funcs": [*rewards], "reward_weights": [*rewards.values()]}
-    return config
+    return config | _named_model(recipe)
 
 
 def read_config(file: str | Path, overrides: Sequence[str] = (), flag: str = "set") -> dict[str, Any]:
@@ -326,7 +339,7 @@ def read_overrides(overrides: Sequence[str], flag: str = "set") -> dict[str, Any
 
 
 @cache
-def model_hashes(kind: str, model_name: str = "mini") -> tuple[str, ...]:
+def model_hashes(kind: str, model_name: str = MINI) -> tuple[str, ...]:
     """Hashes of the weights that a stage of this kind loads from the package, for the embedded model of that name."""
     model, clip = Path(embedded_model_path(model_name)), Path(mini_clip_path())
     read = {

@@ -44,6 +44,7 @@ def test_validation_scenes_are_none_of_the_test():
         ({"seeds": [1000]}, "seeds are"),
         ({"split": "validation", "seeds": [0]}, "1000 or more"),
         ({"split": "training"}, "split is 'training'"),
+        ({"model": "sdxl"}, "model is 'sdxl'; choose one of mini, mini-flow"),
         ({"arms": ["ubgen", "no_clip"]}, "arms is"),
         ({"seeds": [0, 0]}, "each once"),
         ({"workers": 0}, "workers is 0"),

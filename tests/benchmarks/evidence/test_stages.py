@@ -46,8 +46,21 @@ def test_a_setting_makes_anew_what_depends_on_it(tmp_path, settings, changed):
 
 def test_other_weights_of_the_package_make_the_stages_anew(tmp_path, monkeypatch):
     before = keys(tmp_path)
-    monkeypatch.setattr(stages, "model_hashes", lambda kind: ("other",) if kind == "images" else ())
+    monkeypatch.setattr(stages, "model_hashes", lambda kind, model: ("other",) if kind == "images" else ())
     assert keys(tmp_path)["images"] != before["images"]
+
+
+def test_the_generator_is_that_of_every_stage_that_loads_one(tmp_path):
+    arms = ["base", "captioned", "captioned_distilled", "ubgen"]
+    runs = command.list_runs(tiny(tmp_path, arms=arms, model="mini-flow"))
+    found = {stage.key: stage for run in runs for stage in run.stages}.values()
+    assert {stage.kind for stage in found if "model" in stage.settings} == {"lora", "images", "distilled"}
+    assert {stage.settings.get("model") for stage in found if stage.kind in ("lora", "images")} == {"mini-flow"}
+    trained = [stage.settings["config"] for stage in found if stage.kind in ("lora", "distilled")]
+    assert len(trained) == 3 and {config["model_name_or_path"] for config in trained} == {"mini-flow"}
+    # what is of the usual model stays where it is
+    before = {stage.key for run in command.list_runs(tiny(tmp_path, arms=arms)) for stage in run.stages}
+    assert not before & {stage.key for stage in found}
 
 
 def test_both_commands_share_the_stages_they_have_in_common(tmp_path):
