@@ -77,6 +77,14 @@ def test_text_features_are_the_librarys(name):
     assert torch.allclose(encoder.encode_texts(TEXTS, batch_size=1), encoder.encode_texts(TEXTS), atol=1e-5)
 
 
+def test_the_scale_of_cosines_is_the_models_own(name):
+    if name.startswith("open_clip:"):
+        model = open_clip.create_model(name.removeprefix("open_clip:"))
+    else:
+        model = AutoModel.from_pretrained(name)
+    assert load_clip_encoder(name).logit_scale == pytest.approx(model.logit_scale.exp().item()) != 1
+
+
 def test_gradient_reaches_the_image_and_no_weight(name):
     images, encoder = as_images()[..., :320].requires_grad_(True), load_clip_encoder(name)
     features = encoder.encode_images(images)

@@ -13,7 +13,6 @@ from ubgen_pipeline.models.clip_encoders import ClipEncoder, load_clip_encoder
 
 from ..rewards.class_variety import ClassVarietyReward
 from ..rewards.clip_alignment import ClipAlignmentReward
-from ..rewards.clip_contrast import ClipContrastReward
 from ..rewards.jpeg_size import JpegSizeReward
 from ..rewards.logdet_variety import LogDetVarietyReward
 from ..rewards.pyiqa_metrics import PyiqaReward
@@ -36,7 +35,7 @@ PROBE_RANGE = (0.2, 0.8)
 # of the features' size, by which those of different images must differ; rounding alone stays below
 _LEAST_SPREAD = 1e-5
 # those that read the features of clip_model
-CLIP_REWARDS = frozenset({"clip_alignment", "clip_contrast", "class_variety", "logdet_variety"})
+CLIP_REWARDS = frozenset({"clip_alignment", "class_variety", "logdet_variety"})
 
 
 def build_reward(
@@ -217,11 +216,6 @@ def _clip_alignment(config: SamplerConfig, encoder: ClipEncoder | None, class_na
     )
 
 
-def _clip_contrast(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
-    assert encoder is not None
-    return ClipContrastReward(encoder, class_names, config.clip_prompt)
-
-
 def _class_variety(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Sequence[str]) -> RewardFunction:
     assert encoder is not None
     return ClassVarietyReward(encoder, class_names, config.clip_prompt)
@@ -253,7 +247,6 @@ def _quality(config: SamplerConfig, encoder: ClipEncoder | None, class_names: Se
 
 REWARDS: dict[str, Callable[[SamplerConfig, ClipEncoder | None, Sequence[str]], RewardFunction]] = {
     "clip_alignment": _clip_alignment,
-    "clip_contrast": _clip_contrast,
     "quality": _quality,
     "class_variety": _class_variety,
     "logdet_variety": _logdet_variety,

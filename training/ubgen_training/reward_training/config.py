@@ -154,7 +154,7 @@ class SamplerConfig(ResumableConfig):
     reward_funcs: list[str] = field(
         default_factory=lambda: ["clip_alignment", "quality"],
         metadata={
-            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), clip_contrast, "
+            "help": "Rewards by name: clip_alignment (L_in is 1 - it), quality (L_q is 1 - it), "
             "class_variety, logdet_variety, recognised, detector:MODEL, jpeg_size, jpeg_incompressibility, "
             "pyiqa:METRIC, or an import path package.module:attribute, perhaps after relative: (see relative_prompt)."
         },
