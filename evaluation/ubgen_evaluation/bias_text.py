@@ -23,6 +23,9 @@ def bias_text(figures: dict[str, Interval], settings: EvaluateSettings) -> str:
     ]
     if settings.mini_world:
         lines.append("Classes, backgrounds and textures are those that the mini world's own classifier reads.")
+    if settings.clip_model is not None:
+        asked = public_name(settings.clip_model) or settings.clip_model
+        lines.append(f"Whether contexts are shown that prompts name is what the CLIP {asked} says.")
     if settings.reference is not None:
         reference = f"{public_name(settings.reference)}, split {settings.reference_split}"
         lines.append(f"FID, KID, precision, recall and classification accuracy score: against {reference}.")

@@ -4,12 +4,16 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ubgen_pipeline.dataset.damaged_images import read_rows
+from ubgen_pipeline.commands.console import say, say_warning
+from ubgen_pipeline.dataset.damaged_images import read_rows, without_damaged
 from ubgen_pipeline.dataset.labelled_images import LabelledImages, load_labelled_images
+from ubgen_pipeline.dataset.reader import open_rows
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
+from ubgen_pipeline.models.clip_encoders import ClipEncoder
 
 from .backbones import Backbone
 from .class_matching import class_positions
+from .context_recall import MIN_IMAGES, context_recall
 from .dataset_bias import background_only, background_similarity, cluster_statistics
 from .diversity import diversity
 from .evaluate_settings import EvaluateSettings
@@ -18,6 +22,10 @@ from .feature_extraction import extract_features, open_image
 from .fidelity import fidelity
 from .intervals import Interval, bootstrap_interval
 from .object_hue import NUM_HUES, object_hue
+
+# a context that fewer of its images show is warned of, the worst few by name
+_LEAST_SHOWN = 0.5
+_MOST_NAMED = 5
 
 
 class Reference(NamedTuple):
@@ -86,6 +94,52 @@ def measure_dataset(
             "classification accuracy score": _plain(found.classification_accuracy),
         }
     return figures
+
+
+def measure_contexts(
+    source: str, encoder: ClipEncoder, settings: EvaluateSettings
+) -> tuple[dict[str, Interval], dict[str, Interval]]:
+    """Whether images show what their prompts name, by :func:`.context_recall.context_recall`; shares in [0, 1].
+
+    Args:
+        source: the dataset.
+        encoder: the CLIP that is asked.
+        settings: of the run.
+
+    Returns:
+        The mean over the values of each placeholder, as ``background shown``, and the share of each, as
+        ``background: brick``; both empty where the dataset names no contexts, which is said.
+
+    Raises:
+        ValueError: the dataset or one of its images cannot be read.
+    """
+    rows = open_rows(source, settings.split, argument="datasets")
+    found = []
+    if {"prompt", "attributes"} <= set(rows.features):
+        rows = rows.select_columns(["image", "prompt", "attributes"])
+        found = context_recall(
+            without_damaged(rows, source) if settings.skip_damaged else rows, encoder, source, settings.seed
+        )
+    if not found:
+        say(f"{source}: no context to ask for, two or more that each stand in {MIN_IMAGES} prompts or more")
+    for item in sorted(found, key=lambda item: item.share)[:_MOST_NAMED]:
+        if item.share < _LEAST_SHOWN:
+            say_warning(
+                f"{source}: {int(item.shown.sum())} of {len(item.shown)} images whose prompts name the"
+                f" {item.placeholder} {item.value!r} show it"
+            )
+    shares = {
+        f"{item.placeholder}: {item.value}": bootstrap_interval(
+            np.mean, item.shown, num_resamples=settings.num_resamples, seed=settings.seed
+        )
+        for item in found
+    }
+    placeholders = dict.fromkeys(item.placeholder for item in found)
+    means = {
+        f"{name} shown": _plain(float(np.mean([item.share for item in found if item.placeholder == name])))
+        for name in placeholders
+    }
+    return means, shares
 
 
 class _Backgrounds:

@@ -28,10 +28,11 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
     from ubgen_pipeline.dataset.card import add_bias_report
     from ubgen_pipeline.dataset.labelled_images import load_labelled_images
     from ubgen_pipeline.dataset.shards import open_dataset
+    from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 
     from .backbone_measures import measure_backbone
     from .backbones import load_backbone
-    from .dataset_measures import Reference, measure_dataset
+    from .dataset_measures import Reference, measure_contexts, measure_dataset
     from .feature_extraction import extract_features
 
     if settings.write_bias_report:
@@ -57,10 +58,19 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
                 backbone, real.rows, batch_size=settings.batch_size, cache_dir=settings.cache_folder
             ).features
             reference = Reference(features, np.array(real.rows["label"]), real.class_names, settings.reference)
+        encoder = None if settings.clip_model is None else load_clip_encoder(settings.clip_model).to(device)
+        contexts = {}
         for name in settings.datasets:
             say(f"dataset {name}")
             columns[name] = measure_dataset(name, backbone, settings, reference)
+            if encoder is not None:
+                means, shares = measure_contexts(name, encoder, settings)
+                columns[name] |= means
+                if shares:
+                    contexts[name] = shares
         tables.append(ReportTable("Datasets", columns))
+        if contexts:
+            tables.append(ReportTable("Contexts", contexts, is_plotted=False))
         if settings.write_bias_report:
             for name, figures in columns.items():
                 add_bias_report(name, bias_text(figures, settings))

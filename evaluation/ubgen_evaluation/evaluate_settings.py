@@ -47,6 +47,11 @@ class EvaluateSettings:
     skip_damaged: bool = field_help(
         "leave rows with damaged images out of these datasets, counted; else the first stops the run", False
     )
+    clip_model: str | None = field_help(
+        "CLIP that is asked whether images show the contexts that their prompts name: mini, a CLIP or SigLIP of"
+        " transformers, or open_clip:ARCHITECTURE/PRETRAINED; nothing is asked, if not given",
+        None,
+    )
     feature_backbone: str = field_help("backbone in whose features datasets are measured", "mini")
     batch_size: int = field_help("images that a backbone reads at a time", 64)
     device: str | None = field_help("cpu, cuda, …; CUDA where there is one, if not given", None)
@@ -61,6 +66,8 @@ class EvaluateSettings:
             raise ValueError("nothing to evaluate; give --backbones, --datasets or both.")
         if self.write_bias_report and not self.datasets:
             raise ValueError("write_bias_report is set without datasets; give --datasets.")
+        if self.clip_model is not None and not self.datasets:
+            raise ValueError("clip_model is set without datasets, whose contexts it is asked about; give --datasets.")
         for name in ("num_scenes", "probe_seeds", "probe_trials", "batch_size"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} is {getattr(self, name)}; give 1 or more.")

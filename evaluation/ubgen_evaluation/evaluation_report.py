@@ -41,10 +41,11 @@ DIRECTIONS = {
 
 @dataclass(frozen=True)
 class ReportTable:
-    """Figures of what is compared: ``columns[name][figure]``."""
+    """Figures of what is compared: ``columns[name][figure]``; ``is_plotted`` where each deserves a panel."""
 
     title: str
     columns: dict[str, dict[str, Interval]]
+    is_plotted: bool = True
 
     @property
     def figures(self) -> list[str]:
@@ -56,7 +57,7 @@ def write_report(tables: list[ReportTable], settings: dict[str, Any], folder: st
     """Write ``report.json``, ``report.md``, ``report.html`` and the plots; returns the Markdown file.
 
     Args:
-        tables: one for backbones, one for datasets.
+        tables: one for backbones, one for datasets, one for the contexts of datasets.
         settings: of the run, kept in the JSON.
         folder: made if it is not there.
     """
@@ -73,12 +74,14 @@ def write_report(tables: list[ReportTable], settings: dict[str, Any], folder: st
         },
     }
     (folder / "report.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    plots = {table.title: _plot(table) for table in tables}
+    plots = {table.title: _plot(table) for table in tables if table.is_plotted}
     lines = ["# Evaluation", ""]
     for table in tables:
-        file = f"{table.title.lower()}.png"
-        (folder / file).write_bytes(plots[table.title])
-        lines += [f"## {table.title}", "", *_markdown_table(table), "", f"![{table.title}]({file})", ""]
+        lines += [f"## {table.title}", "", *_markdown_table(table), ""]
+        if table.title in plots:
+            file = f"{table.title.lower()}.png"
+            (folder / file).write_bytes(plots[table.title])
+            lines += [f"![{table.title}]({file})", ""]
     lines += [_LEGEND, ""]
     (folder / "report.md").write_text("\n".join(lines), encoding="utf-8")
     (folder / "report.html").write_text(_html(tables, plots), encoding="utf-8")
@@ -96,13 +99,16 @@ def _markdown_table(table: ReportTable) -> list[str]:
     lines = [f"| | {' | '.join(names)} |", "|---" * (len(names) + 1) + "|"]
     for figure in table.figures:
         cells = [cell(column.get(figure)) for column in table.columns.values()]
-        lines.append(f"| {labelled(figure)} | {' | '.join(cells)} |")
+        name = labelled(figure).replace("|", "\\|")
+        lines.append(f"| {name} | {' | '.join(cells)} |")
     return lines
 
 
 def labelled(figure: str) -> str:
     """The figure's name for readers, with the way that it points."""
-    direction = DIRECTIONS.get(figure) or (DIRECTIONS["transfer"] if figure.startswith("transfer ") else 0)
+    # a figure for each set, and for each placeholder
+    more_is_better = figure.startswith("transfer ") or figure.endswith(" shown")
+    direction = DIRECTIONS.get(figure) or int(more_is_better)
     return f"{figure.replace('_', ' ')}{' ↑' if direction > 0 else ' ↓' if direction < 0 else ''}"
 
 
@@ -168,7 +174,7 @@ def _html(tables: list[ReportTable], plots: dict[str, bytes]) -> str:
                 [labelled(figure), *(cell(column.get(figure)) for column in table.columns.values())]
                 for figure in table.figures
             ],
-            "plot": base64.b64encode(plots[table.title]).decode(),
+            "plot": base64.b64encode(plots[table.title]).decode() if table.title in plots else None,
         }
         for table in tables
     ]
@@ -196,7 +202,7 @@ img { max-width: 100%; margin: 1rem 0; }
 <tr><th></th>{% for name in table.names %}<th>{{ name }}</th>{% endfor %}</tr>
 {% for row in table.rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
 {% endfor %}</table>
-<img src="data:image/png;base64,{{ table.plot }}" alt="{{ table.title }}">
+{% if table.plot %}<img src="data:image/png;base64,{{ table.plot }}" alt="{{ table.title }}">{% endif %}
 {% endfor %}
 <p>{{ legend }}</p>
 </body>
