@@ -40,6 +40,7 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
         for name in settings.datasets or ():
             open_dataset(name)
     device = usable_device(settings.device)
+    encoder = None if settings.clip_model is None else load_clip_encoder(settings.clip_model).to(device)
     tables = []
     if settings.backbones:
         columns = {}
@@ -58,7 +59,6 @@ def evaluate(settings: EvaluateSettings) -> list[ReportTable]:
                 backbone, real.rows, batch_size=settings.batch_size, cache_dir=settings.cache_folder
             ).features
             reference = Reference(features, np.array(real.rows["label"]), real.class_names, settings.reference)
-        encoder = None if settings.clip_model is None else load_clip_encoder(settings.clip_model).to(device)
         contexts = {}
         for name in settings.datasets:
             say(f"dataset {name}")

@@ -146,3 +146,9 @@ def test_the_command_warns_of_contexts_that_are_not_shown(tmp_path, capsys):
 def test_a_clip_without_datasets_is_refused(capsys):
     assert main(["--backbones", "mini", "--mini-world", "--clip-model", "mini"]) == 2
     assert "clip_model is set without datasets" in capsys.readouterr().err
+
+
+def test_a_clip_that_cannot_be_loaded_is_named_before_anything_is_measured(tmp_path, capsys):
+    flags = ["--datasets", str(tmp_path / "nothing"), "--clip-model", str(tmp_path / "no-clip")]
+    assert main([*flags, "--output-dir", str(tmp_path / "out")]) == 2
+    assert "no-clip' cannot be loaded" in capsys.readouterr().err and not (tmp_path / "out").exists()

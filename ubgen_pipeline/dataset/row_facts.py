@@ -50,10 +50,7 @@ def read_facts(file: Place) -> RowFacts:
     """All that the card says of the rows of a parquet file."""
     with parquet.ParquetFile(opened(file)) as stream:
         there = stream.schema_arrow.names
-        wanted = [
-            name for name in ("label", OBJECTS_COLUMN, *CLIP_COLUMNS, "attributes", *MARK_COLUMNS) if name in there
-        ]
-        columns = _values(stream, wanted)
+        columns = _values(stream, [name for name in FACT_COLUMNS if name in there])
         size = _first_size(stream) if "image" in there else None
     return RowFacts(columns, size)
 
