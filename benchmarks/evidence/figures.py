@@ -26,6 +26,8 @@ ARM_MEANINGS = {
     "unbiased": "no generator: rendered scenes in which backgrounds and textures are independent of the class, the "
     "ceiling",
     "base": "the generator as it is",
+    "cads": "the generator as it is, drawing with condition-annealed noise "
+    "([CADS](../docs/generate.md#more-diverse-images)) of scale 1",
     "prompted": "the generator as it is, with every background and texture of the world named in the prompts",
     "prompted_kept": "several times as many images of prompted, those left out that CLIP takes for another class",
     "distilled": "a LoRA trained on the prompted images that CLIP recognises, under the bare class names",

@@ -31,6 +31,7 @@ from benchmarks.evidence.plots import draw_plots
 from benchmarks.evidence.stages import (
     BARE_ARM,
     BEGUN_ARM,
+    CADS_ARM,
     CAPTIONED_ARM,
     LOGDET_ARM,
     MINI,
@@ -47,7 +48,7 @@ COMPARED_WITH = {
     VARIETY_ARM: ("base", "ubgen"),
     LOGDET_ARM: ("base", "ubgen", VARIETY_ARM, "prompted", "distilled", "unbiased"),
     BEGUN_ARM: ("base", LOGDET_ARM, "prompted", "distilled", "unbiased"),
-    CAPTIONED_ARM: ("base", "ubgen", LOGDET_ARM, "prompted", PROMPTED_KEPT_ARM, "unbiased"),
+    CAPTIONED_ARM: ("base", CADS_ARM, "ubgen", LOGDET_ARM, "prompted", PROMPTED_KEPT_ARM, "unbiased"),
     BARE_ARM: ("base", CAPTIONED_ARM),
 }
 

@@ -13,6 +13,7 @@ COLOURS = {
     "real": "#000000",
     "unbiased": "#7F7F7F",
     "base": "#D55E00",
+    "cads": "#F0E442",
     "prompted": "#A6761D",
     "prompted_kept": "#666600",
     "distilled": "#E7298A",

@@ -41,8 +41,10 @@ STAGE_VERSIONS = {
 MINI = "mini"
 # rendered scenes, and the bias that they have; None is the setting real_bias
 RENDERED_ARMS = {"real": None, "unbiased": 0.0}
-PROMPTED_ARM, DISTILLED_ARM = "prompted", "distilled"
+PROMPTED_ARM, DISTILLED_ARM, CADS_ARM = "prompted", "distilled", "cads"
 UNTUNED_ARMS = (*RENDERED_ARMS, "base", PROMPTED_ARM)
+# how the arm cads draws: of the scales in results/diversity.md the largest with as many images recognised as without
+CADS = {"diversity": "cads", "cads_scale": 1.0}
 VARIETY_ARM, LOGDET_ARM, BEGUN_ARM = "ubgen_variety", "ubgen_logdet", "distilled_logdet"
 PROMPTED_KEPT_ARM, CAPTIONED_ARM, BARE_ARM = "prompted_kept", "captioned", "captioned_distilled"
 # arms whose LoRA is trained on images of another arm, under the bare class names
@@ -60,7 +62,7 @@ _ABLATIONS_OF = {
 # every ablation, and the arm with the full loss that it leaves something out of
 FULL_LOSS = {prefix + name: full for full, (prefix, names) in _ABLATIONS_OF.items() for name in names}
 TUNED_ARMS = ("ubgen", VARIETY_ARM, LOGDET_ARM, BEGUN_ARM, CAPTIONED_ARM, *FULL_LOSS)
-ARMS = (*UNTUNED_ARMS, PROMPTED_KEPT_ARM, DISTILLED_ARM, BARE_ARM, *TUNED_ARMS)
+ARMS = (*UNTUNED_ARMS, CADS_ARM, PROMPTED_KEPT_ARM, DISTILLED_ARM, BARE_ARM, *TUNED_ARMS)
 # trained on captions, and drawn with prompts of that kind
 CAPTION_ARMS = tuple(arm for arm in TUNED_ARMS if FULL_LOSS.get(arm, arm) == CAPTIONED_ARM)
 UNFILTERED_ARM = "captioned_unfiltered"
@@ -237,6 +239,8 @@ def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) ->
         images |= {"dtype": recipe.dtype} | _model(recipe)
     if arm in (PROMPTED_ARM, PROMPTED_KEPT_ARM, *CAPTION_ARMS):
         images |= {"templates": PROMPT_TEMPLATES}
+    if arm == CADS_ARM:
+        images |= CADS
     if arm in TUNED_ARMS:
         images |= {"lora_step": recipe.lora_step}
     return Stage("images", f"{arm}/{seed}", recipe.root, images | {"threads": recipe.threads}, inputs)

@@ -129,11 +129,15 @@ def test_each_ablation_reaches_the_training_settings(tmp_path):
 
 
 def test_what_needs_no_rewards_is_drawn_beside_the_tuned_arms(tmp_path):
-    arms = ["real", "unbiased", "base", "prompted", "prompted_kept", "distilled"]
+    arms = ["real", "unbiased", "base", "cads", "prompted", "prompted_kept", "distilled"]
     runs = command.list_runs(tiny(tmp_path, arms=arms))
     kinds = {run.arm: [stage.kind for stage in run.stages] for run in runs}
     assert kinds["prompted"] == kinds["base"] == ["images", "backbone", "measures"]
     assert kinds["prompted_kept"] == ["images", "kept", "backbone", "measures"]
+    # CADS changes how the base's images are drawn, and nothing else
+    assert kinds["cads"] == kinds["base"]
+    base, cads = (next(run for run in runs if run.arm == arm).stages[0].settings for arm in ("base", "cads"))
+    assert cads == base | {"diversity": "cads", "cads_scale": 1.0}
     # the LoRA of `distilled` is trained on the very images of `prompted`
     assert kinds["distilled"] == ["images", "kept", "distilled", "images", "backbone", "measures"]
     stage = {run.arm: run.stages for run in runs}
