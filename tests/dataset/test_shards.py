@@ -1,17 +1,9 @@
 """Shards: committed whole or not at all, resumed only with equal settings."""
 
-import json
-
-import numpy as np
-import pyarrow.parquet as parquet
 import pytest
-from datasets import ClassLabel, Features, Image, Value, load_dataset
+from datasets import Features, Value, load_dataset
 
-from support.scene_dataset import png
-from ubgen_pipeline.dataset import shards as shards_module
-from ubgen_pipeline.dataset.columns import annotation_features
 from ubgen_pipeline.dataset.shards import DatasetShards
-from ubgen_pipeline.mask_settings import ANNOTATIONS
 
 FEATURES = Features({"index": Value("int64")})
 
@@ -90,36 +82,3 @@ def test_a_damaged_mark_is_named_and_what_to_do_works(tmp_path, text):
         shards.missing()
     mark.unlink()
     assert [item.number for item in shards.missing()] == [1]
-
-
-def test_row_groups_end_at_a_number_of_bytes(tmp_path, monkeypatch):
-    """The Hub's viewer reads groups of 300 MB; a row with all annotations at 1024 x 1024 pixels has 6 MB at most."""
-    assert shards_module.ROW_GROUP_BYTES + 6_000_000 < 100_000_000
-    monkeypatch.setattr(shards_module, "ROW_GROUP_BYTES", 80_000)
-    noise = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
-    image, grey, flat = png(noise), png(noise[..., 0]), png(np.zeros((32, 32), np.uint8))
-    features = Features({"image": Image(), "label": ClassLabel(names=["a"])} | annotation_features(ANNOTATIONS, ["a"]))
-    row = {"image": image, "label": 0, "classes": [0], "mask": flat, "confidence": grey, "instances": flat}
-    row |= {"heatmaps": [grey] * 4, "objects": None}
-    shards = DatasetShards(tmp_path, {}, 64, 64)
-    shards.open()
-    shards.write(shards.shards[0], (row for _ in range(64)), features)
-    about = parquet.read_metadata(shards.file(shards.shards[0]))
-    groups = [about.row_group(number) for number in range(about.num_row_groups)]
-    assert sum(group.total_byte_size for group in groups) > 5 * 80_000
-    assert max(group.total_byte_size for group in groups) < 100_000
-    assert len({group.num_rows for group in groups[:-1]}) == 1 and sum(group.num_rows for group in groups) == 64
-
-
-def test_the_files_say_what_the_numbers_in_masks_mean(tmp_path):
-    features = Features({"label": Value("int64")} | annotation_features(["mask", "instance"], ["a"]))
-    row = {"label": 0, "classes": [0], "objects": None}
-    row |= dict.fromkeys(("mask", "instances"), png(np.zeros((8, 8), np.uint8)))
-    shards = DatasetShards(tmp_path, {}, 2, 2)
-    shards.open()
-    shards.write(shards.shards[0], [row, row], features)
-    told = json.loads(parquet.read_schema(shards.file(shards.shards[0])).metadata[b"ubgen"])
-    assert told["column_values"]["mask"] == {"background": 0, "first_label": 1, "ignore": 255}
-    assert told["column_values"]["instances"] == {"background": 0, "first_object": 1}
-    # and datasets reads the file as it did
-    assert load_dataset(str(tmp_path), split="train").features["mask"] == Image()

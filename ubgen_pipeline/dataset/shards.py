@@ -26,8 +26,7 @@ from ..files.folder_lock import STATE_FOLDER
 from ..files.output_store import AddressStore, output_store
 from ..files.places import Place, as_place
 from ..models.fingerprints import in_earlier_words, is_earlier
-from .columns import column_values
-from .library_internals import parquet_writer
+from .shard_file import write_rows
 
 Result = TypeVar("Result")
 
@@ -35,12 +34,6 @@ MANIFEST = f"{STATE_FOLDER}/manifest.json"
 CARD = "README.md"
 # what file systems, file managers and git leave in a folder that is otherwise empty
 _OF_THE_SYSTEM = {"lost+found", ".DS_Store", "Thumbs.db", "desktop.ini", ".git", ".gitattributes", ".gitignore"}
-
-# The Hub's viewer refuses row groups of more than 300 MB, and asks for 100 MB; datasets begins a new one after a
-# hundred rows with images, which at 1024 x 1024 pixels with all annotations may be 500 MB.
-ROW_GROUP_BYTES = 80_000_000
-# of what the files' own metadata says of the columns
-METADATA_KEY = "ubgen"
 
 
 @dataclass(frozen=True)
@@ -266,22 +259,9 @@ class DatasetShards:
             features: ``datasets.Features``.
             statistics: further JSON values for the shard's mark.
         """
-        num_rows = num_bytes = 0
-        values = column_values(features)
-        metadata = {METADATA_KEY: json.dumps({"column_values": values})} if values else {}
         # not beside the shards, where `datasets` would take it for one
         with self.store.whole_file(self._data(shard)) as temporary:
-            with open(temporary, "wb") as stream:
-                writer = parquet_writer(stream, features, metadata)
-                for row in rows:
-                    writer.write(dict(row))
-                    num_rows += 1
-                    num_bytes += _num_bytes(row)
-                    if num_bytes >= ROW_GROUP_BYTES:
-                        writer.write_examples_on_file()
-                    if not writer.current_examples:
-                        num_bytes = 0
-                writer.finalize(close_stream=False)
+            num_rows = write_rows(temporary, rows, features)
             mark = {
                 **(statistics or {}),
                 "start": shard.start,
@@ -398,15 +378,6 @@ def _statistics_in(mark: str) -> dict[str, Any]:
     statistics = json.loads(mark)
     int(statistics["num_bytes"])
     return statistics
-
-
-def _num_bytes(value: Any) -> int:
-    """Size of a row, or of a value in one, about as parquet writes it."""
-    if isinstance(value, Mapping):
-        return sum(map(_num_bytes, value.values()))
-    if isinstance(value, (list, tuple)):
-        return sum(map(_num_bytes, value))
-    return len(value) if isinstance(value, (bytes, str)) else 8
 
 
 def _short(value: Any) -> str:
