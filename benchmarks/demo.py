@@ -59,7 +59,7 @@ SHIPPED_LORAS = {"mini": Path(mini_lora_path())}
 # how an embedded model is trained, and how its datasets are drawn: by default with its family's own steps and guidance
 PLANS = {
     # without guidance, as it was trained: with it, the mini model draws a class on its own background alone
-    "mini": Plan("mini_captioned.yaml", 60, {"num_inference_steps": 10, "guidance_scale": 1.0}, True),
+    "mini": Plan("mini_demo.yaml", 60, {"num_inference_steps": 10, "guidance_scale": 1.0}, True),
     "mini-flow": Plan("mini_flow.yaml", 20, {}, False),
 }
 OWN_BACKGROUND_INDEX = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in CLASS_NAMES]
