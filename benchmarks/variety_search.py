@@ -46,7 +46,8 @@ class SearchArm(NamedTuple):
 
     ``begins`` names the arm of the evidence that says where it begins: ``ubgen`` at the untuned model,
     ``distilled_logdet`` at a LoRA that is distilled from prompted images. ``captioned`` begins at the untuned model,
-    with captions and settings of its own in place of those that are common to the others.
+    with captions and settings of its own in place of those that are common to the others; of its images those are kept
+    of whose class the mini CLIP is sure with ``min_probability``, or those that it takes for their class, without one.
     """
 
     name: str
@@ -54,6 +55,7 @@ class SearchArm(NamedTuple):
     changes: Mapping[str, Any]
     lora_step: int | None
     seeds: Sequence[int]
+    min_probability: float | None
 
 
 class SearchRun(NamedTuple):
@@ -101,6 +103,7 @@ def read_arms(settings: SearchSettings) -> list[SearchArm]:
                 ({} if begins == CAPTIONED_ARM else dict(read.get("common") or {})) | dict(arm.get("set") or {}),
                 arm.get("lora_step"),
                 settings.seeds or arm.get("seeds") or read["seeds"],
+                arm.get("min_probability"),
             )
             for arm in read["arms"]
         ]
@@ -142,6 +145,7 @@ def list_search_runs(settings: SearchSettings, dtype: str | None = None) -> list
             set_logdet=changes,
             set_captioned=changes,
             lora_step=arm.lora_step,
+            min_probability=arm.min_probability,
             dtype=settings.dtype,
             workers=settings.workers,
         )

@@ -97,6 +97,11 @@ class EvidenceSettings:
         "settings of train_ubgen.py in the arm captioned", str(CONFIGS / "mini_captioned.yaml")
     )
     set_captioned: list[str] | None = field_help("settings that differ from that file, each name=value", None)
+    min_probability: float | None = field_help(
+        "in the arms that leave images out: least probability that the mini CLIP gives the class of one that is kept;"
+        " none if not given",
+        0.7,
+    )
     lora_step: int | None = field_help("take the LoRA after so many updates; the last one, if not given", None)
     samples_per_class: int = field_help("images of each class", 200)
     num_inference_steps: int = field_help("denoising steps of the images", 10)
@@ -144,6 +149,8 @@ class EvidenceSettings:
             raise ValueError(f"dtype is {self.dtype!r}; choose one of {', '.join(DTYPES)}.")
         if not self.variety_weight > 0:
             raise ValueError(f"variety_weight is {self.variety_weight}; give more than 0, or leave out {VARIETY_ARM}.")
+        if self.min_probability is not None and not 0 <= self.min_probability <= 1:
+            raise ValueError(f"min_probability is {self.min_probability}; give a share from 0 to 1, or leave it out.")
         if not self.arms:
             raise ValueError("arms is empty; name one or more.")
         for name in (
@@ -223,6 +230,7 @@ def list_runs(settings: EvidenceSettings, dtype: str | None = None) -> list[Run]
         | read_config(settings.captioned_config)
         | {"sample_steps": 0}
         | read_overrides(settings.set_captioned or (), "set-captioned"),
+        settings.min_probability,
     )
     runs = [build_run(recipe, arm, seed) for seed in settings.run_seeds for arm in settings.arms]
     _check_configs(recipe, settings.arms)

@@ -29,10 +29,10 @@ ARM_MEANINGS = {
     "cads": "the generator as it is, drawing with condition-annealed noise "
     "([CADS](../docs/generate.md#more-diverse-images)) of scale 1",
     "prompted": "the generator as it is, with every background and texture of the world named in the prompts",
-    "prompted_kept": "several times as many images of prompted, those left out that CLIP takes for another class",
+    "prompted_kept": "several times as many images of prompted, those left out whose class CLIP is not sure of",
     "distilled": "a LoRA trained on the prompted images that CLIP recognises, under the bare class names",
     BARE_ARM: "**not the paper's**: a LoRA trained on the images of captioned under the bare class names, with which "
-    "it is drawn; the images that CLIP takes for another class are left out",
+    "it is drawn; the images whose class CLIP is not sure of are left out",
     "ubgen": "tuned with the paper's full loss",
     "ubgen_variety": "**not the paper's**: tuned with that loss and a reward of ubgen's own, `class_variety`, for "
     "variety within a class ([Rewards](../docs/rewards.md#variety-within-a-class))",
@@ -40,7 +40,7 @@ ARM_MEANINGS = {
     "([Rewards](../docs/rewards.md#variety-as-volume)), without L_en and L_q",
     "distilled_logdet": "**not the paper's**: tuned as ubgen_logdet, beginning at the LoRA of distilled",
     CAPTIONED_ARM: "**not the paper's**: tuned with its alignment alone on captions that name every background and "
-    "texture, and drawn with such prompts; the images that CLIP takes for another class are left out",
+    "texture, and drawn with such prompts; the images whose class CLIP is not sure of are left out",
     "with_en": "tuned with L_en, the adversarial term, added",
     "with_q": "tuned with L_q, the quality, added",
     "no_variety": "tuned without the reward for variety",

@@ -217,7 +217,8 @@ def _render_images(folder: Path, settings: Mapping[str, Any]) -> None:
 def keep_recognised(folder: Path, settings: Mapping[str, Any], inputs: Mapping[str, Path]) -> dict[str, float]:
     """The images that the mini CLIP takes for their class: ``ubgen score``, then ``ubgen filter``.
 
-    Where the settings have ``max_per_class``, the first so many of each class.
+    Where the settings have ``max_per_class``, the first so many of each class; where they have
+    ``min_zero_shot_probability``, those of which it is at least so sure.
     """
     from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset
     from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
@@ -226,7 +227,10 @@ def keep_recognised(folder: Path, settings: Mapping[str, Any], inputs: Mapping[s
     asked = ScoreCommandSettings(output_dir=str(scored), scores=["clip"], clip_model="mini", device="cpu")
     score_dataset(inputs["images"] / "dataset", asked)
     rules = FilterSettings(
-        output_dir=str(folder / "dataset"), zero_shot_correct=True, max_per_class=settings.get("max_per_class")
+        output_dir=str(folder / "dataset"),
+        zero_shot_correct=True,
+        min_zero_shot_probability=settings.get("min_zero_shot_probability"),
+        max_per_class=settings.get("max_per_class"),
     )
     report = filter_dataset(scored, rules).report
     return {"kept": report["num_kept"] / report["num_rows"]}

@@ -161,6 +161,7 @@ class Recipe:
     logdet: Mapping[str, Any]
     distilling: Mapping[str, Any]
     captioned: Mapping[str, Any]
+    min_probability: float | None
 
 
 def build_run(recipe: Recipe, arm: str, seed: int) -> Run:
@@ -223,8 +224,10 @@ def _named_model(recipe: Recipe) -> dict[str, str]:
 
 def _kept(recipe: Recipe, arm: str, seed: int, images: Stage) -> Stage:
     """Those of an arm's images that CLIP takes for their class, as many as the other arms have."""
-    most = {"max_per_class": recipe.samples_per_class}
-    return Stage("kept", f"{arm}/{seed}", recipe.root, most | {"threads": recipe.threads}, {"images": images})
+    rules: dict[str, Any] = {"max_per_class": recipe.samples_per_class}
+    if recipe.min_probability is not None:
+        rules["min_zero_shot_probability"] = recipe.min_probability
+    return Stage("kept", f"{arm}/{seed}", recipe.root, rules | {"threads": recipe.threads}, {"images": images})
 
 
 def _images(recipe: Recipe, arm: str, seed: int, inputs: Mapping[str, Stage]) -> Stage:

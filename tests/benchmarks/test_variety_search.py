@@ -50,9 +50,14 @@ def test_an_arms_changes_and_seeds_are_its_own(tmp_path):
 
 def test_arms_on_captions_take_their_own_settings_in_place_of_the_common_ones(tmp_path):
     arm = {"name": "one", "begins": "captioned", "set": {"max_steps": 8}}
-    file = arms_file(tmp_path, common={"class_repeats": 4}, arms=[arm])
-    (found,) = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))
+    surer = arm | {"name": "surer", "min_probability": 0.7}
+    file = arms_file(tmp_path, common={"class_repeats": 4}, arms=[arm, surer])
+    found, other = list_search_runs(SearchSettings(output_dir=str(tmp_path), arms_file=file))
     config = lora(found).settings["config"]
+    # the two differ in what is left out alone
+    assert lora(found).key == lora(other).key and found.run.measures.key != other.run.measures.key
+    rules = [stage.settings for run in (found, other) for stage in run.run.stages if stage.kind == "kept"]
+    assert rules[1] == rules[0] | {"min_zero_shot_probability": 0.7}
     assert config["captions"] == "{captions}" and config["max_steps"] == 8 and "class_repeats" not in config
 
 

@@ -50,6 +50,7 @@ def test_validation_scenes_are_none_of_the_test():
         ({"workers": 0}, "workers is 0"),
         ({"dtype": "half"}, "dtype is 'half'"),
         ({"variety_weight": 0.0}, "variety_weight is 0"),
+        ({"min_probability": 1.5}, "min_probability is 1.5; give a share from 0 to 1"),
         (
             {"arms": ["ubgen_variety"], "set": ["reward_funcs=[class_variety]", "reward_weights=[1.0]"]},
             "adds the reward 'class_variety'",

@@ -34,6 +34,7 @@ def keys(folder: Path, **settings) -> dict[str, str]:
         ({"set_logdet": ["max_steps=3"]}, set()),
         ({"set_distilling": ["max_steps=3"]}, set()),
         ({"set_captioned": ["max_steps=3"]}, set()),
+        ({"min_probability": 0.5}, set()),
         ({"set_backbone": ["num_train_epochs=2"]}, {"backbone", "measures"}),
         ({"num_scenes": 101}, {"measures"}),
         ({"workers": 3, "page": "elsewhere.md", "results": "r.json", "figures_file": "f.json"}, set()),
@@ -197,8 +198,19 @@ def test_captions_are_trained_on_and_drawn_and_what_shows_another_class_is_left_
     # each of them is one that was trained on
     captions = [prompt.prompt for prompt in load_prompt_samples(config["captions"]).prompts()]
     assert len(captions) == 1000 and {*prompts} < {f"a photo of a {caption}" for caption in captions}
-    of_class = Counter(StoredRows(kept.folder / "dataset").column("label"))
+    left = StoredRows(kept.folder / "dataset")
+    of_class = Counter(left.column("label"))
     assert of_class and max(of_class.values()) <= 4
+    assert left.column("zero_shot_label") == left.column("label")
+    assert min(left.column("zero_shot_probability")) >= 0.7
+    # where it need not be sure, more are left
+    assert "min_zero_shot_probability" not in kept_stage(replace(settings, min_probability=None)).settings
+
+
+def kept_stage(settings):
+    (run,) = command.list_runs(settings)
+    (kept,) = (stage for stage in run.stages if stage.kind == "kept")
+    return kept
 
 
 def test_the_ablations_of_captions_differ_in_one_thing_each(tmp_path):
