@@ -1,11 +1,11 @@
 """What masks, boxes and heat maps cost: seconds and memory of generation with and without annotations.
 
-    python -m benchmarks.annotation_overhead --layouts mini sd15
+    python -m benchmarks.annotation_overhead --layouts mini mini-flow sd15
 
-``mini`` is the embedded model, ``sd15`` a Stable Diffusion 1.5 of its real size with random weights. Plain and
-annotated runs take turns, A B A B, and medians count, after one run of each that does not. On the CPU it is the
-process's own time, which other processes disturb less than the clock's. The share of the machine's limit is that of
-the counted operations of UNet and decoder, maps left out, at the rate of the largest matrix product.
+``mini`` and ``mini-flow`` are the embedded models, ``sd15`` a Stable Diffusion 1.5 of its real size with random
+weights. Plain and annotated runs take turns, A B A B, and medians count, after one run of each that does not. On the
+CPU it is the process's own time, which other processes disturb less than the clock's. The share of the machine's limit
+is that of the counted operations of denoiser and decoder, maps left out, at the rate of the largest matrix product.
 """
 
 import resource
@@ -13,19 +13,25 @@ import statistics
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine_limits import copy_rate, machine_line, product_rate
 from benchmarks.real_size_models import sd15_components
-from ubgen_pipeline.attention_maps import AttentionRecorder, ClassTexts
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
-from ubgen_pipeline.mask_settings import MaskSettings, default_mask_settings
+from ubgen_pipeline.conditioning import Conditioning
+from ubgen_pipeline.family import Family
+from ubgen_pipeline.inference.operations import copy_on_meta, count_operations
+from ubgen_pipeline.mask_settings import MaskSettings
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.models.loading import load_pipeline, set_scheduler
 from ubgen_pipeline.pipeline import UbGenPipeline
 
+LAYOUTS = (*EMBEDDED_MODELS, "sd15")
+# a class name, of which masks are made and which the model draws
+PROMPT = "circle"
 ANNOTATIONS = ("mask", "confidence", "heatmap", "instance", "box", "polygon")
 
 
@@ -33,7 +39,7 @@ ANNOTATIONS = ("mask", "confidence", "heatmap", "instance", "box", "polygon")
 class OverheadSettings:
     """Settings of the benchmark."""
 
-    layouts: list[str] = field_help("mini, sd15 or both")
+    layouts: list[str] = field_help(f"of {', '.join(LAYOUTS)}")
     batch_size: int = field_help("images drawn together", 4)
     num_inference_steps: int = field_help("denoising steps", 20)
     image_size: int | None = field_help("height and width in pixels; the model's own if not given", None)
@@ -44,8 +50,8 @@ class OverheadSettings:
 
     def __post_init__(self) -> None:
         for layout in self.layouts:
-            if layout not in ("mini", "sd15"):
-                raise ValueError(f"layouts holds {layout!r}; choose from mini and sd15.")
+            if layout not in LAYOUTS:
+                raise ValueError(f"layouts holds {layout!r}; choose from {', '.join(LAYOUTS)}.")
         if self.device == "auto":
             object.__setattr__(self, "device", "cuda" if torch.cuda.is_available() else "cpu")
 
@@ -79,38 +85,44 @@ def _clock(settings: OverheadSettings) -> Callable[[], float]:
     return time.perf_counter if settings.device.startswith("cuda") else time.process_time
 
 
-def counted_operations(pipeline: UbGenPipeline, settings: OverheadSettings) -> float:
-    """Operations of a batch: two UNet calls a step, for the default guidance, and the decoder where asked for."""
-    noise = torch.zeros(1, *pipeline.latent_shape(settings.image_size, settings.image_size))
-    noise = noise.to(pipeline.unet.device, pipeline.unet.dtype)
-    text = noise.new_zeros(1, pipeline.tokenizer.model_max_length, pipeline.unet.config.cross_attention_dim)
-    counts = []
-    given = pipeline.given_conditioning(text)
-    for call in (lambda: pipeline.predict(noise, torch.tensor(1), given), lambda: pipeline.decode(noise)):
-        with FlopCounterMode(display=False) as counter, torch.no_grad():
-            call()
-        counts.append(counter.get_total_flops())
-    return settings.batch_size * (2 * settings.num_inference_steps * counts[0] + settings.decode * counts[1])
+def counted_operations(pipeline: Family, settings: OverheadSettings) -> float:
+    """Operations of a batch with the model's default guidance: denoiser, and decoder where it is asked for."""
+    counted, text = copy_on_meta(pipeline), conditioning(pipeline).floats(lambda value: value.to("meta"))
+    shape = pipeline.latent_shape(settings.image_size, settings.image_size)
+    latents = torch.zeros(1, *shape, device="meta", dtype=pipeline.latents_dtype)
+    text, scale = counted.with_guidance(text, pipeline.default_guidance_scale)
+    call = count_operations(lambda: counted.predict(latents, torch.zeros((), device="meta"), text))
+    decoding = count_operations(lambda: counted.decode(latents)) if settings.decode else 0
+    num_calls = settings.num_inference_steps * (2 if scale > 1 else 1)
+    return settings.batch_size * (num_calls * call + decoding)
 
 
-def recorded_bytes(pipeline: UbGenPipeline, mask_settings: MaskSettings, num_steps: int, size: int) -> int:
-    """Bytes that the recorder holds for one image after ``num_steps`` steps."""
-    unet = pipeline.unet
-    length, width = pipeline.tokenizer.model_max_length, unet.config.cross_attention_dim
-    device, dtype = unet.device, unet.dtype
-    texts = ClassTexts(
-        torch.randn(1, length, width), torch.zeros(1, dtype=torch.int64), torch.full((1, 1, length), 1 / length)
-    )
-    recorder = AttentionRecorder(
-        unet, texts, (size, size), cross_levels=mask_settings.cross_levels, self_level=mask_settings.self_level
-    )
+def recorded_bytes(pipeline: Family, mask_settings: MaskSettings, num_steps: int, shape: tuple[int, int, int]) -> int:
+    """Bytes that the recorder holds for one image after ``num_steps`` steps.
+
+    Args:
+        pipeline: loaded.
+        mask_settings: which attention is recorded; at all of its steps here.
+        num_steps: that are run.
+        shape: (C, h, w) of the latents.
+    """
+    attention, given = pipeline.mask_attention, conditioning(pipeline)
+    texts = [attention.texts(PROMPT, [PROMPT], mask_settings)]
+    recorder = attention.recorder(texts, shape[1:], mask_settings, num_steps)
+    network: Any = pipeline.denoiser_network
+    timesteps = pipeline.timesteps(num_steps, shape)
     with torch.no_grad(), recorder:
-        for step in range(num_steps):
-            latents = torch.randn(1, unet.config.in_channels, size, size, device=device, dtype=dtype)
-            unet(latents, step, torch.randn(1, length, width, device=device, dtype=dtype))
-    found = recorder.result()
+        for timestep in timesteps[:num_steps]:
+            pipeline.predict(torch.randn(1, *shape).to(network.device, pipeline.latents_dtype), timestep, given)
+        found = recorder.result()
     held = [*found.cross_maps.values(), *([] if found.self_map is None else [found.self_map])]
     return sum(tensor.numel() * tensor.element_size() for tensor in held)
+
+
+@torch.no_grad()
+def conditioning(pipeline: Family) -> Conditioning:
+    """Of one sample."""
+    return pipeline.batch(pipeline.encode([PROMPT]))
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -126,10 +138,10 @@ def _body(argv: Sequence[str]) -> None:
     )
     print(machine_line(settings.device))
     for layout in settings.layouts:
-        pipeline = load_pipeline("mini", device=settings.device) if layout == "mini" else build_sd15(settings.device)
+        is_embedded = layout in EMBEDDED_MODELS
+        pipeline = load_pipeline(layout, device=settings.device) if is_embedded else build_sd15(settings.device)
         pipeline.set_progress_bar_config(disable=True)
-        mask_settings = default_mask_settings(len(pipeline.unet.config.down_block_types))
-        limit = product_rate(settings.device, pipeline.unet.dtype, _clock(settings))
+        limit = product_rate(settings.device, pipeline.latents_dtype, _clock(settings))
         print(f"limits: matrix product {limit / 1e12:.3f} TFLOP/s, copy {copy_rate(settings.device) / 1e9:.1f} GB/s")
         counted = counted_operations(pipeline, settings)
         times: dict[bool, list[float]] = {False: [], True: []}
@@ -153,9 +165,10 @@ def _body(argv: Sequence[str]) -> None:
         print(f"{layout}: plain {_all(times[False])}, annotated {_all(times[True])}", flush=True)
         if not settings.measure_maps:
             continue
-        size = pipeline.latent_shape(settings.image_size, settings.image_size)[1]
-        held = [recorded_bytes(pipeline, mask_settings, steps, size) for steps in (1, 2)]
-        print(f"{layout}: maps held per image after 1 and 2 steps: {held[0] / 1e6:.2f} and {held[1] / 1e6:.2f} MB")
+        shape = pipeline.latent_shape(settings.image_size, settings.image_size)
+        mask_settings = replace(pipeline.default_mask_settings(), first_step=0.0, last_step=1.0)
+        held = [recorded_bytes(pipeline, mask_settings, steps, shape) for steps in (1, 2)]
+        print(f"{layout}: maps held per image after 1 and 2 steps: {held[0] / 1e3:.1f} and {held[1] / 1e3:.1f} kB")
 
 
 def _all(times: Sequence[float]) -> str:

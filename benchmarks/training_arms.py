@@ -12,8 +12,9 @@ import torch
 from transformers import TrainerCallback
 
 from benchmarks.machine_limits import synchronize
-from benchmarks.stock_training import StockTraining, flat_gradient
+from benchmarks.stock_training import StockFlowTraining, StockTraining, flat_gradient, stock_arm_of
 from ubgen_pipeline.commands.settings_parser import field_help
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_pipeline.models.clip_encoders import load_clip_encoder
 from ubgen_pipeline.models.loading import load_pipeline
@@ -36,18 +37,26 @@ LORA_B_STD = 2e-3
 class BenchmarkSettings:
     """Settings of the benchmark."""
 
-    model: str = field_help("mini, random-sd15 (built here, at its real size), or a folder", "mini")
+    model: str = field_help(
+        f"{', '.join(EMBEDDED_MODELS)}, random-sd15 (built here, at its real size), or a folder of Stable Diffusion 1,"
+        " 2 or 3",
+        "mini",
+    )
     strategies: list[str] = field(
         default_factory=lambda: ["even_k", "last_k", "random_tail", "drtune", "refl"],
         metadata={"help": f"gradient strategies, of {', '.join(GRADIENT_STRATEGIES)}"},
     )
-    num_inference_steps: int | None = field_help("sampling steps; 20 for mini and 50 else, if not given", None)
+    num_inference_steps: int | None = field_help(
+        "sampling steps; 20 for embedded models and 50 else, if not given", None
+    )
     num_gradient_steps: int = field_help("K", 5)
     batch_size: int | None = field_help("images of a step; 2 with the scorer 7b and 4 else, if not given", None)
     repeats: int = field_help("steps of each arm and strategy that count, after one that does not", 3)
-    scheduler: str = field_help("of both arms", "ddpm")
+    scheduler: str | None = field_help(
+        "of both arms; if not given ddpm, or the own one of a model of flow matching", None
+    )
     guidance_scale: float = field_help("of both arms", 2.0)
-    lora_rank: int | None = field_help("of both arms; 16 for mini and 128 else, if not given", None)
+    lora_rank: int | None = field_help("of both arms; 16 for embedded models and 128 else, if not given", None)
     compile_rollout: str = field_help("of ubgen: auto, on or off; on with a GPU, if not given", "")
     reward_micro_batch_size: int | None = field_help("of ubgen: images decoded and rewarded together", None)
     activation_checkpointing: bool = field_help("of ubgen", False)
@@ -77,17 +86,19 @@ class BenchmarkSettings:
     def filled_in(self, scratch: Path) -> "BenchmarkSettings":
         """With what depends on machine and model; builds the random models in ``scratch``."""
         device = self.device or ("cuda" if torch.cuda.is_available() else "cpu")
-        is_mini, model = self.model == "mini", self.model
+        is_mini, model = self.model in EMBEDDED_MODELS, self.model
         if model == "random-sd15":
             from benchmarks.real_size_models import build_clip, build_sd15
 
             model = str(scratch / "sd15")
             build_sd15(model)
             build_clip(scratch / "clip")
+        own_scheduler = None if stock_arm_of(model) is StockFlowTraining else "ddpm"
         return replace(
             self,
             model=model,
             device=device,
+            scheduler=self.scheduler or own_scheduler,
             # the stock arm keeps 17 GB of activations for each image of SD1.5: four do not fit 80 GB beside 7b
             batch_size=self.batch_size or (2 if self.quality == "7b" else 4),
             num_inference_steps=self.num_inference_steps or (20 if is_mini else 50),
@@ -117,7 +128,7 @@ class Arms:
     def _stock(self, dtype: str | None) -> StockTraining:
         settings = self.settings
         assert settings.lora_rank and settings.num_inference_steps
-        return StockTraining(
+        return stock_arm_of(settings.model)(
             settings.model,
             CLASS_NAMES,
             self.rewards,

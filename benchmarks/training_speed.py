@@ -23,12 +23,13 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine_limits import copy_rate, exact_float32, machine_line, product_rate
 from benchmarks.training_arms import ARMS, Arms, BenchmarkSettings, Turns, now, peak_bytes, reset_peak
 from ubgen_pipeline.commands.console import say_error
 from ubgen_pipeline.commands.settings_parser import parse_settings, run_command
+from ubgen_pipeline.inference.operations import count_operations
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 from ubgen_pipeline.mini.scenes import CLASS_NAMES
 from ubgen_training.lora.adapter import adapters_disabled
 from ubgen_training.sampler.gradient_steps import GradientSteps, gradient_strategy
@@ -60,7 +61,7 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
         # 16-bit gradients differ by rounding, and this tells whose are nearer to the exact ones
         if dtype != torch.float32 and not errors:
             reference = arms._stock("float32")
-            reference.pipeline.unet.enable_gradient_checkpointing()
+            reference.denoiser.enable_gradient_checkpointing()
             reference.load(turns.before)
             with exact_float32():
                 reference.step(*turns.inputs)
@@ -72,9 +73,10 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
     arms.trainer.add_callback(turns)
     arms.trainer.train()
     parts = counted_parts(arms, turns)
-    print(f"counted, one image: UNet {parts[0] / 1e9:.1f} GFLOP a call, decoding and rewards {parts[1] / 1e9:.1f}")
+    print(f"counted, one image: denoiser {parts[0] / 1e9:.1f} GFLOP a call, decoding and rewards {parts[1] / 1e9:.1f}")
+    name = settings.model if settings.model in EMBEDDED_MODELS else "model"
     print(
-        f"{settings.model if settings.model == 'mini' else 'model'}: {settings.num_inference_steps} steps, K = "
+        f"{name}: {settings.num_inference_steps} steps, K = "
         f"{settings.num_gradient_steps}, batch {settings.batch_size}, {settings.clock} time\n"
     )
     print(f"{'strategy':<13}{'stock':>11}{'ubgen':>11}{'ratio':>8}{'of limit':>10}{'cosine':>10}{'peak memory':>20}")
@@ -93,17 +95,19 @@ def compare(settings: BenchmarkSettings, scratch: Path) -> None:
 
 
 def counted_parts(arms: Arms, turns: Turns) -> tuple[float, float]:
-    """Operations of one image: of a UNet call without LoRA, and of decoding and the rewards, both forward only."""
+    """Operations of one image, forward only: of a denoiser's call without LoRA, and of decoding and the rewards."""
     sampler, device = turns.sampler, arms.device
     latents = torch.zeros(1, *sampler.latent_shape, device=device)
-    with torch.no_grad(), adapters_disabled(sampler.denoiser_network):
-        with FlopCounterMode(display=False) as unet:
-            sampler.predict(latents, torch.tensor(1, device=device), sampler.conditioning.rows(slice(1)))
-        with FlopCounterMode(display=False) as rest:
-            images = sampler.decode(latents)
-            for reward, _ in arms.rewards:
-                reward(images, CLASS_NAMES[:1], torch.zeros(1, dtype=torch.int64, device=device))
-    return unet.get_total_flops(), rest.get_total_flops()
+    timestep = torch.tensor(1, device=device)
+
+    def decode_and_reward() -> None:
+        images = sampler.decode(latents)
+        for reward, _ in arms.rewards:
+            reward(images, CLASS_NAMES[:1], torch.zeros(1, dtype=torch.int64, device=device))
+
+    with adapters_disabled(sampler.denoiser_network):
+        call = count_operations(lambda: sampler.predict(latents, timestep, sampler.conditioning.rows(slice(1))))
+        return call, count_operations(decode_and_reward)
 
 
 def operations(gradient_steps: GradientSteps, parts: tuple[float, float], settings: BenchmarkSettings) -> float:
@@ -123,7 +127,7 @@ def measure_peaks(settings: BenchmarkSettings, scratch: Path) -> dict[str, dict[
         torch.cuda.empty_cache()
     groups = [settings.strategies] if on_gpu else [[name] for name in settings.strategies]
     tasks = list(itertools.product(ARMS, groups))
-    with ThreadPoolExecutor(os.cpu_count() if settings.model == "mini" and not on_gpu else 1) as pool:
+    with ThreadPoolExecutor(os.cpu_count() if settings.model in EMBEDDED_MODELS and not on_gpu else 1) as pool:
         found = pool.map(lambda task: _peaks_of(settings, *task, scratch), tasks)
         peaks: dict[str, dict[str, int]] = {arm: {} for arm in ARMS}
         for (arm, _), values in zip(tasks, found):

@@ -9,6 +9,7 @@ import pytest
 from benchmarks import training_speed
 from support import ROOT
 from support.warm_python import warm_programs
+from ubgen_pipeline.mini import EMBEDDED_MODELS
 
 FAST = [
     *("--strategies", "even_k", "drtune", "refl", "--num_inference_steps", "3", "--num_gradient_steps", "1"),
@@ -22,9 +23,10 @@ def run(module, *flags):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, env=environment, timeout=600)
 
 
-def test_both_arms_take_the_same_step(mini_model):
+@pytest.mark.parametrize("model", EMBEDDED_MODELS)
+def test_both_arms_take_the_same_step(model, mini_model):
     """The gradient of the stock arm, written with plain calls of diffusers, is that of the trainer."""
-    done = run("benchmarks.training_speed", *FAST)
+    done = run("benchmarks.training_speed", "--model", model, *FAST)
     assert done.returncode == 0, done.stderr[-2000:]
     lines = re.findall(r"^(even_k|drtune|refl) .*x +(\d+)% +(-?[\d.]+) +-$", done.stdout, re.MULTILINE)
     assert [name for name, _, _ in lines] == ["even_k", "drtune", "refl"], done.stdout
