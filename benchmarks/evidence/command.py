@@ -28,8 +28,8 @@ from benchmarks.evidence.page import figures_table, picture_file, write_page
 from benchmarks.evidence.stages import (
     ARMS,
     BEGUN_ARM,
+    CAPTIONED_ARM,
     DISTILLED_FROM,
-    LOGDET_ARM,
     MINI,
     STAGE_VERSIONS,
     TUNED_ARMS,
@@ -67,7 +67,7 @@ class EvidenceSettings:
 
     output_dir: str = field_help("folder of every stage and of results.json", "evidence")
     arms: list[str] = dataclasses.field(
-        default_factory=lambda: [*UNTUNED_ARMS, "ubgen", VARIETY_ARM, LOGDET_ARM],
+        default_factory=lambda: [*UNTUNED_ARMS, "ubgen", CAPTIONED_ARM],
         metadata={"help": f"of {', '.join(ARMS)}"},
     )
     seeds: list[int] | None = field_help("run seeds, paired between arms; 3 of the split's, if not given", None)
