@@ -21,7 +21,7 @@ setup(
     ],
     package_dir=PACKAGE_FOLDERS,
     package_data={
-        "ubgen_pipeline.mini": ["model/**/*", "flow/**/*", "clip/*", "classifier/*", "lora/*"],
+        "ubgen_pipeline.mini": ["model/**/*", "flow/**/*", "clip/*", "classifier/*", "lora/*", "caption_lora/*"],
         "ubgen_hub_cards": ["*.md.jinja"],
         "ubgen_space": ["*.css", "*.md", "*.txt"],
     },

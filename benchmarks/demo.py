@@ -27,7 +27,7 @@ from benchmarks.evidence.stages import PROMPT_TEMPLATES
 from ubgen_evaluation import class_accuracy, factor_entropy, own_share
 from ubgen_pipeline.commands.console import INTERVAL_VARIABLE, is_terminal, relay, say_error
 from ubgen_pipeline.commands.settings_parser import field_help, parse_settings, run_command
-from ubgen_pipeline.mini import EMBEDDED_MODELS, mini_lora_path
+from ubgen_pipeline.mini import EMBEDDED_MODELS, mini_caption_lora_path, mini_lora_path
 from ubgen_pipeline.mini.judges import predict_factors
 from ubgen_pipeline.mini.scenes import (
     BACKGROUND_NAMES,
@@ -52,10 +52,22 @@ class Plan(NamedTuple):
     has_contexts: bool
 
 
+class Drawing(NamedTuple):
+    """How a dataset is drawn: with a LoRA, and with prompts that name contexts or with bare class names."""
+
+    lora: Path | None
+    has_contexts: bool
+
+
 ROOT = Path(__file__).resolve().parents[1]
 LORA_FILE = "pytorch_lora_weights.safetensors"
-# the LoRA of the package, by the model that it is for
-SHIPPED_LORAS = {"mini": Path(mini_lora_path())}
+# the package's LoRAs by the model that they are for and by the name of their row
+SHIPPED_LORAS = {
+    "mini": {
+        "tuned (shipped), contexts in its prompts": Drawing(Path(mini_caption_lora_path()), True),
+        "tuned (shipped)": Drawing(Path(mini_lora_path()), False),
+    }
+}
 # how an embedded model is trained, and how its datasets are drawn: by default with its family's own steps and guidance
 PLANS = {
     # without guidance, as it was trained: with it, the mini model draws a class on its own background alone
@@ -79,7 +91,7 @@ class DemoSettings:
         "training settings; the model's own file of training/configs if not given", None
     )
     max_steps: int | None = field_help(
-        f"generator updates; 0 skips the training and takes the shipped LoRA only; if not given, "
+        f"generator updates; 0 skips the training and takes the shipped LoRAs only; if not given, "
         f"{', '.join(f'{plan.max_steps} for {model}' for model, plan in PLANS.items())}",
         None,
     )
@@ -89,7 +101,7 @@ class DemoSettings:
     )
     seed: int = field_help("seed of the training and of the datasets", 0)
     threads: int | None = field_help("CPU threads of every command; torch's own choice if not given", None)
-    shipped_lora: bool = field_help("measure the longer-trained LoRA of the package too, where there is one", True)
+    shipped_loras: bool = field_help("measure the longer-trained LoRAs of the package too, where there are any", True)
     loras: list[str] | None = field_help("more LoRAs to measure, files or folders; drawn with class names alone", None)
 
     def __post_init__(self) -> None:
@@ -106,13 +118,6 @@ class DemoSettings:
             object.__setattr__(self, "training_config", str(ROOT / "training" / "configs" / plan.training_config))
         if self.max_steps is None:
             object.__setattr__(self, "max_steps", plan.max_steps)
-
-
-class Drawing(NamedTuple):
-    """How a dataset is drawn: with a LoRA, and with prompts that name contexts or with bare class names."""
-
-    lora: Path | None
-    has_contexts: bool
 
 
 class Row(NamedTuple):
@@ -138,15 +143,14 @@ def run_demo(settings: DemoSettings) -> list[Row]:
         CommandError: a command failed.
     """
     folder = Path(str(settings.output_dir))
-    has_contexts, shipped = PLANS[settings.model].has_contexts, SHIPPED_LORAS.get(settings.model)
+    has_contexts = PLANS[settings.model].has_contexts
     drawn: dict[str, Drawing] = {"base": Drawing(None, False)}
     if has_contexts:
         drawn["base, contexts in its prompts"] = Drawing(None, True)
     if settings.max_steps:
         drawn["tuned"] = Drawing(train(settings, folder / "lora"), has_contexts)
-    if settings.shipped_lora and shipped is not None and shipped.is_file():
-        # it was trained with bare class names
-        drawn["tuned (shipped)"] = Drawing(shipped, False)
+    if settings.shipped_loras:
+        drawn |= SHIPPED_LORAS.get(settings.model, {})
     drawn |= {lora: Drawing(Path(lora), False) for lora in settings.loras or []}
     datasets, rows = {}, []
     for name, drawing in drawn.items():

@@ -1,4 +1,4 @@
-"""Rebuild the mini model from nothing: autoencoder, CLIP, judges, the denoiser on the biased world, then its LoRA.
+"""Rebuild the mini model from nothing: autoencoder, CLIP, judges, the denoiser on the biased world, then its LoRAs.
 
     python training/train_mini.py                       # every stage, resuming from --work-dir
     python training/train_mini.py --stages denoiser     # one stage
@@ -19,7 +19,7 @@ from safetensors import safe_open
 
 from ubgen_pipeline.commands.settings_parser import parse_settings
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
-from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+from ubgen_pipeline.mini import mini_caption_lora_path, mini_clip_path, mini_lora_path, mini_model_path
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.judges import load_factor_classifier, predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
@@ -34,10 +34,10 @@ from ubgen_training.mini.tokenizer import build_tokenizer
 from ubgen_training.ubgen.command import train
 from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
-STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "measure")
+STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "caption-lora", "measure")
 WORLD_BIAS = 0.95
 JUDGE_FOLDER = Path(mini_model_path()).parent / "classifier"
-LORA_FILE = Path(mini_model_path()).parent / "lora" / "pytorch_lora_weights.safetensors"
+CONFIGS = Path(__file__).parent / "configs"
 
 
 def build_autoencoder_stage(settings: argparse.Namespace) -> None:
@@ -97,19 +97,32 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
 
 
 def build_lora_stage(settings: argparse.Namespace) -> None:
-    """The LoRA that ships: ``training/configs/mini_logdet.yaml``, resumed from the work folder, rounded to fp16."""
-    output_dir = settings.work_dir / "lora"
-    argv = ["--config", str(Path(__file__).parent / "configs" / "mini_logdet.yaml"), "--output_dir", str(output_dir)]
-    argv += ["--max_steps", str(settings.lora_steps), "--use_cpu", "true"]
+    """The LoRA for bare class names."""
+    _train_lora(CONFIGS / "mini_logdet.yaml", settings.work_dir / "lora", Path(mini_lora_path()))
+
+
+def build_caption_lora_stage(settings: argparse.Namespace) -> None:
+    """The LoRA for prompts that name a texture and a background."""
+    _train_lora(CONFIGS / "mini_captioned.yaml", settings.work_dir / "caption-lora", Path(mini_caption_lora_path()))
+
+
+def _train_lora(config: Path, output_dir: Path, file: Path) -> None:
+    """Train with that configuration, resumed from ``output_dir``, and write the LoRA to ``file`` in fp16."""
+    argv = ["--config", str(config), "--output_dir", str(output_dir), "--use_cpu", "true"]
     argv += ["--bf16", str(computes_in_bfloat16()).lower()]
     if newest_checkpoint(output_dir) is not None:
         argv += ["--resume_from_checkpoint", "last"]
     train(parse_settings(UbGenConfig, argv, prog="train_mini.py"))
-    LORA_FILE.parent.mkdir(exist_ok=True)
+    write_half_lora(output_dir / file.name, file)
+
+
+def write_half_lora(trained: Path, file: Path) -> None:
+    """The LoRA in the file ``trained``, rounded to fp16."""
+    file.parent.mkdir(exist_ok=True)
     # its metadata hold the alpha
-    with safe_open(output_dir / LORA_FILE.name, "pt") as trained:
-        weights = {name: trained.get_tensor(name).half() for name in trained.keys()}  # noqa: SIM118 - no mapping
-        save_tensors(weights, LORA_FILE, metadata=trained.metadata())
+    with safe_open(trained, "pt") as source:
+        weights = {name: source.get_tensor(name).half() for name in source.keys()}  # noqa: SIM118 - no mapping
+        save_tensors(weights, file, metadata=source.metadata())
 
 
 def measure_stage(settings: argparse.Namespace) -> dict[str, float]:
@@ -157,7 +170,6 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--judge-steps", type=int, default=2500)
     parser.add_argument("--quality-steps", type=int, default=500)
     parser.add_argument("--denoiser-steps", type=int, default=5500)
-    parser.add_argument("--lora-steps", type=int, default=300)
     parser.add_argument("--denoiser-scenes", type=int, default=30_000)
     parser.add_argument(
         "--max-minutes", type=float, default=float("inf"), help="stop the denoiser early; run again to go on"
@@ -174,6 +186,7 @@ def main(argv: list[str] | None = None) -> None:
         "judges": build_judges_stage,
         "denoiser": build_denoiser_stage,
         "lora": build_lora_stage,
+        "caption-lora": build_caption_lora_stage,
         "measure": measure_stage,
     }
     for name in settings.stages:

@@ -127,9 +127,15 @@ def test_only_what_was_trained_on_contexts_is_drawn_with_them(tmp_path, monkeypa
     demo.run_demo(demo.DemoSettings(output_dir=str(tmp_path), loras=["other"]))
     with_contexts = {name: drawing.has_contexts for name, drawing in drawn.items()}
     assert with_contexts == {
-        "base": False, "base-contexts-in-its-prompts": True, "tuned": True, "tuned-shipped": False, "other": False
-    }  # fmt: skip
+        "base": False,
+        "base-contexts-in-its-prompts": True,
+        "tuned": True,
+        "tuned-shipped-contexts-in-its-prompts": True,
+        "tuned-shipped": False,
+        "other": False,
+    }
     assert drawn["base"].lora is None and drawn["base-contexts-in-its-prompts"].lora is None
+    assert all(drawing.lora.is_file() for name, drawing in drawn.items() if "shipped" in name)
 
 
 def test_a_command_that_fails_is_reported(tmp_path, capsys):

@@ -8,10 +8,11 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline
 
-from ubgen_pipeline.mini import mini_clip_path, mini_model_path
+from ubgen_pipeline.mini import mini_caption_lora_path, mini_clip_path, mini_lora_path, mini_model_path
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.judges import load_mini_quality, predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND
+from ubgen_pipeline.models.loading import load_pipeline
 from ubgen_training.mini.autoencoder import reconstruction_psnr
 from ubgen_training.mini.judges import damage, zero_shot_accuracy
 from ubgen_training.mini.scene_batches import render_set
@@ -88,3 +89,27 @@ def test_base_images_show_their_class_on_its_own_background(shipped_pipeline):
     own = [BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in names]
     assert (predicted["background"] == own).mean() >= 0.7
     assert (predicted["class"] == [CLASS_NAMES.index(name) for name in names]).mean() >= 0.5
+
+
+def test_the_loras_part_classes_from_their_backgrounds():
+    """One with prompts that name contexts, where the base model loses the class; the other with bare class names."""
+    classes = np.arange(40) % 10
+    # never a class's own background
+    backgrounds = (classes + 1 + np.arange(40) // 10 * 2) % 10
+    prompts = [f"a photo of a plain {CLASS_NAMES[c]} on {BACKGROUND_NAMES[b]}" for c, b in zip(classes, backgrounds)]
+    base = _shares(None, prompts, classes, backgrounds)
+    tuned = _shares(mini_caption_lora_path(), prompts, classes, backgrounds)
+    assert base[0] < 0.6 and tuned[0] > base[0] + 0.2 and tuned[1] > 0.8
+    names = [CLASS_NAMES[c] for c in classes]
+    own = np.array([BACKGROUND_NAMES.index(OWN_BACKGROUND[name]) for name in names])
+    recognised, on_own = _shares(mini_lora_path(), names, classes, own)
+    assert recognised > 0.8 and on_own < 0.5
+
+
+def _shares(lora, prompts, classes, backgrounds):
+    """Of the images those of their class, and those on the background."""
+    pipeline = load_pipeline("mini", lora=lora)
+    pipeline.set_progress_bar_config(disable=True)
+    drawn = pipeline(prompts, seeds=range(len(prompts)), num_inference_steps=10, guidance_scale=1.0)
+    found = predict_factors(np.stack([np.asarray(image) for image in drawn.images]))
+    return (found["class"] == classes).mean(), (found["background"] == backgrounds).mean()

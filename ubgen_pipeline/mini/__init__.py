@@ -27,5 +27,10 @@ def mini_clip_path() -> str:
 
 
 def mini_lora_path() -> str:
-    """The file of the LoRA that ships with the mini model, trained with ``training/configs/mini_logdet.yaml``."""
+    """The file of a LoRA of the mini model for bare class names, of ``training/configs/mini_logdet.yaml``."""
     return str(Path(__file__).parent / "lora" / "pytorch_lora_weights.safetensors")
+
+
+def mini_caption_lora_path() -> str:
+    """The file of one for prompts that name texture and background, of ``training/configs/mini_captioned.yaml``."""
+    return str(Path(__file__).parent / "caption_lora" / "pytorch_lora_weights.safetensors")
