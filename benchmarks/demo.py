@@ -53,10 +53,12 @@ class Plan(NamedTuple):
 
 
 class Drawing(NamedTuple):
-    """How a dataset is drawn: with a LoRA, and with prompts that name contexts or with bare class names."""
+    """How a dataset is drawn: with a LoRA, with prompts that name contexts or with bare class names, and guided."""
 
     lora: Path | None
     has_contexts: bool
+    # in place of the plan's
+    guidance_scale: float | None = None
 
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -65,7 +67,8 @@ LORA_FILE = "pytorch_lora_weights.safetensors"
 SHIPPED_LORAS = {
     "mini": {
         "tuned (shipped), contexts in its prompts": Drawing(Path(mini_caption_lora_path()), True),
-        "tuned (shipped)": Drawing(Path(mini_lora_path()), False),
+        # it draws other backgrounds under the model's own guidance, too
+        "tuned (shipped)": Drawing(Path(mini_lora_path()), False, guidance_scale=2.0),
     }
 }
 # how an embedded model is trained, and how its datasets are drawn: by default with its family's own steps and guidance
@@ -201,6 +204,8 @@ def generate(settings: DemoSettings, drawing: Drawing, folder: Path) -> float | 
         command += ["--class-names", *CLASS_NAMES]
     command += ["--samples-per-class", str(settings.samples_per_class)]
     sampling: dict[str, float] = {**PLANS[settings.model].sampling}
+    if drawing.guidance_scale is not None:
+        sampling["guidance_scale"] = drawing.guidance_scale
     if settings.num_inference_steps is not None:
         sampling["num_inference_steps"] = settings.num_inference_steps
     command += [part for name, value in sampling.items() for part in (f"--{name.replace('_', '-')}", str(value))]

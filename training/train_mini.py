@@ -10,20 +10,26 @@ Weights end as fp16 safetensors inside the package.
 import argparse
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import torch
+import yaml
 from diffusers import AutoencoderKL
 from safetensors import safe_open
 
-from ubgen_pipeline.commands.settings_parser import parse_settings
+import ubgen_training.denoising.command
+import ubgen_training.ubgen.command
 from ubgen_pipeline.files.tensor_files import give_ordinary_permissions, save_tensors
+from ubgen_pipeline.generation.generate import generate_dataset
 from ubgen_pipeline.mini import mini_caption_lora_path, mini_clip_path, mini_lora_path, mini_model_path
 from ubgen_pipeline.mini.clip import load_mini_clip
 from ubgen_pipeline.mini.judges import load_factor_classifier, predict_factors
 from ubgen_pipeline.mini.scenes import BACKGROUND_NAMES, CLASS_NAMES, OWN_BACKGROUND, OWN_TEXTURE, TEXTURE_NAMES
 from ubgen_pipeline.mini.weights import save_float16
+from ubgen_pipeline.scoring.filter import FilterSettings, filter_dataset
+from ubgen_pipeline.scoring.score import ScoreCommandSettings, score_dataset
 from ubgen_training.checkpoints.folders import newest_checkpoint
 from ubgen_training.mini.autoencoder import encode_latents, reconstruction_psnr, refine_decoder, train_autoencoder
 from ubgen_training.mini.denoiser import assemble_pipeline, prompt_table, train_denoiser
@@ -31,13 +37,13 @@ from ubgen_training.mini.judges import train_clip, train_factor_classifier, trai
 from ubgen_training.mini.library_internals import computes_in_bfloat16
 from ubgen_training.mini.scene_batches import render_set
 from ubgen_training.mini.tokenizer import build_tokenizer
-from ubgen_training.ubgen.command import train
-from ubgen_training.ubgen.ubgen_config import UbGenConfig
 
-STAGES = ("autoencoder", "clip", "judges", "denoiser", "lora", "caption-lora", "measure")
+STAGES = ("autoencoder", "clip", "judges", "denoiser", "caption-lora", "lora", "measure")
 WORLD_BIAS = 0.95
 JUDGE_FOLDER = Path(mini_model_path()).parent / "classifier"
 CONFIGS = Path(__file__).parent / "configs"
+# of the images that the LoRA for bare class names is trained on, and of that training
+LORA_SEED = 1001
 
 
 def build_autoencoder_stage(settings: argparse.Namespace) -> None:
@@ -96,23 +102,55 @@ def save_mini_pipeline(vae, unet, text_encoder, tokenizer) -> None:
     config_file.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
-def build_lora_stage(settings: argparse.Namespace) -> None:
-    """The LoRA for bare class names."""
-    _train_lora(CONFIGS / "mini_logdet.yaml", settings.work_dir / "lora", Path(mini_lora_path()))
-
-
 def build_caption_lora_stage(settings: argparse.Namespace) -> None:
-    """The LoRA for prompts that name a texture and a background."""
-    _train_lora(CONFIGS / "mini_captioned.yaml", settings.work_dir / "caption-lora", Path(mini_caption_lora_path()))
+    """The LoRA for prompts that name a texture and a background, trained with rewards alone."""
+    _train_lora(
+        ubgen_training.ubgen.command.main,
+        ["--config", str(CONFIGS / "mini_captioned.yaml")],
+        settings.work_dir / "caption-lora",
+        Path(mini_caption_lora_path()),
+    )
 
 
-def _train_lora(config: Path, output_dir: Path, file: Path) -> None:
-    """Train with that configuration, resumed from ``output_dir``, and write the LoRA to ``file`` in fp16."""
-    argv = ["--config", str(config), "--output_dir", str(output_dir), "--use_cpu", "true"]
+def build_lora_stage(settings: argparse.Namespace) -> None:
+    """The LoRA for bare class names: trained on those images of the other one of whose class the mini CLIP is sure."""
+    work_dir = settings.work_dir / "images"
+    work_dir.mkdir(exist_ok=True)
+    contexts = yaml.safe_load((CONFIGS / "mini_contexts.yaml").read_text(encoding="utf-8"))
+    # as the other one was trained
+    contexts["templates"] = [f"a photo of a {template}" for template in contexts["templates"]]
+    classes = work_dir / "classes.yaml"
+    classes.write_text(yaml.safe_dump(contexts, sort_keys=False), encoding="utf-8")
+    generate_dataset(
+        classes,
+        work_dir / "drawn",
+        lora=mini_caption_lora_path(),
+        samples_per_class=300,
+        num_inference_steps=10,
+        guidance_scale=1.0,
+        seed=LORA_SEED,
+        device="cpu",
+        compile="off",
+    )
+    asked = ScoreCommandSettings(output_dir=str(work_dir / "scored"), scores=["clip"], clip_model="mini", device="cpu")
+    score_dataset(work_dir / "drawn", asked)
+    rules = FilterSettings(
+        output_dir=str(work_dir / "kept"), zero_shot_correct=True, min_zero_shot_probability=0.7, max_per_class=200
+    )
+    filter_dataset(work_dir / "scored", rules)
+    argv = ["--config", str(CONFIGS / "mini_distilled.yaml"), "--dataset", str(work_dir / "kept")]
+    argv += ["--seed", str(LORA_SEED)]
+    _train_lora(ubgen_training.denoising.command.main, argv, settings.work_dir / "lora", Path(mini_lora_path()))
+
+
+def _train_lora(train: Callable[[list[str]], int], argv: list[str], output_dir: Path, file: Path) -> None:
+    """Train by that command, resumed from ``output_dir``, and write the LoRA to ``file`` in fp16."""
+    argv = [*argv, "--output_dir", str(output_dir), "--use_cpu", "true"]
     argv += ["--bf16", str(computes_in_bfloat16()).lower()]
     if newest_checkpoint(output_dir) is not None:
         argv += ["--resume_from_checkpoint", "last"]
-    train(parse_settings(UbGenConfig, argv, prog="train_mini.py"))
+    if code := train(argv):
+        raise SystemExit(code)
     write_half_lora(output_dir / file.name, file)
 
 
@@ -185,8 +223,8 @@ def main(argv: list[str] | None = None) -> None:
         "clip": build_clip_stage,
         "judges": build_judges_stage,
         "denoiser": build_denoiser_stage,
-        "lora": build_lora_stage,
         "caption-lora": build_caption_lora_stage,
+        "lora": build_lora_stage,
         "measure": measure_stage,
     }
     for name in settings.stages:

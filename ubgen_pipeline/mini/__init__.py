@@ -27,7 +27,7 @@ def mini_clip_path() -> str:
 
 
 def mini_lora_path() -> str:
-    """The file of a LoRA of the mini model for bare class names, of ``training/configs/mini_logdet.yaml``."""
+    """The file of a LoRA of the mini model for bare class names, trained on images that the other one has drawn."""
     return str(Path(__file__).parent / "lora" / "pytorch_lora_weights.safetensors")
 
 

@@ -246,14 +246,11 @@ def test_the_shipped_captions_are_those_of_the_arm():
     assert config["prompt_template"].format(name=template) == prompted
 
 
-@pytest.mark.parametrize(
-    ("arm", "file"), [(stages.LOGDET_ARM, "mini_logdet.yaml"), (stages.CAPTIONED_ARM, "mini_captioned.yaml")]
-)
-def test_the_packages_loras_have_the_settings_of_their_arms_and_another_seed(arm, file):
-    (run,) = command.list_runs(command.EvidenceSettings(arms=[arm], seeds=[0]))
+def test_the_packages_loras_have_the_settings_of_their_arms_and_another_seed():
+    (run,) = command.list_runs(command.EvidenceSettings(arms=[stages.CAPTIONED_ARM], seeds=[0]))
     (arm,) = (stage.settings["config"] for stage in run.stages if stage.kind == "lora")
     assert arm.pop("bf16") in (True, False)
-    package = stages.read_config(command.CONFIGS / file)
+    package = stages.read_config(command.CONFIGS / "mini_captioned.yaml")
     others = ("seed", "save_steps", "sample_steps", "captions")
     assert {k: v for k, v in package.items() if k not in others} == {k: v for k, v in arm.items() if k not in others}
     assert package["seed"] >= command.FIRST_VALIDATION_SEED
